@@ -1,0 +1,1 @@
+"""spcnet: domain-generalised semantic segmentation."""

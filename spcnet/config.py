@@ -1,0 +1,290 @@
+"""Every setting of a run as frozen values: what may be set, what it means, and which values make no sense.
+
+No torch in here: a recipe can be checked, printed and compared without loading a framework. The defaults are the
+paper's (Huang et al., CVPR 2023) and, for what the paper leaves open, those of the framework it was trained in
+(RobustNet, Choi et al., CVPR 2021).
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from spcnet.errors import UsageError
+
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise UsageError(message)
+
+
+@dataclass(frozen=True)
+class StyleConfig:
+    """Style projection (paper §3.2), for the methods that have style layers."""
+
+    mode: Literal["projection", "normalization", "substitution"] | None = None
+    """What replaces an image's style: the weighted sum of the bases (projection), nothing (normalization), or the nearest base (substitution). Default: what the method's name says."""
+    distance: Literal["was", "abs", "kl"] = "was"
+    """Distance between two styles: Wasserstein, difference of mean/std, or Kullback-Leibler divergence."""
+    channel_wise: bool = False
+    """Weigh the bases for each channel by itself instead of for the whole image."""
+    momentum: float = 0.9
+    """Share of a style base that one update keeps (α)."""
+    sharpness: float = 1.0
+    """Factor on the similarities 1/(1+distance) before the softmax over the bases; 1 is the paper's Eq. 4, more lets the nearest base weigh more."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.momentum <= 1, f"style.momentum is {self.momentum}: it must lie in 0..1")
+        _require(self.sharpness > 0, f"style.sharpness is {self.sharpness}: it must be above 0")
+
+
+@dataclass(frozen=True)
+class ClusteringConfig:
+    """Semantic clustering (paper §3.3), for the methods that classify by prototypes."""
+
+    embedding_dim: int = 256
+    """Size D of a pixel embedding and of a prototype."""
+    momentum: float = 0.999
+    """Share of a prototype that one update keeps (γ)."""
+    ramp_up: bool = False
+    """Let the momentum grow over the run as exp(-0.1·(1-t/T)²), t/T being the share of the run that is done, instead of the fixed value."""
+    temperature: float = 0.1
+    """Divisor τ of the similarities in the discrimination loss."""
+    var_weight: float = 1.0
+    """Weight β of the compactness loss L_var (pixels to their prototype). In no public source; see docs/LOG.md."""
+    dis_weight: float = 0.1
+    """Weight of the discrimination loss L_dis (class means away from other classes). In no public source; see docs/LOG.md."""
+
+    def __post_init__(self) -> None:
+        _require(self.embedding_dim >= 1, f"clustering.embedding_dim is {self.embedding_dim}: it must be at least 1")
+        _require(0 <= self.momentum <= 1, f"clustering.momentum is {self.momentum}: it must lie in 0..1")
+        _require(self.temperature > 0, f"clustering.temperature is {self.temperature}: it must be above 0")
+        for name in ("var_weight", "dis_weight"):
+            value = getattr(self, name)
+            _require(value >= 0, f"clustering.{name} is {value}: a loss weight must be 0 (off) or more")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    backbone: str = "resnet50"
+    """Feature extractor: resnet18, resnet50, resnet101, mobilenet_v2 or shufflenet_v2."""
+    output_stride: int = 16
+    """Image size divided by the size of the deepest feature map: 8, 16 or 32. Smaller is finer and costs more."""
+    weights: str | None = "imagenet"
+    """Where the backbone starts: 'imagenet' (downloaded by torchvision), a local file (.safetensors or .pth), or null for random values."""
+    style: StyleConfig = field(default_factory=StyleConfig)
+    """Style projection."""
+    clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
+    """Semantic clustering."""
+    auxiliary_weight: float = 0.0
+    """Weight of the loss of an auxiliary head on the third stage; 0 builds none. RobustNet's is 0.4."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.output_stride in OUTPUT_STRIDES,
+            f"model.output_stride is {self.output_stride}: it must be one of {', '.join(map(str, OUTPUT_STRIDES))}",
+        )
+        _require(self.auxiliary_weight >= 0, f"model.auxiliary_weight is {self.auxiliary_weight}: it must be 0 or more")
+
+
+@dataclass(frozen=True)
+class DomainSpec:
+    """One domain, as it is written in a recipe: `SET[/SUBSET][@SPLIT][+STYLE]`.
+
+    `camvid` is a data set, `streets/night` a subset of one (there: a rendering style), `idd_lite@train` a split of
+    one, and `cityscapes+fog` a set whose images get a weather style put on.
+    """
+
+    dataset: str
+    subset: str | None = None
+    split: str | None = None
+    style: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "DomainSpec":
+        """Read a domain from its written form.
+
+        Raises:
+            UsageError: the text is not of the form `SET[/SUBSET][@SPLIT][+STYLE]`.
+        """
+        found = re.fullmatch(r"(\w+)(?:/(\w+))?(?:@(\w+))?(?:\+(\w+))?", text)
+        if found is None:
+            raise UsageError(
+                f"cannot read the domain {text!r}: write SET[/SUBSET][@SPLIT][+STYLE], for example camvid, "
+                "streets/night, idd_lite@train or cityscapes+fog"
+            )
+        return cls(*found.groups())
+
+    def __str__(self) -> str:
+        parts = [self.dataset]
+        parts += [f"/{self.subset}"] if self.subset else []
+        parts += [f"@{self.split}"] if self.split else []
+        parts += [f"+{self.style}"] if self.style else []
+        return "".join(parts)
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """What happens to a training image, in this order; RobustNet's values."""
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Range of the random factor on the image's size."""
+    flip: float = 0.5
+    """Probability of a left-right flip."""
+    jitter: float = 0.5
+    """Probability of a change of brightness, contrast, saturation (each ±0.4) and hue (±0.1)."""
+    blur: tuple[float, float] | None = (0.15, 1.3)
+    """Range of the standard deviation of a Gaussian blur, in pixels; null for none."""
+
+    def __post_init__(self) -> None:
+        _require(
+            0 < self.scale[0] <= self.scale[1],
+            f"data.augmentation.scale is {self.scale}: write two factors above 0, the smaller first",
+        )
+        for name in ("flip", "jitter"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"data.augmentation.{name} is {value}: a probability lies in 0..1")
+        if self.blur is not None:
+            _require(
+                0 < self.blur[0] <= self.blur[1],
+                f"data.augmentation.blur is {self.blur}: write two values above 0, the smaller first",
+            )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on and what is tested on."""
+
+    sources: list[str] = field(default_factory=lambda: ["streets/game", "streets/toy"])
+    """Domains to train on, each SET[/SUBSET][@SPLIT]; their order gives the domain index."""
+    targets: list[str] = field(
+        default_factory=lambda: [f"streets/{s}" for s in ("overcast", "dusk", "night", "fog", "rain", "snow")]
+    )
+    """Domains to test on that are never trained on, each SET[/SUBSET][@SPLIT][+STYLE]."""
+    space: str = "cityscapes19"
+    """Label space: cityscapes19, or a named merge such as idd7."""
+    roots: dict[str, str] = field(default_factory=dict)
+    """Folder of each data set that lies on disk, by the set's name."""
+    size: tuple[int, int] = (128, 256)
+    """Height and width in pixels that every image is brought to; also the size of a training crop."""
+    images_per_domain: int = 4
+    """Images of each source in a training batch."""
+    workers: int = 1
+    """Processes that prepare training images beside the one that trains; 0 prepares them in the same."""
+    train_scenes: int = 2000
+    """Generated scenes to train on, for the set `streets`."""
+    test_scenes: int = 100
+    """Generated scenes to test on, for the set `streets`; never among those trained on."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """What happens to a training image."""
+
+    def __post_init__(self) -> None:
+        for option in ("sources", "targets"):
+            for text in getattr(self, option):
+                DomainSpec.parse(text)
+        _require(len(self.sources) >= 1, "data.sources is empty: name at least one domain to train on")
+        doubled = sorted({s for s in self.sources if self.sources.count(s) > 1})
+        _require(not doubled, f"data.sources names {', '.join(doubled)} twice: each source is one domain")
+        both = sorted(set(self.sources) & set(self.targets))
+        _require(not both, f"{', '.join(both)} stands in data.sources and data.targets: a target is never trained on")
+        _require(min(self.size) >= 33, f"data.size is {self.size}: height and width must be at least 33 pixels")
+        for name, least in (("images_per_domain", 1), ("workers", 0), ("train_scenes", 1), ("test_scenes", 1)):
+            value = getattr(self, name)
+            _require(value >= least, f"data.{name} is {value}: it must be at least {least}")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop: stochastic gradient descent for a number of iterations."""
+
+    iterations: int = 40_000
+    """Optimiser steps."""
+    learning_rate: float = 0.01
+    """Learning rate at the start."""
+    momentum: float = 0.9
+    """Momentum of stochastic gradient descent."""
+    weight_decay: float = 5e-4
+    """Weight decay."""
+    poly_power: float = 0.9
+    """Exponent of the schedule: the learning rate falls as (1 - iteration/iterations)^power."""
+    seed: int = 0
+    """Seed of everything random."""
+    log_every: int = 20
+    """Iterations between two lines of the training log."""
+    checkpoint_every: int = 500
+    """Iterations between two checkpoints."""
+    evaluate_every: int = 0
+    """Iterations between two evaluations during training; 0 evaluates at the end only."""
+    accelerator: str = "auto"
+    """Where to compute: auto, cpu, cuda or mps."""
+    devices: int | str = 1
+    """How many devices, or 'auto' for all."""
+    precision: str = "32-true"
+    """Precision: 32-true, bf16-mixed, 16-mixed or 64-true."""
+    deterministic: bool = True
+    """Refuse operations that do not repeat bit for bit, where the device offers others."""
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "log_every", "checkpoint_every"):
+            value = getattr(self, name)
+            _require(value >= 1, f"training.{name} is {value}: it must be at least 1")
+        _require(self.evaluate_every >= 0, f"training.evaluate_every is {self.evaluate_every}: it must be 0 or more")
+        _require(self.learning_rate > 0, f"training.learning_rate is {self.learning_rate}: it must be above 0")
+        precisions = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+        _require(
+            self.precision in precisions,
+            f"training.precision is {self.precision!r}: it must be one of {', '.join(precisions)}",
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a trained network is scored. Always at the size of the labels, in whole images, at one scale."""
+
+    batch_size: int = 8
+    """Images scored together."""
+    panels: int = 4
+    """Images of each domain whose prediction is kept for the report."""
+    limit: int = 0
+    """Score only the first so many images of each domain; 0 scores all."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("panels", 0), ("limit", 0)):
+            value = getattr(self, name)
+            _require(value >= least, f"evaluation.{name} is {value}: it must be at least {least}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run from beginning to end: which method, on what, for how long."""
+
+    method: str = "spcnet"
+    """Name of a method in `spcnet.METHODS`."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """What is trained and tested on."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """The training loop."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """How the result is scored."""
+    output: Path = Path("runs/spcnet")
+    """Folder of the run: its log, checkpoints and results."""
+    expected: str = ""
+    """What this recipe should give, in words and figures with their source; not used by the program."""
+
+
+def as_dict(config: Any) -> Any:
+    """A configuration as plain values that JSON and YAML can hold."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: as_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, (list, tuple)):
+        return [as_dict(item) for item in config]
+    if isinstance(config, dict):
+        return {key: as_dict(value) for key, value in config.items()}
+    return str(config) if isinstance(config, Path) else config

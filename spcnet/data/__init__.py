@@ -1,0 +1,1 @@
+"""Data: label spaces, data sets, generated scenes, weather, transforms, loading."""

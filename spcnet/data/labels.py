@@ -1,0 +1,175 @@
+"""Label spaces as data: the classes a network tells apart, their colours, and which name of a data set means which.
+
+A data set knows only its own table, native id → native name (`CAMVID`, `IDD_LITE`, `CITYSCAPES_TRAIN_IDS`, ...). A
+space knows which native names make up each of its classes. `remap` joins the two, so that a new set or a new merge is
+a table, never code. Native ids that a set's table does not know are an error of the file, found by `apply`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from spcnet.errors import DataError, UsageError, one_of
+
+IGNORE = 255
+"""Label of a pixel that neither trains nor scores (the same value as `spcnet.types.IGNORE_INDEX`)."""
+UNKNOWN = 254
+"""Entry of a remap for a native id that the set's table does not know."""
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of a network, in the order of its outputs."""
+
+    name: str
+    classes: tuple[str, ...]
+    """Name of each class; K of them."""
+    colors: tuple[tuple[int, int, int], ...]
+    """RGB colour of each class, 0..255."""
+    members: Mapping[str, tuple[str, ...]]
+    """For each class the native names (of any data set) that belong to it."""
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+_CITYSCAPES = (
+    ("road", (128, 64, 128)),
+    ("sidewalk", (244, 35, 232)),
+    ("building", (70, 70, 70)),
+    ("wall", (102, 102, 156)),
+    ("fence", (190, 153, 153)),
+    ("pole", (153, 153, 153)),
+    ("traffic light", (250, 170, 30)),
+    ("traffic sign", (220, 220, 0)),
+    ("vegetation", (107, 142, 35)),
+    ("terrain", (152, 251, 152)),
+    ("sky", (70, 130, 180)),
+    ("person", (220, 20, 60)),
+    ("rider", (255, 0, 0)),
+    ("car", (0, 0, 142)),
+    ("truck", (0, 0, 70)),
+    ("bus", (0, 60, 100)),
+    ("train", (0, 80, 100)),
+    ("motorcycle", (0, 0, 230)),
+    ("bicycle", (119, 11, 32)),
+)
+_SAME_THING = {
+    "traffic sign": ("sign",),
+    "sidewalk": ("pavement",),
+    "vegetation": ("tree",),
+    "person": ("pedestrian",),
+    "rider": ("bicyclist",),
+}
+_IDD7 = (
+    ("drivable", (128, 64, 128), ("road",)),
+    ("non-drivable", (244, 35, 232), ("sidewalk", "pavement", "terrain")),
+    ("living", (220, 20, 60), ("person", "rider", "pedestrian", "bicyclist")),
+    ("vehicle", (0, 0, 142), ("car", "truck", "bus", "train", "motorcycle", "bicycle")),
+    ("roadside", (220, 190, 40), ("wall", "fence", "pole", "traffic light", "traffic sign", "sign")),
+    ("far", (107, 142, 35), ("building", "vegetation", "tree")),
+    ("sky", (70, 130, 180), ()),
+)
+
+SPACES: dict[str, LabelSpace] = {
+    "cityscapes19": LabelSpace(
+        "cityscapes19",
+        tuple(name for name, _ in _CITYSCAPES),
+        tuple(color for _, color in _CITYSCAPES),
+        {name: (name, *_SAME_THING.get(name, ())) for name, _ in _CITYSCAPES},
+    ),
+    "idd7": LabelSpace(
+        "idd7",
+        tuple(name for name, _, _ in _IDD7),
+        tuple(color for _, color, _ in _IDD7),
+        {name: (name, *members) for name, _, members in _IDD7},
+    ),
+}
+"""Label space by name."""
+
+VOID = "void"
+"""Native name of what is not labelled; in no space."""
+
+CITYSCAPES_TRAIN_IDS: dict[int, str] = {i: name for i, (name, _) in enumerate(_CITYSCAPES)} | {IGNORE: VOID}
+"""The 19 train ids, as in `*_labelTrainIds.png` and in the generated streets."""
+
+CITYSCAPES_IDS: dict[int, str] = {i: VOID for i in (*range(7), 9, 10, 14, 15, 16, 18, 29, 30, IGNORE)} | dict(
+    zip(
+        (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33),
+        (name for name, _ in _CITYSCAPES),
+        strict=True,
+    )
+)
+"""The native ids of Cityscapes, as in `*_labelIds.png`; the licence plate's -1 is 255 in an 8-bit file."""
+
+CAMVID: dict[int, str] = dict(
+    enumerate(
+        ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist", VOID)
+    )
+)
+"""CamVid's 11 classes in the SegNet layout; 11 is unlabelled."""
+
+IDD_LITE: dict[int, str] = {i: name for i, (name, _, _) in enumerate(_IDD7)} | {IGNORE: VOID}
+"""IDD-Lite's seven level-1 groups."""
+
+
+def label_space(name: str) -> LabelSpace:
+    """The space of that name.
+
+    Raises:
+        UsageError: no space has that name.
+    """
+    if name not in SPACES:
+        raise one_of(name, list(SPACES), "label space")
+    return SPACES[name]
+
+
+def remap(native: Mapping[int, str], space: LabelSpace, what: str) -> npt.NDArray[np.uint8]:
+    """Table of 256 entries from the ids of a data set to the classes of a space.
+
+    Args:
+        native: id → name, as the data set has it.
+        space: the classes wanted.
+        what: name of the data set, for the message.
+
+    Returns:
+        Class of each native id, `IGNORE` for void, `UNKNOWN` for ids the set does not have.
+
+    Raises:
+        UsageError: a native name belongs to no class of the space (the set's labels are coarser than the space).
+    """
+    class_of = {member: k for k, name in enumerate(space.classes) for member in space.members[name]} | {VOID: IGNORE}
+    homeless = sorted({name for name in native.values() if name not in class_of})
+    if homeless:
+        fitting = [s.name for s in SPACES.values() if all(_has(s, name) for name in native.values())]
+        raise UsageError(
+            f"the data set {what} has classes that the label space {space.name} cannot tell apart "
+            f"({', '.join(homeless)}): set data.space to {' or '.join(fitting)}"
+        )
+    table = np.full(256, UNKNOWN, dtype=np.uint8)
+    for native_id, name in native.items():
+        table[native_id] = class_of[name]
+    return table
+
+
+def _has(space: LabelSpace, name: str) -> bool:
+    return name == VOID or any(name in members for members in space.members.values())
+
+
+def apply(table: npt.NDArray[np.uint8], label: npt.NDArray[np.uint8], where: str) -> npt.NDArray[np.uint8]:
+    """Bring a label image (H×W) into a space.
+
+    Raises:
+        DataError: the image holds an id that the data set does not have.
+    """
+    mapped = table[label]
+    if (mapped == UNKNOWN).any():
+        strange = sorted(int(i) for i in np.unique(label[mapped == UNKNOWN]))
+        known = sorted(int(i) for i in np.flatnonzero(table != UNKNOWN))
+        raise DataError(
+            f"{where} holds the label ids {strange}: this data set has {known}. "
+            "Check that the file is a label image of this set and not a colour or instance image"
+        )
+    return mapped

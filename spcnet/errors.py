@@ -1,0 +1,34 @@
+"""What a user did or has, said in one line. The command line prints these without a traceback and exits."""
+
+
+class SpcnetError(Exception):
+    """Base of every error that a user can mend; the message says what came, the rule, and the remedy."""
+
+    exit_code = 1
+
+
+class DataError(SpcnetError):
+    """A file or folder is missing, unreadable, or not what it should be (exit code 1)."""
+
+
+class CheckpointError(SpcnetError):
+    """A checkpoint or weight file is broken, foreign, or does not fit the network (exit code 1)."""
+
+
+class UsageError(SpcnetError, ValueError):
+    """An option or argument is unknown or out of range (exit code 2); also a `ValueError` for library users."""
+
+    exit_code = 2
+
+
+def one_of(value: str, known: "list[str] | tuple[str, ...]", what: str) -> UsageError:
+    """The error for an unknown name: what came, what is known, and the nearest known name.
+
+    >>> str(one_of("spcnt", ["spcnet"], "method"))
+    "unknown method 'spcnt': known are spcnet. Did you mean 'spcnet'?"
+    """
+    import difflib
+
+    near = difflib.get_close_matches(value, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"unknown {what} {value!r}: known are {', '.join(sorted(known))}.{hint}")

@@ -1,0 +1,1 @@
+"""Scoring: confusion counts, IoU, and one pass over a domain."""

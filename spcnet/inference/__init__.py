@@ -1,0 +1,1 @@
+"""Using a trained network: predictions for images, and pictures of them."""

@@ -1,0 +1,1 @@
+"""Showing results: tables, figures, one self-contained HTML page. No torch."""

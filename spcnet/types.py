@@ -1,0 +1,57 @@
+"""The values that flow through the house, each with its shape.
+
+Shape letters, the same everywhere: B images, M source domains (styles), K classes, C channels, D embedding size,
+H×W pixels of the image, h×w cells of a feature map.
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+IGNORE_INDEX = 255
+"""Label of a pixel that neither trains nor scores."""
+
+
+class Batch(NamedTuple):
+    """Images that are trained on or scored together."""
+
+    image: Float[Tensor, "B 3 H W"]
+    """RGB, normalised with the ImageNet mean and standard deviation."""
+    label: Int[Tensor, "B H W"]
+    """Class of each pixel, 0..K-1, or `IGNORE_INDEX`."""
+    domain: Int[Tensor, " B"]
+    """Index of each image's source domain; never inferred from its place in the batch."""
+    name: tuple[str, ...]
+    """What to call each image in messages and files."""
+
+
+class StyleStats(NamedTuple):
+    """The style of each image at one layer: statistics of its feature map over the cells."""
+
+    mean: Float[Tensor, "B C"]
+    std: Float[Tensor, "B C"]
+
+
+class SegOutput(NamedTuple):
+    """What every network of this package returns, in training and in evaluation alike."""
+
+    logits: Float[Tensor, "B K H W"]
+    """Class scores at the size of the image, before softmax."""
+    auxiliary: Float[Tensor, "B K h8 w8"] | None = None
+    """Class scores of the auxiliary head at its own size, where the network has one."""
+    embedding: Float[Tensor, "B D h w"] | None = None
+    """Unit-length pixel embeddings, where the network clusters."""
+    styles: tuple[StyleStats, ...] = ()
+    """Statistics of each image before each style layer."""
+    style_weights: tuple[Float[Tensor, "B M ..."], ...] = ()
+    """How much each source style explains each image (λ), one per style layer; with `channel_wise` also per channel."""
+
+
+class StepResult(NamedTuple):
+    """The loss of one batch and what it is made of."""
+
+    loss: Float[Tensor, ""]
+    """What the optimiser descends."""
+    parts: dict[str, Float[Tensor, ""]]
+    """Each term before its weight, by name, for the log."""
