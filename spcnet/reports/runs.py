@@ -1,0 +1,337 @@
+"""Reading run folders: what was set, where it ran, how it trained, what it scored.
+
+A run folder holds `config.yaml`, `environment.json`, `train.jsonl` (one line every `training.log_every` iterations),
+`results.jsonl` (one line per evaluation) and `panels/` (images with their predictions). Everything is checked here,
+so that tables and figures work on values they can trust.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from spcnet.errors import DataError
+
+Role = Literal["source", "unseen"]
+"""Whether a domain was trained on."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of the training log."""
+
+    iteration: int
+    loss: float
+    """What the optimiser descended; NaN where the log says null."""
+    parts: Mapping[str, float]
+    """Each term before its weight, by name."""
+    learning_rate: float
+    seconds: float
+    """Since the start of the process; begins anew when a run is resumed."""
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class DomainResult:
+    """What one network scored on one domain."""
+
+    name: str
+    role: Role
+    images: int
+    miou: float | None
+    """Mean of the known `iou`, 0..1; None where there is none."""
+    iou: Mapping[str, float | None]
+    """IoU of each class, 0..1; None for a class in neither the truth nor the prediction."""
+    pixel_accuracy: float | None
+    absent: tuple[str, ...]
+    """Classes without a single truth pixel; their IoU, 0 or None, says nothing about how well they are found."""
+    confusion: npt.NDArray[np.int64]
+    """K×K pixels: rows are the truth, columns the prediction."""
+    style_weights: tuple[tuple[float, ...], ...]
+    """λ: for each style layer the mean weight of each of the M source styles; empty for methods without."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run on all its domains."""
+
+    iteration: int
+    time: str
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    domains: Mapping[str, DomainResult]
+    mean_source_miou: float | None
+    """Mean over the domains trained on, each weighing alike; None if one of them has no score."""
+    mean_unseen_miou: float | None
+    """The same over the domains never trained on."""
+
+    def names(self, role: Role) -> tuple[str, ...]:
+        """Names of the domains of that role, in the order they were scored."""
+        return tuple(name for name, domain in self.domains.items() if domain.role == role)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One image of a domain with its truth and the prediction of this run: PNG files, labels as class ids."""
+
+    name: str
+    """Name of the image in its data set."""
+    image: Path
+    truth: Path
+    prediction: Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, read and checked."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    """The settings as plain values, nested as in `spcnet.config.RunConfig`."""
+    environment: Mapping[str, Any]
+    """Versions, device and commit it ran with; empty if not recorded."""
+    log: tuple[LogLine, ...]
+    """By rising iteration, each iteration once."""
+    evaluations: tuple[Evaluation, ...]
+    """By rising iteration, each iteration once; at least one."""
+    panels: Mapping[str, tuple[Panel, ...]]
+    """Kept images by domain."""
+
+    def setting(self, path: str) -> Any:
+        """The setting at a dotted path such as `data.size`; None if the run does not have it."""
+        value: Any = self.config
+        for key in path.split("."):
+            if not isinstance(value, Mapping) or key not in value:
+                return None
+            value = value[key]
+        return value
+
+    @property
+    def final(self) -> Evaluation:
+        """The evaluation that counts: the one after the most iterations."""
+        return self.evaluations[-1]
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return str(self.setting("method"))
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run; 0 if not recorded."""
+        seed = self.setting("training.seed")
+        return seed if isinstance(seed, int) else 0
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    A half-written last line of `train.jsonl` or `results.jsonl`, as a killed run leaves it, is skipped; where an
+    iteration stands twice, as after a resume, the later line wins.
+
+    Raises:
+        DataError: there is no such folder, it is not a run folder, a file in it is broken, or it holds no results yet.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}: name the output folder of a run, for example runs/spcnet")
+    if not (folder / "config.yaml").is_file():
+        raise DataError(
+            f"{folder} is not a run folder: it has no config.yaml. Name the folder given as output when training"
+        )
+    config = _read_config(folder / "config.yaml")
+    environment = _read_object(folder / "environment.json")
+    evaluations = {e.iteration: e for e in (_evaluation(*line) for line in _json_lines(folder / "results.jsonl"))}
+    if not evaluations:
+        raise DataError(f"{folder} holds no results yet: wait until it is trained, or run `spcnet evaluate` on it")
+    lines = {entry.iteration: entry for entry in (_log_line(*line) for line in _json_lines(folder / "train.jsonl"))}
+    return Run(
+        folder=folder,
+        config=config,
+        environment=environment,
+        log=tuple(lines[i] for i in sorted(lines)),
+        evaluations=tuple(evaluations[i] for i in sorted(evaluations)),
+        panels=_read_panels(folder / "panels", evaluations[max(evaluations)].domains),
+    )
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"cannot read {path}: {_one_line(error)}. Restore the file that training wrote") from error
+    if not isinstance(config, dict) or not isinstance(config.get("method"), str):
+        raise DataError(f"{path} is not the configuration of a run: it names no method. Restore the file")
+    return config
+
+
+def _read_object(path: Path) -> Mapping[str, Any]:
+    """A JSON file that holds one object; empty if the file is not there."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"cannot read {path}: {_one_line(error)}. Delete the file or restore it") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds no JSON object: delete the file or restore it")
+    return value
+
+
+def _json_lines(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Each line's object with the words that say where it stands."""
+    if not path.is_file():
+        return
+    try:
+        # A killed run can cut a line inside a character; only the last line may be broken, so nothing is hidden.
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {_one_line(error)}") from error
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    for number, line in lines:
+        where = f"{path} line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            if (number, line) == lines[-1]:
+                return
+            raise DataError(f"{where} is not JSON ({_one_line(error)}): delete the line or restore the file") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{where} holds no JSON object: delete the line or restore the file")
+        yield record, where
+
+
+def _log_line(record: Mapping[str, Any], where: str) -> LogLine:
+    parts = _need(record, "parts", dict, where) if "parts" in record else {}
+    return LogLine(
+        iteration=_need(record, "iteration", int, where),
+        loss=_number(record.get("loss"), "loss", where),
+        parts={str(name): _number(value, f"parts.{name}", where) for name, value in parts.items()},
+        learning_rate=_number(record.get("learning_rate"), "learning_rate", where),
+        seconds=_number(record.get("seconds"), "seconds", where),
+        images_per_second=_number(record.get("images_per_second"), "images_per_second", where),
+    )
+
+
+def _evaluation(record: Mapping[str, Any], where: str) -> Evaluation:
+    classes = tuple(map(str, _need(record, "classes", list, where)))
+    colors = _need(record, "colors", list, where)
+    if len(colors) != len(classes) or not all(isinstance(c, list) and len(c) == 3 for c in colors):
+        raise DataError(f"{where}: colors must hold one [red, green, blue] for each of the {len(classes)} classes")
+    domains = {
+        str(name): _domain(str(name), value, classes, f"{where}, domain {name}")
+        for name, value in _need(record, "domains", dict, where).items()
+    }
+    return Evaluation(
+        iteration=_need(record, "iteration", int, where),
+        time=str(record.get("time") or ""),
+        classes=classes,
+        colors=tuple((int(r), int(g), int(b)) for r, g, b in colors),
+        domains=domains,
+        mean_source_miou=_fraction(record.get("mean_source_miou"), "mean_source_miou", where),
+        mean_unseen_miou=_fraction(record.get("mean_unseen_miou"), "mean_unseen_miou", where),
+    )
+
+
+def _domain(name: str, record: Any, classes: tuple[str, ...], where: str) -> DomainResult:
+    if not isinstance(record, dict):
+        raise DataError(f"{where} holds no JSON object: restore the file")
+    role = record.get("role")
+    if role not in ("source", "unseen"):
+        raise DataError(f"{where}: role is {role!r}; it must be source or unseen")
+    iou = _need(record, "iou", dict, where)
+    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    if record.get("confusion") is not None:
+        try:
+            confusion = np.asarray(record["confusion"], dtype=np.int64)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise DataError(f"{where}: confusion is not a table of whole numbers") from error
+        if confusion.shape != (len(classes), len(classes)):
+            raise DataError(
+                f"{where}: confusion has the shape {confusion.shape}; "
+                f"with {len(classes)} classes it must be {len(classes)}×{len(classes)}"
+            )
+    layers = record.get("style_weights") or []
+    try:
+        style_weights = tuple(tuple(float(weight) for weight in layer) for layer in layers)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{where}: style_weights must hold a list of numbers for each style layer") from error
+    return DomainResult(
+        name=name,
+        role=cast(Role, role),
+        images=record["images"] if isinstance(record.get("images"), int) else 0,
+        miou=_fraction(record.get("miou"), "miou", where),
+        iou={c: _fraction(iou.get(c), f"iou of {c}", where) for c in classes},
+        pixel_accuracy=_fraction(record.get("pixel_accuracy"), "pixel_accuracy", where),
+        absent=tuple(map(str, record.get("absent") or ())),
+        confusion=confusion,
+        style_weights=style_weights,
+    )
+
+
+def _read_panels(folder: Path, domains: Iterable[str]) -> Mapping[str, tuple[Panel, ...]]:
+    """The kept images of each domain that has some; an image of which a file is missing is left out."""
+    found: dict[str, tuple[Panel, ...]] = {}
+    for domain in domains:
+        place = folder / panel_folder(domain)
+        if not (place / "panels.json").is_file():
+            continue
+        try:
+            names = json.loads((place / "panels.json").read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise DataError(f"cannot read {place / 'panels.json'}: {_one_line(error)}. Delete or restore it") from error
+        if not isinstance(names, list):
+            raise DataError(f"{place / 'panels.json'} holds no list of image names: delete or restore it")
+        panels = (
+            Panel(str(name), *(place / f"{index}_{kind}.png" for kind in ("image", "truth", "prediction")))
+            for index, name in enumerate(names)
+        )
+        found[domain] = tuple(p for p in panels if all(file.is_file() for file in (p.image, p.truth, p.prediction)))
+    return found
+
+
+def panel_folder(domain: str) -> str:
+    """Name of the folder of a domain's panels: `spcnet.evaluation.evaluator.safe_name`, said again without torch."""
+    return re.sub(r"[^\w.@+-]", "_", domain.replace("/", "-"))
+
+
+def _need(record: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
+    value = record.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        words = {dict: "an object", list: "a list", int: "a whole number"}[kind]
+        raise DataError(f"{where}: {key} is {_shorten(value)}; it must be {words}. Restore the file")
+    return value
+
+
+def _number(value: Any, key: str, where: str) -> float:
+    """A number; NaN for what is not there, because a diverged run writes null or NaN."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise DataError(f"{where}: {key} is {_shorten(value)}; it must be a number. Restore the file")
+    return float(value)
+
+
+def _fraction(value: Any, key: str, where: str) -> float | None:
+    number = _number(value, key, where)
+    if math.isnan(number):
+        return None
+    if not 0 <= number <= 1:
+        raise DataError(f"{where}: {key} is {value}; it must lie in 0..1")
+    return number
+
+
+def _shorten(value: Any) -> str:
+    text = "missing" if value is None else repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

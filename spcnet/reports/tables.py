@@ -1,0 +1,458 @@
+"""The headline table: which method scores what on which domain, as data, and how to show it as text.
+
+Runs that differ only by their seed are one row, with the mean and the sample standard deviation over the seeds. A run
+that is not comparable with the others is still shown, and a warning says why.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import rich.box
+import rich.console
+import rich.measure
+import rich.table
+import rich.text
+
+from spcnet.errors import DataError, UsageError
+from spcnet.reports.runs import Role, Run
+
+Kind = Literal["source", "source mean", "unseen", "unseen mean", "gap"]
+
+_NOT_THE_METHOD = (
+    "expected",
+    "output",
+    "data.roots",
+    "data.workers",
+    "evaluation.batch_size",
+    "evaluation.panels",
+    "training.accelerator",
+    "training.checkpoint_every",
+    "training.evaluate_every",
+    "training.log_every",
+    "training.seed",
+)
+"""Settings in which runs of one row may differ: they change how or where a run is computed, not what."""
+
+_MUST_AGREE = {
+    "data.space": "label space",
+    "data.size": "image size",
+    "data.sources": "sources",
+    "data.targets": "targets",
+    "data.train_scenes": "number of training scenes",
+    "data.test_scenes": "number of test scenes",
+    "data.images_per_domain": "images per domain in a batch",
+    "model.backbone": "backbone",
+    "model.weights": "start of the backbone",
+    "model.output_stride": "output stride",
+    "training.iterations": "number of iterations",
+    "evaluation.limit": "limit of scored images",
+}
+"""Settings in which runs must agree for a difference to be one of the methods."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ only by their seed."""
+
+    label: str
+    runs: tuple[Run, ...]
+    """By rising seed."""
+
+    @property
+    def method(self) -> str:
+        """Name of the method of these runs."""
+        return self.runs[0].method
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column shows."""
+
+    name: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of the table, as fractions (0..1); in the gap column a difference (-1..1)."""
+
+    value: float | None
+    """Mean over the runs of the row; None where none has it."""
+    std: float | None = None
+    """Sample standard deviation over the runs; None with fewer than two."""
+    count: int = 0
+    """Runs that the mean is over."""
+    best: bool = False
+    """Whether no other row has more in this column, and some row has less."""
+    gap: float | None = None
+    """Value minus the baseline's; None in the baseline's own row or where there is none."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method, with all its seeds."""
+
+    label: str
+    method: str
+    seeds: tuple[int, ...]
+    iterations: int
+    """The fewest iterations after which one of its runs was scored."""
+    is_baseline: bool
+    cells: tuple[Cell, ...]
+    """One for each column of the table."""
+    wins: tuple[int, int] | None = None
+    """Seeds on which the mean of the unseen domains is above the baseline's with the same seed, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The headline table."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    baseline: str | None
+    """Label of the row that gaps are measured from; None if there is none."""
+    warnings: tuple[str, ...]
+    """Why the rows cannot simply be compared."""
+
+
+def group_runs(runs: Sequence[Run]) -> tuple[Group, ...]:
+    """Put runs that differ only by their seed together, in the order in which they first come.
+
+    A folder that is named twice counts once. Groups of one method are told apart by the settings in which they differ.
+    """
+    unique = {run.folder.resolve(): run for run in runs}
+    by_key: dict[str, list[Run]] = {}
+    for run in unique.values():
+        by_key.setdefault(json.dumps(_identity(run), sort_keys=True, default=str), []).append(run)
+    members = [tuple(sorted(group, key=lambda run: run.seed)) for group in by_key.values()]
+    return tuple(Group(_label(group, members), group) for group in members)
+
+
+def baseline_of(groups: Sequence[Group], baseline: str) -> Group | None:
+    """The group of the baseline method; of several the first. None if no group has that method."""
+    return next((group for group in groups if group.method == baseline), None)
+
+
+def comparability(runs: Sequence[Run]) -> tuple[str, ...]:
+    """One line for each reason why a difference between these runs is not one between their methods alone."""
+    warnings = []
+    for path, words in _MUST_AGREE.items():
+        # A setting that an older run does not record says nothing.
+        values = {_say(value): run for run in reversed(runs) if (value := run.setting(path)) is not None}
+        if len(values) > 1:
+            listed = "; ".join(f"{value} ({values[value].folder.name})" for value in sorted(values))
+            warnings.append(f"not comparable: the {words} differs: {listed}")
+    if len({run.final.classes for run in runs}) > 1 and len({_say(run.setting("data.space")) for run in runs}) == 1:
+        warnings.append("not comparable: the classes differ although the label space has one name")
+    if len({frozenset((d.name, d.role) for d in run.final.domains.values()) for run in runs}) > 1 and not any(
+        "targets" in line or "sources" in line for line in warnings
+    ):
+        warnings.append("not comparable: the runs were not scored on the same domains, so their means differ in kind")
+    for run in runs:
+        planned = run.setting("training.iterations")
+        if isinstance(planned, int) and run.final.iteration < planned:
+            warnings.append(f"{run.folder.name} was scored after {run.final.iteration} of {planned} iterations")
+    counts: dict[tuple[str, str], set[int]] = {}
+    for run in runs:
+        for domain in run.final.domains.values():
+            counts.setdefault((domain.name, domain.role), set()).add(domain.images)
+    uneven = sorted(name for (name, _), sizes in counts.items() if len(sizes) > 1)
+    if uneven:
+        warnings.append(f"not comparable: the number of scored images differs on {', '.join(uneven)}")
+    return tuple(warnings)
+
+
+def summary_table(runs: Sequence[Run], *, baseline: str = "deeplabv3plus") -> Table:
+    """Score of every method on every domain, with its means and its gap to the baseline on the unseen domains.
+
+    Raises:
+        UsageError: there are no runs.
+    """
+    if not runs:
+        raise UsageError("there is no run to report: name at least one run folder")
+    groups = group_runs(runs)
+    base = baseline_of(groups, baseline)
+    columns = _columns(groups, with_gap=base is not None and len(groups) > 1)
+    plain = [[_cell(group, column) for column in columns] for group in groups]
+    base_cells = plain[groups.index(base)] if base is not None else None
+    rows = []
+    for group, cells in zip(groups, plain, strict=True):
+        finished: list[Cell] = []
+        for place, (column, cell) in enumerate(zip(columns, cells, strict=True)):
+            reference = base_cells[place] if base_cells is not None and group is not base else None
+            gap = _difference(cell.value, reference.value) if reference is not None else None
+            if column.kind == "gap":
+                mean = finished[-1]
+                finished.append(Cell(mean.gap, count=mean.count if mean.gap is not None else 0))
+                continue
+            known = [other.value for row in plain if (other := row[place]).value is not None]
+            best = cell.value is not None and min(known) < cell.value == max(known)
+            finished.append(Cell(cell.value, cell.std, cell.count, best, gap))
+        rows.append(
+            Row(
+                label=group.label,
+                method=group.method,
+                seeds=tuple(run.seed for run in group.runs),
+                iterations=min(run.final.iteration for run in group.runs),
+                is_baseline=group is base,
+                cells=tuple(finished),
+                wins=_wins(group, base) if base is not None and group is not base else None,
+            )
+        )
+    return Table(columns, tuple(rows), base.label if base else None, comparability([r for g in groups for r in g.runs]))
+
+
+def mean_std(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation of the known values; None for too few (one for the mean, two for the other)."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    if not known:
+        return None, None
+    mean = sum(known) / len(known)
+    if len(known) < 2:
+        return mean, None
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in known) / (len(known) - 1))
+
+
+def format_value(cell: Cell, column: Column, *, digits: int = 1, std: bool = True) -> str:
+    """A cell in per cent (a gap in points, with its sign), such as `61.2 ± 0.4`; an en dash for nothing."""
+    if column.kind == "gap":
+        return format_points(cell.value, digits=digits)
+    if cell.value is None:
+        return "–"
+    text = f"{100 * cell.value:.{digits}f}"
+    return f"{text} ± {100 * cell.std:.{digits}f}" if std and cell.std is not None else text
+
+
+def format_points(difference: float | None, *, digits: int = 1) -> str:
+    """A difference of fractions in points with its sign, such as `+3.1` or `−0.4`; an en dash for nothing."""
+    if difference is None:
+        return "–"
+    text = f"{100 * abs(difference):.{digits}f}"
+    # What rounds to zero has no sign to boast of.
+    sign = "" if float(text) == 0 else "+" if difference > 0 else "−"
+    return sign + text
+
+
+def column_title(column: Column, *, digits_note: bool = False) -> str:
+    """What to write over a column."""
+    if column.kind == "source mean":
+        return "mean of sources"
+    if column.kind == "unseen mean":
+        return "mean of unseen"
+    if column.kind == "gap":
+        return "gap to baseline" + (" (points)" if digits_note else "")
+    return column.name
+
+
+def row_title(row: Row) -> str:
+    """A row's label, with the number of seeds where there are several."""
+    return f"{row.label} ({len(row.seeds)} seeds)" if len(row.seeds) > 1 else row.label
+
+
+def render_terminal(table: Table, *, width: int = 80, digits: int = 1) -> rich.table.Table:
+    """The table for a terminal of that many characters: the first of these layouts that fits.
+
+    Runs as rows; domains as rows (fits many domains); domains as rows without the ± of seeds; runs as rows with the
+    means only.
+    """
+    layouts: list[Callable[[], rich.table.Table]] = [
+        lambda: _runs_as_rows(table, table.columns, digits=digits),
+        lambda: _domains_as_rows(table, digits=digits, std=True),
+        lambda: _domains_as_rows(table, digits=digits, std=False),
+        lambda: _runs_as_rows(table, [c for c in table.columns if c.kind not in ("source", "unseen")], digits=digits),
+    ]
+    for layout in layouts:
+        shown = layout()
+        if _width(shown) <= width:
+            break
+    if table.warnings:
+        shown.caption = rich.text.Text("\n".join(f"! {line}" for line in table.warnings), style="yellow")
+        shown.caption_justify = "left"
+    return shown
+
+
+def to_markdown(table: Table, *, digits: int = 1, transposed: bool = False) -> str:
+    """The table as Markdown, best per column in bold; `transposed` makes the domains rows, for a narrow page."""
+    titles = [
+        f"{column_title(c)} ({c.kind})" if c.kind in ("source", "unseen") else column_title(c) for c in table.columns
+    ]
+    body = [
+        [f"**{text}**" if cell.best else text for cell, text in zip(row.cells, _texts(table, row, digits), strict=True)]
+        for row in table.rows
+    ]
+    labels = [row_title(row) for row in table.rows]
+    if transposed:
+        header, rows = ["mIoU in %", *labels], [[t, *c] for t, *c in zip(titles, *body, strict=True)]
+    else:
+        header, rows = ["mIoU in %", *titles], [[t, *c] for t, c in zip(labels, body, strict=True)]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join([text, *(f"\n> {line}" for line in table.warnings)]) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """The table as comma-separated values: mIoU in per cent, unrounded; empty where there is none."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    header = ["label", "method", "seeds", "iterations"]
+    for column in table.columns:
+        title = f"{column.kind}: {column.name}" if column.kind in ("source", "unseen") else column_title(column)
+        header += [title] if column.kind == "gap" else [title, f"{title} std"]
+    writer.writerow(header)
+    for row in table.rows:
+        line: list[Any] = [row.label, row.method, " ".join(map(str, row.seeds)), row.iterations]
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            values = [cell.value] if column.kind == "gap" else [cell.value, cell.std]
+            line += ["" if value is None else round(100 * value, 6) for value in values]
+        writer.writerow(line)
+    return out.getvalue()
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted path; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{path}.")
+        else:
+            flat[path] = value
+    return flat
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    skipped = tuple(f"{path}." for path in _NOT_THE_METHOD)
+    return {
+        path: value
+        for path, value in flatten(run.config).items()
+        if path not in _NOT_THE_METHOD and not path.startswith(skipped)
+    }
+
+
+def _label(group: tuple[Run, ...], groups: Sequence[tuple[Run, ...]]) -> str:
+    method = group[0].method
+    rivals = [other for other in groups if other[0].method == method]
+    if len(rivals) == 1:
+        return method
+    settings = [_identity(other[0]) for other in rivals]
+    paths = sorted({path for one in settings for path in one})
+    differing = [path for path in paths if len({_say(one.get(path)) for one in settings}) > 1]
+    if len(differing) > 2:
+        return f"{method} ({group[0].folder.name})"
+    own = _identity(group[0])
+    settings_said = (f"{path.partition('.')[2] or path}={_say(own.get(path))}" for path in differing)
+    return f"{method} ({', '.join(settings_said)})"
+
+
+def _say(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_say, value))
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _columns(groups: Sequence[Group], *, with_gap: bool) -> tuple[Column, ...]:
+    columns: list[Column] = []
+    roles: tuple[Role, Role] = ("source", "unseen")
+    for role in roles:
+        names: dict[str, None] = {}
+        for group in groups:
+            for run in group.runs:
+                names |= dict.fromkeys(run.final.names(role))
+        columns += [Column(name, role) for name in names]
+        if len(names) > 1 or (role == "unseen" and names):
+            columns.append(Column(f"mean of {role}", "source mean" if role == "source" else "unseen mean"))
+    if with_gap and any(column.kind == "unseen mean" for column in columns):
+        columns.append(Column("gap", "gap"))
+    if not columns:
+        raise DataError("the runs were scored on no domain: run `spcnet evaluate` with targets")
+    return tuple(columns)
+
+
+def _cell(group: Group, column: Column) -> Cell:
+    values = [_score(run, column) for run in group.runs]
+    mean, std = mean_std(values)
+    return Cell(mean, std, sum(value is not None for value in values))
+
+
+def _score(run: Run, column: Column) -> float | None:
+    if column.kind == "gap":
+        return None
+    if column.kind == "source mean":
+        return run.final.mean_source_miou
+    if column.kind == "unseen mean":
+        return run.final.mean_unseen_miou
+    domain = run.final.domains.get(column.name)
+    return domain.miou if domain is not None and domain.role == column.kind else None
+
+
+def _difference(value: float | None, reference: float | None) -> float | None:
+    return None if value is None or reference is None else value - reference
+
+
+def _wins(group: Group, base: Group) -> tuple[int, int] | None:
+    reference = {run.seed: run.final.mean_unseen_miou for run in base.runs}
+    pairs = [(run.final.mean_unseen_miou, reference[run.seed]) for run in group.runs if run.seed in reference]
+    known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
+    return (sum(ours > theirs for ours, theirs in known), len(known)) if known else None
+
+
+def _texts(table: Table, row: Row, digits: int, *, std: bool = True) -> list[str]:
+    return [
+        "" if column.kind == "gap" and row.is_baseline else format_value(cell, column, digits=digits, std=std)
+        for column, cell in zip(table.columns, row.cells, strict=True)
+    ]
+
+
+def _styled(text: str, cell: Cell, column: Column) -> rich.text.Text:
+    if column.kind == "gap" and cell.value:
+        return rich.text.Text(text, style="green" if cell.value > 0 else "red", no_wrap=True)
+    return rich.text.Text(text, style="bold" if cell.best else "", no_wrap=True)
+
+
+def _runs_as_rows(table: Table, columns: Sequence[Column], *, digits: int) -> rich.table.Table:
+    shown = rich.table.Table(title="mIoU in %", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("method", overflow="fold")
+    for column in columns:
+        style = "bold" if column.kind.endswith("mean") else "dim" if column.kind == "source" else ""
+        shown.add_column(rich.text.Text(_break(column_title(column))), justify="right", header_style=style)
+    for row in table.rows:
+        texts = dict(zip(table.columns, zip(_texts(table, row, digits), row.cells, strict=True), strict=True))
+        shown.add_row(rich.text.Text(row_title(row)), *(_styled(*texts[column], column) for column in columns))
+    return shown
+
+
+def _domains_as_rows(table: Table, *, digits: int, std: bool) -> rich.table.Table:
+    shown = rich.table.Table(title="mIoU in %", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("domain", overflow="fold")
+    for row in table.rows:
+        seeds = f"\n{len(row.seeds)} seeds" if len(row.seeds) > 1 else ""
+        shown.add_column(rich.text.Text(row.label.replace(" (", "\n(") + seeds), justify="right", overflow="fold")
+    texts = [_texts(table, row, digits, std=std) for row in table.rows]
+    for place, column in enumerate(table.columns):
+        is_mean = column.kind not in ("source", "unseen")
+        title = column_title(column) if is_mean else f"{column.name} ({column.kind})"
+        shown.add_row(
+            rich.text.Text(title, style="bold" if is_mean else ""),
+            *(_styled(text[place], row.cells[place], column) for text, row in zip(texts, table.rows, strict=True)),
+            end_section=column.kind.endswith("mean"),
+        )
+    return shown
+
+
+def _break(title: str) -> str:
+    """A heading on several lines, so that it is no wider than its figures."""
+    return title.replace("/", "/\n").replace("+", "\n+").replace("mean of ", "mean of\n").replace("gap to ", "gap to\n")
+
+
+def _width(shown: rich.table.Table) -> int:
+    """Characters the table needs so that nothing in it is cut or folded."""
+    console = rich.console.Console(width=10_000, file=io.StringIO())
+    return rich.measure.Measurement.get(console, console.options, shown).maximum

@@ -1,0 +1,216 @@
+import csv
+import io
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rich.console
+
+from spcnet.config import ModelConfig, StyleConfig
+from spcnet.errors import UsageError
+from spcnet.reports.runs import Run, load_run
+from spcnet.reports.tables import (
+    Cell,
+    Column,
+    Table,
+    format_points,
+    format_value,
+    render_terminal,
+    summary_table,
+    to_csv,
+    to_markdown,
+)
+from tests.reports.report_factory import CLASSES, small_domains, write_run
+
+
+def run_of(folder: Path, *, method: str = "spcnet", seed: int = 0, **mious: float | None) -> Run:
+    return load_run(write_run(folder, method=method, seed=seed, domains=small_domains(**mious)))
+
+
+@pytest.fixture
+def two_methods(tmp_path: Path) -> list[Run]:
+    return [
+        run_of(tmp_path / "s0", method="spcnet", seed=0, source_a=0.70, source_b=0.60, fog=0.50, night=0.40),
+        run_of(tmp_path / "s1", method="spcnet", seed=1, source_a=0.72, source_b=0.62, fog=0.54, night=0.38),
+        run_of(tmp_path / "d0", method="deeplabv3plus", seed=0, source_a=0.75, source_b=0.65, fog=0.46, night=0.30),
+        run_of(tmp_path / "d1", method="deeplabv3plus", seed=1, source_a=0.75, source_b=0.61, fog=0.48, night=0.46),
+    ]
+
+
+def cells(table: Table, label: str) -> dict[str, Cell]:
+    row = next(row for row in table.rows if row.label == label)
+    return {column.name: cell for column, cell in zip(table.columns, row.cells, strict=True)}
+
+
+def text_of(table: Table, *, width: int, **options: Any) -> str:
+    console = rich.console.Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(render_terminal(table, width=width, **options))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert isinstance(text, str)
+    return text
+
+
+def test_the_figures_are_those_computed_by_hand(two_methods: list[Run]) -> None:
+    table = summary_table(two_methods)
+    spcnet = cells(table, "spcnet")
+    assert spcnet["source_a"].value == pytest.approx(0.71)
+    assert spcnet["source_a"].std == pytest.approx(statistics.stdev([0.70, 0.72]))
+    assert spcnet["mean of source"].value == pytest.approx((0.65 + 0.67) / 2)
+    assert spcnet["mean of unseen"].value == pytest.approx((0.45 + 0.46) / 2)
+    assert spcnet["mean of unseen"].std == pytest.approx(statistics.stdev([0.45, 0.46]))
+    assert cells(table, "deeplabv3plus")["mean of unseen"].value == pytest.approx((0.38 + 0.47) / 2)
+
+
+def test_the_gap_is_method_minus_baseline(two_methods: list[Run]) -> None:
+    table = summary_table(two_methods)
+    assert table.baseline == "deeplabv3plus"
+    assert cells(table, "spcnet")["gap"].value == pytest.approx(0.455 - 0.425)
+    assert cells(table, "spcnet")["source_a"].gap == pytest.approx(0.71 - 0.75)
+    assert cells(table, "deeplabv3plus")["gap"].value is None
+    turned = summary_table(two_methods, baseline="spcnet")
+    assert cells(turned, "deeplabv3plus")["gap"].value == pytest.approx(0.425 - 0.455)
+
+
+def test_the_best_of_each_column_is_marked(two_methods: list[Run]) -> None:
+    table = summary_table(two_methods)
+    best = {name for name, cell in cells(table, "spcnet").items() if cell.best}
+    assert best == {"fog", "night", "mean of unseen"}
+    assert {name for name, cell in cells(table, "deeplabv3plus").items() if cell.best} == {
+        "source_a",
+        "source_b",
+        "mean of source",
+    }
+
+
+def test_seeds_are_paired_when_counting_wins(two_methods: list[Run]) -> None:
+    rows = {row.label: row for row in summary_table(two_methods).rows}
+    assert rows["spcnet"].seeds == (0, 1)
+    assert rows["spcnet"].wins == (1, 2)  # 45.0 against 38.0, but 46.0 against 47.0
+    assert rows["deeplabv3plus"].wins is None
+
+
+def test_one_run_alone_has_no_gap_no_best_and_no_deviation(tmp_path: Path) -> None:
+    table = summary_table([run_of(tmp_path / "a", method="deeplabv3plus", source_a=0.6, fog=0.5)])
+    assert [column.kind for column in table.columns] == ["source", "unseen", "unseen mean"]
+    assert all(cell.std is None and not cell.best and cell.gap is None for cell in table.rows[0].cells)
+    assert "± " not in to_markdown(table)
+    assert table.warnings == ()
+
+
+def test_methods_without_a_baseline_are_compared_without_a_gap(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path / m, method=m, source_a=0.6, fog=0.5) for m in ("spcnet", "robustnet")]
+    table = summary_table(runs)
+    assert table.baseline is None
+    assert "gap" not in [column.kind for column in table.columns]
+
+
+def test_a_domain_without_a_score_is_a_dash_and_not_zero(tmp_path: Path) -> None:
+    runs = [
+        run_of(tmp_path / "a", method="spcnet", source_a=0.6, fog=None, night=0.4),
+        run_of(tmp_path / "b", method="deeplabv3plus", source_a=0.6, fog=0.5, night=0.3),
+    ]
+    table = summary_table(runs)
+    spcnet = cells(table, "spcnet")
+    assert spcnet["fog"].value is None
+    assert spcnet["fog"].gap is None
+    assert spcnet["gap"].value is None
+    assert "| 60.0 | – | **40.0** | – | – |\n" in to_markdown(table)
+    assert ",40.0,,,,\n" in to_csv(table)
+
+
+def test_of_three_seeds_one_without_a_score_is_left_out_of_the_mean(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path / str(s), seed=s, source_a=0.6, fog=v) for s, v in enumerate((0.5, None, 0.4))]
+    fog = cells(summary_table(runs), "spcnet")["fog"]
+    assert (fog.value, fog.count) == (pytest.approx(0.45), 2)
+
+
+def test_a_run_named_twice_counts_once(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "a", source_a=0.6, fog=0.5)
+    assert summary_table([run, load_run(tmp_path / "a" / ".." / "a")]).rows[0].seeds == (0,)
+
+
+def test_variants_of_a_method_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    runs = []
+    for sharpness in (1.0, 4.0):
+        model = ModelConfig(style=StyleConfig(sharpness=sharpness))
+        folder = write_run(tmp_path / str(sharpness), model=model, domains=small_domains(source_a=0.6, fog=0.5))
+        runs.append(load_run(folder))
+    labels = [row.label for row in summary_table(runs).rows]
+    assert labels == ["spcnet (style.sharpness=1.0)", "spcnet (style.sharpness=4.0)"]
+
+
+def test_runs_that_cannot_be_compared_are_warned_about(tmp_path: Path) -> None:
+    def warnings(**changes: Any) -> str:
+        common: dict[str, Any] = {"domains": small_domains(source_a=0.6, fog=0.5)}
+        name = "-".join(changes) + str(len(list(tmp_path.iterdir())))
+        one = load_run(write_run(tmp_path / f"{name}-one", method="deeplabv3plus", **common))
+        other = load_run(write_run(tmp_path / f"{name}-other", **(common | changes)))
+        return "\n".join(summary_table([one, other]).warnings)
+
+    assert warnings() == ""
+    assert "the backbone differs: resnet18 (backbone2-one); resnet50" in warnings(backbone="resnet50")
+    assert "image size differs: 128, 256 (size4-one); 64, 128" in warnings(size=(64, 128))
+    assert "number of iterations differs" in warnings(iterations=300)
+    assert "classes differ" in warnings(classes=["lane", *CLASSES[1:]])
+    assert "not scored on the same domains" in warnings(domains=small_domains(source_a=0.6, night=0.5))
+    assert "was scored after 300 of 600 iterations" in warnings(evaluations=[300])
+    fewer = small_domains(source_a=0.6, fog=0.5)
+    fewer["fog"]["images"] = 3
+    assert "number of scored images differs on fog" in warnings(domains=fewer)
+
+
+def test_a_difference_that_rounds_to_zero_has_no_sign() -> None:
+    assert format_points(0.0004) == "0.0"
+    assert format_points(0.0004, digits=2) == "+0.04"
+    assert format_points(-0.031) == "−3.1"
+    assert format_points(None) == "–"
+
+
+def test_digits_are_as_asked_for() -> None:
+    cell = Cell(value=0.61237, std=0.0123, count=3)
+    assert format_value(cell, Column("a", "unseen")) == "61.2 ± 1.2"
+    assert format_value(cell, Column("a", "unseen"), digits=2) == "61.24 ± 1.23"
+
+
+def test_markdown_holds_every_figure_either_way_round(two_methods: list[Run]) -> None:
+    table = summary_table(two_methods)
+    plain, turned = to_markdown(table), to_markdown(table, transposed=True)
+    for text in (plain, turned):
+        assert "**52.0 ± 2.8**" in text
+        assert "+3.0" in text
+        widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+        assert len(widths) == 1
+    assert len(turned.splitlines()) == 2 + len(table.columns)
+
+
+def test_csv_keeps_full_precision(two_methods: list[Run]) -> None:
+    table = summary_table(two_methods)
+    first, *rows = csv.reader(io.StringIO(to_csv(table)))
+    values = dict(zip(first, rows[0], strict=True))
+    assert float(values["unseen: night"]) == pytest.approx(39.0)
+    assert float(values["unseen: night std"]) == pytest.approx(100 * statistics.stdev([0.4, 0.38]))
+    assert float(values["gap to baseline"]) == pytest.approx(3.0)
+    assert values["seeds"] == "0 1"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("num_methods", [1, 2, 3, 5])
+def test_the_table_fits_the_terminal_and_loses_no_figure(tmp_path: Path, width: int, num_methods: int) -> None:
+    methods = ["deeplabv3plus", "spcnet", "robustnet", "ibn", "iw"][:num_methods]
+    folders = [write_run(tmp_path / f"{m}{s}", method=m, seed=s) for m in methods for s in range(3)]
+    table = summary_table([load_run(folder) for folder in folders])
+    text = text_of(table, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for row in table.rows:
+        assert row.label in text
+        means = [cell for column, cell in zip(table.columns, row.cells, strict=True) if column.kind == "unseen mean"]
+        assert f"{100 * (means[0].value or 0):.1f}" in text
+    if num_methods <= 4:
+        assert "streets/overcast" in text.replace("/\n", "/")
+
+
+def test_no_runs_are_refused() -> None:
+    with pytest.raises(UsageError, match="no run to report"):
+        summary_table([])
