@@ -1,0 +1,318 @@
+"""A network scored on one domain at a time, and the record of what came out.
+
+Scored is at the labels' own size, whole images at one scale: a network that works on small images is not judged on
+small labels. A domain's result is integer counts; every score is derived from them in `record`.
+"""
+
+import json
+import math
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor, nn
+
+from spcnet.data.labels import IGNORE, LabelSpace
+from spcnet.errors import DataError, UsageError
+from spcnet.evaluation.metrics import absent, classify, confusion, iou, mean_iou, pixel_accuracy
+from spcnet.types import Batch, SegOutput
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's images, RGB in 0..1: what a network's input is centred on."""
+IMAGE_STD = (0.229, 0.224, 0.225)
+"""Standard deviation of ImageNet's images, RGB in 0..1: what a network's input is divided by."""
+
+Role = Literal["source", "unseen"]
+"""Whether a domain was trained on."""
+
+
+class Panel(NamedTuple):
+    """One image with what it shows and what the network sees in it."""
+
+    name: str
+    image: npt.NDArray[np.uint8]
+    """h×w×3, RGB, as the network got it."""
+    truth: npt.NDArray[np.uint8]
+    """H×W, class of each pixel at the label's own size, or 255."""
+    prediction: npt.NDArray[np.uint8]
+    """H×W, class of each pixel at the label's own size."""
+
+
+@dataclass(frozen=True)
+class DomainResult:
+    """What a network made of one domain."""
+
+    counts: Int[Tensor, "K K"]
+    """Pixels by truth (row) and prediction (column), on the CPU."""
+    images: int
+    """How many images were scored."""
+    seconds: float
+    """How long that took, reading the images included."""
+    style_weights: tuple[tuple[float, ...], ...] | None = None
+    """For each style layer the mean share of each of the M source styles (λ); None if the network has none."""
+    panels: tuple[Panel, ...] = ()
+    """Some images to look at, spread evenly over the domain."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards each part is in the mode it was in, frozen parts included."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    num_classes: int,
+    device: torch.device | str = "cpu",
+    forward: Callable[[Tensor], SegOutput] | None = None,
+    panels: int = 0,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> DomainResult:
+    """Score a network on the images of one domain.
+
+    Args:
+        model: the network, on `device`; left in the mode it came in.
+        batches: every image of the domain once. Image and label may differ in size; the label's counts.
+        num_classes: K.
+        device: where the network is.
+        forward: how to call the network, for mixed precision or a wrapper; the model itself by default.
+        panels: how many images to keep for looking at.
+        reduce: sum of a tensor over all processes, when each scores a share of the domain (at least one image);
+            panels and seconds remain each process's own. Identity by default.
+
+    Raises:
+        DataError: there is no image, or a label is neither a class nor 255.
+    """
+    start = time.perf_counter()
+    device = torch.device(device)
+    run = model if forward is None else forward
+    total = reduce if reduce is not None else _identity
+    counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    images = 0
+    weights: list[Tensor] = []
+    kept = _Spread(panels)
+    with evaluating(model), torch.inference_mode():
+        for batch in batches:
+            output: SegOutput = run(batch.image.to(device, non_blocking=True))
+            label = batch.label.to(device, non_blocking=True)
+            size = (label.shape[1], label.shape[2])
+            for i, logits in enumerate(output.logits):  # one by one: full-size scores of a batch may not fit
+                prediction = classify(logits, size=size)
+                counts += confusion(prediction, label[i], num_classes=num_classes)
+                if kept.wants(images + i):
+                    kept.add(_panel(batch, i, prediction))
+            images += len(batch.image)
+            sums = [_per_image(layer).sum(dim=0) for layer in output.style_weights]
+            weights = [a + b for a, b in zip(weights, sums, strict=True)] if weights else sums
+        counts = total(counts).cpu()
+        images = int(total(torch.tensor(images, device=device)))
+        weights = [total(layer).cpu() / images for layer in weights]
+    if images == 0:
+        raise DataError("there is no image to score: the domain is empty")
+    return DomainResult(
+        counts=counts.clone(),  # a plain tensor: one made in inference mode stays barred from much
+        images=images,
+        seconds=time.perf_counter() - start,
+        style_weights=tuple(tuple(layer.tolist()) for layer in weights) or None,
+        panels=kept.chosen(),
+    )
+
+
+def _identity(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _per_image(weights: Float[Tensor, "B M ..."]) -> Float[Tensor, "B M"]:
+    """One share per image and source; weights per channel are averaged over the channels."""
+    weights = weights.flatten(start_dim=2).mean(dim=2) if weights.ndim > 2 else weights
+    return weights.float() if weights.device.type == "mps" else weights.double()  # mps has no doubles
+
+
+def _panel(batch: Batch, index: int, prediction: Int[Tensor, "H W"]) -> Panel:
+    return Panel(
+        batch.name[index],
+        denormalise(batch.image[index]),
+        batch.label[index].cpu().numpy().astype(np.uint8),
+        prediction.cpu().numpy().astype(np.uint8),
+    )
+
+
+class _Spread:
+    """Items spread evenly over a stream whose length nobody knows: of twice as many, every other one is let go."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.stride = 1
+        self.items: list[Panel] = []
+
+    def wants(self, position: int) -> bool:
+        return self.wanted > 0 and position % self.stride == 0
+
+    def add(self, item: Panel) -> None:
+        self.items.append(item)
+        if len(self.items) > 2 * self.wanted:
+            del self.items[1::2]
+            self.stride *= 2
+
+    def chosen(self) -> tuple[Panel, ...]:
+        last = len(self.items) - 1
+        if last < self.wanted:
+            return tuple(self.items)
+        return tuple(self.items[round(i * last / max(self.wanted - 1, 1))] for i in range(self.wanted))
+
+
+def denormalise(image: Float[Tensor, "3 H W"]) -> npt.NDArray[np.uint8]:
+    """The network's input as a picture again: H×W×3, RGB, 0..255."""
+    mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
+    pixels = image.detach().float().cpu().movedim(0, -1) * std + mean
+    picture: npt.NDArray[np.uint8] = (pixels * 255).round().clamp(0, 255).byte().contiguous().numpy()
+    return picture
+
+
+def record(
+    results: Mapping[str, DomainResult],
+    roles: Mapping[str, Role],
+    *,
+    space: LabelSpace,
+    method: str,
+    seed: int,
+    iteration: int,
+    run: str,
+) -> dict[str, Any]:
+    """One evaluation over all domains as plain values that JSON can hold.
+
+    Scores are shares, 0..1, not per cent; what is not defined (the IoU of a class that is nowhere) is None. The means
+    over the source and over the unseen domains weigh each domain alike; they are None where there is no such domain or
+    one of them has no score.
+
+    Raises:
+        UsageError: a domain has no role, or its counts are not for this space.
+    """
+    domains = {name: _domain_record(name, result, roles, space) for name, result in results.items()}
+    return {
+        "run": run,
+        "method": method,
+        "seed": seed,
+        "iteration": iteration,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "space": space.name,
+        "classes": list(space.classes),
+        "colors": [list(color) for color in space.colors],
+        "domains": domains,
+        "mean_source_miou": _mean(domain["miou"] for domain in domains.values() if domain["role"] == "source"),
+        "mean_unseen_miou": _mean(domain["miou"] for domain in domains.values() if domain["role"] == "unseen"),
+    }
+
+
+def _domain_record(name: str, result: DomainResult, roles: Mapping[str, Role], space: LabelSpace) -> dict[str, Any]:
+    if name not in roles:
+        raise UsageError(f"the domain {name!r} has no role: say whether it is a source or unseen")
+    if len(result.counts) != len(space):
+        raise UsageError(
+            f"the domain {name!r} was scored with {len(result.counts)} classes, but the label space {space.name} has "
+            f"{len(space)}: score it in the space it is recorded in"
+        )
+    return {
+        "role": roles[name],
+        "images": result.images,
+        "miou": _or_none(mean_iou(result.counts)),
+        "iou": dict(zip(space.classes, map(_or_none, iou(result.counts).tolist()), strict=True)),
+        "pixel_accuracy": _or_none(pixel_accuracy(result.counts)),
+        "absent": [space.classes[k] for k in absent(result.counts)],
+        "confusion": result.counts.tolist(),
+        "seconds": round(result.seconds, 3),
+        "style_weights": None if result.style_weights is None else [list(layer) for layer in result.style_weights],
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(found) else None
+
+
+def safe_name(domain: str) -> str:
+    """A domain's written form as the name of a file or folder; different domains have different names."""
+    return re.sub(r"[^\w.@+-]", "_", domain.replace("/", "-"))
+
+
+def save_panels(result: DomainResult, folder: Path, domain: str, *, space: LabelSpace) -> Path:
+    """Write a domain's panels as pictures into a folder of their own, and say which.
+
+    `FOLDER/DOMAIN/` (see `safe_name`) gets `INDEX_image.png` (RGB), `INDEX_truth.png` and `INDEX_prediction.png`
+    (palette images: pixel values are class ids, shown in the space's colours) for each panel, and `panels.json`: the
+    images' names in the order of the indices, written last.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    target = folder / safe_name(domain)
+    for index, panel in enumerate(result.panels):
+        save_image(Image.fromarray(panel.image), target / f"{index}_image.png")
+        save_image(label_image(panel.truth, space), target / f"{index}_truth.png")
+        save_image(label_image(panel.prediction, space), target / f"{index}_prediction.png")
+    names = json.dumps([panel.name for panel in result.panels], ensure_ascii=False, indent=1)
+    write_whole(target / "panels.json", lambda file: file.write(names.encode()))
+    return target
+
+
+def label_image(class_map: npt.NDArray[np.uint8], space: LabelSpace) -> Image.Image:
+    """A class map (H×W) as a palette image: the pixels are class ids, the palette has their colours, 255 is black."""
+    image = Image.fromarray(class_map)
+    colors = [*space.colors, *[(0, 0, 0)] * (IGNORE + 1 - len(space))]
+    image.putpalette([channel for color in colors for channel in color])
+    return image
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write a PNG, whole or not at all.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    write_whole(path, lambda file: image.save(file, format="PNG"))
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file, and the folders above it, whole or not at all: under another name first, then renamed.
+
+    Raises:
+        DataError: no permission, no space, or something else is in the way.
+    """
+    temporary = path.parent / f".{uuid.uuid4().hex}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path}: {error.strerror or error}. Check the folder's permissions and the space left"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
