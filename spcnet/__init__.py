@@ -1,1 +1,44 @@
-"""spcnet: domain-generalised semantic segmentation."""
+"""spcnet: domain-generalised semantic segmentation.
+
+Train a segmentation network on the streets you have labels for, and have it work on streets nobody labelled.
+
+```python
+import spcnet
+
+model = spcnet.build_model("spcnet", backbone="resnet50", num_classes=19, num_domains=2, output_stride=16)
+model = spcnet.load_model("runs/spcnet")
+spcnet.METHODS, spcnet.BACKBONES, spcnet.DATASETS  # name -> what it is
+```
+"""
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spcnet.data.datasets import DATASETS
+    from spcnet.methods import METHODS, build_model, load_model
+    from spcnet.models.backbones import BACKBONES
+
+__version__ = importlib.metadata.version("spcnet")
+
+__all__ = ["BACKBONES", "DATASETS", "METHODS", "__version__", "build_model", "load_model"]
+
+_HOME = {
+    "BACKBONES": "spcnet.models.backbones",
+    "DATASETS": "spcnet.data.datasets",
+    "METHODS": "spcnet.methods",
+    "build_model": "spcnet.methods",
+    "load_model": "spcnet.methods",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first used, so that settings and reports need not wait for torch.
+    if name not in _HOME:
+        raise AttributeError(f"module 'spcnet' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,9 +7,10 @@ paper's (Huang et al., CVPR 2023) and, for what the paper leaves open, those of 
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from spcnet.errors import UsageError
 
@@ -277,6 +278,37 @@ class RunConfig:
     """Folder of the run: its log, checkpoints and results."""
     expected: str = ""
     """What this recipe should give, in words and figures with their source; not used by the program."""
+
+
+T = TypeVar("T")
+
+
+def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+    """The opposite of `as_dict` for one of the classes above.
+
+    Raises:
+        UsageError: a key is unknown or a value is of the wrong kind.
+    """
+    hints = get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    _require(
+        not unknown, f"unknown {'option' if len(unknown) == 1 else 'options'} {', '.join(unknown)} in {kind.__name__}"
+    )
+    filled: dict[str, Any] = {}
+    for key, value in values.items():
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+            filled[key] = from_dict(hint, value)
+        elif isinstance(value, list) and "tuple" in str(hint):
+            filled[key] = tuple(value)
+        elif hint is Path:
+            filled[key] = Path(value)
+        else:
+            filled[key] = value
+    try:
+        return kind(**filled)
+    except TypeError as error:
+        raise UsageError(f"{kind.__name__} cannot be read: {error}") from error
 
 
 def as_dict(config: Any) -> Any:

@@ -48,6 +48,15 @@ class SegOutput(NamedTuple):
     """How much each source style explains each image (λ), one per style layer; with `channel_wise` also per channel."""
 
 
+class ClassSums(NamedTuple):
+    """What a batch says about each class of each domain."""
+
+    total: Float[Tensor, "K M D"]
+    """Sum of the embeddings of its pixels."""
+    count: Float[Tensor, "K M"]
+    """Number of its pixels."""
+
+
 class StepResult(NamedTuple):
     """The loss of one batch and what it is made of."""
 
@@ -55,3 +64,5 @@ class StepResult(NamedTuple):
     """What the optimiser descends."""
     parts: dict[str, Float[Tensor, ""]]
     """Each term before its weight, by name, for the log."""
+    classes: ClassSums | None = None
+    """For methods that cluster: what the prototypes are then pulled towards."""

@@ -1,0 +1,253 @@
+"""What the commands do: here, and only here, data, methods, engine, evaluation and reports meet."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from torch import nn
+
+from spcnet import checkpoint
+from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, from_dict
+from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.labels import LabelSpace, label_space
+from spcnet.data.loading import evaluation_batches, training_batches
+from spcnet.engine import records
+from spcnet.engine.progress import bar
+from spcnet.engine.trainer import Trainer, make_fabric
+from spcnet.errors import DataError, UsageError
+from spcnet.evaluation import evaluator
+from spcnet.methods import card_for, method_named, restore
+
+Record = dict[str, Any]
+
+
+def source_tests(data: DataConfig) -> list[str]:
+    """The sources as domains to test on: their test splits, whatever split was trained on."""
+    return [str(dataclasses.replace(DomainSpec.parse(text), split=None)) for text in data.sources]
+
+
+def open_tests(data: DataConfig, space: LabelSpace) -> dict[str, SegmentationSet]:
+    """Every domain that a run is scored on, sources first, by its written name.
+
+    Raises:
+        UsageError, DataError: a domain cannot be opened.
+    """
+    names = [*source_tests(data), *data.targets]
+    return {
+        name: open_domain(DomainSpec.parse(name), data=data, space=space, training=False)
+        for name in dict.fromkeys(names)
+    }
+
+
+def train(
+    config: RunConfig, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
+) -> Record:
+    """Train a network and score it; everything is written to `config.output`.
+
+    Args:
+        config: the run.
+        resume: go on where the folder's last checkpoint stands.
+        overwrite: begin anew in a folder that holds a run.
+        console: where progress is shown; nowhere by default.
+
+    Returns:
+        The record of the last evaluation, as in results.jsonl.
+
+    Raises:
+        UsageError, DataError, CheckpointError: see the message.
+        Interrupted: stopped by the user; the state is saved.
+    """
+    console = console or Console(quiet=True)
+    method = method_named(config.method)
+    method.check(config.model)
+    space = label_space(config.data.space)
+    sources = [
+        open_domain(DomainSpec.parse(text), data=config.data, space=space, training=True)
+        for text in config.data.sources
+    ]
+    tests = open_tests(config.data, space)
+    _claim(config.output, resume=resume, overwrite=overwrite)
+
+    fabric = make_fabric(config.training)
+    torch.manual_seed(config.training.seed)
+    network = method.build(config.model, num_classes=len(space), num_domains=len(sources))
+    card = card_for(
+        method=config.method,
+        model=config.model,
+        space=space.name,
+        classes=space.classes,
+        domains=config.data.sources,
+        size=config.data.size,
+    )
+    trainer = Trainer(config, method, network, card, fabric)
+    if resume:
+        trainer.resume()
+    if fabric.is_global_zero:
+        records.open_run(config)
+
+    def score(iteration: int) -> Record:
+        results = score_domains(
+            fabric.setup_module(network), tests, config, space, device=fabric.device, console=console
+        )
+        return note(results, config, space, iteration)
+
+    batches = training_batches(
+        sources,
+        config.data,
+        seed=config.training.seed,
+        iterations=config.training.iterations,
+        start=trainer.iteration,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    if trainer.iteration < config.training.iterations:
+        with bar(console, config.training.iterations, trainer.iteration, f"train {config.method}") as show:
+            trainer.fit(batches, on_progress=show, on_evaluate=score)
+    trainer.finish()
+    return score(trainer.iteration)
+
+
+def _claim(output: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to write over a run, and to resume none."""
+    exists = (output / checkpoint.LATEST_FILE).exists() or (output / records.RESULTS_FILE).exists()
+    if resume and not (output / checkpoint.LATEST_FILE).exists():
+        raise DataError(f"{output} has no {checkpoint.LATEST_FILE} to resume from: leave out --resume to begin anew")
+    if exists and not resume and not overwrite:
+        raise UsageError(
+            f"{output} already holds a run: add --resume to go on, --overwrite to begin anew, or choose another --output"
+        )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            for name in (
+                checkpoint.LATEST_FILE,
+                checkpoint.MODEL_FILE,
+                records.TRAIN_FILE,
+                records.RESULTS_FILE,
+            ):
+                (output / name).unlink(missing_ok=True)
+            for event in (output / "tensorboard").glob("events.*"):
+                event.unlink()
+    except OSError as error:
+        raise DataError(
+            f"cannot write to the folder {output} ({error.strerror}): check its permission or choose another --output"
+        ) from error
+
+
+def score_domains(
+    network: nn.Module,
+    tests: Mapping[str, SegmentationSet],
+    config: RunConfig,
+    space: LabelSpace,
+    *,
+    device: torch.device,
+    console: Console,
+) -> dict[str, evaluator.DomainResult]:
+    """Score a network on each domain.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    results = {}
+    with bar(console, len(tests), 0, "test") as show:
+        for index, (name, images) in enumerate(tests.items()):
+            results[name] = evaluator.evaluate(
+                network,
+                evaluation_batches(
+                    images,
+                    config.data,
+                    domain=index,
+                    batch_size=config.evaluation.batch_size,
+                    limit=config.evaluation.limit,
+                ),
+                num_classes=len(space),
+                device=device,
+                panels=config.evaluation.panels,
+            )
+            show(index + 1, {})
+    return results
+
+
+def note(results: Mapping[str, evaluator.DomainResult], config: RunConfig, space: LabelSpace, iteration: int) -> Record:
+    """Write an evaluation into the run's folder: a line of results.jsonl, and the panels."""
+    sources = set(source_tests(config.data))
+    record = evaluator.record(
+        results,
+        {name: "source" if name in sources else "unseen" for name in results},
+        space=space,
+        method=config.method,
+        seed=config.training.seed,
+        iteration=iteration,
+        run=config.output.name,
+    )
+    records.append_line(config.output / records.RESULTS_FILE, record)
+    for name, result in results.items():
+        evaluator.save_panels(result, config.output / "panels", name, space=space)
+    return record
+
+
+def read_config(run: Path) -> RunConfig:
+    """The settings of a run, from its folder.
+
+    Raises:
+        DataError: the folder is no run.
+        UsageError: its settings are of another version.
+    """
+    path = run / records.CONFIG_FILE
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"{run} is no folder of a run: it has no readable {records.CONFIG_FILE}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path} is no configuration: it must map options to values")
+    return from_dict(RunConfig, values)
+
+
+def evaluate(
+    run: Path,
+    *,
+    targets: Sequence[str] | None = None,
+    roots: Mapping[str, str] | None = None,
+    evaluation: EvaluationConfig | None = None,
+    console: Console | None = None,
+) -> Record:
+    """Score the network of a run on its sources and on unseen domains, and add the result to the run.
+
+    Args:
+        run: folder of a run.
+        targets: unseen domains instead of the run's own.
+        roots: folders of data sets, beside the run's own.
+        evaluation: batch size, panels, limit; the run's own by default.
+        console: where progress is shown; nowhere by default.
+
+    Raises:
+        UsageError, DataError, CheckpointError: see the message.
+    """
+    config = read_config(run)
+    data = dataclasses.replace(
+        config.data,
+        targets=list(targets) if targets is not None else config.data.targets,
+        roots={**config.data.roots, **(roots or {})},
+    )
+    config = dataclasses.replace(config, data=data, evaluation=evaluation or config.evaluation, output=run)
+    network, card = restore(run)
+    space = label_space(card.space)
+    tests = open_tests(config.data, space)
+    fabric = make_fabric(config.training)
+    _, _, state = checkpoint.read(checkpoint.find(run))
+    results = score_domains(
+        fabric.setup_module(network),
+        tests,
+        config,
+        space,
+        device=fabric.device,
+        console=console or Console(quiet=True),
+    )
+    return note(results, config, space, int(state.get("iteration", 0)))
+
+
+Build = Callable[..., nn.Module]

@@ -1,0 +1,56 @@
+"""A progress bar with losses and time left on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_EVERY = 30.0
+"""Seconds between two lines where there is no terminal to draw on."""
+
+
+@contextmanager
+def bar(console: Console, total: int, start: int, title: str) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """A function to call with the number of finished steps and the latest losses; an empty dict keeps the last ones."""
+    if not console.is_terminal:
+        yield _lines(console, total, start, title)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[losses]}"),
+    )
+    with Progress(*columns, console=console, expand=True) as progress:
+        task = progress.add_task(title, total=total, completed=start, losses="")
+
+        def show(done: int, losses: dict[str, float]) -> None:
+            if losses:
+                progress.update(task, completed=done, losses=_text(losses))
+            else:
+                progress.update(task, completed=done)
+
+        yield show
+
+
+def _lines(console: Console, total: int, start: int, title: str) -> Callable[[int, dict[str, float]], None]:
+    began = last = time.monotonic()
+
+    def show(done: int, losses: dict[str, float]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if (losses and now - last >= LINE_EVERY) or done == total:
+            last = now
+            left = (now - began) / max(done - start, 1) * (total - done)
+            console.print(f"{title} {done}/{total}, {now - began:.0f} s, {left:.0f} s left  {_text(losses)}")
+
+    return show
+
+
+def _text(losses: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in losses.items())

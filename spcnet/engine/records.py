@@ -1,0 +1,143 @@
+"""What a run writes down: settings, surroundings, one JSON line for each log step and each evaluation, TensorBoard."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from spcnet.config import RunConfig, as_dict
+from spcnet.errors import DataError
+
+CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "environment.json"
+TRAIN_FILE = "train.jsonl"
+RESULTS_FILE = "results.jsonl"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        DataError: no permission or no space.
+    """
+    part: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            part = Path(file.name)
+            file.write(text)
+        part.chmod(0o644)
+        part.replace(path)
+    except OSError as error:
+        if part is not None:
+            part.unlink(missing_ok=True)
+        raise DataError(
+            f"cannot write {path} ({error.strerror or error}): check the permission and the free space, or choose "
+            "another --output"
+        ) from error
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add one JSON line to a file and see it to the disk.
+
+    Raises:
+        DataError: no permission or no space.
+    """
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error.strerror or error}): check the free space") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file; a last line that a killed process left half-written is dropped."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def keep_until(path: Path, iteration: int) -> None:
+    """Drop the lines after an iteration, so that a resumed run does not tell the same steps twice."""
+    if path.is_file():
+        kept = [record for record in read_lines(path) if record["iteration"] <= iteration]
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def open_run(config: RunConfig) -> None:
+    """Make the run's folder and note its settings and surroundings.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    write_text(config.output / CONFIG_FILE, yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True))
+    write_text(config.output / ENVIRONMENT_FILE, json.dumps(surroundings(), indent=2) + "\n")
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, machine and time: what one needs to know to do it again."""
+    return {
+        "spcnet": _version("spcnet"),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "torchvision": _version("torchvision"),
+        "lightning": _version("lightning"),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "git_commit": git_commit(),
+        "command": " ".join(sys.argv),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the source that runs, with a `+` where it has uncommitted changes; None outside a repository."""
+    folder = Path(__file__).parent
+    try:
+        tracked = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", __file__], cwd=folder, capture_output=True, timeout=10, check=False
+        )
+        if tracked.returncode != 0:  # an installed package inside somebody else's repository
+            return None
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,279 @@
+"""The training loop, to be read in one sitting.
+
+It knows a method, a network and batches. Devices, precision and processes are Lightning Fabric's. What iteration t
+does depends only on the seed, t, and the state after iteration t-1, so that a run which was stopped and goes on gives
+the same losses as one that was not.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from spcnet import checkpoint
+from spcnet.config import RunConfig, TrainingConfig
+from spcnet.engine import records
+from spcnet.engine.optim import make_optimizer, pack, poly_rate, set_rate, unpack
+from spcnet.errors import CheckpointError, DataError
+from spcnet.methods import Method, Segmentor, fill
+from spcnet.types import Batch, StepResult
+
+Progress = Callable[[int, dict[str, float]], None]
+"""Called after each logged iteration with the number of finished iterations and the latest losses."""
+
+
+class Interrupted(Exception):
+    """The user stopped the run; everything up to `iteration` is saved."""
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__(f"stopped after iteration {iteration}")
+        self.iteration = iteration
+
+
+def make_fabric(config: TrainingConfig) -> Fabric:
+    """Devices and precision as the configuration asks for."""
+    fabric = Fabric(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        precision=config.precision,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    if config.deterministic:
+        # Some operations have no repeatable form on a GPU; those warn once instead of ending the run.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    return fabric
+
+
+class Trainer:
+    """One training run in a folder.
+
+    Args:
+        config: the whole run; its `training` part steers the loop, `output` says where to write.
+        method: what is trained.
+        network: what `method.build` made, fresh.
+        card: what the checkpoints say of the network.
+        fabric: where to compute.
+    """
+
+    def __init__(
+        self, config: RunConfig, method: Method, network: Segmentor, card: checkpoint.ModelCard, fabric: Fabric
+    ) -> None:
+        self.config, self.method, self.card, self.fabric = config, method, card, fabric
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = make_optimizer(network.parameters(), config.training)
+        self.iteration = 0
+        """Finished iterations."""
+
+    @property
+    def latest(self) -> Path:
+        """The run's last checkpoint."""
+        return self.config.output / checkpoint.LATEST_FILE
+
+    def resume(self) -> None:
+        """Go on where the run's last checkpoint stands.
+
+        Raises:
+            CheckpointError: there is none, it is damaged, or it belongs to another run.
+        """
+        tensors, card, state = checkpoint.read_all(self.latest)
+        if (card.method, card.classes, card.domains) != (self.card.method, self.card.classes, self.card.domains):
+            raise CheckpointError(
+                f"{self.latest} is of {card.method} on {', '.join(card.domains)} ({len(card.classes)} classes), this run "
+                f"is {self.card.method} on {', '.join(self.card.domains)} ({len(self.card.classes)} classes): "
+                "resume with the run's own settings or choose another --output"
+            )
+        changed = [k for k, v in state.get("schedule", {}).items() if getattr(self.config.training, k) != v]
+        if changed:
+            raise CheckpointError(
+                f"{self.latest} was trained with another training.{changed[0]} "
+                f"({state['schedule'][changed[0]]}): a resumed run must keep its schedule, seed and iterations"
+            )
+        own = {k: v for k, v in tensors.items() if not k.startswith(checkpoint.OPTIMIZER)}
+        fill(self.network, own, str(self.latest))
+        unpack(self.optimizer, tensors)
+        self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
+        self.iteration = int(state["iteration"])
+        if self.fabric.is_global_zero:
+            for name in (records.TRAIN_FILE, records.RESULTS_FILE):
+                records.keep_until(self.config.output / name, self.iteration)
+
+    def save(self) -> None:
+        """Write a checkpoint from which `resume` goes on.
+
+        Raises:
+            DataError: it cannot be written; the one before stays.
+        """
+        training = self.config.training
+        state = {
+            "iteration": self.iteration,
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "schedule": {
+                name: getattr(training, name) for name in ("iterations", "learning_rate", "poly_power", "seed")
+            },
+        }
+        if self.fabric.is_global_zero:
+            tensors = self.network.state_dict() | pack(self.optimizer)
+            checkpoint.write(self.latest, tensors, self.card, state)
+        self.fabric.barrier()
+
+    def finish(self) -> Path:
+        """Write the trained network by itself, without the optimiser."""
+        path = self.config.output / checkpoint.MODEL_FILE
+        if self.fabric.is_global_zero:
+            checkpoint.write(path, self.network.state_dict(), self.card, {"iteration": self.iteration})
+        self.fabric.barrier()
+        return path
+
+    def fit(
+        self,
+        batches: Iterable[Batch],
+        *,
+        on_progress: Progress = lambda iteration, losses: None,
+        on_evaluate: Callable[[int], None] = lambda iteration: None,
+    ) -> None:
+        """Train from the current iteration to the last.
+
+        Args:
+            batches: one for each iteration that is left, the first that of `self.iteration`.
+            on_progress: told of every iteration.
+            on_evaluate: called every `training.evaluate_every` iterations, and not after the last.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM; the state is saved.
+            DataError: the loss is not finite, or a batch cannot be read; the last checkpoint stays.
+        """
+        training, fabric = self.config.training, self.fabric
+        network, optimizer = fabric.setup(self.network, self.optimizer)
+        log = _Log(self.config, enabled=fabric.is_global_zero)
+        with _stop_on_signal() as stopped, log:
+            for batch in batches:
+                # Seeding each step makes dropout a function of the iteration, and a resumed run the same run.
+                torch.manual_seed(training.seed * 1_000_003 + self.iteration)
+                network.train()
+                set_rate(optimizer, poly_rate(self.iteration, training))
+                result = self._step(network, optimizer, _to_device(batch, fabric.device))
+                self.iteration += 1
+                last = self.iteration == training.iterations
+                if last or self.iteration % training.log_every == 0:
+                    on_progress(self.iteration, log.write(self.iteration, result, optimizer.param_groups[0]["lr"]))
+                    self._check_finite(result)
+                else:
+                    on_progress(self.iteration, {})
+                if stopped:
+                    self._check_finite(result)
+                    self.save()
+                    raise Interrupted(self.iteration)
+                if last or self.iteration % training.checkpoint_every == 0:
+                    self._check_finite(result)
+                    self.save()
+                if training.evaluate_every and not last and self.iteration % training.evaluate_every == 0:
+                    on_evaluate(self.iteration)
+
+    def _step(self, network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> StepResult:
+        output = network(batch.image)
+        result = self.method.losses(self.network, output, batch, self.config.model)
+        self.fabric.backward(result.loss)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        progress = self.iteration / self.config.training.iterations
+        self.method.update(self.network, output, batch, result, progress=progress, reduce=self._sum_over_processes)
+        return result
+
+    def _sum_over_processes(self, value: Tensor) -> Tensor:
+        if self.fabric.world_size == 1:
+            return value
+        total = self.fabric.all_reduce(value, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    def _check_finite(self, result: StepResult) -> None:
+        if not math.isfinite(float(result.loss.detach())):
+            parts = ", ".join(f"{name} {float(value):.3g}" for name, value in result.parts.items())
+            raise DataError(
+                f"the loss is {float(result.loss.detach())} after iteration {self.iteration} ({parts}): lower "
+                "training.learning_rate, or use training.precision 32-true; the last checkpoint is from before"
+            )
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    image = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
+    return Batch(
+        image, batch.label.to(device, non_blocking=True), batch.domain.to(device, non_blocking=True), batch.name
+    )
+
+
+class _Log:
+    """train.jsonl and TensorBoard, from one process only."""
+
+    def __init__(self, config: RunConfig, *, enabled: bool) -> None:
+        self.enabled, self.path = enabled, config.output / records.TRAIN_FILE
+        self.board = SummaryWriter(str(config.output / "tensorboard")) if enabled else None  # type: ignore[no-untyped-call]
+        self.started, self.seen = time.perf_counter(), 0
+        self.images = config.data.images_per_domain * len(config.data.sources)
+        self.first: int | None = None
+
+    def write(self, iteration: int, result: StepResult, rate: float) -> dict[str, float]:
+        parts = {name: float(value) for name, value in result.parts.items()}
+        loss, seconds = float(result.loss.detach()), time.perf_counter() - self.started
+        if self.first is None:
+            self.first, self.since = iteration, seconds
+        done = (iteration - self.first) * self.images
+        speed = done / (seconds - self.since) if done else 0.0
+        if self.enabled and self.board is not None:
+            records.append_line(
+                self.path,
+                {
+                    "iteration": iteration,
+                    "loss": loss,
+                    "parts": parts,
+                    "learning_rate": rate,
+                    "seconds": round(seconds, 3),
+                    "images_per_second": round(speed, 2),
+                },
+            )
+            for name, value in {"loss": loss, **{f"loss/{k}": v for k, v in parts.items()}, "rate": rate}.items():
+                self.board.add_scalar(name, value, iteration)  # type: ignore[no-untyped-call]
+        return {"loss": loss, **parts}
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.board is not None:
+            self.board.close()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[list[int]]:
+    """A list that is no longer empty once the user pressed Ctrl-C or the system asked the process to end.
+
+    The step under way is finished first, so that what is saved is a whole state; a second Ctrl-C ends at once.
+    """
+    received: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread: signals are somebody else's
+        pass
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,348 @@
+"""The map of the project: every method by name, how it is built, what it learns from, and what it updates.
+
+A method is a small object that the trainer calls three times a step: the network's forward, `losses`, `update`. A new
+method is its parts in `models/` and `losses/` and one entry here; the trainer does not change.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spcnet import checkpoint
+from spcnet.config import ClusteringConfig, ModelConfig, StyleConfig, from_dict
+from spcnet.errors import CheckpointError, DataError, UsageError, one_of
+from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, labels_at, one_hot_pixels
+from spcnet.losses.segmentation import cross_entropy
+from spcnet.models.backbones import BACKBONES, backbone_info, build_backbone
+from spcnet.models.clustering import PrototypeHead
+from spcnet.models.deeplab import DeepLabDecoder, auxiliary_head, linear_classifier
+from spcnet.models.segmentor import Segmentor
+from spcnet.models.style import Mode, Reduce, StyleProjection
+from spcnet.models.weights import load_imagenet
+from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
+
+__all__ = ["BACKBONES", "METHODS", "Method", "Segmentor", "build_model", "load_model", "restore"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train a segmentation network for domains it has not seen."""
+
+    name: str
+    summary: str
+    paper: str
+    style: Mode | None = None
+    """What its style layers do; None has no style layers."""
+    clustering: bool = False
+    """Whether it classifies by prototypes instead of a linear layer."""
+
+    def check(self, model: ModelConfig) -> None:
+        """Refuse settings that this method would silently ignore.
+
+        Raises:
+            UsageError: naming the option.
+        """
+        backbone_info(model.backbone)
+        if self.style is None and model.style.mode is not None:
+            raise UsageError(
+                f"model.style.mode is {model.style.mode!r}, but the method {self.name} has no style layers: "
+                "choose another method (spcnet, style_projection) or drop the option"
+            )
+
+    def build(self, model: ModelConfig, *, num_classes: int, num_domains: int, pretrained: bool = True) -> Segmentor:
+        """The network of this method.
+
+        Args:
+            model: backbone, output stride, weights, style and clustering settings.
+            num_classes: K, at least 2.
+            num_domains: M, number of source domains; so many style bases and prototypes of each class.
+            pretrained: load `model.weights`; a checkpoint that is about to fill the network passes False.
+
+        Raises:
+            UsageError: a name or number makes no sense.
+            CheckpointError: the backbone's weights cannot be read or do not fit.
+        """
+        self.check(model)
+        if num_classes < 2 or num_domains < 1:
+            raise UsageError(
+                f"num_classes is {num_classes} and num_domains {num_domains}: a network needs at least two classes "
+                "and one source domain"
+            )
+        classifier, finish = build_backbone(model.backbone, output_stride=model.output_stride)
+        if pretrained and model.weights is not None:
+            load_imagenet(classifier, backbone_info(model.backbone), model.weights)
+        backbone = finish()
+        channels = backbone.channels
+        return Segmentor(
+            backbone,
+            DeepLabDecoder(channels[4], channels[1], output_stride=model.output_stride),
+            self._classifier(model.clustering, num_classes, num_domains),
+            styles=[self._style_layer(model.style, num_domains, c) for c in channels[:2]] if self.style else (),
+            auxiliary=auxiliary_head(channels[3], num_classes) if model.auxiliary_weight > 0 else None,
+        )
+
+    def _classifier(self, config: ClusteringConfig, num_classes: int, num_domains: int) -> torch.nn.Module:
+        if not self.clustering:
+            return linear_classifier(num_classes)
+        return PrototypeHead(
+            num_classes,
+            num_domains,
+            embedding_dim=config.embedding_dim,
+            momentum=config.momentum,
+            ramp=config.ramp_up,
+        )
+
+    def _style_layer(self, config: StyleConfig, num_domains: int, channels: int) -> StyleProjection:
+        assert self.style is not None
+        return StyleProjection(
+            num_domains,
+            channels,
+            mode=config.mode or self.style,
+            distance=config.distance,
+            channel_wise=config.channel_wise,
+            momentum=config.momentum,
+            sharpness=config.sharpness,
+        )
+
+    def losses(self, network: Segmentor, output: SegOutput, batch: Batch, model: ModelConfig) -> StepResult:
+        """What this batch costs: L = L_CE + β·L_var + γ·L_dis (paper Eq. 12), each term where the method has it.
+
+        Any batch works: domains in any order and number, absent ones, all pixels ignored, a single image.
+
+        Raises:
+            DataError: a label lies outside 0..K-1 and is not 255; names the images.
+        """
+        check_labels(batch, output.logits.shape[1])
+        parts: dict[str, Tensor] = {"ce": cross_entropy(output.logits, batch.label)}
+        loss, classes = parts["ce"], None
+        if output.auxiliary is not None:
+            small = labels_at(batch.label, (output.auxiliary.shape[2], output.auxiliary.shape[3]))
+            parts["aux"] = cross_entropy(output.auxiliary, small)
+            loss = loss + model.auxiliary_weight * parts["aux"]
+        head = network.prototype_head
+        if head is not None and output.embedding is not None:
+            label = labels_at(batch.label, (output.embedding.shape[2], output.embedding.shape[3])).flatten(1)
+            pixels = output.embedding.flatten(2).transpose(1, 2)
+            prototypes = head.unit_prototypes
+            member = one_hot_pixels(label, len(prototypes), pixels.dtype)
+            classes = class_sums(pixels, member, batch.domain, num_domains=prototypes.shape[1])
+            parts["var"] = compactness_loss(pixels, member, batch.domain, prototypes, classes.count)
+            parts["dis"] = discrimination_loss(classes, prototypes, temperature=model.clustering.temperature)
+            loss = loss + model.clustering.var_weight * parts["var"] + model.clustering.dis_weight * parts["dis"]
+        return StepResult(loss, {name: part.detach() for name, part in parts.items()}, classes)
+
+    def update(
+        self,
+        network: Segmentor,
+        output: SegOutput,
+        batch: Batch,
+        result: StepResult,
+        *,
+        progress: float,
+        reduce: Reduce = lambda t: t,
+    ) -> None:
+        """Pull style bases and prototypes towards this batch, after the optimiser's step.
+
+        Args:
+            network: what `build` made.
+            output: its answer to the batch.
+            batch: the batch.
+            result: what `losses` returned for it.
+            progress: share of the run that is done, 0..1.
+            reduce: sums over processes.
+        """
+        for layer, stats in zip(network.style_layers, output.styles, strict=True):
+            layer.update(stats, batch.domain, reduce=reduce)
+        if network.prototype_head is not None and result.classes is not None:
+            network.prototype_head.update(result.classes, progress=progress, reduce=reduce)
+
+
+def check_labels(batch: Batch, num_classes: int) -> None:
+    """Refuse labels that no class has.
+
+    Raises:
+        DataError: a label lies outside 0..K-1 and is not 255; names the images.
+    """
+    strange = ((batch.label < 0) | (batch.label >= num_classes)) & (batch.label != IGNORE_INDEX)
+    if bool(strange.any()):
+        names = [name for name, wrong in zip(batch.name, strange.flatten(1).any(1).tolist(), strict=True) if wrong]
+        values = sorted(set(batch.label[strange].tolist()))
+        raise DataError(
+            f"{', '.join(names[:3])} {'has' if len(names) == 1 else 'have'} the labels {values[:5]}: with "
+            f"{num_classes} classes a label is 0..{num_classes - 1}, or {IGNORE_INDEX} for a pixel to ignore"
+        )
+
+
+_SPCNET = "Huang et al., Style Projected Clustering for Domain Generalized Semantic Segmentation, CVPR 2023"
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "deeplabv3plus",
+            "DeepLabV3+ without anything for other domains: the baseline",
+            "Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation, ECCV 2018",
+        ),
+        Method(
+            "spcnet", "SPC-Net: style projection and semantic clustering", _SPCNET, style="projection", clustering=True
+        ),
+        Method("style_projection", "SPC-Net's style projection alone (Table 5)", _SPCNET, style="projection"),
+        Method("semantic_clustering", "SPC-Net's semantic clustering alone (Table 5)", _SPCNET, clustering=True),
+        Method(
+            "style_normalization",
+            "Each image's style taken away at the two style layers, nothing put in its place",
+            _SPCNET,
+            style="normalization",
+        ),
+        Method(
+            "style_substitution",
+            "Each image's style replaced by the nearest known one at the two style layers",
+            _SPCNET,
+            style="substitution",
+        ),
+    )
+}
+"""Method by name."""
+
+
+def method_named(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        UsageError: no method has it.
+    """
+    if name not in METHODS:
+        raise one_of(name, list(METHODS), "method")
+    return METHODS[name]
+
+
+def build_model(
+    method: str,
+    *,
+    backbone: str = "resnet50",
+    num_classes: int = 19,
+    num_domains: int = 2,
+    output_stride: int = 16,
+    weights: str | None = None,
+    style: StyleConfig | None = None,
+    clustering: ClusteringConfig | None = None,
+    auxiliary: bool = False,
+) -> Segmentor:
+    """Build a network by names.
+
+    ```python
+    model = spcnet.build_model("spcnet", backbone="resnet50", num_classes=19, num_domains=2, output_stride=16)
+    logits = model(image).logits  # image: B×3×H×W, normalised, at least 33×33 pixels; logits: B×K×H×W
+    ```
+
+    Args:
+        method: a name in `METHODS`.
+        backbone: a name in `BACKBONES`.
+        num_classes: K.
+        num_domains: M, number of source domains.
+        output_stride: 8, 16 or 32.
+        weights: `imagenet`, a local file with torchvision's key names, or None for random values.
+        style: settings of style projection.
+        clustering: settings of semantic clustering.
+        auxiliary: build the auxiliary head (the reference's parameter counts include it).
+
+    Raises:
+        UsageError: a name or number makes no sense.
+        CheckpointError: the weights cannot be read or do not fit.
+    """
+    config = ModelConfig(
+        backbone=backbone,
+        output_stride=output_stride,
+        weights=weights,
+        style=style or StyleConfig(),
+        clustering=clustering or ClusteringConfig(),
+        auxiliary_weight=0.4 if auxiliary else 0.0,
+    )
+    return method_named(method).build(config, num_classes=num_classes, num_domains=num_domains)
+
+
+def restore(path: Path | str) -> tuple[Segmentor, checkpoint.ModelCard]:
+    """Build the network that a run or a checkpoint file holds, and say what it is.
+
+    Raises:
+        CheckpointError: nothing is there, it is broken, or its tensors do not fit the network it names.
+    """
+    file = checkpoint.find(Path(path))
+    tensors, card, _ = checkpoint.read(file)
+    try:
+        config = from_dict(ModelConfig, card.model)
+        method = method_named(card.method)
+        network = method.build(config, num_classes=len(card.classes), num_domains=len(card.domains), pretrained=False)
+    except UsageError as error:
+        raise CheckpointError(f"the checkpoint {file} cannot be built: {error}") from error
+    fill(network, tensors, str(file))
+    return network.eval(), card
+
+
+def fill(network: Segmentor, tensors: dict[str, Tensor], source: str) -> None:
+    """Load every tensor of a checkpoint into a network; nothing may be missing, left over, or of another shape.
+
+    Raises:
+        CheckpointError: says how many classes or domains the file was trained with where that is the difference.
+    """
+    wanted = network.state_dict()
+    shapes = _sizes(tensors), _sizes(wanted)
+    for what, theirs, ours in zip(("classes", "source domains"), *shapes, strict=True):
+        if theirs is not None and ours is not None and theirs != ours:
+            raise CheckpointError(
+                f"{source} was trained with {theirs} {what}, the network has {ours}: build it with {theirs}, or train anew"
+            )
+    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    misshapen = sorted(k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape)
+    for problem, keys in (("lacks", missing), ("has besides", unexpected), ("has in another shape", misshapen)):
+        if keys:
+            raise CheckpointError(
+                f"{source} {problem} {len(keys)} tensors ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}): "
+                "it was trained with another method or backbone"
+            )
+    network.load_state_dict(tensors)
+
+
+def _sizes(tensors: dict[str, Tensor]) -> tuple[int | None, int | None]:
+    """Numbers of classes and domains that tensors were made for, None where they do not tell."""
+    by_key: dict[str, Callable[[Tensor], tuple[int | None, int | None]]] = {
+        "classifier.prototypes": lambda t: (t.shape[0], t.shape[1]),
+        "classifier.0.weight": lambda t: (t.shape[0], None),
+        "styles.0.base_mean": lambda t: (None, t.shape[0]),
+    }
+    found: list[Any] = [None, None]
+    for key, sizes in by_key.items():
+        if key in tensors:
+            found = [new if new is not None else old for old, new in zip(found, sizes(tensors[key]), strict=True)]
+    return found[0], found[1]
+
+
+def load_model(run_or_checkpoint: Path | str) -> Segmentor:
+    """A trained network in evaluation mode, on the CPU.
+
+    Args:
+        run_or_checkpoint: folder of a run, or a `.safetensors` file of this package.
+
+    Raises:
+        CheckpointError: nothing is there, it is broken, or its tensors do not fit.
+    """
+    return restore(run_or_checkpoint)[0]
+
+
+def card_for(
+    *, method: str, model: ModelConfig, space: str, classes: tuple[str, ...], domains: list[str], size: tuple[int, int]
+) -> checkpoint.ModelCard:
+    """What a checkpoint says of its network."""
+    return checkpoint.ModelCard(
+        method=method,
+        model=dataclasses.asdict(model),
+        space=space,
+        classes=classes,
+        domains=tuple(domains),
+        size=size,
+    )

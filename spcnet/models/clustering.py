@@ -1,0 +1,107 @@
+"""Semantic clustering: a pixel belongs to the class of its nearest prototype, of which each class has one per domain.
+
+Huang et al., CVPR 2023, §3.3, Eq. 8-13. `PrototypeHead` is the classifier; its prototypes are a moving average of
+class means, so they are a buffer that `forward` reads and `update` writes. The losses stand in
+`spcnet.losses.clustering`.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from spcnet.models.style import Reduce
+from spcnet.types import ClassSums
+
+
+def ramp_up(progress: float) -> float:
+    """Momentum of the prototypes as a run proceeds: exp(-0.1·(1-progress)²), 0.905 at the start, 1 at the end."""
+    return math.exp(-0.1 * (1.0 - min(max(progress, 0.0), 1.0)) ** 2)
+
+
+def embed(feature: Float[Tensor, "B D h w"], norm: nn.LayerNorm) -> Float[Tensor, "B h w D"]:
+    """Pixel embeddings: unit length → layer norm → unit length, with the channels last."""
+    pixels = F.normalize(feature.permute(0, 2, 3, 1), dim=-1)
+    return F.normalize(norm(pixels), dim=-1)
+
+
+def class_scores(
+    embedding: Float[Tensor, "B h w D"], prototypes: Float[Tensor, "K M D"], norm: nn.LayerNorm
+) -> Float[Tensor, "B K h w"]:
+    """Cosine to the nearest of a class's M unit-length prototypes, then a layer norm over the K classes (Eq. 8)."""
+    num_classes, num_domains, _ = prototypes.shape
+    cosine = embedding @ prototypes.flatten(0, 1).to(embedding.dtype).T
+    nearest = cosine.unflatten(-1, (num_classes, num_domains)).amax(dim=-1)
+    scores: Tensor = norm(nearest)
+    return scores.permute(0, 3, 1, 2)
+
+
+class ClusterOutput(NamedTuple):
+    """What the prototype head returns."""
+
+    scores: Float[Tensor, "B K h w"]
+    embedding: Float[Tensor, "B D h w"]
+    """Unit length."""
+
+
+class PrototypeHead(nn.Module):
+    """Classifies pixels by the nearest of K×M prototypes of size D.
+
+    The convolutions run in the precision of the run, the rest in at least single precision: cosines near one are what
+    tells classes apart, and half precision rounds them to a few steps.
+    """
+
+    prototypes: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_domains: int,
+        *,
+        in_channels: int = 256,
+        embedding_dim: int = 256,
+        momentum: float = 0.999,
+        ramp: bool = False,
+    ) -> None:
+        super().__init__()
+        self.momentum, self.ramp = momentum, ramp
+        self.projection = nn.Sequential(
+            nn.Conv2d(in_channels, in_channels, 1), nn.ReLU(inplace=True), nn.Conv2d(in_channels, embedding_dim, 1)
+        )
+        self.embedding_norm = nn.LayerNorm(embedding_dim)
+        self.score_norm = nn.LayerNorm(num_classes)
+        random = nn.init.trunc_normal_(torch.empty(num_classes, num_domains, embedding_dim), std=0.02)
+        self.register_buffer("prototypes", F.normalize(random, dim=-1))
+
+    @property
+    def unit_prototypes(self) -> Float[Tensor, "K M D"]:
+        """The prototypes at unit length, as scores and losses use them."""
+        return F.normalize(self.prototypes, dim=-1)
+
+    def forward(self, feature: Float[Tensor, "B C h w"]) -> ClusterOutput:
+        """Score each cell of the decoder's feature map; the prototypes stay as they are."""
+        projected = self.projection(feature)
+        with torch.autocast(projected.device.type, enabled=False):
+            embedding = embed(projected.to(self.embedding_norm.weight.dtype), self.embedding_norm)
+            scores = class_scores(embedding, self.unit_prototypes, self.score_norm)
+        return ClusterOutput(scores, embedding.permute(0, 3, 1, 2))
+
+    @torch.no_grad()
+    def update(self, classes: ClassSums, *, progress: float = 0.0, reduce: Reduce = lambda t: t) -> None:
+        """Pull each prototype towards the mean direction of its class and domain in this batch (Eq. 13).
+
+        p ← unit(γ·p + (1-γ)·ē); classes and domains without a pixel stay, though scaled to unit length.
+
+        Args:
+            classes: sums over this batch's pixels, from `spcnet.losses.clustering.class_sums`.
+            progress: share of the run that is done, 0..1; matters with `ramp`.
+            reduce: sums over processes, so that many processes equal one on the joined batch.
+        """
+        sums = reduce(torch.cat([classes.total, classes.count[..., None]], dim=-1).to(self.prototypes.dtype))
+        total, count = sums[..., :-1], sums[..., -1:]
+        gamma = ramp_up(progress) if self.ramp else self.momentum
+        moved = gamma * self.prototypes + (1 - gamma) * F.normalize(total, dim=-1)
+        self.prototypes.copy_(F.normalize(torch.where(count > 0, moved, self.prototypes), dim=-1))

@@ -1,0 +1,106 @@
+"""DeepLabV3+ (Chen et al., ECCV 2018) as RobustNet has it: ASPP, decoder, classifier and auxiliary head."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+FEATURES = 256
+"""Channels of the decoder's output."""
+
+
+class PoolableBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that also trains on one image pooled to one cell, where a batch has no variance.
+
+    There, and only there, it normalises with the running statistics instead of refusing.
+    """
+
+    def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        """Normalise over batch and cells."""
+        if self.training and input.shape[0] * input.shape[2] * input.shape[3] == 1:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
+
+
+def conv_bn(in_channels: int, out_channels: int, kernel: int = 1, *, dilation: int = 1) -> nn.Sequential:
+    """Convolution without bias that keeps the size, batch norm, ReLU."""
+    padding = dilation * (kernel // 2)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False),
+        PoolableBatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def resize(feature: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Tensor, "B C h2 w2"]:
+    """Bilinear with aligned corners, which every released weight file of this family was trained with."""
+    return F.interpolate(feature, size=size, mode="bilinear", align_corners=True)
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: what surrounds a cell, at four ranges and over the whole image.
+
+    The rates 6, 12, 18 hold for output stride 16 and scale with the feature map's size.
+    """
+
+    def __init__(self, in_channels: int, *, output_stride: int) -> None:
+        super().__init__()
+        rates = [rate * 16 // output_stride for rate in (6, 12, 18)]
+        self.branches = nn.ModuleList(
+            [conv_bn(in_channels, FEATURES), *(conv_bn(in_channels, FEATURES, 3, dilation=r) for r in rates)]
+        )
+        self.pool = conv_bn(in_channels, FEATURES)
+
+    def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C5 h w"]:
+        """Five views of each cell, the whole image's first."""
+        size = (feature.shape[2], feature.shape[3])
+        whole = self.pool(feature.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *size)
+        return torch.cat([whole, *(branch(feature) for branch in self.branches)], dim=1)
+
+
+class DeepLabDecoder(nn.Module):
+    """ASPP on the deepest features, joined with the fine ones of the first stage."""
+
+    def __init__(self, deep_channels: int, fine_channels: int, *, output_stride: int) -> None:
+        super().__init__()
+        self.aspp = ASPP(deep_channels, output_stride=output_stride)
+        self.reduce_deep = conv_bn(5 * FEATURES, FEATURES)
+        self.reduce_fine = conv_bn(fine_channels, 48)
+        self.fuse = nn.Sequential(*conv_bn(FEATURES + 48, FEATURES, 3), *conv_bn(FEATURES, FEATURES, 3))
+        initialise(self)
+
+    def forward(
+        self, deep: Float[Tensor, "B C h16 w16"], fine: Float[Tensor, "B Cf h w"]
+    ) -> Float[Tensor, "B 256 h w"]:
+        """Features of each cell at the size of the fine map, before a classifier."""
+        upsampled = resize(self.reduce_deep(self.aspp(deep)), (fine.shape[2], fine.shape[3]))
+        fused: Tensor = self.fuse(torch.cat([self.reduce_fine(fine), upsampled], dim=1))
+        return fused
+
+
+def linear_classifier(num_classes: int) -> nn.Module:
+    """A 1×1 convolution from the decoder's features to class scores."""
+    return initialise(nn.Sequential(nn.Conv2d(FEATURES, num_classes, 1)))
+
+
+def auxiliary_head(in_channels: int, num_classes: int) -> nn.Module:
+    """Second classifier, on the third stage; helps training and is not used after it."""
+    return initialise(
+        nn.Sequential(
+            nn.Conv2d(in_channels, 512, 3, padding=1),
+            nn.BatchNorm2d(512),
+            nn.ReLU(inplace=True),
+            nn.Dropout2d(0.1),
+            nn.Conv2d(512, num_classes, 1),
+        )
+    )
+
+
+def initialise(module: nn.Module) -> nn.Module:
+    """Kaiming-normal weights for convolutions, biases zero (RobustNet's start for everything but the backbone)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return module
