@@ -22,7 +22,7 @@ from spcnet.errors import UsageError, one_of
 Plane = NDArray[np.floating[Any]]
 """One value per pixel, H×W."""
 Picture = NDArray[np.floating[Any]]
-"""RGB in 0..1, H×W×3."""
+"""RGB in 0..1, 3×H×W."""
 
 HORIZON = 0.45
 """Height of the horizon in a picture taken from a car, from the top, as a share of the picture's height."""
@@ -41,7 +41,7 @@ class View:
             depth: distance of each pixel in metres, where it is known.
         """
         self.image = image
-        self.height, self.width = image.shape[:2]
+        self.height, self.width = image.shape[1:]
         self.unit = self.height / 128
         """Pixels for one pixel of a picture 128 high: the measure of what is drawn."""
         self.given_depth = depth
@@ -62,14 +62,14 @@ class View:
     @cached_property
     def luma(self) -> Plane:
         """Brightness of each pixel (BT.601)."""
-        return self.image @ _rgb(0.299, 0.587, 0.114)
+        return _luma(self.image)
 
     @cached_property
     def sky(self) -> Plane:
         """How much each pixel is sky, 0..1: bright, rather blue than red, and nothing else above it."""
         if self.given_depth is not None:
             return (self.given_depth > SKY_DISTANCE / 3).astype(np.float32)
-        red, blue = self.image[..., 0], self.image[..., 2]
+        red, _, blue = self.image
         bright = _ramp(self.luma + (blue - red), 0.5, 0.7) * _ramp(-self.y, 0.0, 0.15)
         # In coarse cells, so that a lamp post or a wire does not end the sky.
         coarse = _resize(bright, (max(2, self.height // 4), max(2, self.width // 8)))
@@ -81,7 +81,7 @@ class View:
         if self.given_depth is not None:
             return np.clip(np.nan_to_num(self.given_depth, posinf=SKY_DISTANCE), 0.0, SKY_DISTANCE)
         ground = 5.0 / np.maximum(self.y, 0.02)
-        walls = 90.0 - 60.0 * np.abs(self.x)
+        walls = 70.0 - 45.0 * np.abs(self.x)
         return np.minimum(ground, walls) * (1 - self.sky) + SKY_DISTANCE * self.sky
 
     @cached_property
@@ -97,7 +97,7 @@ class Weather:
     description: str
     """What it looks like, in one line."""
     function: Callable[[View, float, np.random.Generator], Picture]
-    """The style of a view, at a strength above 0."""
+    """The style of a view, at a strength above 0 and up to 1."""
 
 
 def apply_weather(
@@ -116,26 +116,27 @@ def apply_weather(
         RGB of the same size.
 
     Raises:
-        UsageError: the style is unknown or the strength negative.
+        UsageError: the style is unknown or the strength not in 0..1.
     """
     if style not in WEATHER:
         raise one_of(style, list(WEATHER), "weather style")
-    if strength < 0:
-        raise UsageError(f"the strength of the weather is {strength}: it must be 0 (none) or more")
+    if not 0 <= strength <= 1:
+        raise UsageError(f"the strength of the weather is {strength}: it must lie in 0 (none) to 1 (a clear case)")
     if strength == 0:
         return image.copy()
-    view = View(image.astype(np.float32) / 255, depth=depth)
+    channels = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
+    view = View(channels / np.float32(255), depth=depth)
     styled = WEATHER[style].function(view, strength, np.random.default_rng(seed))
-    return (np.clip(styled, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return np.ascontiguousarray((np.clip(styled, 0, 1) * 255 + np.float32(0.5)).astype(np.uint8).transpose(1, 2, 0))
 
 
 def fog(view: View, strength: float, rng: np.random.Generator) -> Picture:
     """Koschmieder's law: light decays as exp(-βd) on its way, and the air's own light takes its place.
 
     The model of Foggy Cityscapes (Sakaridis et al., IJCV 2018), with β = 3/visibility and a density that varies in
-    space; visibility is 60 m at strength 1.
+    space; visibility is 75 m at strength 1.
     """
-    return _haze(view.image, view, visibility=60.0 / strength, airlight=(0.80, 0.82, 0.84), rng=rng)
+    return _haze(view.image, view, visibility=75 / strength, airlight=_rgb(0.80, 0.82, 0.84), rng=rng)
 
 
 def night(view: View, strength: float, rng: np.random.Generator) -> Picture:
@@ -144,47 +145,43 @@ def night(view: View, strength: float, rng: np.random.Generator) -> Picture:
     In linear light each surface is lit by a faint blue sky, by headlights that fade with the square of the distance,
     and by warm lamps. Rear lights shine by themselves. The sensor adds noise, which shows in the dark.
     """
-    linear = view.image**2.2
-    headlights = np.exp(-((view.x / 0.6) ** 2)) * _ramp(view.y, -0.25, 0.2) / (1 + (view.depth / 14) ** 2)
-    lit = _rgb(0.022, 0.03, 0.05) + headlights[..., None] * _rgb(0.80, 0.74, 0.62)
-    glow = np.zeros_like(linear)
+    headlights = np.exp(-((view.x / 0.6) ** 2)) * _ramp(view.y, -0.25, 0.2) / (1 + (view.depth / 16) ** 2)
+    light = _rgb(0.028, 0.042, 0.078) + headlights * _rgb(1.15, 1.05, 0.86)
+    glow = np.zeros_like(view.image)
     for _ in range(rng.integers(3, 6)):
-        side = rng.choice([-1, 1])
         nearness = rng.uniform(0.25, 1.0)
-        color = _rgb(1.0, rng.uniform(0.7, 0.85), rng.uniform(0.35, 0.6))
-        x, y = side * (0.12 + 0.75 * nearness * rng.uniform(0.8, 1.2)), -0.75 * nearness
-        across, down = (view.x - x) * view.width / view.height, view.y - y
-        spread = across**2 + (down * 0.9) ** 2
-        size = 0.05 * nearness
-        glow += (1 / (1 + spread / size**2) ** 1.2)[..., None] * color
-        lit += (0.10 * nearness / (1 + spread / 0.25))[..., None] * color
-    red = view.image[..., 0] - view.image[..., 1:].max(axis=2)
-    rear = _ramp(red, 0.18, 0.4) * _ramp(view.y, -0.2, 0.05)
-    glow += (rear + 2 * _blur(rear, 2.5 * view.unit))[..., None] * _rgb(0.7, 0.03, 0.02)
-    lit *= (1 - 0.8 * view.sky)[..., None]
-    edge = 1 - 0.35 * (view.x**2 + view.y**2) / 2
-    dark = (linear * lit * edge[..., None] + 0.6 * glow) ** np.float32(1 / 2.2)
-    noise = rng.standard_normal(view.image.shape, dtype=np.float32) * 0.025
-    noise += _smooth_noise(view, 40, rng)[..., None] * _rgb(0.012, 0.0, 0.02)
-    return _mix(view.image, dark + noise, strength)
+        color = _rgb(1.0, rng.uniform(0.70, 0.85), rng.uniform(0.35, 0.60))
+        x = float(rng.choice([-1, 1])) * (0.12 + 0.75 * nearness * rng.uniform(0.8, 1.2))
+        across, down = (view.x - x) * view.width / view.height, view.y + 0.75 * nearness
+        far = (across**2 + down**2) / np.float32(0.05 * nearness) ** 2
+        glow += color / (1 + far)
+        light += color * np.float32(0.12 * nearness) / (1 + far / 100)
+    red, green, blue = view.image
+    redness = np.clip(red - np.maximum(green, blue), 0, 1)
+    # What is red over a large area is paint.
+    rear = _ramp(redness - _blur(redness, 5 * view.unit), 0.12, 0.3) * _ramp(view.y, -0.2, 0.05)
+    glow += (rear + 2 * _blur(rear, 2.5 * view.unit)) * _rgb(0.7, 0.03, 0.02)
+    light *= (1 - np.float32(0.8) * view.sky) * (1 - np.float32(0.18) * (view.x**2 + view.y**2))
+    # Squares and roots stand for the display's gamma of 2.2.
+    dark = np.sqrt(view.image**2 * light + np.float32(0.6) * glow)
+    dark += np.float32(0.022) * rng.standard_normal(view.image.shape, dtype=np.float32)
+    dark += _rgb(0.012, 0.0, 0.02) * _smooth_noise(view, 40, rng)
+    return _mix(view.image, dark, strength)
 
 
 def dusk(view: View, strength: float, rng: np.random.Generator) -> Picture:
     """The sun is below the horizon: the sky glows from orange to violet, and everything below it is dim.
 
-    Shadows take the colour of the zenith and highlights that of the glow (split toning), in place of a radiosity model.
+    Shadows take the colour of the zenith and highlights that of the glow (split toning).
     """
-    rise = np.clip(-view.y, 0, 1)[..., None] ** np.float32(0.8)
-    low, high = _rgb(0.98, 0.58, 0.28), _rgb(0.36, 0.27, 0.46)
-    clouds = 0.85 + 0.3 * view.luma[..., None] + 0.05 * _smooth_noise(view, 6, rng)[..., None]
-    sky = (low * (1 - rise) + high * rise) * clouds
-    dim = (0.58 * view.image ** np.float32(1.35)) @ _saturation(0.7)
-    tone = view.luma[..., None] ** np.float32(1.5)
-    dim *= _rgb(0.80, 0.72, 1.0) * (1 - tone) + _rgb(1.35, 0.92, 0.62) * tone
-    veil = np.exp(-((view.y / 0.35) ** 2))[..., None] * np.float32(0.18)
-    dim = dim * (1 - veil) + low * veil
-    sky_share = view.sky[..., None]
-    return _mix(view.image, dim * (1 - sky_share) + sky * sky_share, strength)
+    glow, zenith = _rgb(0.98, 0.58, 0.28), _rgb(0.36, 0.27, 0.46)
+    rise = np.sqrt(np.clip(-view.y, 0, 1))
+    sky = (glow + (zenith - glow) * rise) * (0.85 + 0.3 * view.luma + 0.05 * _smooth_noise(view, 6, rng))
+    tone = view.luma**2 * (3 - 2 * view.luma)
+    dim = 0.6 * _saturate(_darken(view.image), 0.7) * (_rgb(0.80, 0.72, 1.0) + _rgb(0.55, 0.20, -0.38) * tone)
+    veil = np.float32(0.18) * np.exp(-((view.y / 0.35) ** 2))
+    dim += veil * (glow - dim)
+    return _mix(view.image, dim + view.sky * (sky - dim), strength)
 
 
 def rain(view: View, strength: float, rng: np.random.Generator) -> Picture:
@@ -192,41 +189,37 @@ def rain(view: View, strength: float, rng: np.random.Generator) -> Picture:
 
     A drop blurs into a streak that brightens what lies behind it (Garg and Nayar, IJCV 2007).
     """
-    dull: Picture = (0.72 * view.image ** np.float32(1.25)) @ _saturation(0.45)
-    dull = _haze(dull, view, visibility=220.0, airlight=(0.46, 0.48, 0.51), rng=rng)
+    dull = 0.85 * _saturate(_darken(view.image), 0.45)
+    dull = _haze(dull, view, visibility=220, airlight=_rgb(0.56, 0.58, 0.61), rng=rng)
     horizon = round(HORIZON * view.height)
     mirrored = np.clip(2 * horizon - np.arange(view.height), 0, horizon)
-    small = _resize(dull[mirrored], (max(2, view.height // 10), view.width))
-    sheen = view.ground * (0.45 + 0.18 * _smooth_noise(view, 8, rng))
-    wet = np.clip(sheen, 0, 0.8)[..., None]
-    dull = dull * (1 - wet) * np.float32(0.92) + _resize(small, view.luma.shape) * wet
+    # A wet road is rough: it mirrors, but smears upright.
+    mirror = _resize(_resize(dull[:, mirrored], (max(2, view.height // 10), view.width)), view.luma.shape)
+    wet = view.ground * (0.45 + 0.25 * _smooth_noise(view, 8, rng))
+    dull = np.float32(0.92) * dull + wet * (mirror - dull)
     slant = rng.uniform(-0.25, 0.25)
-    drops = np.maximum(
-        _falling(view, count=260, length=9, width=1, slant=slant, opacity=0.28, rng=rng),
-        _falling(view, count=45, length=24, width=1.6, slant=slant, opacity=0.42, rng=rng),
-    )[..., None]
-    return _mix(view.image, dull * (1 - drops) + _rgb(0.82, 0.84, 0.88) * drops, strength)
+    far = _falling(view, count=240, length=8, width=1, slant=slant, opacity=0.26, blur=0.4, rng=rng)
+    near = _falling(view, count=40, length=24, width=1.6, slant=slant, opacity=0.34, blur=0.6, rng=rng)
+    return _mix(view.image, dull + np.maximum(far, near) * (_rgb(0.82, 0.84, 0.88) - dull), strength)
 
 
 def snow(view: View, strength: float, rng: np.random.Generator) -> Picture:
-    """White ground, white air, and flakes at several distances, the near ones large, fast and out of focus."""
-    pale: Picture = (view.image * np.float32(0.92) + np.float32(0.05)) @ _saturation(0.4)
-    spread = view.image.max(axis=2) - view.image.min(axis=2)
-    cover = view.ground * (0.8 + 0.25 * _smooth_noise(view, 7, rng)) * (1 - _ramp(spread, 0.15, 0.4))
-    cover = np.clip(cover * _ramp(view.luma, 0.05, 0.35), 0, 0.92)[..., None]
-    white = _rgb(0.84, 0.87, 0.92) * (0.78 + 0.35 * view.luma[..., None])
-    pale = pale * (1 - cover) + white * cover
-    pale = _haze(pale, view, visibility=160.0, airlight=(0.82, 0.84, 0.87), rng=rng)
+    """White ground, pale air, and flakes at three distances, the near ones large, fast and out of focus."""
+    pale = 0.92 * _saturate(view.image, 0.4) + np.float32(0.05)
+    red, green, blue = view.image
+    colored = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    # What is colourful or black is no ground: cars, people, tyres.
+    lying = view.ground * (1 - _ramp(colored, 0.15, 0.4)) * _ramp(view.luma, 0.05, 0.35)
+    lying *= np.clip(0.8 + 0.3 * _smooth_noise(view, 7, rng), 0, 0.92)
+    pale += lying * (_rgb(0.84, 0.87, 0.92) * (0.78 + 0.35 * view.luma) - pale)
+    pale = _haze(pale, view, visibility=150, airlight=_rgb(0.82, 0.84, 0.87), rng=rng)
     slant = rng.uniform(-0.5, 0.5)
-    for count, length, width, opacity, blur in (
-        (420, 1.0, 1.0, 0.55, 0.3),
-        (140, 2.5, 2.0, 0.8, 0.5),
-        (22, 7, 4.5, 0.7, 1.6),
+    for flakes in (
+        _falling(view, count=420, length=1, width=1, slant=slant, opacity=0.55, blur=0.3, rng=rng),
+        _falling(view, count=140, length=2.5, width=2, slant=slant, opacity=0.8, blur=0.5, rng=rng),
+        _falling(view, count=22, length=7, width=4.5, slant=slant, opacity=0.7, blur=1.6, rng=rng),
     ):
-        flakes = _falling(
-            view, count=count, length=length, width=width, slant=slant, opacity=opacity, rng=rng, blur=blur
-        )[..., None]
-        pale = pale * (1 - flakes) + np.float32(0.97) * flakes
+        pale += flakes * (np.float32(0.97) - pale)
     return _mix(view.image, pale, strength)
 
 
@@ -241,11 +234,19 @@ WEATHER: dict[str, Weather] = {
 
 
 def _rgb(red: float, green: float, blue: float) -> NDArray[np.float32]:
-    return np.array([red, green, blue], dtype=np.float32)
+    """A colour, 3×1×1."""
+    return np.array([red, green, blue], dtype=np.float32)[:, None, None]
+
+
+def _luma(image: Picture) -> Plane:
+    red, green, blue = image
+    luma: Plane = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
+    return luma
 
 
 def _mix(before: Picture, after: Picture, strength: float) -> Picture:
-    return before + np.float32(min(strength, 1.5)) * (after - before)
+    """A step from one picture towards another."""
+    return before + np.float32(strength) * (after - before)
 
 
 def _ramp(values: Plane, low: float, high: float) -> Plane:
@@ -254,24 +255,27 @@ def _ramp(values: Plane, low: float, high: float) -> Plane:
     return share * share * (3 - 2 * share)
 
 
-def _saturation(amount: float) -> NDArray[np.float32]:
-    """Matrix, to be multiplied from the right, that keeps that share of the colour and all of the brightness."""
-    grey = np.repeat(_rgb(0.299, 0.587, 0.114)[:, None], 3, axis=1)
-    return amount * np.eye(3, dtype=np.float32) + (1 - amount) * grey
+def _saturate(image: Picture, amount: float) -> Picture:
+    """Keep that share of the colour and all of the brightness."""
+    grey = _luma(image)
+    return grey + np.float32(amount) * (image - grey)
 
 
-def _haze(
-    image: Picture, view: View, *, visibility: float, airlight: tuple[float, float, float], rng: np.random.Generator
-) -> Picture:
-    density = (3.0 / visibility) * (1 + 0.25 * _smooth_noise(view, 4, rng))
-    clear = np.exp(-density * view.depth)[..., None]
-    return image * clear + _rgb(*airlight) * (1 - clear)
+def _darken(image: Picture) -> Picture:
+    """Darker, most so in between black and white: close to a power of 1.3."""
+    return image * (np.float32(0.7) + np.float32(0.3) * image)
+
+
+def _haze(image: Picture, view: View, *, visibility: float, airlight: Picture, rng: np.random.Generator) -> Picture:
+    """Scattering on the way through air in which contrast falls to 5 % over the visibility, in metres."""
+    density = np.float32(3 / visibility) * (1 + np.float32(0.25) * _smooth_noise(view, 4, rng))
+    return airlight + np.exp(-density * view.depth) * (image - airlight)
 
 
 def _smooth_noise(view: View, cells: int, rng: np.random.Generator) -> Plane:
-    """Random hills of about unit height, so many across the picture, in -1..1."""
+    """Random hills, so many across the picture, in -1..1."""
     coarse = rng.uniform(-1, 1, (max(2, cells // 2), cells)).astype(np.float32)
-    return np.clip(_resize(coarse, (view.height, view.width), Image.Resampling.BICUBIC), -1, 1)
+    return _resize(coarse, (view.height, view.width))
 
 
 def _falling(
@@ -282,29 +286,28 @@ def _falling(
     width: float,
     slant: float,
     opacity: float,
+    blur: float,
     rng: np.random.Generator,
-    blur: float = 0.4,
 ) -> Plane:
-    """Opacity of streaks that fall at a slant: each a line, so long and wide in units of the view."""
+    """Opacity of what falls at a slant during the exposure: each a line; lengths in units of the view."""
     canvas = Image.new("L", (view.width, view.height))
     draw = ImageDraw.Draw(canvas)
-    starts = rng.uniform(-0.1, 1.0, (count, 2)) * (view.width, view.height * 1.1)
-    lengths = rng.uniform(0.5, 1.5, count) * length * view.unit
-    ends = starts + lengths[:, None] * [slant, 1.0]
-    values = rng.uniform(0.4, 1.0, count) * opacity * 255
-    thick = max(1, round(width * view.unit))
-    for line, value in zip(np.hstack([starts, ends]).tolist(), values.astype(int).tolist(), strict=True):
-        draw.line(line, fill=value, width=thick)
-    return np.asarray(canvas.filter(ImageFilter.GaussianBlur(blur * view.unit)), dtype=np.float32) / 255
+    starts = rng.uniform(-0.1, 1.0, (count, 2)) * (view.width, view.height)
+    ends = starts + rng.uniform(0.5, 1.5, (count, 1)) * length * view.unit * np.array([slant, 1.0])
+    values = (rng.uniform(0.4, 1.0, count) * opacity * 255).astype(int).tolist()
+    for line, value in zip(np.hstack([starts, ends]).tolist(), values, strict=True):
+        draw.line(line, fill=value, width=max(1, round(width * view.unit)))
+    return np.asarray(canvas.filter(ImageFilter.GaussianBlur(blur * view.unit)), dtype=np.float32) / np.float32(255)
 
 
 def _blur(plane: Plane, sigma: float) -> Plane:
     blurred = Image.fromarray((plane * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(sigma))
-    return np.asarray(blurred, dtype=np.float32) / 255
+    return np.asarray(blurred, dtype=np.float32) / np.float32(255)
 
 
-def _resize(plane: Plane, size: tuple[int, ...], how: Image.Resampling = Image.Resampling.BILINEAR) -> Plane:
-    """A plane or picture at another height and width."""
-    if plane.ndim == 3:
-        return np.stack([_resize(plane[..., c], size, how) for c in range(plane.shape[2])], axis=2)
-    return np.asarray(Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32)).resize((size[1], size[0]), how))
+def _resize(values: Plane, size: tuple[int, ...]) -> Plane:
+    """A plane or a picture at another height and width."""
+    if values.ndim == 3:
+        return np.stack([_resize(plane, size) for plane in values])
+    plane = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+    return np.asarray(plane.resize((size[1], size[0]), Image.Resampling.BILINEAR))
