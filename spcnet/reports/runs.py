@@ -54,6 +54,8 @@ class DomainResult:
     """Classes without a single truth pixel; their IoU, 0 or None, says nothing about how well they are found."""
     confusion: npt.NDArray[np.int64]
     """K×K pixels: rows are the truth, columns the prediction."""
+    seconds: float
+    """Time it took to score; NaN if not recorded."""
     style_weights: tuple[tuple[float, ...], ...]
     """λ: for each style layer the mean weight of each of the M source styles; empty for methods without."""
 
@@ -272,6 +274,7 @@ def _domain(name: str, record: Any, classes: tuple[str, ...], where: str) -> Dom
         pixel_accuracy=_fraction(record.get("pixel_accuracy"), "pixel_accuracy", where),
         absent=tuple(map(str, record.get("absent") or ())),
         confusion=confusion,
+        seconds=_number(record.get("seconds"), "seconds", where),
         style_weights=style_weights,
     )
 
