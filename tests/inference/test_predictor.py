@@ -1,0 +1,490 @@
+import csv
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from spcnet.data.labels import label_space
+from spcnet.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from spcnet.errors import DataError, UsageError
+from spcnet.inference import predictor as module
+from spcnet.inference.predictor import (
+    Failure,
+    FoundImage,
+    Predictor,
+    Written,
+    find_device,
+    find_images,
+    read_rgb,
+)
+from spcnet.types import SegOutput
+
+SEVEN = label_space("idd7")
+SHARED = Path(__file__).parents[2] / "../shared/data"
+
+
+class Shades(nn.Module):
+    """Class 0 where a pixel is dark, 6 where it is bright, those between between; M styles by redness and greenness."""
+
+    def __init__(self, *, num_classes=7, styles=True, channels=0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.num_classes, self.styles, self.channels = num_classes, styles, channels
+        self.seen = []
+
+    def forward(self, image):
+        assert not self.training
+        self.seen.append(tuple(image.shape))
+        std, mean = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_STD, IMAGENET_MEAN))
+        pixels = image * std + mean
+        level = pixels.mean(dim=1, keepdim=True) * (self.num_classes - 1)
+        logits = -((level - torch.arange(self.num_classes).view(1, -1, 1, 1)) ** 2)
+        share = pixels.mean(dim=(2, 3))[:, :2].softmax(dim=1)
+        if self.channels:
+            share = share[..., None].expand(-1, -1, self.channels)
+        return SegOutput(logits=logits, style_weights=(share, share.flip(1)) if self.styles else ())
+
+
+def grey(*levels, height=40, width=20):
+    """Upright stripes of these grey values."""
+    row = np.repeat(np.array(levels, dtype=np.uint8), width)
+    return np.repeat(np.broadcast_to(row, (height, row.size))[..., None], 3, axis=2).copy()
+
+
+def make(**more):
+    return Predictor(Shades(), space=SEVEN, device="cpu", **more)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with photos in two folders, one of them broken, and a file that is no image."""
+    folder = tmp_path / "photos"
+    for name, levels in {
+        "a.png": (0, 255),
+        "one/b.jpg": (255, 255),
+        "two/b.png": (0, 0),
+        "two/C.PNG": (0, 128),
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grey(*levels)).save(folder / name)
+    (folder / "one/broken.jpg").write_bytes((folder / "one/b.jpg").read_bytes()[:300])
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+# Predicting one image
+
+
+def test_the_class_map_has_the_images_own_size_and_its_classes():
+    prediction = make().predict(grey(0, 255, 128))
+    assert prediction.class_map.dtype == np.uint8
+    assert prediction.class_map.shape == (40, 60)
+    assert prediction.class_map[5].tolist() == [0] * 20 + [6] * 20 + [3] * 20
+    assert prediction.seconds > 0
+
+
+def test_with_a_size_the_network_sees_that_and_the_scores_come_back_to_the_image():
+    model = Shades()
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    prediction = Predictor(model, space=SEVEN, size=(64, 96), device="cpu").predict(image)
+    assert model.seen == [(1, 3, 64, 96)]
+    small = F.interpolate(torch.from_numpy(image).movedim(-1, 0)[None].float(), (64, 96), mode="bilinear")
+    normal = (small.round() / 255 - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(
+        3, 1, 1
+    )
+    logits = F.interpolate(Shades().eval()(normal).logits, (50, 70), mode="bilinear", align_corners=True)
+    assert (prediction.class_map == logits.argmax(dim=1)[0].numpy()).mean() > 0.99
+
+
+@pytest.mark.parametrize("channels", [0, 5])
+def test_style_weights_are_those_of_the_network_for_each_layer(channels):
+    model = Shades(channels=channels)
+    image = np.zeros((40, 40, 3), dtype=np.uint8)
+    image[..., 0] = 255
+    first, second = Predictor(model, space=SEVEN, device="cpu").predict(image).style_weights
+    expected = torch.tensor([1.0, 0.0]).softmax(dim=0).tolist()
+    np.testing.assert_allclose(first, expected, rtol=1e-5)
+    np.testing.assert_allclose(second, expected[::-1], rtol=1e-5)
+
+
+def test_a_network_without_styles_gives_none():
+    assert Predictor(Shades(styles=False), space=SEVEN, device="cpu").predict(grey(0, 9)).style_weights is None
+
+
+def test_the_network_is_put_into_evaluation_mode():
+    model = Shades().train()
+    Predictor(model, space=SEVEN, device="cpu")
+    assert not model.training
+
+
+def test_a_tiny_image_is_refused_unless_it_is_resized(tmp_path):
+    tiny = grey(0, 255, height=32)
+    with pytest.raises(UsageError, match="the image has 32×40 pixels: height and width must be at least 33"):
+        make().predict(tiny)
+    assert make(size=(64, 64)).predict(tiny).class_map.shape == (32, 40)
+
+
+def test_a_size_too_small_for_the_network_is_refused():
+    with pytest.raises(UsageError, match="size 32×64 is too small"):
+        make(size=(32, 64))
+
+
+def test_a_network_of_another_space_is_refused():
+    with pytest.raises(UsageError, match="tells 5 classes apart, but the label space idd7 has 7"):
+        Predictor(Shades(num_classes=5), space=SEVEN, device="cpu").predict(grey(0, 1))
+
+
+def test_source_names_must_be_as_many_as_the_styles():
+    with pytest.raises(UsageError, match="2 source styles, but 3 source names"):
+        make(source_names=("a", "b", "c")).predict(grey(0, 1))
+
+
+def test_too_little_memory_is_one_clear_line():
+    class Hungry(Shades):
+        def forward(self, image):
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"
+            )
+
+    with pytest.raises(DataError, match="memory does not suffice for an image of 40×40 pixels"):
+        Predictor(Hungry(), space=SEVEN, device="cpu").predict(grey(0, 1))
+
+
+def test_a_fault_of_the_network_is_not_taken_for_a_lack_of_memory():
+    class Faulty(Shades):
+        def forward(self, image):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        Predictor(Faulty(), space=SEVEN, device="cpu").predict(grey(0, 1))
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", ""])
+def test_a_device_that_is_not_there_is_refused(name):
+    with pytest.raises(UsageError, match="there is no device"):
+        find_device(name)
+
+
+def test_auto_finds_a_device_that_works():
+    assert torch.zeros(1, device=find_device("auto")).item() == 0
+
+
+# Reading images of all kinds
+
+
+def test_a_photo_is_turned_as_its_exif_says(tmp_path):
+    image = Image.fromarray(grey(0, 255, height=40, width=30))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90° clockwise to show it upright
+    image.save(tmp_path / "turned.png", exif=exif)
+    rgb = read_rgb(tmp_path / "turned.png")
+    assert rgb.shape == (60, 40, 3)
+    assert rgb[5, 20].tolist() == [0, 0, 0]
+    assert rgb[55, 20].tolist() == [255, 255, 255]
+
+
+def test_grey_images_of_8_and_16_bits_look_alike(tmp_path):
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(values).save(tmp_path / "8.png")
+    Image.fromarray(values.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    Image.fromarray(values.astype(np.uint16) * 257).save(tmp_path / "16.tif")
+    for name in ("8.png", "16.png", "16.tif"):
+        assert np.array_equal(read_rgb(tmp_path / name), np.repeat(values[..., None], 3, axis=2)), name
+
+
+def test_images_of_floats_are_taken_as_shares_or_as_bytes(tmp_path):
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "share.tif")
+    Image.fromarray(ramp * 255).save(tmp_path / "byte.tif")
+    expected = np.arange(256).reshape(16, 16)
+    for name in ("share.tif", "byte.tif"):
+        assert np.array_equal(read_rgb(tmp_path / name)[..., 1], expected), name
+
+
+def test_what_can_be_seen_through_lies_on_white():
+    clear = np.zeros((2, 2, 4), dtype=np.uint8)
+    clear[0, 0] = (10, 20, 30, 255)
+    assert read_rgb(clear)[0].tolist() == [[10, 20, 30], [255, 255, 255]]
+    palette = Image.fromarray(np.array([[0, 1]], dtype=np.uint8))
+    palette.putpalette([5, 6, 7, 9, 9, 9])
+    palette.info["transparency"] = 1
+    assert read_rgb(palette)[0].tolist() == [[5, 6, 7], [255, 255, 255]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F"])
+def test_a_white_image_is_white_in_every_mode(mode):
+    white = Image.fromarray(np.full((4, 4, 3), 255, dtype=np.uint8)).convert(mode)
+    assert (read_rgb(white) == 255).all()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((4, 4, 3), dtype=np.float32), np.zeros((4, 4, 2), dtype=np.uint8), np.zeros((0, 4, 3), dtype=np.uint8)],
+    ids=["floats", "two channels", "empty"],
+)
+def test_an_array_that_is_no_image_is_refused(array):
+    with pytest.raises(UsageError, match="must be uint8 and H×W×3"):
+        read_rgb(array)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "no image of a known kind"), (b"hello", "no image of a known kind"), (None, "truncated")],
+)
+def test_a_broken_file_is_one_clear_line(tmp_path, content, message):
+    path = tmp_path / "x.jpg"
+    if content is None:
+        Image.fromarray(grey(*range(0, 250, 10))).save(path)
+        content = path.read_bytes()[:700]
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_rgb(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")  # a decoder must not speak to the user past us
+def test_every_cut_of_a_file_is_an_image_or_a_clear_error(tmp_path):
+    for suffix in (".png", ".jpg", ".tif", ".bmp", ".webp"):
+        whole = tmp_path / f"whole{suffix}"
+        Image.fromarray(grey(0, 90, 255)).save(whole)
+        content = whole.read_bytes()
+        for cut in range(0, len(content), max(1, len(content) // 60)):
+            part = tmp_path / f"part{suffix}"
+            part.write_bytes(content[:cut])
+            try:
+                assert read_rgb(part).shape == (40, 60, 3)
+            except DataError as error:
+                assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="is not there"):
+        read_rgb(tmp_path / "none.png")
+    with pytest.raises(UsageError, match="is a folder"):
+        read_rgb(tmp_path)
+
+
+# Finding images
+
+
+def names(found):
+    return [image.name for image in found]
+
+
+def test_a_folder_is_searched_to_the_bottom_and_keeps_its_paths(photos):
+    assert names(find_images([photos])) == ["a", "one/b", "one/broken", "two/C", "two/b"]
+
+
+def test_a_file_is_called_by_its_stem_and_found_once(photos):
+    assert names(find_images([photos / "one/b.jpg", str(photos / "one/b.jpg"), photos / "one/../one/b.jpg"])) == ["b"]
+
+
+def test_globs_find_images_only_and_keep_the_paths_below_their_fixed_part(photos):
+    assert names(find_images([f"{photos}/*"])) == ["a"]
+    assert names(find_images([f"{photos}/*/b.*"])) == ["one/b", "two/b"]
+    assert names(find_images([f"{photos}/**/*.png"])) == ["a", "two/b"]
+
+
+def test_globs_from_the_working_folder_work(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    assert names(find_images(["*/b.*"])) == ["one/b", "two/b"]
+    assert names(find_images(["."])) == ["a", "one/b", "one/broken", "two/C", "two/b"]
+
+
+def test_files_of_one_name_from_two_folders_get_their_folders(photos):
+    assert names(find_images([photos / "one/b.jpg", photos / "two/b.png"])) == ["b.jpg", "b.png"]
+    shutil.copy(photos / "two/b.png", photos / "one/b.png")
+    assert names(find_images([photos / "one/b.png", photos / "two/b.png"])) == ["one/b", "two/b"]
+
+
+def test_names_that_differ_in_capitals_only_are_told_apart(tmp_path):
+    for name in ("x.png", "X.jpg"):
+        Image.fromarray(grey(0)).save(tmp_path / name)
+    assert sorted(names(find_images([tmp_path]))) == ["X.jpg", "x.png"]
+
+
+def test_no_name_leads_out_of_the_output_folder(photos):
+    for image in find_images([f"{photos}/*/../a.png", f"{photos}/o*/../../photos/two/b.png"]):
+        assert ".." not in Path(image.name).parts
+
+
+def test_hidden_files_are_passed_over(photos):
+    Image.fromarray(grey(0)).save(photos / ".hidden.png")
+    (photos / ".thumbs").mkdir()
+    Image.fromarray(grey(0)).save(photos / ".thumbs/x.png")
+    assert names(find_images([photos])) == ["a", "one/b", "one/broken", "two/C", "two/b"]
+
+
+def test_a_name_with_brackets_is_a_file_if_there_is_one(tmp_path):
+    Image.fromarray(grey(0)).save(tmp_path / "a[1].png")
+    assert names(find_images([tmp_path / "a[1].png"])) == ["a[1]"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([], "nothing to predict"),
+        (["none.png"], "none.png is not there"),
+        (["*.bmp"], r"\*.bmp matches no image"),
+        (["empty"], "the folder empty has no images"),
+    ],
+)
+def test_inputs_that_give_nothing_are_refused(photos, monkeypatch, inputs, message):
+    monkeypatch.chdir(photos)
+    (photos / "empty").mkdir()
+    with pytest.raises(UsageError, match=message):
+        find_images(inputs)
+
+
+def test_results_are_never_searched_for_images(photos):
+    make().predict_paths([photos], photos / "out")
+    before = names(find_images([photos], output=photos / "out"))
+    assert before == ["a", "one/b", "one/broken", "two/C", "two/b"]
+    with pytest.raises(UsageError, match="is the one that is searched"):
+        find_images([photos], output=photos)
+
+
+def test_results_never_overwrite_an_input(photos):
+    Image.fromarray(grey(0, 1)).save(photos / "a_classes.png")
+    with pytest.raises(UsageError, match=r"a_classes\.png would be overwritten"):
+        find_images([f"{photos}/*.png"], output=photos)
+
+
+# Whole folders into files
+
+
+def test_a_folder_becomes_class_maps_overlays_and_tables(photos, tmp_path):
+    out = tmp_path / "out"
+    seen = []
+    predictor = make(source_names=("game", "toy"))
+    done = predictor.predict_paths([photos], out, progress=lambda *step: seen.append(step))
+    assert [w.name for w in done.written] == ["a", "one/b", "two/C", "two/b"]
+    assert [(n, total) for n, total, _ in seen] == [(n, 5) for n in range(1, 6)]
+    assert [type(outcome) for _, _, outcome in seen] == [Written, Written, Failure, Written, Written]
+
+    expected = predictor.predict(photos / "two/C.PNG")
+    with Image.open(out / "two/C_classes.png") as image:
+        assert image.mode == "P"
+        assert np.array_equal(np.asarray(image), expected.class_map)
+        assert image.convert("RGB").getpixel((0, 0)) == SEVEN.colors[0]
+    with Image.open(out / "two/C_overlay.png") as image:
+        assert image.mode == "RGB"
+
+    index = json.loads((out / "predictions.json").read_text())
+    assert (index["space"], index["sources"]) == ("idd7", ["game", "toy"])
+    entry = next(image for image in index["images"] if image["name"] == "two/C")
+    assert entry["shares"]["drivable"] == 0.5
+    assert entry["shares"]["vehicle"] == 0.5
+    assert entry["shares"]["sky"] == 0
+    assert (entry["height"], entry["width"]) == (40, 40)
+    assert [list(layer) for layer in entry["style_weights"]] == [["game", "toy"]] * 2
+    assert (out / entry["classes_file"]).is_file()
+    assert (out / entry["overlay_file"]).is_file()
+    assert [failure["path"] for failure in index["failures"]] == [str(photos / "one/broken.jpg")]
+
+    with (out / "styles.csv").open(newline="") as file:
+        lines = list(csv.reader(file))
+    assert lines[0] == ["image", "layer", "game", "toy"]
+    assert [line[:2] for line in lines[1:3]] == [["a", "1"], ["a", "2"]]
+    assert len(lines) == 1 + 2 * 4
+    assert float(lines[5][2]) == pytest.approx(expected.style_weights[0][0])
+
+
+def test_an_unreadable_image_is_reported_in_one_line_and_the_rest_goes_on(photos, tmp_path):
+    done = make().predict_paths([photos], tmp_path / "out")
+    (failure,) = done.failures
+    assert failure.path == photos / "one/broken.jpg"
+    assert "broken.jpg" in failure.reason
+    assert "\n" not in failure.reason
+    assert len(done.written) == 4
+
+
+def test_an_image_too_small_is_one_failure_that_names_it(photos, tmp_path):
+    Image.fromarray(grey(0, height=9)).save(photos / "tiny.png")
+    done = make().predict_paths([photos / "tiny.png", photos / "a.png"], tmp_path / "out")
+    assert [w.name for w in done.written] == ["a"]
+    assert "tiny.png has 9×20 pixels" in done.failures[0].reason
+
+
+def test_a_network_that_does_not_fit_stops_at_once(photos, tmp_path):
+    with pytest.raises(UsageError, match="tells 5 classes apart"):
+        Predictor(Shades(num_classes=5), space=SEVEN, device="cpu").predict_paths([photos], tmp_path / "out")
+
+
+def test_without_overlays_and_styles_there_are_only_class_maps(photos, tmp_path):
+    out = tmp_path / "out"
+    predictor = Predictor(Shades(styles=False), space=SEVEN, device="cpu")
+    (written,) = predictor.predict_paths([photos / "a.png"], out, overlay=None).written
+    assert written.overlay_file is None
+    assert sorted(path.name for path in out.iterdir()) == ["a_classes.png", "predictions.json"]
+    assert json.loads((out / "predictions.json").read_text())["images"][0]["style_weights"] is None
+
+
+def test_sources_without_names_are_numbered(photos, tmp_path):
+    make().predict_paths([photos / "a.png"], tmp_path / "out")
+    assert (tmp_path / "out/styles.csv").read_text().splitlines()[0] == "image,layer,source 1,source 2"
+
+
+@pytest.mark.parametrize("overlay", [-0.5, 2.0])
+def test_an_opacity_that_makes_no_sense_is_refused_before_anything_is_written(photos, tmp_path, overlay):
+    with pytest.raises(UsageError, match="opacity"):
+        make().predict_paths([photos], tmp_path / "out", overlay=overlay)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_come_out_one_by_one(photos, tmp_path):
+    outcomes = make().predict_each([FoundImage(photos / "a.png", "x"), FoundImage(photos / "a.png", "y")], tmp_path)
+    assert next(outcomes).name == "x"
+    assert (tmp_path / "x_classes.png").is_file()
+    assert not (tmp_path / "y_classes.png").exists()
+
+
+def test_a_full_disk_is_one_clear_line(photos, tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DataError, match=r"cannot write .*a_classes\.png: No space left on device"):
+        make().predict_paths([photos / "a.png"], tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_output_folder_that_is_a_file_is_refused(photos, tmp_path):
+    with pytest.raises(DataError, match="cannot write"):
+        make().predict_paths([photos / "a.png"], photos / "notes.txt")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are Unicode there")
+def test_a_file_name_that_is_no_unicode_goes_through(tmp_path):
+    path = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.png")
+    try:
+        Image.fromarray(grey(0, 255)).save(path)
+    except OSError:
+        pytest.skip("the file system takes Unicode names only")
+    done = make().predict_paths([path], tmp_path / "out")
+    assert len(done.written) == 1
+    assert json.loads((tmp_path / "out/predictions.json").read_text(encoding="utf-8"))["images"]
+
+
+def test_real_photos_go_through(tmp_path):
+    folder = SHARED / "camvid/val"
+    if not folder.is_dir():
+        pytest.skip("the real photos of ../shared are not here")
+    inputs = sorted(folder.glob("*.jpg"))[:2]
+    done = make(size=(96, 128)).predict_paths(inputs, tmp_path)
+    assert [(w.height, w.width) for w in done.written] == [(360, 480)] * 2
+    assert all(sum(w.shares.values()) == pytest.approx(1) for w in done.written)
+
+
+def test_every_suffix_that_is_looked_for_can_be_read(tmp_path):
+    Image.init()
+    assert set(module.IMAGE_SUFFIXES) - set(Image.registered_extensions()) == set()
