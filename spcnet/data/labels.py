@@ -146,7 +146,7 @@ def remap(native: Mapping[int, str], space: LabelSpace, what: str) -> npt.NDArra
         fitting = [s.name for s in SPACES.values() if all(_has(s, name) for name in native.values())]
         raise UsageError(
             f"the data set {what} has classes that the label space {space.name} cannot tell apart "
-            f"({', '.join(homeless)}): set data.space to {' or '.join(fitting)}"
+            f"({', '.join(homeless)}): " + (f"set data.space to {' or '.join(fitting)}" if fitting else "no space can")
         )
     table = np.full(256, UNKNOWN, dtype=np.uint8)
     for native_id, name in native.items():

@@ -1,0 +1,369 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from spcnet.config import DataConfig, DomainSpec
+from spcnet.data import datasets, labels, weather
+from spcnet.data.datasets import DATASETS, SegmentationSet, find_pairs, open_domain
+from spcnet.data.labels import CITYSCAPES_IDS, IGNORE, label_space
+from spcnet.errors import DataError, UsageError
+
+REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
+STYLE = next(iter(DATASETS["streets"].subsets))
+
+
+def write_image(path: Path, size: tuple[int, int] = (12, 20), *, value: int = 7) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(value).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def write_label(path: Path, pixels: NDArray[np.uint8] | None = None, *, value: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((12, 20), value, np.uint8) if pixels is None else pixels).save(path)
+
+
+def make_camvid(root: Path) -> Path:
+    for split, names in (("train", ("0016E5_1", "0001TP_2", "0006R0_3")), ("test", ("Seq05VD_4",))):
+        for number, name in enumerate(names):
+            write_image(root / split / f"{name}.png", value=number)
+            write_label(root / f"{split}annot" / f"{name}.png", value=number)
+    return root
+
+
+def make_idd_lite(root: Path) -> Path:
+    for split in ("train", "val"):
+        for drive, frame in (("0", "001"), ("0", "002"), ("12", "001")):
+            write_image(root / "leftImg8bit" / split / drive / f"{frame}_image.jpg")
+            write_label(root / "gtFine" / split / drive / f"{frame}_label.png", value=6)
+            write_label(root / "gtFine" / split / drive / f"{frame}_inst_label.png", value=99)
+    return root
+
+
+def make_cityscapes(root: Path, images: str, truths: str, ending: str, *, city: str = "", value: int = 0) -> Path:
+    for split in ("train", "val"):
+        for name in (f"{city or 'flat'}_000001", f"{city or 'flat'}_000000"):
+            write_image(root / images / split / city / f"{name}_leftImg8bit.png")
+            write_label(root / truths / split / city / f"{name}_gtFine_{ending}.png", value=value)
+    return root
+
+
+def opened(
+    domain: str, *, training: bool = False, space: str = "idd7", seed: int = 0, **roots: Path
+) -> SegmentationSet:
+    data = DataConfig(
+        roots={name: str(root) for name, root in roots.items()}, train_scenes=6, test_scenes=4, size=(40, 80)
+    )
+    return open_domain(DomainSpec.parse(domain), data=data, space=label_space(space), training=training, seed=seed)
+
+
+def names(domain: SegmentationSet) -> list[str]:
+    return [domain.read(i).name for i in range(len(domain))]
+
+
+@pytest.fixture(autouse=True)
+def no_data_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPCNET_DATA", raising=False)
+
+
+def test_camvid_trains_on_its_train_split_and_is_tested_on_its_test_split(tmp_path: Path) -> None:
+    root = make_camvid(tmp_path)
+    assert names(opened("camvid", training=True, camvid=root)) == ["0001TP_2", "0006R0_3", "0016E5_1"]
+    assert names(opened("camvid", camvid=root)) == ["Seq05VD_4"]
+    assert names(opened("camvid@train", camvid=root)) == ["0001TP_2", "0006R0_3", "0016E5_1"]
+
+
+def test_camvid_subsets_share_no_image_and_miss_none(tmp_path: Path) -> None:
+    root = make_camvid(tmp_path)
+    assert names(opened("camvid/dusk@train", camvid=root)) == ["0001TP_2"]
+    assert names(opened("camvid/day@train", camvid=root)) == ["0006R0_3", "0016E5_1"]
+
+
+def test_every_described_subset_of_a_set_on_disk_says_how_its_images_are_found() -> None:
+    for info in DATASETS.values():
+        if info.layout is not None:
+            assert set(info.subsets) == set(info.layout.prefixes)
+
+
+def test_idd_lite_tells_drives_apart_and_leaves_instance_labels_alone(tmp_path: Path) -> None:
+    domain = opened("idd_lite", idd_lite=make_idd_lite(tmp_path))
+    assert names(domain) == ["0_001", "0_002", "12_001"]
+    assert np.unique(domain.read(0).label).tolist() == [label_space("idd7").classes.index("sky")]
+
+
+@pytest.mark.parametrize(
+    ("images", "truths"),
+    [
+        ("leftImg8bit", "gtFine"),
+        ("leftImg8bit_trainvaltest/leftImg8bit", "gtFine_trainvaltest/gtFine"),
+    ],
+)
+@pytest.mark.parametrize("city", ["", "aachen"])
+@pytest.mark.parametrize(("ending", "car"), [("labelTrainIds", 13), ("labelIds", 26)])
+def test_cityscapes_is_found_in_each_of_its_layouts(
+    tmp_path: Path, images: str, truths: str, city: str, ending: str, car: int
+) -> None:
+    root = make_cityscapes(tmp_path, images, truths, ending, city=city, value=car)
+    domain = opened("cityscapes", space="cityscapes19", cityscapes=root)
+    assert len(domain) == 2
+    sample = domain.read(0)
+    assert sample.name.endswith("_000000")
+    assert np.unique(sample.label).tolist() == [label_space("cityscapes19").classes.index("car")]
+
+
+def test_cityscapes_prefers_train_ids_to_ids(tmp_path: Path) -> None:
+    root = make_cityscapes(tmp_path, "leftImg8bit", "gtFine", "labelIds", value=26)
+    make_cityscapes(root, "leftImg8bit", "gtFine", "labelTrainIds", value=13)
+    pairs, table = find_pairs("cityscapes", root, split="val")
+    assert {pair.label.name for pair in pairs} == {
+        "flat_000000_gtFine_labelTrainIds.png",
+        "flat_000001_gtFine_labelTrainIds.png",
+    }
+    assert table == labels.CITYSCAPES_TRAIN_IDS
+
+
+def test_the_image_is_read_as_it_was_written(tmp_path: Path) -> None:
+    root = make_camvid(tmp_path)
+    sample = opened("camvid", camvid=root).read(0)
+    assert np.array_equal(sample.image, np.asarray(Image.open(root / "test" / "Seq05VD_4.png")))
+    assert sample.image.dtype == sample.label.dtype == np.uint8
+
+
+def test_a_grey_photo_becomes_rgb_and_a_palette_label_keeps_its_ids(tmp_path: Path) -> None:
+    root = make_camvid(tmp_path)
+    Image.new("L", (20, 12), 90).save(root / "test" / "Seq05VD_4.png")
+    label = Image.new("P", (20, 12), 3)
+    label.putpalette([0, 0, 0, 255, 255, 255] * 128)
+    label.save(root / "testannot" / "Seq05VD_4.png")
+    sample = opened("camvid", camvid=root).read(0)
+    assert sample.image.shape == (12, 20, 3)
+    assert np.unique(sample.label).tolist() == [label_space("idd7").classes.index("drivable")]
+
+
+def test_the_data_variable_holds_one_folder_per_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_camvid(tmp_path / "camvid")
+    monkeypatch.setenv("SPCNET_DATA", str(tmp_path))
+    assert len(opened("camvid")) == 1
+
+
+def test_a_root_in_the_recipe_comes_before_the_data_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPCNET_DATA", str(tmp_path / "elsewhere"))
+    assert len(opened("camvid", camvid=make_camvid(tmp_path / "here"))) == 1
+
+
+def message(domain: str, kind: type[Exception], *, read: bool = False, **roots: Path) -> str:
+    with pytest.raises(kind) as caught:  # noqa: PT012  # either of the two calls may be the one that refuses
+        found = opened(domain, **roots)
+        if read:
+            found.read(0)
+    assert type(caught.value) is kind
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("domain", "hint"),
+    [
+        ("camvit", "'camvid'"),
+        ("streets/nigth", "'night'"),
+        ("camvid/dust", "'dusk'"),
+        ("idd_lite/day", "no subsets"),
+        ("camvid@trian", "'train'"),
+        ("camvid+fogg", "'fog'"),
+        ("streets", STYLE),
+    ],
+)
+def test_an_unknown_name_in_a_domain_is_answered_with_the_known_ones(domain: str, hint: str) -> None:
+    assert hint in message(domain, UsageError)
+
+
+def test_an_unknown_set_among_the_roots_is_refused(tmp_path: Path) -> None:
+    assert "'camvid'" in message("camvid", UsageError, camvit=tmp_path)
+
+
+def test_labels_too_coarse_for_the_space_are_refused_when_opening(tmp_path: Path) -> None:
+    root = make_idd_lite(tmp_path)
+    with pytest.raises(UsageError, match="idd7"):
+        opened("idd_lite", space="cityscapes19", idd_lite=root)
+
+
+def test_a_missing_root_says_how_to_give_it() -> None:
+    text = message("camvid", DataError)
+    assert "data.roots.camvid" in text
+    assert "SPCNET_DATA" in text
+
+
+def test_a_root_that_does_not_exist_says_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "data.roots.camvid" in message("camvid", DataError, camvid=tmp_path / "nowhere")
+    monkeypatch.setenv("SPCNET_DATA", str(tmp_path))
+    assert "SPCNET_DATA" in message("camvid", DataError)
+
+
+def test_a_missing_folder_is_named_with_what_should_be_in_it(tmp_path: Path) -> None:
+    (tmp_path / "leftImg8bit" / "val").mkdir(parents=True)
+    text = message("cityscapes", DataError, cityscapes=tmp_path)
+    assert str(tmp_path / "gtFine" / "val") in text
+    assert "labelTrainIds" in text
+    (tmp_path / "leftImg8bit" / "val").rmdir()
+    assert str(tmp_path / "leftImg8bit" / "val") in message("cityscapes", DataError, cityscapes=tmp_path)
+
+
+def test_an_empty_folder_says_which_files_were_expected(tmp_path: Path) -> None:
+    (tmp_path / "leftImg8bit" / "val").mkdir(parents=True)
+    (tmp_path / "gtFine" / "val").mkdir(parents=True)
+    assert "*_image.jpg" in message("idd_lite", DataError, idd_lite=tmp_path)
+
+
+def test_an_image_without_a_label_is_found_when_opening(tmp_path: Path) -> None:
+    root = make_idd_lite(tmp_path)
+    (root / "gtFine" / "val" / "0" / "002_label.png").unlink()
+    text = message("idd_lite", DataError, idd_lite=root)
+    assert "1 of 3" in text
+    assert str(root / "leftImg8bit" / "val" / "0" / "002_image.jpg") in text
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg"])
+def test_a_file_cut_off_anywhere_is_named(tmp_path: Path, ending: str) -> None:
+    root = make_camvid(tmp_path)
+    (root / "test" / "Seq05VD_4.png").unlink()
+    path = root / "test" / f"Seq05VD_4{ending}"
+    write_image(path)
+    whole = path.read_bytes()
+    for share in (0, 0.01, 0.1, 0.3, 0.6, 0.9):
+        path.write_bytes(whole[: int(share * len(whole))])
+        assert str(path) in message("camvid", DataError, read=True, camvid=root)
+
+
+def test_a_file_with_a_flipped_bit_never_raises_anything_but_a_data_error(tmp_path: Path) -> None:
+    root = make_camvid(tmp_path)
+    path = root / "test" / "Seq05VD_4.png"
+    whole = path.read_bytes()
+    domain = opened("camvid", camvid=root)
+    refusals = []
+    for position in range(0, len(whole), 7):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
+        try:
+            domain.read(0)
+        except DataError as error:
+            refusals.append(str(error))
+    assert refusals
+    assert all(str(path) in refusal for refusal in refusals)
+
+
+def test_a_file_that_vanished_after_opening_is_named(tmp_path: Path) -> None:
+    root = make_camvid(tmp_path)
+    domain = opened("camvid", camvid=root)
+    (root / "testannot" / "Seq05VD_4.png").unlink()
+    with pytest.raises(DataError, match=r"Seq05VD_4\.png does not exist"):
+        domain.read(0)
+
+
+def test_image_and_label_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    root = make_camvid(tmp_path)
+    write_image(root / "test" / "Seq05VD_4.png", (12, 21))
+    text = message("camvid", DataError, read=True, camvid=root)
+    assert "20×12" in text
+    assert "21×12" in text
+
+
+def test_a_colour_image_in_place_of_a_label_is_refused(tmp_path: Path) -> None:
+    root = make_camvid(tmp_path)
+    write_image(root / "testannot" / "Seq05VD_4.png")
+    assert "mode RGB" in message("camvid", DataError, read=True, camvid=root)
+
+
+def test_a_label_id_outside_the_table_is_refused_with_the_file_and_the_id(tmp_path: Path) -> None:
+    root = make_camvid(tmp_path)
+    write_label(root / "testannot" / "Seq05VD_4.png", value=200)
+    text = message("camvid", DataError, read=True, camvid=root)
+    assert "Seq05VD_4.png" in text
+    assert "200" in text
+
+
+def test_the_licence_plate_of_cityscapes_is_void() -> None:
+    # -1 in the set's own list; 255 in an 8-bit file.
+    assert CITYSCAPES_IDS[255] == labels.VOID
+
+
+def test_streets_come_in_the_size_and_number_that_the_data_asks_for() -> None:
+    domain = opened(f"streets/{STYLE}", training=True)
+    sample = domain.read(0)
+    assert len(domain) == 6
+    assert sample.image.shape == (40, 80, 3)
+    assert sample.depth is not None
+    assert set(np.unique(sample.label).tolist()) <= {*range(7), IGNORE}
+    assert len(opened(f"streets/{STYLE}")) == 4
+
+
+def test_no_street_scene_is_both_trained_and_tested_on() -> None:
+    seen = {
+        split: {domain.read(i).image.tobytes() for i in range(len(domain))}
+        for split, domain in ((s, opened(f"streets/{STYLE}@{s}")) for s in ("train", "test"))
+    }
+    assert len(seen["train"]) == 6
+    assert not seen["train"] & seen["test"]
+
+
+def test_more_streets_than_there_are_numbers_before_the_test_scenes_are_refused() -> None:
+    data = DataConfig(train_scenes=datasets.FIRST_TEST_SCENE + 1)
+    with pytest.raises(UsageError, match="train_scenes"):
+        open_domain(DomainSpec("streets", STYLE), data=data, space=label_space("idd7"), training=True)
+
+
+def test_street_scenes_to_test_on_are_the_same_in_every_style_but_those_to_train_on_differ() -> None:
+    first, second = list(DATASETS["streets"].subsets)[:2]
+    for split, same in (("test", True), ("train", False)):
+        one, other = (opened(f"streets/{style}@{split}").read(0).label for style in (first, second))
+        assert np.array_equal(one, other) == same
+
+
+def test_a_weather_style_changes_the_image_but_not_the_label(tmp_path: Path) -> None:
+    root = make_camvid(tmp_path)
+    plain, foggy = opened("camvid", camvid=root).read(0), opened("camvid+fog", camvid=root).read(0)
+    assert not np.array_equal(plain.image, foggy.image)
+    assert np.array_equal(plain.label, foggy.label)
+    assert plain.name == foggy.name
+
+
+def test_an_image_has_the_same_weather_in_a_subset_and_in_every_reading(tmp_path: Path) -> None:
+    root = make_camvid(tmp_path)
+    whole, part = opened("camvid@train+rain", camvid=root), opened("camvid/day@train+rain", camvid=root)
+    assert whole.read(1).name == part.read(0).name
+    assert np.array_equal(whole.read(1).image, part.read(0).image)
+    assert np.array_equal(whole.read(1).image, whole.read(1).image)
+    other = opened("camvid@train+rain", camvid=root, seed=5)
+    assert not np.array_equal(whole.read(1).image, other.read(1).image)
+
+
+def test_weather_on_generated_streets_knows_the_true_distances(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr(weather, "apply_weather", lambda image, style, **known: given.append(known["depth"]) or image)
+    opened(f"streets/{STYLE}+fog").read(0)
+    assert given[0] is not None
+    assert given[0].shape == (40, 80)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not beside the project (../shared/data)")
+@pytest.mark.parametrize(
+    ("name", "folder", "num_train", "num_test"),
+    [("camvid", "camvid", 367, 233), ("idd_lite", "idd_lite", 1403, 204), ("cityscapes", "cityscapes256", 595, 500)],
+)
+def test_the_real_sets_are_complete_and_their_labels_fit(name: str, folder: str, num_train: int, num_test: int) -> None:
+    training, testing = (opened(name, training=t, **{name: REAL / folder}) for t in (True, False))
+    assert (len(training), len(testing)) == (num_train, num_test)
+    present = {int(k) for i in range(0, num_test, 20) for k in np.unique(testing.read(i).label)}
+    assert present == {*range(7), IGNORE}
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not beside the project (../shared/data)")
+def test_the_road_lies_below_the_sky_in_every_real_set() -> None:
+    for name, folder in (("camvid", "camvid"), ("idd_lite", "idd_lite"), ("cityscapes", "cityscapes256")):
+        domain = opened(name, **{name: REAL / folder})
+        for i in range(0, len(domain), 40):
+            label = domain.read(i).label
+            rows = {k: np.nonzero(label == k)[0].mean() for k in (0, 6) if (label == k).any()}
+            assert rows.get(0, label.shape[0]) > rows.get(6, 0)

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from spcnet.data import labels
+from spcnet.data.labels import CAMVID, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, IDD_LITE, IGNORE, SPACES, UNKNOWN, VOID
+from spcnet.errors import DataError, UsageError
+
+TABLES = {
+    "train ids": CITYSCAPES_TRAIN_IDS,
+    "ids": CITYSCAPES_IDS,
+    "camvid": CAMVID,
+    "idd_lite": IDD_LITE,
+}
+
+
+@pytest.mark.parametrize("name", sorted(SPACES))
+def test_a_space_has_one_colour_per_class_and_no_name_in_two_classes(name: str) -> None:
+    space = SPACES[name]
+    assert space.name == name
+    assert len(space) == len(space.classes) == len(set(space.colors)) == len(space.members)
+    members = [member for group in space.members.values() for member in group]
+    assert len(members) == len(set(members))
+    assert VOID not in members
+
+
+def test_the_ignored_label_is_the_one_of_the_losses() -> None:
+    from spcnet.types import IGNORE_INDEX
+
+    assert IGNORE == IGNORE_INDEX
+
+
+def test_train_ids_are_the_classes_of_the_19_class_space() -> None:
+    table = labels.remap(CITYSCAPES_TRAIN_IDS, SPACES["cityscapes19"], "cityscapes")
+    assert table[:19].tolist() == list(range(19))
+    assert table[255] == IGNORE
+    assert (table[19:255] == UNKNOWN).all()
+
+
+def test_ids_and_train_ids_of_cityscapes_mean_the_same() -> None:
+    # From cityscapesscripts/helpers/labels.py: id → train id.
+    official = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13}
+    official |= {27: 14, 28: 15, 31: 16, 32: 17, 33: 18}
+    table = labels.remap(CITYSCAPES_IDS, SPACES["cityscapes19"], "cityscapes")
+    for native in range(34):
+        assert table[native] == official.get(native, IGNORE), native
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_every_set_fits_the_seven_groups_and_fills_classes_from_0_up(name: str) -> None:
+    table = labels.remap(TABLES[name], SPACES["idd7"], name)
+    assert {int(table[i]) for i in TABLES[name]} == {*range(7), IGNORE}
+
+
+def test_camvid_falls_into_the_groups_that_its_names_say() -> None:
+    groups = SPACES["idd7"].classes
+    table = labels.remap(CAMVID, SPACES["idd7"], "camvid")
+    expected = {
+        "sky": "sky", "building": "far", "pole": "roadside", "road": "drivable", "pavement": "non-drivable",
+        "tree": "far", "sign": "roadside", "fence": "roadside", "car": "vehicle", "pedestrian": "living",
+        "bicyclist": "living",
+    }  # fmt: skip
+    assert {CAMVID[i]: groups[table[i]] for i in range(11)} == expected
+
+
+def test_a_set_too_coarse_for_a_space_is_refused_with_a_space_that_fits() -> None:
+    with pytest.raises(UsageError, match=r"idd_lite.*cityscapes19.*drivable.*set data\.space to idd7"):
+        labels.remap(IDD_LITE, SPACES["cityscapes19"], "idd_lite")
+
+
+def test_a_set_that_fits_no_space_is_told_so() -> None:
+    with pytest.raises(UsageError, match=r"unicorn.*no space can"):
+        labels.remap({0: "unicorn"}, SPACES["idd7"], "fables")
+
+
+def test_an_unknown_space_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="'idd7'"):
+        labels.label_space("idd8")
+
+
+def test_labels_are_mapped_pixel_by_pixel() -> None:
+    table = labels.remap(CAMVID, SPACES["cityscapes19"], "camvid")
+    native = np.array([[3, 8], [11, 0]], np.uint8)
+    names = SPACES["cityscapes19"].classes
+    mapped = labels.apply(table, native, "here")
+    assert mapped.dtype == np.uint8
+    assert mapped.tolist() == [[names.index("road"), names.index("car")], [IGNORE, names.index("sky")]]
+
+
+@pytest.mark.parametrize("strange", [12, 254, 255])
+def test_an_id_that_the_set_does_not_have_is_refused(strange: int) -> None:
+    table = labels.remap(CAMVID, SPACES["idd7"], "camvid")
+    with pytest.raises(DataError, match=rf"here\.png.*\[{strange}\]"):
+        labels.apply(table, np.array([[0, strange]], np.uint8), "here.png")
