@@ -130,7 +130,7 @@ def read_all(path: Path) -> tuple[dict[str, Tensor], ModelCard, dict[str, Any]]:
             raise CheckpointError(
                 f"{path} was written by a newer spcnet (format {content['format']}, this one reads {FORMAT}): upgrade"
             )
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content["card"].items()}
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["card"].items()}
         return tensors, ModelCard(**fields), content["state"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the header of the checkpoint {path} is damaged ({error}): copy it again") from error

@@ -131,7 +131,7 @@ class Method:
             prototypes = head.unit_prototypes
             member = one_hot_pixels(label, len(prototypes), pixels.dtype)
             classes = class_sums(pixels, member, batch.domain, num_domains=prototypes.shape[1])
-            parts["var"] = compactness_loss(pixels, member, batch.domain, prototypes, classes.count)
+            parts["var"] = compactness_loss(pixels, member, batch.domain, prototypes, classes.pixels)
             parts["dis"] = discrimination_loss(classes, prototypes, temperature=model.clustering.temperature)
             loss = loss + model.clustering.var_weight * parts["var"] + model.clustering.dis_weight * parts["dis"]
         return StepResult(loss, {name: part.detach() for name, part in parts.items()}, classes)

@@ -53,7 +53,7 @@ class ClassSums(NamedTuple):
 
     total: Float[Tensor, "K M D"]
     """Sum of the embeddings of its pixels."""
-    count: Float[Tensor, "K M"]
+    pixels: Float[Tensor, "K M"]
     """Number of its pixels."""
 
 

@@ -35,8 +35,8 @@ def class_sums(
     of_domain = (domain[:, None] == torch.arange(num_domains, device=domain.device)).to(embedding.dtype)
     per_image = member.transpose(1, 2) @ embedding
     total = torch.einsum("bkd,bm->kmd", per_image, of_domain)
-    count = torch.einsum("bk,bm->km", member.sum(1), of_domain)
-    return ClassSums(total, count)
+    pixels = torch.einsum("bk,bm->km", member.sum(1), of_domain)
+    return ClassSums(total, pixels)
 
 
 def compactness_loss(
@@ -44,7 +44,7 @@ def compactness_loss(
     member: Float[Tensor, "B P K"],
     domain: Int[Tensor, " B"],
     prototypes: Float[Tensor, "K M D"],
-    count: Float[Tensor, "K M"],
+    pixels: Float[Tensor, "K M"],
 ) -> Float[Tensor, ""]:
     """L_var: mean of (1 - e·p)² over the pixels of each class and domain, summed, divided by K·M (Eq. 9).
 
@@ -55,8 +55,8 @@ def compactness_loss(
     cosine = torch.bmm(embedding, own.transpose(1, 2).to(embedding.dtype))
     # One number for each image and class: pixels of other classes are masked out before anything is summed.
     distance = ((1 - cosine).square() * member).sum(1)
-    weight = 1 / count.clamp(min=1).T[domain]
-    return (distance * weight.to(distance.dtype)).sum() / count.numel()
+    weight = 1 / pixels.clamp(min=1).T[domain]
+    return (distance * weight.to(distance.dtype)).sum() / pixels.numel()
 
 
 def discrimination_loss(
@@ -70,14 +70,14 @@ def discrimination_loss(
     Zero, with a zero gradient, where every pixel is ignored.
     """
     num_classes, num_domains, _ = prototypes.shape
-    mean = F.normalize(classes.total / classes.count.clamp(min=1)[..., None], dim=-1)
+    mean = F.normalize(classes.total / classes.pixels.clamp(min=1)[..., None], dim=-1)
     known = prototypes.detach().to(mean.dtype)
     similarity = torch.einsum("kmd,jnd->kmjn", mean, known) / temperature
     own = torch.eye(num_classes, dtype=torch.bool, device=mean.device)[:, None, :, None]
     positive = (similarity * own).sum((2, 3)) / num_domains
     negatives = similarity.masked_fill(own, -torch.inf).flatten(2)
     everything = torch.cat([positive[..., None], negatives], dim=-1).logsumexp(-1)
-    return ((everything - positive) * (classes.count > 0)).sum() / classes.count.numel()
+    return ((everything - positive) * (classes.pixels > 0)).sum() / classes.pixels.numel()
 
 
 def labels_at(label: Int[Tensor, "B H W"], size: tuple[int, int]) -> Int[Tensor, "B h w"]:

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models import resnet
+from torchvision.models import ShuffleNetV2, resnet
 
 from spcnet.errors import one_of
 
@@ -127,11 +127,9 @@ def _cut_mobilenet_v2(net: nn.Module) -> Backbone:
 
 
 def _cut_shufflenet_v2(net: nn.Module) -> Backbone:
-    stem = nn.Sequential(net.conv1, net.maxpool)
-    conv5 = net.conv5
-    assert isinstance(conv5, nn.Sequential)
-    stages = (net.stage2, net.stage3, net.stage4, nn.Sequential(conv5))
-    return Backbone(stem, stages, (24, 116, 232, 464, 1024))  # type: ignore[arg-type]
+    assert isinstance(net, ShuffleNetV2)
+    stages = (net.stage2, net.stage3, net.stage4, nn.Sequential(net.conv5))
+    return Backbone(nn.Sequential(net.conv1, net.maxpool), stages, (24, 116, 232, 464, 1024))
 
 
 BACKBONES: dict[str, BackboneInfo] = {
@@ -188,4 +186,4 @@ def backbone_info(name: str) -> BackboneInfo:
 
 def channels_last(module: nn.Module) -> nn.Module:
     """Lay weights out so that convolutions read memory in one go; measured 1.1-1.4 times faster on CPU and GPU."""
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return module.to(memory_format=torch.channels_last)

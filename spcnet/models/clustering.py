@@ -34,7 +34,7 @@ def class_scores(
     """Cosine to the nearest of a class's M unit-length prototypes, then a layer norm over the K classes (Eq. 8)."""
     num_classes, num_domains, _ = prototypes.shape
     cosine = embedding @ prototypes.flatten(0, 1).to(embedding.dtype).T
-    nearest = cosine.unflatten(-1, (num_classes, num_domains)).amax(dim=-1)
+    nearest = cosine.view(*cosine.shape[:-1], num_classes, num_domains).amax(dim=-1)
     scores: Tensor = norm(nearest)
     return scores.permute(0, 3, 1, 2)
 
@@ -100,7 +100,7 @@ class PrototypeHead(nn.Module):
             progress: share of the run that is done, 0..1; matters with `ramp`.
             reduce: sums over processes, so that many processes equal one on the joined batch.
         """
-        sums = reduce(torch.cat([classes.total, classes.count[..., None]], dim=-1).to(self.prototypes.dtype))
+        sums = reduce(torch.cat([classes.total, classes.pixels[..., None]], dim=-1).to(self.prototypes.dtype))
         total, count = sums[..., :-1], sums[..., -1:]
         gamma = ramp_up(progress) if self.ramp else self.momentum
         moved = gamma * self.prototypes + (1 - gamma) * F.normalize(total, dim=-1)

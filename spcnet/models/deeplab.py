@@ -22,11 +22,34 @@ class PoolableBatchNorm2d(nn.BatchNorm2d):
         return super().forward(input)
 
 
+class AtrousConv2d(nn.Conv2d):
+    """A 3×3 convolution that keeps the size and leaves out the taps that fall into the padding everywhere.
+
+    On a map of h×w cells with dilation d ≥ h the upper and lower row of the kernel meet nothing but zeros, and with
+    d ≥ w the outer columns. Values and gradients are those of the whole kernel; on small images, where a dilation
+    of 18 spans the map, the time is that of a 1×1 convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=dilation, dilation=dilation, bias=False)
+
+    def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C2 h w"]:
+        """Convolve with the part of the kernel that can reach a cell."""
+        rate = int(self.dilation[0])
+        tall, wide = rate < input.shape[2], rate < input.shape[3]
+        if tall and wide:
+            return super().forward(input)
+        weight = self.weight[:, :, slice(None) if tall else slice(1, 2), slice(None) if wide else slice(1, 2)]
+        return F.conv2d(input, weight, padding=(rate * tall, rate * wide), dilation=rate)
+
+
 def conv_bn(in_channels: int, out_channels: int, kernel: int = 1, *, dilation: int = 1) -> nn.Sequential:
     """Convolution without bias that keeps the size, batch norm, ReLU."""
-    padding = dilation * (kernel // 2)
+    atrous = dilation > 1
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False),
+        AtrousConv2d(in_channels, out_channels, dilation)
+        if atrous
+        else nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
         PoolableBatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )

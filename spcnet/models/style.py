@@ -141,7 +141,7 @@ class StyleProjection(nn.Module):
         """
         member = domain_members(domain, len(self.base_mean)).to(stats.mean.dtype)
         totals = reduce(torch.cat([member.sum(0)[:, None], member.T @ stats.mean, member.T @ stats.std], dim=1))
-        count, mean, std = totals.split([1, stats.mean.shape[1], stats.std.shape[1]], dim=1)
+        count, mean, std = totals.tensor_split([1, 1 + stats.mean.shape[1]], dim=1)
         present = count > 0
         for base, total in ((self.base_mean, mean), (self.base_std, std)):
             moved = self.momentum * base + (1 - self.momentum) * (total / count.clamp(min=1)).to(base.dtype)
