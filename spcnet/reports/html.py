@@ -42,13 +42,13 @@ _ROLES: tuple[Role, Role] = ("source", "unseen")
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f23; --muted: #5c636b; --line: #d9dde2; --page: #f6f7f9; --card: #ffffff;
-  --baseline: #5f6368; --better: #00734f; --worse: #b34700; --link: #005a9c; --warn: #fff3d6; --warn-line: #e69f00;
+  --baseline: #5f6368; --blue: #0072b2; --better: #00734f; --worse: #b34700; --link: #005a9c; --warn: #fff3d6; --warn-line: #e69f00;
   --font: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --muted: #a3abb3; --line: #3a4047; --page: #14171a;
-  --card: #1d2125; --baseline: #b4bac1; --better: #3fd1a0; --worse: #ff9552; --link: #7cc0f5; --warn: #3a2f12; } }
+  --card: #1d2125; --baseline: #b4bac1; --blue: #3f9fe0; --better: #3fd1a0; --worse: #ff9552; --link: #7cc0f5; --warn: #3a2f12; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.55 var(--font); }
-header, main, footer { max-width: 1180px; margin: 0 auto; padding: 0 20px; }
+header, main, footer { max-width: 1220px; margin: 0 auto; padding: 0 20px; }
 header { padding-top: 34px; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }
 h2 { font-size: 1.2rem; margin: 0 0 4px; }
@@ -59,7 +59,7 @@ a { color: var(--link); }
 .note, figcaption, caption { font-size: 0.86rem; }
 nav { margin: 14px 0 4px; font-size: 0.9rem; display: flex; flex-wrap: wrap; gap: 4px 16px; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 20px 22px; margin: 18px 0; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 14px; margin: 18px 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 14px; margin: 18px 0; }
 .cards > div { background: var(--card); border: 1px solid var(--line); border-top: 4px solid var(--series);
   border-radius: 10px; padding: 12px 16px 14px; }
 .cards b { display: block; overflow-wrap: anywhere; }
@@ -69,7 +69,9 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .scroll:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
 caption { text-align: left; padding-bottom: 6px; caption-side: top; }
+caption span { position: sticky; left: 0; display: inline-block; max-width: min(100ch, calc(100vw - 64px)); }
 th, td { padding: 5px 9px; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap; }
+.results th, .results td { padding-left: 7px; padding-right: 7px; }
 thead th { vertical-align: bottom; font-weight: 600; }
 th[scope=row] { text-align: left; font-weight: 600; position: sticky; left: 0; background: var(--card); z-index: 1; }
 thead tr:first-child th:first-child { position: sticky; left: 0; background: var(--card); z-index: 2; text-align: left; }
@@ -88,10 +90,10 @@ td.strong { font-weight: 700; }
 .warnings { background: var(--warn); border-left: 4px solid var(--warn-line); padding: 10px 14px; border-radius: 6px; margin: 12px 0; }
 .warnings ul { margin: 4px 0 0; padding-left: 20px; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); gap: 14px 22px; }
+.plots.large { grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); }
 figure { margin: 0; min-width: 0; }
 figure svg { width: 100%; height: auto; display: block; }
 figure.bars { max-width: 760px; }
-svg image { image-rendering: pixelated; }
 .panels { display: grid; gap: 6px; min-width: calc(var(--columns) * 168px); grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); margin-top: 6px; }
 .panels > div { min-width: 0; font-size: 0.84rem; }
 .panels .head { font-weight: 600; align-self: end; overflow-wrap: anywhere; }
@@ -105,9 +107,9 @@ summary { cursor: pointer; overflow-wrap: anywhere; } summary > b { font-weight:
 pre { background: var(--page); border: 1px solid var(--line); border-radius: 6px; padding: 12px; overflow-x: auto; font-size: 0.8rem; line-height: 1.45; }
 footer { color: var(--muted); font-size: 0.85rem; padding-bottom: 40px; }
 @media (max-width: 640px) { section { padding: 16px 14px; border-radius: 8px; } header, main, footer { padding-left: 12px; padding-right: 12px; }
-  dl { columns: 1; } dl > div { grid-template-columns: 8.5em minmax(0, 1fr); } h1 { font-size: 1.4rem; }
-  th[scope=row] { white-space: normal; overflow-wrap: anywhere; min-width: 92px; max-width: 130px; } }
-@media print { :root { color-scheme: light; --ink: #000; --muted: #444; --line: #bbb; --page: #fff; --card: #fff; --baseline: #5f6368;
+  .panels { min-width: calc(var(--columns) * 124px); } dl { columns: 1; } dl > div { grid-template-columns: 8.5em minmax(0, 1fr); } h1 { font-size: 1.4rem; }
+  th[scope=row] { white-space: normal; overflow-wrap: anywhere; min-width: 128px; max-width: 160px; padding-left: 0 !important; font-size: 0.84rem; } }
+@media print { :root { color-scheme: light; --ink: #000; --muted: #444; --line: #bbb; --page: #fff; --card: #fff; --baseline: #5f6368; --blue: #0072b2;
   --better: #00734f; --worse: #b34700; --link: #000; --warn: #fff; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   body { font-size: 10pt; } nav { display: none; } section { border: 0; padding: 0; } .scroll { overflow: visible; }
@@ -267,7 +269,7 @@ def _lead(table: Table, digits: int) -> str:
     if len(table.rows) > 1:
         text = f"Best on {over}: <b>{_text(best.label)}</b> with {_percent(cell.value, digits)} % mIoU"
     if cell.gap is not None and table.baseline is not None:
-        text += f", {format_points(cell.gap, digits=digits)} points from {_text(table.baseline)}"
+        text += f", {format_points(cell.gap, digits=digits)}&nbsp;points from {_text(table.baseline)}"
         if best.wins is not None and best.wins[1] > 1:
             text += f" and above it on {best.wins[0]} of {best.wins[1]} seeds"
     text += "."
@@ -339,7 +341,7 @@ def _results(table: Table, series: Sequence[_Series], digits: int) -> str:
         notes.append(f"small figures are points above or below {_text(table.baseline)}")
     caption = "; ".join(notes) + "."
     return "".join(parts) + _scroll(
-        f'<table><caption>{caption}</caption><thead><tr><th rowspan="2" scope="col">method</th>{top}</tr>'
+        f'<table class="results"><caption><span>{caption}</span></caption><thead><tr><th rowspan="2" scope="col">method</th>{top}</tr>'
         f"<tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>",
         "Results by domain",
     )
@@ -554,8 +556,8 @@ def _difference_map(one: _Series, base: _Series, digits: int) -> str:
         rows.append(f'<tr><th scope="row">{_swatch(_rgb(color))}{_text(name)}</th>{cells}</tr>')
     method, reference = _text(one.group.label), _text(base.group.label)
     return f"<h3>{method} against {reference}, class by class</h3>" + _scroll(
-        f"<table><caption>IoU of {method} minus IoU of {reference} in points: green is better, orange is worse, "
-        "a dash where the class does not occur.</caption>"
+        f"<table><caption><span>IoU of {method} minus IoU of {reference} in points: green is better, orange is worse, "
+        "a dash where the class does not occur.</span></caption>"
         f'<thead><tr><th scope="col">class</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>',
         f"Differences of {one.group.label} to {base.group.label} by class and domain",
     )
@@ -698,7 +700,7 @@ def _training(series: Sequence[_Series]) -> str:
                 curves.append(Curve([e.iteration for e in run.evaluations], known, one.color, one.dash))
             label = f"Lines of the mean mIoU over the {role} domains against iterations, one for each run"
             plots.append(_figure(figures.curves_svg(title, curves, label=label, percent=True, smoothed=False)))
-        note = "Scores during training. The table above uses the last one of each run, whichever was best."
+        note = "Scores during training. The table above uses the last one of each run, even where an earlier one was better."
         legend = "" if parts else _legend(series, lines=True)
         parts.append(
             f'<h3>Scores over iterations</h3><p class="note">{note}</p>{legend}<div class="plots">{"".join(plots)}</div>'
@@ -777,7 +779,7 @@ def _run_details(run: Run, one: _Series, digits: int) -> str:
         f'<th scope="col">{h}</th>' for h in ("role", "images", "mIoU in %", "pixels right in %", "absent classes")
     )
     domains = _scroll(
-        f"<table><caption>Scored after {final.iteration} iterations, {_text(_when(final.time))}.</caption><thead><tr>"
+        f"<table><caption><span>Scored after {final.iteration} iterations, {_text(_when(final.time))}.</span></caption><thead><tr>"
         f'<th scope="col">domain</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>',
         "Scores of this run by domain",
     )
@@ -793,7 +795,7 @@ def _run_details(run: Run, one: _Series, digits: int) -> str:
     )
     class_heads = "".join(f'<th scope="col">{_breakable(name)}</th>' for name in names)
     classes = _scroll(
-        "<table><caption>IoU in %; grey where the class has no truth pixel, so that its IoU says nothing about it.</caption>"
+        "<table><caption><span>IoU in %; grey where the class has no truth pixel, so that its IoU says nothing about it.</span></caption>"
         f'<thead><tr><th scope="col">class</th>{class_heads}</tr></thead><tbody>{class_rows}</tbody></table>',
         "IoU of this run by class and domain",
     )
@@ -804,7 +806,7 @@ def _run_details(run: Run, one: _Series, digits: int) -> str:
     return (
         f"<details><summary>{_swatch(one.color)}<b>{_text(one.group.label)}</b> · seed {run.seed}{unseen} · "
         f"{_text(run.folder.name)}</summary>{domains}<h3>Classes</h3>{classes}"
-        f'<h3>Confusion</h3><div class="plots">{confusions}</div>'
+        f'<h3>Confusion</h3><div class="plots large">{confusions}</div>'
         f"<h3>Configuration</h3><pre>{_text(config)}</pre>"
         + (f"<h3>Environment</h3><pre>{_text(environment)}</pre>" if environment else "")
         + "</details>"

@@ -102,7 +102,8 @@ def write_panels(folder: Path, domain: str, rng: np.random.Generator, *, quality
     """Two small pictures of a street with a truth and a prediction."""
     place = folder / "panels" / domain.replace("/", "-")
     place.mkdir(parents=True)
-    palette = [channel for color in COLORS for channel in color]
+    # All 256 colours: with fewer, the PNG has fewer bits than 255 needs.
+    palette = [channel for color in [*COLORS, *[[0, 0, 0]] * (256 - len(COLORS))] for channel in color]
     for index in range(2):
         truth = np.full((32, 64), 2, dtype=np.uint8)
         truth[:10] = 5
