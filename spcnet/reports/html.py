@@ -108,13 +108,14 @@ pre { background: var(--page); border: 1px solid var(--line); border-radius: 6px
 footer { color: var(--muted); font-size: 0.85rem; padding-bottom: 40px; }
 @media (max-width: 640px) { section { padding: 16px 14px; border-radius: 8px; } header, main, footer { padding-left: 12px; padding-right: 12px; }
   .panels { min-width: calc(var(--columns) * 124px); } dl { columns: 1; } dl > div { grid-template-columns: 8.5em minmax(0, 1fr); } h1 { font-size: 1.4rem; }
-  th[scope=row] { white-space: normal; overflow-wrap: anywhere; min-width: 128px; max-width: 160px; padding-left: 0 !important; font-size: 0.84rem; } }
+  th[scope=row] { white-space: normal; overflow-wrap: anywhere; min-width: 146px; max-width: 170px; padding-left: 0 !important; font-size: 0.84rem; } }
+@page { size: landscape; margin: 12mm; }
 @media print { :root { color-scheme: light; --ink: #000; --muted: #444; --line: #bbb; --page: #fff; --card: #fff; --baseline: #5f6368; --blue: #0072b2;
   --better: #00734f; --worse: #b34700; --link: #000; --warn: #fff; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   body { font-size: 10pt; } nav { display: none; } section { border: 0; padding: 0; } .scroll { overflow: visible; }
   header, main, footer { max-width: none; padding-left: 0; padding-right: 0; }
-  table { font-size: 7.5pt; } th, td { padding: 2px 4px; } .panels { min-width: 0; }
+  table { font-size: 7.5pt; } th, td, .results th, .results td { padding: 2px 4px; } .panels { min-width: 0; }
   figure, .cards, tr, .panels > div { break-inside: avoid; } h2, h3 { break-after: avoid; } }
 """
 
