@@ -1,7 +1,7 @@
 """What the commands do: here, and only here, data, methods, engine, evaluation and reports meet."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from spcnet import checkpoint
-from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, from_dict
+from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, from_dict, recipe_path
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import LabelSpace, label_space
 from spcnet.data.loading import evaluation_batches, training_batches
@@ -20,7 +20,11 @@ from spcnet.engine.progress import bar
 from spcnet.engine.trainer import Trainer, make_fabric
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation import evaluator
+from spcnet.inference.predictor import Predictor
 from spcnet.methods import card_for, method_named, restore
+from spcnet.reports.html import write_report
+from spcnet.reports.runs import load_run
+from spcnet.reports.tables import render_terminal, summary_table
 
 Record = dict[str, Any]
 
@@ -250,4 +254,113 @@ def evaluate(
     return note(results, config, space, int(state.get("iteration", 0)))
 
 
-Build = Callable[..., nn.Module]
+def predict(
+    model: Path,
+    inputs: Sequence[str | Path],
+    *,
+    output: Path,
+    size: tuple[int, int] | None = None,
+    full_size: bool = False,
+    overlay: float = 0.5,
+    device: str = "auto",
+    console: Console | None = None,
+) -> int:
+    """Label images and write class maps, overlays, and how much each source style explains each image.
+
+    Args:
+        model: folder of a run, or a checkpoint file.
+        inputs: images, folders, globs.
+        output: folder for the results.
+        size: height and width that images are brought to; the size of the training images by default.
+        full_size: leave images at their own size.
+        overlay: opacity of the colours, 0..1.
+        device: where to compute.
+        console: where progress is shown; nowhere by default.
+
+    Returns:
+        How many images could not be predicted; each is told of on the console.
+
+    Raises:
+        UsageError, DataError, CheckpointError: see the message.
+    """
+    console = console or Console(quiet=True)
+    network, card = restore(model)
+    predictor = Predictor(
+        network,
+        space=label_space(card.space),
+        size=None if full_size else size or card.size,
+        device=device,
+        source_names=card.domains,
+    )
+    with bar(console, 0, 0, "predict") as show:
+        predictions = predictor.predict_paths(
+            inputs, output, overlay=overlay, progress=lambda done, total, outcome: show(done, {}, total)
+        )
+    for failure in predictions.failures:
+        console.print(f"skipped: {failure.reason}", style="red", highlight=False, markup=False)
+    console.print(f"{len(predictions.written)} images labelled in {output}", highlight=False)
+    return len(predictions.failures)
+
+
+def show_table(folders: Sequence[Path], console: Console, *, baseline: str = "deeplabv3plus") -> None:
+    """Print the mIoU of runs, domain by domain."""
+    table = summary_table([load_run(folder) for folder in folders], baseline=baseline)
+    console.print(render_terminal(table, width=console.width))
+
+
+def report(
+    runs: Sequence[Path],
+    *,
+    output: Path,
+    baseline: str = "deeplabv3plus",
+    title: str | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Write one HTML page about runs, and print their table.
+
+    Raises:
+        UsageError, DataError: a folder is no run, or the page cannot be written.
+    """
+    console = console or Console(quiet=True)
+    method_named(baseline)
+    page = write_report([load_run(run) for run in runs], output, title=title, baseline=baseline)
+    show_table(runs, console, baseline=baseline)
+    console.print(f"The page is {page}", highlight=False)
+    return page
+
+
+def demo(
+    *, output: Path, iterations: int | None = None, seed: int = 0, console: Console | None = None
+) -> dict[str, Record]:
+    """Train baseline and SPC-Net with the same budget on generated streets, test both on unseen weather, report.
+
+    Args:
+        output: folder for the two runs and report.html; runs in it that are there are replaced.
+        iterations: training steps of each; the recipe's by default.
+        seed: of everything random.
+        console: where progress is shown; nowhere by default.
+
+    Returns:
+        The last evaluation of each run, by method.
+    """
+    console = console or Console(quiet=True)
+    found: dict[str, Record] = {}
+    folders = []
+    for name in ("demo/baseline", "demo/spcnet"):
+        config = from_dict(RunConfig, yaml.safe_load(recipe_path(name).read_text()))
+        config = dataclasses.replace(
+            config,
+            training=dataclasses.replace(
+                config.training, seed=seed, iterations=iterations or config.training.iterations
+            ),
+            output=output / config.method,
+        )
+        folders.append(config.output)
+        found[config.method] = train(config, overwrite=True, console=console)
+    report(
+        folders,
+        output=output / "report.html",
+        title="Generated streets: trained on two styles, tested on six others",
+        console=console,
+    )
+    return found

@@ -10,11 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from spcnet.errors import UsageError
 
 OUTPUT_STRIDES = (8, 16, 32)
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 
 
 def _require(ok: bool, message: str) -> None:
@@ -225,7 +226,7 @@ class TrainingConfig:
     """Where to compute: auto, cpu, cuda or mps."""
     devices: int | str = 1
     """How many devices, or 'auto' for all."""
-    precision: str = "32-true"
+    precision: Precision = "32-true"
     """Precision: 32-true, bf16-mixed, 16-mixed or 64-true."""
     deterministic: bool = True
     """Refuse operations that do not repeat bit for bit, where the device offers others."""
@@ -236,7 +237,7 @@ class TrainingConfig:
             _require(value >= 1, f"training.{name} is {value}: it must be at least 1")
         _require(self.evaluate_every >= 0, f"training.evaluate_every is {self.evaluate_every}: it must be 0 or more")
         _require(self.learning_rate > 0, f"training.learning_rate is {self.learning_rate}: it must be above 0")
-        precisions = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+        precisions = get_args(Precision)
         _require(
             self.precision in precisions,
             f"training.precision is {self.precision!r}: it must be one of {', '.join(precisions)}",
@@ -278,6 +279,30 @@ class RunConfig:
     """Folder of the run: its log, checkpoints and results."""
     expected: str = ""
     """What this recipe should give, in words and figures with their source; not used by the program."""
+
+
+def recipes_folder() -> Path:
+    """Where the recipes that come with this package lie: inside an installed one, beside the source of a checkout."""
+    package = Path(__file__).parent
+    beside = package.parent / "recipes"
+    return beside if (package.parent / "pyproject.toml").is_file() and beside.is_dir() else package / "recipes"
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe: a path, or the name of one that comes with this package, such as `real-small/spcnet`.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    given = Path(name)
+    if given.is_file():
+        return given
+    folder = recipes_folder()
+    own = {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
+    found = own.get(name.removeprefix("recipes/").removesuffix(".yaml"))
+    if found is None:
+        raise UsageError(f"there is no recipe {name}: give a YAML file, or one of {', '.join(own)}")
+    return found
 
 
 T = TypeVar("T")

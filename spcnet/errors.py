@@ -21,6 +21,19 @@ class UsageError(SpcnetError, ValueError):
     exit_code = 2
 
 
+class Interrupted(SpcnetError):
+    """The user stopped a training run; its state is saved (exit code 130)."""
+
+    exit_code = 130
+
+    def __init__(self, iteration: int, output: object) -> None:
+        super().__init__(
+            f"stopped after iteration {iteration}, which is saved. Go on with: "
+            f"spcnet train --config {output}/config.yaml --resume"
+        )
+        self.iteration = iteration
+
+
 def one_of(value: str, known: "list[str] | tuple[str, ...]", what: str) -> UsageError:
     """The error for an unknown name: what came, what is known, and the nearest known name.
 

@@ -1,19 +1,31 @@
 """A progress bar with losses and time left on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Show(Protocol):
+    """Tells how far a job is."""
+
+    def __call__(self, done: int, losses: dict[str, float], total: int = ..., /) -> None:
+        """`done` of `total` steps are finished; `losses` is empty where there is nothing new to say."""
+
 
 LINE_EVERY = 30.0
 """Seconds between two lines where there is no terminal to draw on."""
 
 
 @contextmanager
-def bar(console: Console, total: int, start: int, title: str) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """A function to call with the number of finished steps and the latest losses; an empty dict keeps the last ones."""
+def bar(console: Console, total: int, start: int, title: str) -> Iterator[Show]:
+    """A function to call with the number of finished steps and the latest losses; an empty dict keeps the last ones.
+
+    Where the number of steps is known only later, it is the function's third argument.
+    """
     if not console.is_terminal:
         yield _lines(console, total, start, title)
         return
@@ -29,19 +41,19 @@ def bar(console: Console, total: int, start: int, title: str) -> Iterator[Callab
     with Progress(*columns, console=console, expand=True) as progress:
         task = progress.add_task(title, total=total, completed=start, losses="")
 
-        def show(done: int, losses: dict[str, float]) -> None:
+        def show(done: int, losses: dict[str, float], total: int = total) -> None:
             if losses:
-                progress.update(task, completed=done, losses=_text(losses))
+                progress.update(task, completed=done, total=total, losses=_text(losses))
             else:
-                progress.update(task, completed=done)
+                progress.update(task, completed=done, total=total)
 
         yield show
 
 
-def _lines(console: Console, total: int, start: int, title: str) -> Callable[[int, dict[str, float]], None]:
+def _lines(console: Console, total: int, start: int, title: str) -> Show:
     began = last = time.monotonic()
 
-    def show(done: int, losses: dict[str, float]) -> None:
+    def show(done: int, losses: dict[str, float], total: int = total) -> None:
         nonlocal last
         now = time.monotonic()
         if (losses and now - last >= LINE_EVERY) or done == total:

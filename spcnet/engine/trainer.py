@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.fabric import Fabric
@@ -23,7 +23,7 @@ from spcnet import checkpoint
 from spcnet.config import RunConfig, TrainingConfig
 from spcnet.engine import records
 from spcnet.engine.optim import make_optimizer, pack, poly_rate, set_rate, unpack
-from spcnet.errors import CheckpointError, DataError
+from spcnet.errors import CheckpointError, DataError, Interrupted
 from spcnet.methods import Method, Segmentor, fill
 from spcnet.types import Batch, StepResult
 
@@ -31,20 +31,12 @@ Progress = Callable[[int, dict[str, float]], None]
 """Called after each logged iteration with the number of finished iterations and the latest losses."""
 
 
-class Interrupted(Exception):
-    """The user stopped the run; everything up to `iteration` is saved."""
-
-    def __init__(self, iteration: int) -> None:
-        super().__init__(f"stopped after iteration {iteration}")
-        self.iteration = iteration
-
-
 def make_fabric(config: TrainingConfig) -> Fabric:
     """Devices and precision as the configuration asks for."""
     fabric = Fabric(
         accelerator=config.accelerator,
         devices=config.devices,
-        precision=config.precision,  # type: ignore[arg-type]
+        precision=config.precision,
     )
     fabric.launch()
     if config.deterministic:
@@ -69,7 +61,7 @@ class Trainer:
         self, config: RunConfig, method: Method, network: Segmentor, card: checkpoint.ModelCard, fabric: Fabric
     ) -> None:
         self.config, self.method, self.card, self.fabric = config, method, card, fabric
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(network.parameters(), config.training)
         self.iteration = 0
         """Finished iterations."""
@@ -139,7 +131,7 @@ class Trainer:
         batches: Iterable[Batch],
         *,
         on_progress: Progress = lambda iteration, losses: None,
-        on_evaluate: Callable[[int], None] = lambda iteration: None,
+        on_evaluate: Callable[[int], object] = lambda iteration: None,
     ) -> None:
         """Train from the current iteration to the last.
 
@@ -172,7 +164,7 @@ class Trainer:
                 if stopped:
                     self._check_finite(result)
                     self.save()
-                    raise Interrupted(self.iteration)
+                    raise Interrupted(self.iteration, self.config.output)
                 if last or self.iteration % training.checkpoint_every == 0:
                     self._check_finite(result)
                     self.save()
@@ -217,7 +209,7 @@ class _Log:
 
     def __init__(self, config: RunConfig, *, enabled: bool) -> None:
         self.enabled, self.path = enabled, config.output / records.TRAIN_FILE
-        self.board = SummaryWriter(str(config.output / "tensorboard")) if enabled else None  # type: ignore[no-untyped-call]
+        self.board = SummaryWriter(str(config.output / "tensorboard")) if enabled else None
         self.started, self.seen = time.perf_counter(), 0
         self.images = config.data.images_per_domain * len(config.data.sources)
         self.first: int | None = None
@@ -242,15 +234,15 @@ class _Log:
                 },
             )
             for name, value in {"loss": loss, **{f"loss/{k}": v for k, v in parts.items()}, "rate": rate}.items():
-                self.board.add_scalar(name, value, iteration)  # type: ignore[no-untyped-call]
+                self.board.add_scalar(name, value, iteration)
         return {"loss": loss, **parts}
 
-    def __enter__(self) -> "_Log":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.board is not None:
-            self.board.close()  # type: ignore[no-untyped-call]
+            self.board.close()
 
 
 @contextmanager
@@ -268,8 +260,8 @@ def _stop_on_signal() -> Iterator[list[int]]:
         received.append(number)
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
+        for watched in (signal.SIGINT, signal.SIGTERM):
+            before[watched] = signal.signal(watched, note)
     except ValueError:  # not the main thread: signals are somebody else's
         pass
     try:

@@ -1,0 +1,221 @@
+"""The command line: `spcnet COMMAND`, also `python -m spcnet COMMAND`. Options in, one function call out."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace, set_parsing_settings
+from rich.console import Console
+
+from spcnet import __version__
+from spcnet.config import EvaluationConfig, RunConfig, recipe_path
+from spcnet.errors import SpcnetError
+
+SHORT = {f"--{name}": f"--training.{name}" for name in ("accelerator", "devices", "precision", "seed", "iterations")}
+"""Options of `train` that have a short form."""
+USAGE, DATA, INTERRUPTED = 2, 1, 130
+"""Exit codes: a wrong option, a wrong file, stopped by the user."""
+
+
+def _add_train(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", action="config", help="Recipe: a YAML file, or the name of one that comes with spcnet."
+    )
+    parser.add_class_arguments(RunConfig, fail_untyped=True)
+    parser.add_argument("--resume", action=ActionYesNo, default=False, help="Go on where the run in --output stopped.")
+    parser.add_argument(
+        "--overwrite", action=ActionYesNo, default=False, help="Begin anew in a folder that already holds a run."
+    )
+
+
+def _train(options: Namespace, console: Console) -> int:
+    from spcnet import commands
+
+    known = {name: options[name] for name in RunConfig.__dataclass_fields__}
+    config = RunConfig(**known)
+    commands.train(config, resume=options.resume, overwrite=options.overwrite, console=console)
+    commands.show_table([config.output], console)
+    console.print(
+        f"The run is in {config.output}; `spcnet report {config.output}` makes a page of it.", highlight=False
+    )
+    return 0
+
+
+def _add_evaluate(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="Folder of a run.")
+    parser.add_argument(
+        "--targets",
+        type=list[str] | None,
+        default=None,
+        help="Unseen domains instead of the run's own, for example [cityscapes,cityscapes+fog].",
+    )
+    parser.add_argument(
+        "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."
+    )
+    parser.add_argument(
+        "--batch_size", type=int | None, default=None, help="Images scored together; the run's own by default."
+    )
+    parser.add_argument("--limit", type=int | None, default=None, help="Score only so many images of each domain.")
+    parser.add_argument("--panels", type=int | None, default=None, help="Images of each domain kept for the report.")
+
+
+def _evaluate(options: Namespace, console: Console) -> int:
+    import dataclasses
+
+    from spcnet import commands
+
+    own: EvaluationConfig = commands.read_config(options.run).evaluation
+    given = {name: options[name] for name in ("batch_size", "limit", "panels") if options[name] is not None}
+    commands.evaluate(
+        options.run,
+        targets=options.targets,
+        roots=options.roots,
+        evaluation=dataclasses.replace(own, **given),
+        console=console,
+    )
+    commands.show_table([options.run], console)
+    return 0
+
+
+def _add_predict(parser: ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="Folder of a run, or a checkpoint file.")
+    parser.add_argument(
+        "inputs", type=str, nargs="+", help="Images, folders of images, or quoted patterns such as 'a/*.png'."
+    )
+    parser.add_argument("--output", type=Path, default=Path("predictions"), help="Folder for class maps and overlays.")
+    parser.add_argument(
+        "--size",
+        type=tuple[int, int] | None,
+        default=None,
+        help="Height and width that images are brought to, [H,W]; the size of the training images by default.",
+    )
+    parser.add_argument(
+        "--full_size", action=ActionYesNo, default=False, help="Leave images at their own size instead of --size."
+    )
+    parser.add_argument("--overlay", type=float, default=0.5, help="Opacity of the colours over the image, 0..1.")
+    parser.add_argument("--accelerator", type=str, default="auto", help="Where to compute: auto, cpu, cuda or mps.")
+
+
+def _predict(options: Namespace, console: Console) -> int:
+    from spcnet import commands
+
+    failures = commands.predict(
+        options.model,
+        options.inputs,
+        output=options.output,
+        size=options.size,
+        full_size=options.full_size,
+        overlay=options.overlay,
+        device=options.accelerator,
+        console=console,
+    )
+    return DATA if failures else 0
+
+
+def _add_report(parser: ArgumentParser) -> None:
+    parser.add_argument("runs", type=Path, nargs="+", help="Folders of runs to show side by side.")
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="The page to write.")
+    parser.add_argument(
+        "--baseline", type=str, default="deeplabv3plus", help="Method that the others are compared with."
+    )
+    parser.add_argument("--title", type=str | None, default=None, help="Title of the page.")
+
+
+def _report(options: Namespace, console: Console) -> int:
+    from spcnet import commands
+
+    commands.report(
+        options.runs, output=options.output, baseline=options.baseline, title=options.title, console=console
+    )
+    return 0
+
+
+def _add_demo(parser: ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="Folder for the runs and the report.")
+    parser.add_argument(
+        "--iterations", type=int | None, default=None, help="Training steps of each network; the recipe's by default."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Seed of everything random.")
+
+
+def _demo(options: Namespace, console: Console) -> int:
+    from spcnet import commands
+
+    commands.demo(output=options.output, iterations=options.iterations, seed=options.seed, console=console)
+    return 0
+
+
+COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Namespace, Console], int]]] = {
+    "demo": (
+        "Train baseline and SPC-Net on generated streets, test on unseen weather, write a report.",
+        _add_demo,
+        _demo,
+    ),
+    "train": ("Train a network on source domains and test it on unseen ones.", _add_train, _train),
+    "evaluate": ("Test a trained network.", _add_evaluate, _evaluate),
+    "predict": ("Label images with a trained network.", _add_predict, _predict),
+    "report": ("Make one HTML page of one or several runs.", _add_report, _report),
+}
+"""Command → what it does, its options, its function."""
+
+
+def make_parser() -> ArgumentParser:
+    """The parser of all commands."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog="spcnet",
+        description="Domain-generalised semantic segmentation: train on streets with labels, work on streets without.",
+        version=__version__,
+    )
+    parser.add_argument("--debug", action=ActionYesNo, default=False, help="Show the traceback of an error.")
+    commands = parser.add_subcommands(dest="command", required=True)
+    for name, (summary, add_options, _) in COMMANDS.items():
+        short = f" Short forms: {', '.join(f'{k} for {v}' for k, v in SHORT.items())}." if name == "train" else ""
+        sub = ArgumentParser(description=summary + short)
+        sub.add_argument("--debug", action=ActionYesNo, default=False, help="Show the traceback of an error.")
+        add_options(sub)
+        commands.add_subcommand(name, sub, help=summary)
+    return parser
+
+
+def with_recipes(arguments: Sequence[str]) -> list[str]:
+    """Put the file in the place of a recipe's name after `--config`, and long options in the place of short ones.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    found = list(arguments)
+    for i, argument in enumerate(found):
+        name, equals, value = argument.partition("=")
+        if "train" in found[:2] and name in SHORT:
+            found[i] = SHORT[name] + equals + value
+        if argument == "--config" and i + 1 < len(found):
+            found[i + 1] = str(recipe_path(found[i + 1]))
+        elif argument.startswith("--config="):
+            found[i] = f"--config={recipe_path(argument.removeprefix('--config='))}"
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code.
+
+    0 done, 1 something is wrong with a file, 2 something is wrong with an option, 130 stopped by the user.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    console, errors = Console(), Console(stderr=True, soft_wrap=True)
+    debug = "--debug" in given
+    try:
+        options = make_parser().parse_args(with_recipes(given))
+        options = make_parser().instantiate_classes(options)
+        _, _, run = COMMANDS[options.command]
+        return run(options[options.command], console)
+    except SpcnetError as error:
+        if debug:
+            raise
+        errors.print(f"spcnet: {error}", style="red", highlight=False, markup=False)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        errors.print("spcnet: stopped", highlight=False)
+        return INTERRUPTED
