@@ -387,8 +387,7 @@ def test_a_folder_becomes_class_maps_overlays_and_tables(photos, tmp_path):
     assert entry["shares"]["sky"] == 0
     assert (entry["height"], entry["width"]) == (40, 40)
     assert [list(layer) for layer in entry["style_weights"]] == [["game", "toy"]] * 2
-    assert (out / entry["classes_file"]).is_file()
-    assert (out / entry["overlay_file"]).is_file()
+    assert (entry["classes_file"], entry["overlay_file"]) == ("two/C_classes.png", "two/C_overlay.png")
     assert [failure["path"] for failure in index["failures"]] == [str(photos / "one/broken.jpg")]
 
     with (out / "styles.csv").open(newline="") as file:

@@ -94,6 +94,12 @@ def test_the_pieces_of_a_style_bar_are_as_long_as_the_shares(raw):
         assert abs(length - weight * (513 - 2 * 13)) <= 1
 
 
+def test_every_source_is_named_below_the_bar_even_without_a_share():
+    bar = np.asarray(style_bar([1, 0, 0, 0], ["a long name"] * 4, width=200, text_size=13))
+    below = bar[13 // 2 + 13 + 2 :]
+    assert set(STYLE_COLORS[:4]) <= colors_in(below)
+
+
 def test_a_style_bar_needs_a_name_for_each_weight():
     with pytest.raises(UsageError, match="2 style weights and 1 names"):
         style_bar([0.5, 0.5], ["game"])
