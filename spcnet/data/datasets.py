@@ -9,6 +9,7 @@ Everything that costs little to check is checked when a domain is opened, so tha
 names, folders, and that each photo has its label. What is inside a file is checked when it is read.
 """
 
+import mmap
 import os
 import zlib
 from abc import ABC, abstractmethod
@@ -205,6 +206,61 @@ class FolderSet(SegmentationSet):
         return Sample(image, labels.apply(self.table, label, str(pair.label)), pair.name)
 
 
+class SceneMemory:
+    """Images with labels that cost more to make than to keep, in memory that forked processes share.
+
+    What one worker has made, all others have. The memory is taken only as images come in.
+    """
+
+    def __init__(self, num_scenes: int, *, size: tuple[int, int], limit: int = 512 * 2**20) -> None:
+        """Set memory aside.
+
+        Args:
+            num_scenes: how many images there are, numbered from 0.
+            size: height and width in pixels of all of them.
+            limit: bytes that may be used; the last images, for which they do not suffice, are not kept.
+        """
+        self.size = size
+        self.num_kept = min(num_scenes, limit // (4 * size[0] * size[1]))
+        self._set_aside()
+
+    def _set_aside(self) -> None:
+        # An anonymous map and not `multiprocessing.shared_memory`, for which containers have little room.
+        num_pixels = self.num_kept * self.size[0] * self.size[1]
+        memory = np.frombuffer(mmap.mmap(-1, 4 * (num_pixels + self.num_kept) + 1), np.uint8)
+        self.pixels = memory[: 4 * num_pixels].reshape(self.num_kept, *self.size, 4)
+        self.checks = memory[4 * num_pixels : -1].view(np.uint32)
+
+    def __getstate__(self) -> tuple[tuple[int, int], int]:
+        return self.size, self.num_kept
+
+    def __setstate__(self, state: tuple[tuple[int, int], int]) -> None:
+        self.size, self.num_kept = state
+        self._set_aside()  # a process that is sent a copy remembers for itself
+
+    def get(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+        """Image and label of that number, if they are kept."""
+        # Another process may be writing these very pixels: only what is whole has its checksum.
+        if index >= self.num_kept or not self.checks[index]:
+            return None
+        kept = self.pixels[index].copy()
+        if self.checks[index] != _checksum(kept):
+            return None
+        return np.ascontiguousarray(kept[..., :3]), np.ascontiguousarray(kept[..., 3])
+
+    def put(self, index: int, image: NDArray[np.uint8], label: NDArray[np.uint8]) -> None:
+        """Keep an image and its label, if there is room for that number."""
+        if index < self.num_kept:
+            kept = np.dstack([image, label])
+            self.pixels[index] = kept
+            self.checks[index] = _checksum(kept)
+
+
+def _checksum(pixels: NDArray[np.uint8]) -> int:
+    """Never the 0 of memory that nothing was written to."""
+    return zlib.crc32(pixels.data) or 1
+
+
 class StreetsSet(SegmentationSet):
     """Generated scenes in one rendering style.
 
@@ -214,9 +270,17 @@ class StreetsSet(SegmentationSet):
     """
 
     def __init__(
-        self, style: str, *, split: str, num_scenes: int, size: tuple[int, int], table: NDArray[np.uint8], seed: int
+        self,
+        style: str,
+        *,
+        split: str,
+        num_scenes: int,
+        size: tuple[int, int],
+        table: NDArray[np.uint8],
+        seed: int,
+        with_depth: bool = False,
     ) -> None:
-        """Describe the scenes; each is generated when it is read.
+        """Describe the scenes; each is generated when it is read for the first time, and then kept in memory.
 
         Args:
             style: a name in `streets.STYLES`.
@@ -225,6 +289,7 @@ class StreetsSet(SegmentationSet):
             size: height and width in pixels.
             table: class of each train id, 256 entries (`labels.remap`).
             seed: other seeds give other scenes.
+            with_depth: give the samples their depth, and keep nothing.
 
         Raises:
             UsageError: more scenes than there are numbers for.
@@ -238,18 +303,25 @@ class StreetsSet(SegmentationSet):
         self.table = table
         self.first = FIRST_TEST_SCENE if split == "test" else 0
         self.seed = seed if split == "test" else seed + zlib.crc32(style.encode())
+        self.memory = None if with_depth else SceneMemory(num_scenes, size=size)
 
     def __len__(self) -> int:
         return self.num_scenes
 
     def read(self, index: int, /) -> Sample:
-        """Generate one scene; see `SegmentationSet.read`."""
+        """Generate one scene, or remember it; see `SegmentationSet.read`."""
         if not 0 <= index < self.num_scenes:
             raise IndexError(index)
-        scene = streets.generate(self.first + index, style=self.style, seed=self.seed, size=self.size)
         name = f"{self.style}_{self.split}_{index:06d}"
+        known = self.memory.get(index) if self.memory else None
+        if known:
+            return Sample(*known, name)
+        scene = streets.generate(self.first + index, style=self.style, seed=self.seed, size=self.size)
         label = labels.apply(self.table, scene.label, name)
-        return Sample(scene.image, label, name, np.asarray(scene.depth, dtype=np.float32))
+        if self.memory is None:
+            return Sample(scene.image, label, name, scene.depth)
+        self.memory.put(index, scene.image, label)
+        return Sample(scene.image, label, name)
 
 
 class WeatherSet(SegmentationSet):
@@ -451,6 +523,7 @@ def open_domain(
             size=data.size,
             table=labels.remap(info.native, space, spec.dataset),
             seed=seed,
+            with_depth=spec.style is not None,
         )
     else:
         pairs, native = find_pairs(spec.dataset, root_of(spec.dataset, data), split=split, subset=spec.subset)

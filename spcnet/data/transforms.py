@@ -78,13 +78,15 @@ class RandomScaledCrop(v2.Transform):  # type: ignore[misc]  # torchvision carri
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Cut, resize and pad one image or label."""
         is_label = isinstance(inpt, tv_tensors.Mask)
+        # As plain pixels: of a `Mask` torchvision takes the pixel at the corner of each cell, not the one at its middle.
+        pixels = inpt.as_subclass(Tensor)[None] if is_label else inpt
         nearest, bilinear = v2.InterpolationMode.NEAREST_EXACT, v2.InterpolationMode.BILINEAR
         piece = v2.functional.resized_crop(
-            inpt, *params["box"], params["resized"], interpolation=nearest if is_label else bilinear, antialias=True
+            pixels, *params["box"], params["resized"], interpolation=nearest if is_label else bilinear, antialias=True
         )
-        if not any(params["padding"]):
-            return piece
-        return v2.functional.pad(piece, params["padding"], fill=IGNORE_INDEX if is_label else 0)
+        if any(params["padding"]):
+            piece = v2.functional.pad(piece, params["padding"], fill=IGNORE_INDEX if is_label else 0)
+        return tv_tensors.wrap(piece[0], like=inpt) if is_label else piece
 
 
 def _place(length: int, wanted: int, factor: float) -> tuple[int, int, int, int]:

@@ -1,3 +1,5 @@
+import multiprocessing
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spcnet.config import DataConfig, DomainSpec
-from spcnet.data import datasets, labels, weather
-from spcnet.data.datasets import DATASETS, SegmentationSet, find_pairs, open_domain
+from spcnet.data import datasets, labels, streets, weather
+from spcnet.data.datasets import DATASETS, SceneMemory, SegmentationSet, find_pairs, open_domain
 from spcnet.data.labels import CITYSCAPES_IDS, IGNORE, label_space
 from spcnet.errors import DataError, UsageError
 
@@ -55,7 +57,7 @@ def opened(
     domain: str, *, training: bool = False, space: str = "idd7", seed: int = 0, **roots: Path
 ) -> SegmentationSet:
     data = DataConfig(
-        roots={name: str(root) for name, root in roots.items()}, train_scenes=6, test_scenes=4, size=(40, 80)
+        roots={name: str(root) for name, root in roots.items()}, train_scenes=3, test_scenes=4, size=(40, 80)
     )
     return open_domain(DomainSpec.parse(domain), data=data, space=label_space(space), training=training, seed=seed)
 
@@ -292,9 +294,8 @@ def test_the_licence_plate_of_cityscapes_is_void() -> None:
 def test_streets_come_in_the_size_and_number_that_the_data_asks_for() -> None:
     domain = opened(f"streets/{STYLE}", training=True)
     sample = domain.read(0)
-    assert len(domain) == 6
+    assert len(domain) == 3
     assert sample.image.shape == (40, 80, 3)
-    assert sample.depth is not None
     assert set(np.unique(sample.label).tolist()) <= {*range(7), IGNORE}
     assert len(opened(f"streets/{STYLE}")) == 4
 
@@ -304,7 +305,7 @@ def test_no_street_scene_is_both_trained_and_tested_on() -> None:
         split: {domain.read(i).image.tobytes() for i in range(len(domain))}
         for split, domain in ((s, opened(f"streets/{STYLE}@{s}")) for s in ("train", "test"))
     }
-    assert len(seen["train"]) == 6
+    assert len(seen["train"]) == 3
     assert not seen["train"] & seen["test"]
 
 
@@ -319,6 +320,53 @@ def test_street_scenes_to_test_on_are_the_same_in_every_style_but_those_to_train
     for split, same in (("test", True), ("train", False)):
         one, other = (opened(f"streets/{style}@{split}").read(0).label for style in (first, second))
         assert np.array_equal(one, other) == same
+
+
+def test_a_scene_is_generated_once_and_is_the_same_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    domain, fresh = (opened(f"streets/{STYLE}") for _ in range(2))
+    first = domain.read(2)
+    first.image[:4] = 0  # what was handed out is the reader's own
+    monkeypatch.setattr(streets, "generate", None)
+    again = domain.read(2)
+    monkeypatch.undo()
+    expected = fresh.read(2)
+    assert np.array_equal(again.image, expected.image)
+    assert np.array_equal(again.label, expected.label)
+    assert again.name == expected.name
+
+
+def test_what_a_forked_process_remembers_the_others_remember_too() -> None:
+    memory = SceneMemory(3, size=(4, 5))
+    image, label = np.full((4, 5, 3), 9, np.uint8), np.full((4, 5), 2, np.uint8)
+    process = multiprocessing.get_context("fork").Process(target=memory.put, args=(1, image, label))
+    process.start()
+    process.join()
+    known = memory.get(1)
+    assert known is not None
+    assert np.array_equal(known[0], image)
+    assert np.array_equal(known[1], label)
+    assert memory.get(0) is None
+
+
+def test_a_half_written_scene_is_not_remembered() -> None:
+    memory = SceneMemory(1, size=(4, 5))
+    memory.put(0, np.full((4, 5, 3), 9, np.uint8), np.full((4, 5), 2, np.uint8))
+    memory.pixels[0, 3] = 0
+    assert memory.get(0) is None
+
+
+def test_memory_stays_within_its_limit() -> None:
+    memory = SceneMemory(10, size=(4, 5), limit=3 * 80)
+    for index in range(10):
+        memory.put(index, np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8))
+    assert [index for index in range(10) if memory.get(index)] == [0, 1, 2]
+    assert memory.pixels.nbytes == 240
+
+
+def test_a_copy_of_a_set_in_another_process_shows_the_same(tmp_path: Path) -> None:
+    for domain in (opened(f"streets/{STYLE}"), opened("camvid+snow", camvid=make_camvid(tmp_path))):
+        copied = pickle.loads(pickle.dumps(domain))
+        assert np.array_equal(copied.read(0).image, domain.read(0).image)
 
 
 def test_a_weather_style_changes_the_image_but_not_the_label(tmp_path: Path) -> None:

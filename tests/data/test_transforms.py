@@ -91,6 +91,13 @@ def test_image_and_label_move_together(scale: float) -> None:
         assert ((moved[0].int() - 30 - truth.int() * 10).abs() < 5)[seen].float().mean() > 0.7
 
 
+def test_a_label_takes_the_pixel_in_the_middle_of_each_cell() -> None:
+    label = classes(SIZE[0] * 3, SIZE[1] * 3)
+    _, small = training_transform(DATA)(photo(SIZE[0] * 3, SIZE[1] * 3), label)
+    assert torch.equal(small, label[1::3, 1::3])
+    assert isinstance(small, tv_tensors.Mask)
+
+
 def test_an_image_scaled_up_is_the_middle_of_the_resized_image() -> None:
     image, label = blocks(96, 192)
     whole = evaluation_transform(replace(DATA, size=(96, 192)))(image)

@@ -172,6 +172,12 @@ def test_the_sky_is_guessed_where_it_is_and_taken_to_be_far(street: NDArray[np.u
     assert 0 < near < 8 < far < 100
 
 
+def test_a_bright_patch_below_something_else_is_not_the_sky(street: NDArray[np.uint8]) -> None:
+    street[28:36, 8:32] = street[0, 100]
+    view = View(np.ascontiguousarray(street.transpose(2, 0, 1), dtype=np.float32) / 255, depth=None)
+    assert view.sky[30:34, 12:28].max() < 0.1
+
+
 def test_an_infinite_distance_is_the_sky() -> None:
     depth = np.full((20, 20), 10, np.float32)
     depth[:10] = np.inf
