@@ -16,7 +16,7 @@ from torch import Tensor
 from spcnet import checkpoint
 from spcnet.config import ClusteringConfig, ModelConfig, StyleConfig, from_dict
 from spcnet.errors import CheckpointError, DataError, UsageError, one_of
-from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, labels_at, one_hot_pixels
+from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, image_sums, labels_at
 from spcnet.losses.segmentation import cross_entropy
 from spcnet.models.backbones import BACKBONES, backbone_info, build_backbone
 from spcnet.models.clustering import PrototypeHead
@@ -129,9 +129,9 @@ class Method:
             label = labels_at(batch.label, (output.embedding.shape[2], output.embedding.shape[3])).flatten(1)
             pixels = output.embedding.flatten(2).transpose(1, 2)
             prototypes = head.unit_prototypes
-            member = one_hot_pixels(label, len(prototypes), pixels.dtype)
-            classes = class_sums(pixels, member, batch.domain, num_domains=prototypes.shape[1])
-            parts["var"] = compactness_loss(pixels, member, batch.domain, prototypes, classes.pixels)
+            sums = image_sums(pixels, label, batch.domain, prototypes)
+            classes = class_sums(sums, batch.domain, num_domains=prototypes.shape[1])
+            parts["var"] = compactness_loss(sums, batch.domain, classes)
             parts["dis"] = discrimination_loss(classes, prototypes, temperature=model.clustering.temperature)
             loss = loss + model.clustering.var_weight * parts["var"] + model.clustering.dis_weight * parts["dis"]
         return StepResult(loss, {name: part.detach() for name, part in parts.items()}, classes)

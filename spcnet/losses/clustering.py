@@ -1,15 +1,94 @@
 """The losses of semantic clustering: pixels near their prototype, class means away from the other classes.
 
-Huang et al., CVPR 2023, Eq. 9-12. Everything is a matrix product over all pixels, classes and domains at once; no
-copy of the embeddings is made, so memory is that of two gradients of the embeddings' size, whatever K and M.
+Huang et al., CVPR 2023, Eq. 9-12. The pixels are read once, by matrix products over all pixels and classes of an
+image, and reduced to a few numbers for each image and class; the losses are sums over those. Besides the gradient of
+the embeddings nothing of their size is allocated, whatever K and M.
 """
+
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from spcnet.types import ClassSums
+
+PIXELS_AT_A_TIME = {"cpu": 512}
+"""Pixels whose gradient is written together: half a MiB at D = 256 stays in a processor's cache."""
+PIXELS_ELSEWHERE = 65536
+"""The same on accelerators, where each step costs the start of a kernel."""
+
+
+class ImageSums(NamedTuple):
+    """What each image says about each class."""
+
+    total: Float[Tensor, "B K D"]
+    """Sum of the embeddings of its pixels."""
+    distance: Float[Tensor, "B K"]
+    """Sum of (1 - e·p)² over them, p being the prototype of the class and the image's domain."""
+    pixels: Float[Tensor, "B K"]
+    """Number of its pixels."""
+
+
+def image_sums(
+    embedding: Float[Tensor, "B P D"],
+    label: Int[Tensor, "B P"],
+    domain: Int[Tensor, " B"],
+    prototypes: Float[Tensor, "K M D"],
+) -> ImageSums:
+    """Reduce the pixels of each image to sums for each class; differentiable once in the embeddings.
+
+    Args:
+        embedding: pixels of each image.
+        label: class of each pixel; those outside 0..K-1 are ignored.
+        domain: source domain of each image, in any order, 0..M-1.
+        prototypes: of unit length, those before this step's update; they get no gradient.
+    """
+    own = prototypes.detach().transpose(0, 1)[domain].to(embedding.dtype)
+    with torch.autocast(embedding.device.type, enabled=False):
+        total, distance, pixels = _ImageSums.apply(embedding, label, own)
+    return ImageSums(total, distance, pixels)
+
+
+class _ImageSums(torch.autograd.Function):
+    """One gradient for both sums, written in one place; autograd alone would hold two of the embeddings' size."""
+
+    @staticmethod
+    def forward(ctx: Any, embedding: Tensor, label: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        num_classes = own.shape[1]
+        member = one_hot_pixels(label, num_classes, embedding.dtype)
+        known = label.clamp(0, num_classes - 1)[..., None]
+        away = 1 - torch.bmm(embedding, own.transpose(1, 2)).gather(2, known)
+        total = member.transpose(1, 2) @ embedding
+        distance = (away.square() * member).sum(1)
+        pixels = member.sum(1)
+        ctx.mark_non_differentiable(pixels)
+        ctx.save_for_backward(label, own, away)
+        return total, distance, pixels
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_total: Tensor, g_distance: Tensor, g_pixels: Tensor) -> tuple[Tensor, None, None]:
+        label, own, away = ctx.saved_tensors
+        (num_images, num_classes, dim), num_pixels = own.shape, label.shape[1]
+        # A pixel's gradient depends on its image and class and on one number of its own. Row K is for the ignored.
+        known = torch.where((label >= 0) & (label < num_classes), label, num_classes)
+        row = (known + (num_classes + 1) * torch.arange(num_images, device=label.device)[:, None]).flatten()
+        constant, direction, scale = (
+            F.pad(value, (0, 0, 0, 1)).flatten(0, 1) for value in (g_total, own, g_distance[..., None])
+        )
+        slope = -scale[row] * (2 * away.reshape(-1, 1))
+        gradient = own.new_empty(num_images * num_pixels, dim)
+        step = PIXELS_AT_A_TIME.get(label.device.type, PIXELS_ELSEWHERE)
+        cache = torch.empty_like(gradient[:step])
+        for begin in range(0, len(row), step):
+            part = slice(begin, begin + step)
+            torch.index_select(constant, 0, row[part], out=gradient[part])
+            away_from = torch.index_select(direction, 0, row[part], out=cache[: len(row[part])])
+            gradient[part] += away_from.mul_(slope[part])
+        return gradient.view(num_images, num_pixels, dim), None, None
 
 
 def one_hot_pixels(label: Int[Tensor, "B P"], num_classes: int, dtype: torch.dtype) -> Float[Tensor, "B P K"]:
@@ -17,46 +96,32 @@ def one_hot_pixels(label: Int[Tensor, "B P"], num_classes: int, dtype: torch.dty
     return (label[..., None] == torch.arange(num_classes, device=label.device)).to(dtype)
 
 
-def class_sums(
-    embedding: Float[Tensor, "B P D"],
-    member: Float[Tensor, "B P K"],
-    domain: Int[Tensor, " B"],
-    *,
-    num_domains: int,
-) -> ClassSums:
-    """Sum of embeddings and number of pixels for each class and domain; differentiable in the embeddings.
+def class_sums(sums: ImageSums, domain: Int[Tensor, " B"], *, num_domains: int) -> ClassSums:
+    """Sum of embeddings and number of pixels for each class and domain.
 
     Args:
-        embedding: pixels of each image.
-        member: class of each pixel, from `one_hot_pixels`.
+        sums: of each image, from `image_sums`.
         domain: source domain of each image, in any order, 0..M-1.
         num_domains: M.
     """
-    of_domain = (domain[:, None] == torch.arange(num_domains, device=domain.device)).to(embedding.dtype)
-    per_image = member.transpose(1, 2) @ embedding
-    total = torch.einsum("bkd,bm->kmd", per_image, of_domain)
-    pixels = torch.einsum("bk,bm->km", member.sum(1), of_domain)
+    of_domain = (domain[:, None] == torch.arange(num_domains, device=domain.device)).to(sums.total.dtype)
+    total = torch.einsum("bkd,bm->kmd", sums.total, of_domain)
+    pixels = torch.einsum("bk,bm->km", sums.pixels, of_domain)
     return ClassSums(total, pixels)
 
 
-def compactness_loss(
-    embedding: Float[Tensor, "B P D"],
-    member: Float[Tensor, "B P K"],
-    domain: Int[Tensor, " B"],
-    prototypes: Float[Tensor, "K M D"],
-    pixels: Float[Tensor, "K M"],
-) -> Float[Tensor, ""]:
+def compactness_loss(sums: ImageSums, domain: Int[Tensor, " B"], classes: ClassSums) -> Float[Tensor, ""]:
     """L_var: mean of (1 - e·p)² over the pixels of each class and domain, summed, divided by K·M (Eq. 9).
 
-    The prototypes are those before this step's update, of unit length, and get no gradient. Zero, with a zero gradient, where every
-    pixel is ignored.
+    Zero, with a zero gradient, where every pixel is ignored.
+
+    Args:
+        sums: of each image, from `image_sums`.
+        domain: source domain of each image, in any order, 0..M-1.
+        classes: the same sums for each class and domain, from `class_sums`.
     """
-    own = prototypes.detach().transpose(0, 1)[domain]
-    cosine = torch.bmm(embedding, own.transpose(1, 2).to(embedding.dtype))
-    # One number for each image and class: pixels of other classes are masked out before anything is summed.
-    distance = ((1 - cosine).square() * member).sum(1)
-    weight = 1 / pixels.clamp(min=1).T[domain]
-    return (distance * weight.to(distance.dtype)).sum() / pixels.numel()
+    weight = 1 / classes.pixels.clamp(min=1).T[domain]
+    return (sums.distance * weight.to(sums.distance.dtype)).sum() / classes.pixels.numel()
 
 
 def discrimination_loss(
