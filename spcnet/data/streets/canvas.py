@@ -174,6 +174,13 @@ class Canvas:
             self.rows.append((kind, *row[1:]))
         self.stamp(left, top, renamed[under], mask)
 
+    def in_view(self, start: Point, end: Point) -> bool:
+        """Whether any of a wall from one point on the ground to another can be on the canvas."""
+        if max(start[1], end[1]) < 0.3:
+            return False
+        us = [self.camera.project(x, 0.0, z)[0] for x, z in (clip_near(start, end), clip_near(end, start))]
+        return max(us) > 0 and min(us) < self.camera.width
+
     def panel(
         self,
         start: Point,
@@ -223,12 +230,16 @@ class Canvas:
         v = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - camera.horizon)
         height = np.float32(camera.eye - low) - v * (z / camera.focal).astype(np.float32)
         mask = (height >= 0) & (height < high - low) & inside
-        step = np.minimum(np.maximum(height * np.float32(20), 0), len(steps) - 1).astype(np.intp)
-        parts = cells[row_of[step], column]
-        veil = mask & (parts == SEE_THROUGH)
-        if veil.any():
-            self.seen_through(left, top, veil, kind)
-        self.stamp(left, top, parts, mask & (parts > 0))
+        height *= np.float32(20)
+        step = np.clip(height, 0, len(steps) - 1, out=height).astype(np.int32)
+        row_start = (row_of * cells.shape[1]).astype(np.int32)
+        parts = cells.ravel().take(row_start.take(step) + column.astype(np.int32))
+        if cells.min() < 1:
+            veil = mask & (parts == SEE_THROUGH)
+            if veil.any():
+                self.seen_through(left, top, veil, kind)
+            mask &= parts > 0
+        self.stamp(left, top, parts, mask)
 
 
 def plane(start: Point, end: Point) -> tuple[Point, Vector, float, float]:

@@ -141,19 +141,20 @@ def facade_cells(house: Building, length: float, dice: Dice) -> tuple[Ints, list
         row(height, content)
     rows_of_glass = house.storey * house.window[1]
     sill = (house.storey - rows_of_glass) * 0.55
+    glassy = across(house.wall, house.frame, 0, house.frame if middle else 0, 0, house.frame, house.wall)
+    framed = across(house.wall, *(house.frame,) * 5, house.wall)
+    belt = np.full_like(wall, house.trim) if house.bands else wall
+    ledge = across(house.wall, *(house.trim,) * 5, house.wall) if house.bands else framed
+    rail = _balcony_row(house, wall, bays) if house.balconies else wall
+    panes = np.array(house.windows, dtype=np.int32)[(dice.array(max(house.floors, 1), bays) * WINDOW_KINDS).astype(int)]
     for floor in range(house.floors):
-        panes = np.array(house.windows, dtype=np.int32)[(dice.array(bays) * WINDOW_KINDS).astype(int)]
-        glassy = across(house.wall, house.frame, 0, house.frame if middle else 0, 0, house.frame, house.wall)
-        glassy = np.where(glassy == 0, np.repeat(panes, 7), glassy).astype(np.int32)
-        framed = across(house.wall, *(house.frame,) * 5, house.wall)
-        belt = np.full_like(wall, house.trim) if house.bands else wall
+        glass_row = np.where(glassy == 0, np.repeat(panes[floor], 7), glassy)
         row(0.22, belt)
-        balcony = house.balconies and floor > 0
-        row(max(sill - 0.32, 0.05), _balcony_row(house, wall, bays) if balcony else wall)
-        row(0.1, framed if not house.bands else across(house.wall, *(house.trim,) * 5, house.wall))
-        row(rows_of_glass * 0.68, glassy)
-        row(0.06 if house.mullion else 0.01, framed if house.mullion else glassy)
-        row(rows_of_glass * 0.32, glassy)
+        row(max(sill - 0.32, 0.05), rail if floor else wall)
+        row(0.1, ledge)
+        row(rows_of_glass * 0.68, glass_row)
+        row(0.06 if house.mullion else 0.01, framed if house.mullion else glass_row)
+        row(rows_of_glass * 0.32, glass_row)
         row(0.07, framed)
         row(max(house.storey - rows_of_glass - sill - 0.13, 0.05), wall)
     row(0.5, np.full_like(wall, house.trim))
@@ -218,6 +219,8 @@ def building(canvas: Canvas, dice: Dice, kind: str, start: Point, end: Point, ou
     for a, b in ((start, back), (start, end)):
         _, normal, distance, length = plane(a, b)
         if abs(distance) < 0.05 or length < 0.5:
+            continue
+        if not canvas.in_view(a, b):
             continue
         house = face(distance, normal)
         cells, rows, columns = facade_cells(house, length, dice)

@@ -150,7 +150,7 @@ def part_colours(parts: Parts, style_name: str, now: Weather) -> tuple[Floats, F
         )
         lying = np.where(leafy, np.clip((shade - 0.75) * 1.9, 0, 1), lying) * style.snow
         albedo = albedo + lying[:, None] * (np.float32(0.88) - albedo)
-    up = 0.72 + 0.28 * parts.normal[:, 1]
+    up = 0.82 + 0.18 * parts.normal[:, 1]
     facing = np.maximum(parts.normal @ now.sun, 0)
     # Leaves and people are round: they catch the sun from any side.
     round_things = leafy | (parts.kind == 11) | (parts.kind == 12) | (parts.kind == 5)
@@ -246,14 +246,14 @@ class Geometry:
 def geometry(drawing: Drawing, parts: Parts) -> Geometry:
     """Follow each pixel's ray to the plane of the part it sees."""
     camera = drawing.plan.camera
-    part = drawing.parts[SCALE // 2 :: SCALE, SCALE // 2 :: SCALE]
+    part = np.ascontiguousarray(drawing.parts[SCALE // 2 :: SCALE, SCALE // 2 :: SCALE])
     height, width = part.shape
     ray_x = (camera.mirror * (np.arange(width) * SCALE + SCALE / 2 + 0.5 - camera.centre) / camera.focal).astype(
         np.float32
     )
     ray_y = ((np.arange(height) * SCALE + SCALE / 2 + 0.5 - camera.horizon) / camera.focal).astype(np.float32)
     a, b, c = (parts.inverse[:, i].copy() for i in range(3))
-    inverse = a[part] * ray_x - b[part] * ray_y[:, None] + c[part]
+    inverse = a.take(part) * ray_x - b.take(part) * ray_y[:, None] + c.take(part)
     z = 1 / np.clip(inverse, 1 / SKY_DEPTH, 2.0)
     return Geometry(part, ray_x * z, np.float32(camera.eye) - ray_y[:, None] * z, z, ray_x, ray_y)
 
@@ -261,52 +261,57 @@ def geometry(drawing: Drawing, parts: Parts) -> Geometry:
 def surface(parts: Parts, where: Geometry, focal: float, strength: float) -> Floats:
     """Factor on each pixel's brightness from the texture of what is seen there (H×W)."""
     bank = atlas()
-    flat = (parts.normal[:, 1] > 0.7)[where.part]
-    number = parts.material[where.part]
-    scale = _TEXELS[number]
+    flat = (parts.normal[:, 1] > 0.7).take(where.part)
+    number = parts.material.take(where.part)
+    scale = _TEXELS.take(number)
     down = np.where(flat, where.z, where.y)
-    along = np.where(flat, where.x, where.x + where.z)
-    blur = scale * where.z / np.float32(focal)
+    along = where.x + where.z * ~flat
     # A texel on the ground is foreshortened: the size in between the near and the far axis is looked up.
-    blur = np.where(flat, blur * np.sqrt(np.maximum(where.z * 0.45, 1)), blur)
-    level = np.clip(np.log2(np.maximum(blur, 1e-3)) + 0.35, 0, LEVELS - 1).astype(np.int32)
-    step = np.exp2(-level.astype(np.float32)) * scale
-    size = SIZE >> level
-    row = np.floor(down * step).astype(np.int32) & (size - 1)
-    column = np.floor(along * step).astype(np.int32) & (size - 1)
-    value = bank.values[bank.offsets[_TEXTURE[number], level] + row * size + column]
-    return np.maximum(1 + np.float32(strength) * _STRENGTH[number] * value, 0.1)
+    slant = np.maximum(where.z * np.float32(0.45), 1) * flat + ~flat
+    blur = np.log2(scale * where.z * np.sqrt(slant)) + np.float32(0.35 - math.log2(focal))
+    level = np.clip(blur, 0, LEVELS - 1).astype(np.int32)
+    scale *= np.float32(1) / (1 << level)
+    last = (SIZE >> level) - 1
+    row = np.floor(down * scale).astype(np.int32) & last
+    column = np.floor(along * scale).astype(np.int32) & last
+    offset = bank.offsets.ravel().take((_TEXTURE * LEVELS).take(number) + level)
+    value = bank.values.take(offset + row * (last + 1) + column)
+    value *= (_STRENGTH * np.float32(strength)).take(number)
+    value += 1
+    factor: Floats = np.maximum(value, np.float32(0.1))
+    return factor
 
 
-def _box(values: Floats) -> Floats:
-    """Mean over the samples of each pixel."""
-    total = values[0::SCALE, 0::SCALE].copy()
-    for i in range(SCALE):
-        for j in range(SCALE):
-            if i or j:
-                total += values[i::SCALE, j::SCALE]
-    mean: Floats = total / np.float32(SCALE * SCALE)
-    return mean
+def split(samples: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """The samples of all pixels, one array per place in a pixel (each H×W)."""
+    return [np.ascontiguousarray(samples[i::SCALE, j::SCALE]) for i in range(SCALE) for j in range(SCALE)]
 
 
-def sky(where: Geometry, now: Weather, dice: Dice) -> Floats:
-    """The sky of every pixel, as if nothing stood before it (H×W×3)."""
+def _mean(table: Floats, samples: Sequence[npt.NDArray[np.int32]]) -> Floats:
+    """Look every sample up in a table and average over each pixel."""
+    total: Floats = table.take(samples[0], axis=0)
+    for sample in samples[1:]:
+        total += table.take(sample, axis=0)
+    total *= np.float32(1 / len(samples))
+    return total
+
+
+def sky(where: Geometry, now: Weather, dice: Dice, rows: int) -> Floats:
+    """The sky in the uppermost rows, as if nothing stood before it (rows×W×3)."""
     style = now.style
-    height, width = where.z.shape
-    up = np.clip(-where.ray_y, 0.0, 1.0)[:, None]
+    width = where.z.shape[1]
+    up = np.clip(-where.ray_y[:rows], 0.0, 1.0)[:, None]
     blend = np.clip(up * np.float32(2.2), 0, 1) ** np.float32(0.7)
-    colour = now.horizon + (now.zenith - now.horizon) * blend[:, :, None]
-    colour = np.broadcast_to(colour, (height, width, 3)).astype(np.float32)
+    plain = now.horizon + (now.zenith - now.horizon) * blend[:, :, None]
+    colour: Floats = np.broadcast_to(plain, (rows, width, 3))
     bank = atlas()
     tile = bank.values[bank.offsets[LAYERS.index("cloud"), 0] :][: SIZE * SIZE].reshape(SIZE, SIZE)
     lift = 1 / (up + np.float32(0.16))
     row = (lift * np.float32(34) + np.float32(dice.random() * SIZE)).astype(np.int32) & (SIZE - 1)
-    column = (where.ray_x[None, :] * lift * np.float32(26) + np.float32(dice.random() * SIZE)).astype(np.int32) & (
-        SIZE - 1
-    )
-    cloud = tile[row, column] * np.float32(0.8) + tile[(row * 3) & (SIZE - 1), (column * 3) & (SIZE - 1)] * np.float32(
-        0.3
-    )
+    column = (where.ray_x[None, :] * lift * np.float32(26) + np.float32(dice.random() * SIZE)).astype(np.int32)
+    column &= SIZE - 1
+    fine = tile[(row * 3) & (SIZE - 1), (column * 3) & (SIZE - 1)]
+    cloud = tile[row, column] * np.float32(0.8) + fine * np.float32(0.3)
     threshold = np.float32(1.5 - 3.2 * now.cover)
     soft = 6.0 if style.steps else 1.1
     cover = np.clip((cloud - threshold) * soft, 0, 1)[:, :, None]
@@ -316,7 +321,7 @@ def sky(where: Geometry, now: Weather, dice: Dice) -> Floats:
     colour = colour + (clouds - colour) * cover * np.float32(0.9)
     if style.elevation[1] < 20 and now.sun[2] > 0:
         dx = where.ray_x[None, :] - now.sun[0] / now.sun[2]
-        dy = -where.ray_y[:, None] - now.sun[1] / now.sun[2]
+        dy = -where.ray_y[:rows, None] - now.sun[1] / now.sun[2]
         glow = np.exp(-np.sqrt(dx**2 + dy**2) * np.float32(3.5))[:, :, None]
         colour = colour + glow * rgb(style.sun_colour) * np.float32(0.8)
     return colour
@@ -329,10 +334,12 @@ def _beams(drawing: Drawing, where: Geometry, style: Style) -> Floats:
     ahead = spread * low * np.float32(1.25) / (1 + (where.z / 13) ** 2)
     light = ahead[:, :, None] * rgb("fff4dc")
     lamps = [lamp for lamp in drawing.canvas.lights if lamp.kind == "street"]
-    for lamp in sorted(lamps, key=lambda lamp: lamp.z)[:7]:
+    warm = np.zeros_like(where.z)
+    for lamp in sorted(lamps, key=lambda lamp: lamp.z)[:4]:
         reach = (where.x - np.float32(lamp.x)) ** 2 + (where.z - np.float32(lamp.z)) ** 2
-        fall = np.float32(0.75) / (1 + (reach + (where.y - np.float32(lamp.y)) ** 2 * 0.6) / 34)
-        light = light + fall[:, :, None] * rgb("ffc888")
+        reach += (where.y - np.float32(lamp.y)) ** 2 * np.float32(0.6)
+        warm += np.float32(0.75 * 34) / (34 + reach)
+    light += warm[:, :, None] * rgb("ffc888")
     beams: Floats = light * np.float32(style.beams)
     return beams
 
@@ -392,14 +399,15 @@ def _mirror(image: Floats, parts: Parts, where: Geometry, drawing: Drawing, styl
     rows_of = np.clip(source[:, None] + ripple.astype(np.int32), 0, height - 1)
     seen = image[rows_of, np.arange(width)[None, :]]
     seen[1:-1] = (seen[:-2] + seen[1:-1] + seen[2:]) / 3
-    wet = _WET[parts.material[where.part]]
+    wet = _WET.take(parts.material.take(where.part))
     bank = atlas()
     tile = bank.values[bank.offsets[LAYERS.index("cloud"), 0] :][: SIZE * SIZE].reshape(SIZE, SIZE)
     puddle = tile[(where.z * 18).astype(np.int32) & 255, (where.x * 22).astype(np.int32) & 255]
     # Water mirrors more where one looks along it.
     grazing = np.clip(1.0 - 3.2 * np.maximum(where.ray_y, 0), 0.25, 1.0)[:, None]
     share = wet * style.wet * grazing * np.clip(0.5 + 0.3 * puddle, 0.12, 1.0) * (where.y < 0.05)
-    return image + (seen - image) * share[:, :, None].astype(np.float32)
+    wetted: Floats = image + (seen - image) * share[:, :, None].astype(np.float32)
+    return wetted
 
 
 def _rain(image: Floats, now: Weather, dice: Dice) -> Floats:
@@ -430,33 +438,42 @@ def _flakes(image: Floats, now: Weather, dice: Dice) -> Floats:
 
 def _outlines(drawing: Drawing, parts: Parts, z: Floats) -> Floats:
     """Share of ink at each pixel where one thing ends and another begins (H×W)."""
-    things = parts.thing[drawing.parts]
-    edge = np.zeros(things.shape, dtype=np.float32)
-    edge[:, 1:] = things[:, 1:] != things[:, :-1]
-    edge[1:] = np.maximum(edge[1:], things[1:] != things[:-1])
-    materials = parts.material[drawing.parts]
-    inner = np.zeros(things.shape, dtype=np.float32)
-    inner[:, 1:] = materials[:, 1:] != materials[:, :-1]
-    inner[1:] = np.maximum(inner[1:], materials[1:] != materials[:-1])
-    ink: Floats = np.minimum(_box(edge) * 1.6 + _box(inner) * 0.35, 1) * np.clip(22 / z, 0.15, 1)
-    return ink
+    ink = np.zeros(drawing.parts.shape, dtype=np.float32)
+    for table, weight in ((parts.thing, 1.6), (parts.material, 0.35)):
+        seen = table.take(drawing.parts)
+        edge = np.zeros(seen.shape, dtype=bool)
+        edge[:, 1:] = seen[:, 1:] != seen[:, :-1]
+        edge[1:] |= seen[1:] != seen[:-1]
+        ink += edge * np.float32(weight / SCALE**2)
+    first, *others = split(ink)
+    for other in others:
+        first += other
+    shown: Floats = np.minimum(first, 1) * np.clip(22 / z, 0.15, 1)
+    return shown
 
 
 def _finish(image: Floats, style: Style, dice: Dice) -> npt.NDArray[np.uint8]:
     """Exposure, colour cast, saturation, contrast, vignette and grain; then eight bits."""
     height, width, _ = image.shape
-    image = image * (rgb(dice.pick(style.cast)) * np.float32(dice.between(*style.exposure)))
-    grey = image @ np.array([0.3, 0.59, 0.11], dtype=np.float32)
-    image = grey[:, :, None] + (image - grey[:, :, None]) * np.float32(dice.between(*style.saturation))
-    pivot = np.float32(max(0.05, float(grey.mean())))
-    image = pivot + (image - pivot) * np.float32(dice.between(*style.contrast))
+    exposure = rgb(dice.pick(style.cast)) * np.float32(dice.between(*style.exposure))
+    saturation, contrast = dice.between(*style.saturation), dice.between(*style.contrast)
+    luma = np.array([0.3, 0.59, 0.11], dtype=np.float32)
+    # Exposure and cast, then saturation, then contrast about the mean: one matrix and one shift.
+    mix = contrast * (saturation * np.eye(3) + (1 - saturation) * luma[:, None]) * exposure[:, None]
+    pivot = (1 - contrast) * max(0.05, float((image.mean(axis=(0, 1)) * exposure) @ luma))
+    image = image @ mix.astype(np.float32)
+    image += np.float32(pivot)
     dark = dice.between(*style.vignette)
     y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
     image *= (1 - np.float32(dark * 0.5) * (x * x + y * y))[:, :, None]
     if style.grain:
-        noise = dice.array(height, width, 3) + dice.array(height, width, 1) - 1
-        image += noise * np.float32(style.grain * 2)
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+        noise = dice.array(height, width, 3)
+        noise -= np.float32(0.5)
+        noise *= np.float32(style.grain * math.sqrt(12))
+        image += noise
+    image *= 255
+    image += np.float32(0.5)
+    return np.clip(image, 0, 255, out=image).astype(np.uint8)
 
 
 def render(
@@ -474,12 +491,14 @@ def render(
     focal = drawing.plan.camera.focal / SCALE
     colour, glow = part_colours(parts, style_name, now)
     lit = colour if style.beams else colour + glow
-    image = _box(lit[drawing.parts])
-    ground = (parts.normal[:, 1] > 0.7)[where.part]
+    samples = split(drawing.parts)
+    image = _mean(lit, samples)
+    ground = (parts.normal[:, 1] > 0.7).take(where.part)
     texture = surface(parts, where, focal, style.texture)
     # Light fails towards the foot of walls and in the depth of the street.
-    foot = np.float32(0.78) + np.float32(0.22) * np.clip(where.y * np.float32(0.35), 0, 1)
-    factor = texture * np.where(ground, np.float32(1), foot)
+    foot = np.float32(0.8) + np.float32(0.2) * np.clip(where.y * np.float32(0.5), 0, 1)
+    moving = (parts.kind > 10).take(where.part)
+    factor = texture * np.where(ground | moving, np.float32(1), foot)
     cast, near = shadows(drawing, now)
     sunny = now.direct * max(float(now.sun[1]), 0.0)
     share = sunny / (sunny + now.ambient)
@@ -488,12 +507,17 @@ def render(
     if cast.any():
         image *= 1 - (cast * ground)[:, :, None] * share
     if style.beams:
-        image += _beams(drawing, where, style) * _box(_albedo_like(colour, now)[drawing.parts]) * texture[:, :, None]
-        image += _box(glow[drawing.parts])
-    clear = np.exp(-where.z / np.float32(now.haze))[:, :, None]
-    open_sky = _box((drawing.parts == 0).astype(np.float32))[:, :, None]
-    image = image * clear + now.air * (1 - clear) * (1 - open_sky)
-    image += open_sky * sky(where, now, dice)
+        bare = colour / np.maximum(now.ambient, 0.02)
+        image += _mean(bare, samples) * _beams(drawing, where, style) * texture[:, :, None]
+        image += _mean(glow, samples)
+    clear = np.exp(where.z * np.float32(-1 / now.haze))[:, :, None]
+    image *= clear
+    is_sky = np.zeros(len(parts.kind), dtype=np.float32)
+    is_sky[0] = 1
+    open_sky = _mean(is_sky, samples)[:, :, None]
+    image += (1 - clear) * (1 - open_sky) * now.air
+    rows = int(np.flatnonzero(open_sky.any(axis=(1, 2))).max(initial=-1)) + 1
+    image[:rows] += open_sky[:rows] * sky(where, now, dice, rows)
     if style.outline:
         image *= 1 - np.float32(style.outline) * _outlines(drawing, parts, where.z)[:, :, None]
     if style.lamps:
@@ -506,11 +530,6 @@ def render(
         image = _flakes(image, now, dice)
     depth = np.where(where.part == 0, np.float32(SKY_DEPTH), where.z)
     return _finish(image, style, dice), parts.kind[where.part], depth.astype(np.float32)
-
-
-def _albedo_like(colour: Floats, now: Weather) -> Floats:
-    """The parts' colours as a lamp would show them."""
-    return colour / np.maximum(now.ambient, 0.02)
 
 
 __all__ = ["IGNORE", "SKY_DEPTH", "render"]

@@ -136,7 +136,7 @@ def make_plan(dice: Dice, height: int, width: int) -> Plan:
         parking = dice.chance(setting.parking)
         edge = (0.5 + lanes) * lane + dice.between(0.0, 0.5) + (2.3 if parking else 0.0)
         verge = dice.between(1.0, 4.0) if dice.chance(setting.verge) else 0.0
-        sides.append(Side(sign, edge, parking, verge, dice.between(*setting.pavement), dice.chance(0.8)))
+        sides.append(Side(sign, edge, parking, verge, dice.between(*setting.pavement) + 0.5, dice.chance(0.6)))
     curved = dice.chance(0.55)
     crossing = None
     if dice.chance(0.38):
@@ -224,7 +224,7 @@ def draw_ground(canvas: Canvas, dice: Dice, plan: Plan) -> Ground:
             )
         if kerbs:
             ground.strip(s * side.road, s * (side.road + 0.16), part(CLASS["sidewalk"], "kerb", kerb_tone))
-        if dice.chance(0.18) and not urban:
+        if dice.chance(0.1) and not urban:
             ground.strip(s * side.road, s * side.front, part(CLASS["terrain"], soil, dice.random()))
     canvas.begin()
     road = part(CLASS["road"], surface, tone)
@@ -454,7 +454,7 @@ def _block(
         upright(facades.fence, edge + 0.1)
     if block in ("wall", "fence", "park", "hedge"):
         thick = {"park": 5, "hedge": 4}.get(block, 3)
-        for _ in range(round((far - max(near, 1.5)) / 6 * thick / 3) + 1):
+        for _ in range(round((far - max(near, 1.5)) / 24 * thick) + 1):
             place = at(edge + dice.between(1.0, 12.0), dice.between(max(near, 2.5), far))
             _plant(stage, canvas, dice, place, bush=0.4)
         if dice.chance(0.5):
@@ -505,11 +505,11 @@ def furnish(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan, side: Side) ->
         x, z = plan.at(s * (side.road + offset), z)
         stage.add(z, lambda: draw(canvas, dice, x, z, -s))
 
-    if dice.chance(plan.setting.trees):
+    if dice.chance(0.1 + plan.setting.trees):
         spacing, offset = dice.between(7, 14), max(0.8, side.verge / 2)
         z = dice.between(4, 4 + spacing)
         while z < 95:
-            if dice.chance(0.85):
+            if dice.chance(0.9):
                 put(things.tree, offset, z)
             z += spacing * dice.between(0.85, 1.15)
     for draw, often, spacing_range, offsets in POSTS:
@@ -570,7 +570,7 @@ def populate(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan) -> None:
             stage.add(z, partial(draw, canvas, dice, x, z, yaw, ridden=True))
 
 
-TRAFFIC = {"car": 1.0, "truck": 0.16, "bus": 0.12}
+TRAFFIC = {"car": 1.0, "truck": 0.10, "bus": 0.10}
 """What drives in the lanes, and how often."""
 
 
@@ -611,7 +611,7 @@ def drive(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan) -> None:
         z = dice.between(3, 7)
         while z < 75:
             if dice.chance(fill) and not (plan.crossing and plan.crossing[0] - 5 < z < plan.crossing[1] + 5):
-                kind = "car" if dice.chance(0.94) else "truck"
+                kind = "car" if dice.chance(0.975) else "truck"
                 turned = AWAY if dice.chance(0.85) else TOWARDS
                 put(kind, side.sign * (side.road - 1.15), z, yaw + turned + dice.between(-0.03, 0.03) + angle)
                 z += 2 * vehicles.extent(kind) - 4.8 if kind != "car" else 0
@@ -619,7 +619,7 @@ def drive(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan) -> None:
     if plan.crossing and dice.chance(0.55):
         near, far = plan.crossing
         for _ in range(dice.whole(1, 2)):
-            kind = dice.weighted({"car": 1.0, "truck": 0.14, "bus": 0.14, "train": 0.05})
+            kind = dice.weighted({"car": 1.0, "truck": 0.1, "bus": 0.1, "train": 0.06})
             going = dice.pick((RIGHT, LEFT))
             put(
                 kind,

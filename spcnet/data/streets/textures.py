@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 SIZE = 256
 """Pixels along one side of a texture tile (a power of two)."""
@@ -136,10 +137,12 @@ def atlas() -> Atlas:
 
 @dataclass(frozen=True)
 class Crown:
-    """One shape of foliage: `shade` 0..255 from the deepest shadow to the brightest leaf; 0 in `cover` is a gap."""
+    """One shape of foliage, as greyscale images."""
 
-    shade: npt.NDArray[np.uint8]
-    cover: npt.NDArray[np.uint8]
+    shade: Image.Image
+    """0..255 from the deepest shadow to the brightest leaf."""
+    cover: Image.Image
+    """Above 128 where there is foliage."""
 
 
 def _blobs(shape: str, rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -182,11 +185,7 @@ def crowns() -> dict[str, tuple[Crown, ...]]:
             cover = field + 0.33 * ragged + 0.12 * leaf - 0.12
             down = np.linspace(0.55, -0.65, CROWN_SIZE, dtype=np.float32)[:, None]
             shade = 0.46 + 0.22 * light + 0.17 * leaf + 0.22 * down + 0.1 * np.clip(field, 0, 1)
-            made.append(
-                Crown(
-                    np.clip(shade * 255, 0, 255).astype(np.uint8),
-                    np.clip(128 + 180 * cover, 0, 255).astype(np.uint8),
-                )
-            )
+            values = (np.clip(shade * 255, 0, 255), np.clip(128 + 180 * cover, 0, 255))
+            made += [Crown(*(Image.fromarray(v.astype(np.uint8)[:, ::turn]) for v in values)) for turn in (1, -1)]
         bank[shape] = tuple(made)
     return bank

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from spcnet.data.labels import IGNORE
-from spcnet.data.streets.canvas import Canvas, Caster, Light, Point
+from spcnet.data.streets.canvas import SCALE, Canvas, Caster, Light, Point
 from spcnet.data.streets.dice import Dice
 from spcnet.data.streets.facades import CLASS
 from spcnet.data.streets.textures import CROWN_SIZE, crowns
@@ -471,7 +471,6 @@ def _foliage(
     """Stamp a crown from the bank onto the canvas, between two heights in metres."""
     canvas = stand.canvas
     crown = dice.pick(crowns()[shape])
-    flip = dice.chance(0.5)
     (cx, bottom), (_, top) = stand.at(0, 0, low), stand.at(0, 0, high)
     wide = half * stand.k
     left, right = cx - wide, cx + wide
@@ -480,19 +479,16 @@ def _foliage(
     if x1 <= x0 or y1 <= y0:
         return
     first = len(canvas.rows)
-    for step in range(SHADES):
-        stand.part(CLASS["vegetation"], "foliage", pick, tone * (0.42 + 1.0 * step / (SHADES - 1)))
+    steps = SHADES if stand.k > 16 * SCALE else SHADES // 2
+    for step in range(steps):
+        stand.part(CLASS["vegetation"], "foliage", pick, tone * (0.42 + 1.0 * step / (steps - 1)))
     sx, sy = CROWN_SIZE / (right - left), CROWN_SIZE / (bottom - top)
     box = ((x0 - left) * sx, (y0 - top) * sy, (x1 - left) * sx, (y1 - top) * sy)
     size = (x1 - x0, y1 - y0)
     method = Image.Resampling.BILINEAR if sx < 1.5 else Image.Resampling.NEAREST
-    planes = []
-    for values in (crown.cover, crown.shade):
-        source = Image.fromarray(values if not flip else values[:, ::-1])
-        planes.append(np.asarray(source.resize(size, method, box=_inside(box))))
-    cover, shade = planes
-    parts = (shade.astype(np.int32) * SHADES >> 8) + np.int32(first)
-    canvas.stamp(x0, y0, parts, cover > 128)
+    cover, shade = (plane.resize(size, method, box=_inside(box)) for plane in (crown.cover, crown.shade))
+    parts = (np.asarray(shade).astype(np.int32) * steps >> 8) + np.int32(first)
+    canvas.image.paste(Image.fromarray(parts), (x0, y0), cover.convert("1", dither=Image.Dither.NONE))
 
 
 def _inside(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
@@ -515,7 +511,7 @@ def tree(canvas: Canvas, dice: Dice, x: float, z: float, inward: int = 1) -> Non
         stand.casts(height * 0.2, height * 0.2, height, soft=True, lift=height * 0.3)
         return
     clear = height * dice.between(0.22, 0.36) if shape != "conifer" else 0.5
-    half = height * {"round": 0.36, "tall": 0.22, "conifer": 0.24}[shape] * dice.between(0.8, 1.15)
+    half = height * {"round": 0.42, "tall": 0.27, "conifer": 0.26}[shape] * dice.between(0.8, 1.15)
     lean = dice.between(-0.3, 0.3)
     canvas.line((stand.at(0, 0, 0), stand.at(0, lean * 0.5, clear + height * 0.2)), bark, trunk * stand.k)
     for _ in range(2):
@@ -538,7 +534,7 @@ def _bare(stand: Stand, dice: Dice, bark: int, height: float, trunk: float) -> N
             for turn in (-0.45, 0.1, 0.5)[: 2 + dice.chance(0.6)]:
                 grow(*tip, angle * 0.8 + turn + dice.between(-0.15, 0.15), length * dice.between(0.55, 0.75), thick * 0.6, depth - 1)  # fmt: skip
 
-    grow(0.0, 0.0, dice.between(-0.05, 0.05), height * 0.34, trunk, 4 if stand.z < 20 else 3)
+    grow(0.0, 0.0, dice.between(-0.05, 0.05), height * 0.34, trunk, 4 if stand.z < 14 else 3)
 
 
 def bush(canvas: Canvas, dice: Dice, x: float, z: float, inward: int = 1) -> None:

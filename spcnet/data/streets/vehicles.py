@@ -201,8 +201,13 @@ def _car(
                     3,
                 )
             )
-            mirror = fx0 - 0.12
-            faces.append(Face(((mirror, belt + 0.02, side * h), (mirror, belt + 0.02, side * (h + 0.16)), (mirror, belt + 0.18, side * (h + 0.16)), (mirror, belt + 0.18, side * h)), "trimming", 6, 1.0, True, (-1.0 if side else 1.0, 0, 0)))  # fmt: skip
+            # A mirror stands before the car where its side is seen, and else shows only past the car's outline.
+            ear = tuple(
+                (fx0 - 0.12, belt + y, side * (h + out))
+                for out, y in ((0, 0.02), (0.17, 0.02), (0.17, 0.18), (0, 0.18))
+            )
+            for layer, towards in ((6, (0.0, 0.0, side)), (0, (-1.0, 0.0, 0.0)), (0, (1.0, 0.0, 0.0))):
+                faces.append(Face(ear, "trimming", layer, 1.0, True, towards))
     rear, front = min(x for x, _ in body), max(x for x, _ in body)
     deck_r = max(y for x, y in body if x < rear + 0.25)
     deck_f = max(y for x, y in body if x > front - 0.3)
