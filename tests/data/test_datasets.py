@@ -309,6 +309,16 @@ def test_no_street_scene_is_both_trained_and_tested_on() -> None:
     assert not seen["train"] & seen["test"]
 
 
+def test_scenes_to_train_and_to_test_on_have_different_numbers_whatever_the_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generate, numbers = streets.generate, []
+    monkeypatch.setattr(streets, "generate", lambda number, **how: numbers.append(number) or generate(number, **how))
+    for split, length in (("train", 3), ("test", 4)):
+        opened(f"streets/{STYLE}@{split}").read(length - 1)
+    assert numbers == [2, datasets.FIRST_TEST_SCENE + 3]
+
+
 def test_more_streets_than_there_are_numbers_before_the_test_scenes_are_refused() -> None:
     data = DataConfig(train_scenes=datasets.FIRST_TEST_SCENE + 1)
     with pytest.raises(UsageError, match="train_scenes"):

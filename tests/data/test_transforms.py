@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from spcnet.config import AugmentationConfig, DataConfig
 from spcnet.data.transforms import (
@@ -14,6 +15,7 @@ from spcnet.data.transforms import (
     RandomScaledCrop,
     denormalise,
     evaluation_transform,
+    gaussian_blur,
     normalise,
     training_transform,
 )
@@ -177,6 +179,19 @@ def test_blur_smooths_the_image_by_a_gaussian_and_leaves_the_label() -> None:
         kernel = torch.exp(-(d**2) / (2 * sigma**2))
         expected = 255 * torch.outer(kernel, kernel) / kernel.sum() ** 2
         assert (image[0].double() - expected).abs().max() < 2
+
+
+def test_blur_keeps_an_even_picture_and_works_on_one_smaller_than_its_reach() -> None:
+    for value in (0, 137, 255):
+        even = torch.full((3, 5, 9), value, dtype=torch.uint8)
+        assert torch.equal(gaussian_blur(even, sigma=4.0), even)
+
+
+def test_blur_is_the_one_of_torchvision_inside_the_image() -> None:
+    image = photo(40, 50)
+    expected = v2.functional.gaussian_blur(image, [9, 9], [1.3, 1.3])
+    found = gaussian_blur(image.as_subclass(torch.Tensor), sigma=1.3)
+    assert (found.int() - expected.int())[:, 4:-4, 4:-4].abs().max() <= 1
 
 
 def test_blur_draws_its_width_from_the_range() -> None:
