@@ -22,7 +22,7 @@ from spcnet.models.backbones import BACKBONES, backbone_info, build_backbone
 from spcnet.models.clustering import PrototypeHead
 from spcnet.models.deeplab import DeepLabDecoder, auxiliary_head, linear_classifier
 from spcnet.models.segmentor import Segmentor
-from spcnet.models.style import Mode, Reduce, StyleProjection
+from spcnet.models.style import Mode, Reduce, StyleProjection, domain_members
 from spcnet.models.weights import load_imagenet
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
 
@@ -116,8 +116,11 @@ class Method:
 
         Raises:
             DataError: a label lies outside 0..K-1 and is not 255; names the images.
+            UsageError: a domain index lies outside 0..M-1.
         """
         check_labels(batch, output.logits.shape[1])
+        if network.num_domains is not None:
+            domain_members(batch.domain, network.num_domains)
         parts: dict[str, Tensor] = {"ce": cross_entropy(output.logits, batch.label)}
         loss, classes = parts["ce"], None
         if output.auxiliary is not None:

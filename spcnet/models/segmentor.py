@@ -89,6 +89,13 @@ class Segmentor(nn.Module):
         """The classifier, where it is one that clusters."""
         return self.classifier if isinstance(self.classifier, PrototypeHead) else None
 
+    @property
+    def num_domains(self) -> int | None:
+        """Number M of source domains that it keeps bases or prototypes of; None where it keeps none."""
+        if self.prototype_head is not None:
+            return self.prototype_head.prototypes.shape[1]
+        return len(self.style_layers[0].base_mean) if self.styles else None
+
 
 def device_of(module: nn.Module) -> torch.device:
     """Where a network lies."""

@@ -23,17 +23,21 @@ VARIANCE_EPS = 1e-6
 """Added to the variance before the root, as the reference does; keeps a flat feature map finite."""
 
 
-def style_stats(feature: Float[Tensor, "B C h w"]) -> StyleStats:
+def style_stats(feature: Float[Tensor, "B C h w"], *, correction: int = 1) -> StyleStats:
     """Mean and standard deviation of each image and channel over the cells (Eq. 1-2).
 
-    The variance has the divisor h·w-1; a map of a single cell has variance 0. Computed in at least single precision
-    and without gradient: the method treats an image's own style as a constant.
+    Computed in at least single precision and without gradient: the method treats an image's own style as a constant.
+
+    Args:
+        feature: feature map.
+        correction: the variance has the divisor h·w - correction; the public training code has 1, the official
+            inference code 0. A map of a single cell has variance 0.
     """
     values = feature.detach()
     if values.dtype in (torch.float16, torch.bfloat16):
         values = values.float()
     cells = values.shape[2] * values.shape[3]
-    variance, mean = torch.var_mean(values, dim=(2, 3), correction=1 if cells > 1 else 0)
+    variance, mean = torch.var_mean(values, dim=(2, 3), correction=correction if cells > 1 else 0)
     return StyleStats(mean, (variance + VARIANCE_EPS).sqrt())
 
 
@@ -103,16 +107,17 @@ class StyleProjection(nn.Module):
         channel_wise: bool = False,
         momentum: float = 0.9,
         sharpness: float = 1.0,
+        correction: int = 1,
     ) -> None:
         super().__init__()
         self.mode, self.distance, self.channel_wise = mode, distance, channel_wise
-        self.momentum, self.sharpness = momentum, sharpness
+        self.momentum, self.sharpness, self.correction = momentum, sharpness, correction
         self.register_buffer("base_mean", nn.init.trunc_normal_(torch.empty(num_domains, channels), std=0.02))
         self.register_buffer("base_std", torch.ones(num_domains, channels))
 
     def forward(self, feature: Float[Tensor, "B C h w"]) -> Restyled:
         """Restyle each image; the bases stay as they are."""
-        stats = style_stats(feature)
+        stats = style_stats(feature, correction=self.correction)
         if self.mode == "normalization":
             zero = torch.zeros_like(stats.mean)
             return Restyled(restyle(feature, stats, zero, zero + 1), stats, None)
@@ -158,6 +163,6 @@ def domain_members(domain: Int[Tensor, " B"], num_domains: int) -> Int[Tensor, "
     if not bool(member.any(dim=1).all()):
         raise UsageError(
             f"the batch has the domain indices {sorted(set(domain.tolist()))}: the network knows the domains "
-            f"0..{num_domains - 1}. Build it with num_domains={int(domain.max()) + 1} or mend the indices"
+            f"0..{num_domains - 1}. Give each image the index of its source, or build a network with more domains"
         )
     return member.long()

@@ -42,11 +42,21 @@ REFERENCE_NAMES = (
     ("styles.1.base_std", "styleAdaIN2.style_sig"),
 )
 """Beginning of a key here and in the reference's PyTorch code; the first that fits counts."""
+SHUFFLENET_NAMES = (("backbone.stem.", "layer0.layer."), ("backbone.layer4.0.", "layer4.layer."))
+"""What differs with ShuffleNetV2."""
 
 
-def reference_name(key: str) -> str:
-    """Name that RobustNet's and the author's PyTorch code give to a tensor of `Segmentor`."""
-    for ours, theirs in REFERENCE_NAMES:
+def reference_name(key: str, *, backbone: str) -> str:
+    """Name that RobustNet's and the author's PyTorch code give to a tensor of `Segmentor`.
+
+    Args:
+        key: name here.
+        backbone: name of its backbone; the reference wraps the stem and the last stage of ShuffleNetV2 once more.
+
+    Raises:
+        KeyError: no tensor of a `Segmentor` begins like this.
+    """
+    for ours, theirs in (*SHUFFLENET_NAMES, *REFERENCE_NAMES) if backbone == "shufflenet_v2" else REFERENCE_NAMES:
         if key.startswith(ours):
             return theirs + key.removeprefix(ours)
     raise KeyError(key)
