@@ -208,7 +208,7 @@ class Canvas:
         ends = [clip_near(start, end), clip_near(end, start)]
         us = [camera.project(x, 0.0, z)[0] for x, z in ends]
         left, right = max(0, math.floor(min(us))), min(camera.width, math.ceil(max(us)))
-        if left >= right:
+        if right - left < 2:
             return
         ray = camera.mirror * (np.arange(left, right) + 0.5 - camera.centre) / camera.focal
         inverse = (normal[0] * ray + normal[2]) / distance

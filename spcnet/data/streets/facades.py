@@ -216,6 +216,7 @@ def building(canvas: Canvas, dice: Dice, kind: str, start: Point, end: Point, ou
     canvas.begin()
     face = design(canvas, dice, kind)
     back = (start[0] + outward[0] * depth, start[1] + outward[1] * depth)
+    blank = dice.chance(0.5)
     for a, b in ((start, back), (start, end)):
         _, normal, distance, length = plane(a, b)
         if abs(distance) < 0.05 or length < 0.5:
@@ -223,8 +224,14 @@ def building(canvas: Canvas, dice: Dice, kind: str, start: Point, end: Point, ou
         if not canvas.in_view(a, b):
             continue
         house = face(distance, normal)
-        cells, rows, columns = facade_cells(house, length, dice)
-        canvas.panel(a, b, cells, rows, columns, kind=CLASS["building"])
+        if b is end or not (blank and min(a[1], b[1]) > 1.0):
+            cells, rows, columns = facade_cells(house, length, dice)
+            canvas.panel(a, b, cells, rows, columns, kind=CLASS["building"])
+        else:
+            project = canvas.camera.project
+            canvas.polygon(
+                [project(x, y, z) for (x, z), y in ((a, 0), (a, house.height), (b, house.height), (b, 0))], house.wall
+            )
         if b is end and house.pitch:
             _roof(canvas, house, start, end, outward, depth)
         elif house.pitch:
@@ -327,7 +334,7 @@ def fence(canvas: Canvas, dice: Dice, start: Point, end: Point) -> None:
     cells = np.stack((veil, solid, veil, solid, veil))
     if kind == "mesh":
         wires = max(2, round(height / 0.3))
-        rows = [0.0] + [y for w in range(wires) for y in (height * (w + 1) / wires - 0.03, height * (w + 1) / wires)]
+        rows = [0.0] + [y for w in range(wires) for y in (height * (w + 1) / wires - 0.05, height * (w + 1) / wires)]
         cells = np.stack([veil, solid] * wires)
     canvas.panel(start, end, cells.astype(np.int32), rows, columns, kind=CLASS["fence"])
 

@@ -17,7 +17,10 @@ from spcnet.data.streets.materials import MATERIALS, NUMBER
 from spcnet.data.streets.scene import Drawing
 from spcnet.data.streets.styles import LOOKS, Style
 from spcnet.data.streets.textures import LAYERS, LEVELS, SIZE, atlas
+from spcnet.data.streets.vehicles import OFF
 
+SHADOWS_END = 55.0
+"""Distance in metres from which on nothing throws a shadow: it would be thinner than a pixel."""
 SKY_DEPTH = 1000.0
 """Metres written into the depth of the sky."""
 
@@ -160,7 +163,7 @@ def part_colours(parts: Parts, style_name: str, now: Weather) -> tuple[Floats, F
     glow = np.zeros_like(colour)
     if style.lamps:
         for name, (text, strength) in GLOWING.items():
-            chosen = number == NUMBER[name]
+            chosen = (number == NUMBER[name]) & (parts.pick != np.float32(OFF))
             glow[chosen] = rgb(text) * np.float32(strength * min(1.0, 0.25 + style.lamps))
         for name in ("shop", "shop_sign"):
             chosen = number == NUMBER[name]
@@ -207,6 +210,7 @@ def shadows(drawing: Drawing, now: Weather) -> tuple[Floats, Floats]:
         u, v = camera.project(x, 0.0, max(z, 0.4))
         return u / SCALE, v / SCALE
 
+    casters = [c for c in drawing.canvas.casters if c.foot[0][1] < SHADOWS_END]
     reach = 1.0 / max(float(now.sun[1]), 0.07)
     shift = (-float(now.sun[0]) * reach, -float(now.sun[2]) * reach)
 
@@ -216,12 +220,12 @@ def shadows(drawing: Drawing, now: Weather) -> tuple[Floats, Floats]:
     cast, near = Image.new("L", size, 0), Image.new("L", size, 0)
     if float(now.direct.max()) > 0.1:
         draw = ImageDraw.Draw(cast)
-        for caster in sorted(drawing.canvas.casters, key=lambda c: not c.soft):
+        for caster in sorted(casters, key=lambda c: not c.soft):
             hull = _hull(moved(caster, caster.lift) + moved(caster, caster.height))
             draw.polygon([project(x, z) for x, z in hull], fill=175 if caster.soft else 255)
         cast = cast.filter(ImageFilter.BoxBlur(0.7))
     draw = ImageDraw.Draw(near)
-    for caster in drawing.canvas.casters:
+    for caster in casters:
         if not caster.soft and caster.height < 4.5:
             draw.polygon([project(x, z) for x, z in caster.foot], fill=230)
     near = near.filter(ImageFilter.BoxBlur(max(1.0, size[0] / 170)))
@@ -404,7 +408,7 @@ def _mirror(image: Floats, parts: Parts, where: Geometry, drawing: Drawing, styl
     tile = bank.values[bank.offsets[LAYERS.index("cloud"), 0] :][: SIZE * SIZE].reshape(SIZE, SIZE)
     puddle = tile[(where.z * 18).astype(np.int32) & 255, (where.x * 22).astype(np.int32) & 255]
     # Water mirrors more where one looks along it.
-    grazing = np.clip(1.0 - 3.2 * np.maximum(where.ray_y, 0), 0.25, 1.0)[:, None]
+    grazing = np.clip(1.15 - 2.2 * np.maximum(where.ray_y, 0), 0.4, 1.0)[:, None]
     share = wet * style.wet * grazing * np.clip(0.5 + 0.3 * puddle, 0.12, 1.0) * (where.y < 0.05)
     wetted: Floats = image + (seen - image) * share[:, :, None].astype(np.float32)
     return wetted

@@ -468,7 +468,7 @@ def _block(
         z = max(near, 2.2)
         while z < min(far, 45):
             _plant(stage, canvas, dice, at(edge + 0.6, z), bush=1.0)
-            z += step
+            z += step * (1 + z / 25)
 
 
 def _plant(stage: Stage, canvas: Canvas, dice: Dice, place: Point, *, bush: float) -> None:
@@ -577,12 +577,12 @@ TRAFFIC = {"car": 1.0, "truck": 0.10, "bus": 0.10}
 def drive(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan) -> None:
     """Vehicles in the lanes, parked ones along the kerbs, one that crosses, a tram on its track."""
 
-    def put(kind: str, offset: float, z: float, yaw: float) -> None:
+    def put(kind: str, offset: float, z: float, yaw: float, *, parked: bool = False) -> None:
         x, z = plan.at(offset, z)
         half = vehicles.extent(kind) if kind != "car" else 2.2
         stage.add(
             max(1.5, z - half * abs(np.cos(yaw))),
-            lambda: vehicles.vehicle(canvas, dice, kind, x, z, yaw + plan.heading(z)),
+            lambda: vehicles.vehicle(canvas, dice, kind, x, z, yaw + plan.heading(z), parked=parked),
         )
 
     density = dice.between(0.15, 0.9)
@@ -613,7 +613,13 @@ def drive(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan) -> None:
             if dice.chance(fill) and not (plan.crossing and plan.crossing[0] - 5 < z < plan.crossing[1] + 5):
                 kind = "car" if dice.chance(0.975) else "truck"
                 turned = AWAY if dice.chance(0.85) else TOWARDS
-                put(kind, side.sign * (side.road - 1.15), z, yaw + turned + dice.between(-0.03, 0.03) + angle)
+                put(
+                    kind,
+                    side.sign * (side.road - 1.15),
+                    z,
+                    yaw + turned + dice.between(-0.03, 0.03) + angle,
+                    parked=dice.chance(0.85),
+                )
                 z += 2 * vehicles.extent(kind) - 4.8 if kind != "car" else 0
             z += dice.between(5.0, 6.5) if not angle else dice.between(3.2, 4.5)
     if plan.crossing and dice.chance(0.55):

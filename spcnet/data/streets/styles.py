@@ -203,6 +203,7 @@ RAIN: Palette = {
     "top": ("2c3038", "1e2024", "3a4458", "6a2c2c", "5c6058", "d8c43c", "34483c", "3c6a94", "26282c", "c43c34"),
 }
 SNOW: Palette = {
+    "bike_lane": ("b0a09c", "a4a09a", "9c9a96"),
     "grass": ("dfe4ea", "d2d8e0", "e8ecf0"),
     "dirt": ("cfd2d6", "dadde2"),
     "pavement": ("c6cad0", "d4d8de", "b4b8be", "dde1e6"),

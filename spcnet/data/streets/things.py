@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -17,24 +16,19 @@ SHADES = 10
 """Steps from the darkest to the brightest leaf."""
 
 
-@dataclass(frozen=True)
 class Stand:
     """A place on the ground with a direction; knows where its points are seen."""
 
-    canvas: Canvas
-    x: float
-    z: float
-    yaw: float = 0.0
-    """Direction in radians: 0 looks away from the camera, π towards it, π/2 to the right."""
-
-    @property
-    def k(self) -> float:
+    def __init__(self, canvas: Canvas, x: float, z: float, yaw: float = 0.0) -> None:
+        """A stand at (x, z) that looks along `yaw`: 0 is away from the camera, π towards it, π/2 to the right."""
+        self.canvas, self.x, self.z, self.yaw = canvas, x, z, yaw
+        self.k = canvas.camera.focal / z
         """Samples per metre here."""
-        return self.canvas.camera.focal / self.z
+        self._sin, self._cos = math.sin(yaw), math.cos(yaw)
 
     def at(self, ahead: float, right: float, up: float) -> Point:
         """Where a point is seen, given in metres along the stand's own axes."""
-        sin, cos = math.sin(self.yaw), math.cos(self.yaw)
+        sin, cos = self._sin, self._cos
         return self.canvas.camera.project(
             self.x + ahead * sin + right * cos, up, max(self.z + ahead * cos - right * sin, 0.3)
         )
@@ -45,7 +39,7 @@ class Stand:
 
     def foot(self, half_length: float, half_width: float) -> tuple[Point, ...]:
         """Corners on the ground of a box around the stand."""
-        sin, cos = math.sin(self.yaw), math.cos(self.yaw)
+        sin, cos = self._sin, self._cos
         return tuple(
             (self.x + a * sin + r * cos, self.z + a * cos - r * sin)
             for a, r in (
@@ -501,7 +495,7 @@ def tree(canvas: Canvas, dice: Dice, x: float, z: float, inward: int = 1) -> Non
     """A tree: trunk, a few boughs, and a crown; some are bare."""
     canvas.begin()
     stand = Stand(canvas, x, z)
-    shape = dice.weighted({"round": 0.55, "tall": 0.25, "conifer": 0.1, "bare": 0.1})
+    shape = dice.weighted({"round": 0.55, "tall": 0.25, "conifer": 0.1, "bare": 0.07})
     height = dice.between(4.5, 13.0)
     bark = stand.part(CLASS["vegetation"], "bark", dice.random())
     trunk = dice.between(0.18, 0.3) * math.sqrt(height / 8)
@@ -518,7 +512,7 @@ def tree(canvas: Canvas, dice: Dice, x: float, z: float, inward: int = 1) -> Non
         canvas.line((stand.at(0, 0, clear * 0.9), stand.at(0, dice.between(-0.5, 0.5) * half, clear + height * 0.25)), bark, 0.5 * trunk * stand.k)  # fmt: skip
     tone = dice.between(0.85, 1.1)
     _foliage(stand, dice, shape, clear * 0.85, height, half, pick, tone)
-    if shape == "round" and dice.chance(0.6):
+    if shape == "round" and z < 40 and dice.chance(0.6):
         side = Stand(canvas, x + dice.between(-0.5, 0.5) * half, z)
         _foliage(side, dice, "round", clear * 0.75, height * 0.75, half * 0.7, pick, tone)
     stand.casts(half * 0.8, half * 0.8, height, soft=True, lift=clear)

@@ -12,11 +12,15 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from spcnet.data.streets.canvas import NEAR, Canvas, Caster, Light, Point
+from spcnet.data.streets.canvas import NEAR, SCALE, Canvas, Caster, Light, Point
 from spcnet.data.streets.dice import Dice
 from spcnet.data.streets.facades import CLASS
 
 Triple = tuple[float, float, float]
+LAMPS = {"headlamp": "head", "taillamp": "tail", "display": "display"}
+"""Materials that shine when it is dark, and as what."""
+OFF = 0.1
+"""Pick of a lamp that is switched off."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,9 @@ class Template:
     starts: tuple[int, ...]
     normals: npt.NDArray[np.float64]
     centres: npt.NDArray[np.float64]
+    layers: npt.NDArray[np.intp]
+    details: npt.NDArray[np.bool_]
+    """Faces that are left out where the vehicle is small."""
     length: float
     width: float
     height: float
@@ -63,7 +70,8 @@ def _template(faces: Sequence[Face]) -> Template:
     centres = np.stack([np.array(f.corners).mean(axis=0) for f in faces])
     size = vertices.max(axis=0) - vertices.min(axis=0)
     return Template(
-        tuple(faces), vertices, tuple(starts.tolist()), normals, centres, float(size[0]), float(size[2]),
+        tuple(faces), vertices, tuple(starts.tolist()), normals, centres, np.array([f.layer for f in faces]),
+        np.array([f.detail and f.material not in LAMPS for f in faces]), float(size[0]), float(size[2]),
         float(vertices[:, 1].max()),
     )  # fmt: skip
 
@@ -412,17 +420,19 @@ def models() -> dict[str, tuple[str, Template, float]]:
     }
 
 
-LAMPS = {"headlamp": "head", "taillamp": "tail", "display": "display"}
+def vehicle(canvas: Canvas, dice: Dice, kind: str, x: float, z: float, yaw: float, *, parked: bool = False) -> bool:
+    """Draw a vehicle of a class with its middle at (x, z); yaw 0 shows its rear. False if it stands too near.
 
-
-def vehicle(canvas: Canvas, dice: Dice, kind: str, x: float, z: float, yaw: float) -> bool:
-    """Draw a vehicle of a class with its middle at (x, z); yaw 0 shows its rear. False if it stands too near."""
+    The lamps of a parked vehicle are off.
+    """
     name = dice.weighted({n: share for n, (k, _, share) in models().items() if k == kind})
     template = models()[name][1]
     stretch = np.array([dice.between(0.94, 1.06), dice.between(0.95, 1.05), dice.between(0.96, 1.04)])
     picks = {
         material: dice.random() for material in ("paint", "glass", "cargo", "bus_paint", "tram_paint", "livery", "hub")
     }
+    if parked:
+        picks |= dict.fromkeys(LAMPS, OFF)
     return draw(canvas, template, CLASS[kind], stretch, picks, x, z, yaw)
 
 
@@ -456,29 +466,25 @@ def draw(
     facing = -(normals * centres).sum(axis=1)
     distances = (centres**2).sum(axis=1)
     canvas.begin()
-    small = template.height * camera.focal / z < 16
-    visible = [
-        i
-        for i, face in enumerate(template.faces)
-        if facing[i] > 0.01 and not (small and face.detail and face.material not in LAMPS)
-    ]
-    visible.sort(key=lambda i: (template.faces[i].layer, -distances[i]))
-    corners = seen.tolist()
+    small = template.height * camera.focal / z < 11 * SCALE
+    # Layers of faces from the inside out, within each from far to near.
+    order = np.lexsort((-distances, template.layers))
+    shown = (facing > 0.01) & ~(template.details & small)
+    corners, directions, depths = list(map(tuple, seen.tolist())), normals.tolist(), facing.tolist()
     starts = template.starts
-    for i in visible:
+    for i in order[shown[order]].tolist():
         face = template.faces[i]
-        nx, ny, nz = normals[i].tolist()
         part = canvas.part(
             kind,
             face.material,
             picks.get(face.material, 0.5),
-            normal=(nx, ny, nz),
-            distance=-float(facing[i]),
+            normal=tuple(directions[i]),
+            distance=-depths[i],
             shade=face.shade,
         )
-        ring = [tuple(p) for p in corners[starts[i] : starts[i + 1]]]
+        ring = corners[starts[i] : starts[i + 1]]
         canvas.polygon(ring, part)
-        if face.material in LAMPS:
+        if face.material in LAMPS and picks.get(face.material) != OFF:
             centre = (sum(p[0] for p in ring) / len(ring), sum(p[1] for p in ring) / len(ring))
             where = centres[i].tolist()
             canvas.lights.append(Light(LAMPS[face.material], where[0], where[1] + camera.eye, where[2], centre, part))
