@@ -31,9 +31,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _machine import describe, median
 from torch import Tensor
 
-from machine import describe, median
 from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, image_sums
 from spcnet.models.clustering import PrototypeHead
 
@@ -127,7 +127,7 @@ def peak() -> int:
 
 
 def work(args: argparse.Namespace) -> None:
-    """One process: run one of the two, write its times, its memory and what it computed."""
+    """One process: run one of them, write its times, its memory and what it computed."""
     torch.set_num_threads(args.threads[0])
     step = CODES[args.work]
     embedding, label, domain, prototypes = inputs(args)

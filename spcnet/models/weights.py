@@ -75,14 +75,15 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or ["it is empty"])[0]
         raise CheckpointError(
             f"cannot read the weight file {path} ({reason}): it must be a safetensors file or a PyTorch state dict; "
             "fetch it again if the download broke off"
         ) from error
     except Exception as error:  # the unpickler raises its own kind for code it refuses to run
         raise CheckpointError(
-            f"the weight file {path} holds more than tensors and was not opened: save the state dict alone"
+            f"the weight file {path} is damaged or holds more than tensors, and was not opened: save the state dict alone, "
+            "or fetch it again"
         ) from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
