@@ -15,8 +15,8 @@ help: ## list the targets
 demo: $(VENV)/.installed ## train and compare on generated streets; writes runs/demo/report.html
 	$(VENV)/bin/spcnet demo $(ARGS)
 
-test: $(VENV)/.installed ## run the tests
-	$(VENV)/bin/python -m pytest $(ARGS)
+test: $(VENV)/.installed ## run the tests, on all cores
+	$(VENV)/bin/python -m pytest -n auto $(ARGS)
 
 check: $(VENV)/.installed ## lint, formatting, types, who imports whom
 	$(VENV)/bin/ruff check .

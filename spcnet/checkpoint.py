@@ -5,17 +5,17 @@ Nothing in here can run code: safetensors holds numbers, the header holds text.
 
 import dataclasses
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from spcnet.errors import CheckpointError, DataError
+from spcnet.files import write_whole
+from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
 
 FORMAT = 1
 """Raised when a file written today could not be read by an older version."""
@@ -25,9 +25,6 @@ LATEST_FILE = "checkpoint.safetensors"
 """The network and the optimiser of a run at its last checkpoint."""
 OPTIMIZER = "optimizer."
 """Beginning of the names of the optimiser's tensors."""
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -83,23 +80,10 @@ def write(path: Path, tensors: dict[str, Tensor], card: ModelCard, state: dict[s
     """
     header = {"spcnet": json.dumps({"format": FORMAT, "card": dataclasses.asdict(card), "state": state or {}})}
     owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    part: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        part = Path(name)
-        save_file(owned, part, metadata=header)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.chmod(0o644)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        if part is not None:
-            part.unlink(missing_ok=True)
-        raise DataError(
-            f"cannot write the checkpoint {path} ({error}): free some space or choose another --output; "
-            "the last whole checkpoint is kept"
-        ) from error
+        write_whole(path, lambda file: file.write(save(owned, metadata=header)))
+    except DataError as error:
+        raise DataError(f"{error}, or choose another --output; the last whole checkpoint is kept") from error
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], ModelCard, dict[str, Any]]:

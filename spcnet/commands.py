@@ -188,6 +188,10 @@ def note(results: Mapping[str, evaluator.DomainResult], config: RunConfig, space
         iteration=iteration,
         run=config.output.name,
     )
+    lines = records.read_lines(config.output / records.RESULTS_FILE)
+    if lines and lines[-1]["iteration"] == iteration and lines[-1]["classes"] == record["classes"]:
+        # Testing a finished run on further domains adds to what is known of it.
+        record = evaluator.joined(lines[-1], record)
     records.append_line(config.output / records.RESULTS_FILE, record)
     for name, result in results.items():
         evaluator.save_panels(result, config.output / "panels", name, space=space)
@@ -242,7 +246,7 @@ def evaluate(
     space = label_space(card.space)
     tests = open_tests(config.data, space)
     fabric = make_fabric(config.training)
-    _, _, state = checkpoint.read(checkpoint.find(run))
+    state = checkpoint.read(checkpoint.find(run))[2]
     results = score_domains(
         fabric.setup_module(network),
         tests,

@@ -237,6 +237,10 @@ class TrainingConfig:
             _require(value >= 1, f"training.{name} is {value}: it must be at least 1")
         _require(self.evaluate_every >= 0, f"training.evaluate_every is {self.evaluate_every}: it must be 0 or more")
         _require(self.learning_rate > 0, f"training.learning_rate is {self.learning_rate}: it must be above 0")
+        _require(0 <= self.momentum < 1, f"training.momentum is {self.momentum}: it must be 0 or more and below 1")
+        for name in ("weight_decay", "poly_power"):
+            value = getattr(self, name)
+            _require(value >= 0, f"training.{name} is {value}: it must be 0 or more")
         precisions = get_args(Precision)
         _require(
             self.precision in precisions,

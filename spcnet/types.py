@@ -12,6 +12,11 @@ from torch import Tensor
 IGNORE_INDEX = 255
 """Label of a pixel that neither trains nor scores."""
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""What is subtracted from red, green and blue of an image in 0..1."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""What red, green and blue are then divided by."""
+
 
 class Batch(NamedTuple):
     """Images that are trained on or scored together."""

@@ -15,12 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from spcnet.config import DataConfig
-from spcnet.types import IGNORE_INDEX
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Mean of ImageNet's RGB values, of 0..1; what the pretrained backbones expect to be subtracted."""
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Standard deviation of ImageNet's RGB values, of 0..1."""
+from spcnet.types import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
 
 
 def normalise(image: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:

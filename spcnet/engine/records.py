@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,34 +16,12 @@ import yaml
 
 from spcnet.config import RunConfig, as_dict
 from spcnet.errors import DataError
+from spcnet.files import write_text
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
 TRAIN_FILE = "train.jsonl"
 RESULTS_FILE = "results.jsonl"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        DataError: no permission or no space.
-    """
-    part: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            part = Path(file.name)
-            file.write(text)
-        part.chmod(0o644)
-        part.replace(path)
-    except OSError as error:
-        if part is not None:
-            part.unlink(missing_ok=True)
-        raise DataError(
-            f"cannot write {path} ({error.strerror or error}): check the permission and the free space, or choose "
-            "another --output"
-        ) from error
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:

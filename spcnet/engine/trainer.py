@@ -9,10 +9,10 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -147,7 +147,7 @@ class Trainer:
         training, fabric = self.config.training, self.fabric
         network, optimizer = fabric.setup(self.network, self.optimizer)
         log = _Log(self.config, enabled=fabric.is_global_zero)
-        with _stop_on_signal() as stopped, log:
+        with _stop_on_signal() as stopped, closing(log):
             for batch in batches:
                 # Seeding each step makes dropout a function of the iteration, and a resumed run the same run.
                 torch.manual_seed(training.seed * 1_000_003 + self.iteration)
@@ -237,10 +237,8 @@ class _Log:
                 self.board.add_scalar(name, value, iteration)
         return {"loss": loss, **parts}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """See TensorBoard's file to the disk."""
         if self.board is not None:
             self.board.close()
 

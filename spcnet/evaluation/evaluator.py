@@ -6,16 +6,14 @@ small labels. A domain's result is integer counts; every score is derived from t
 
 import json
 import math
-import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +26,7 @@ from spcnet.data.labels import IGNORE, LabelSpace
 from spcnet.data.transforms import denormalise
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.metrics import absent, classify, confusion, iou, mean_iou, pixel_accuracy
+from spcnet.files import write_whole
 from spcnet.types import Batch, SegOutput
 
 Role = Literal["source", "unseen"]
@@ -207,8 +206,20 @@ def record(
         "classes": list(space.classes),
         "colors": [list(color) for color in space.colors],
         "domains": domains,
-        "mean_source_miou": _mean(domain["miou"] for domain in domains.values() if domain["role"] == "source"),
-        "mean_unseen_miou": _mean(domain["miou"] for domain in domains.values() if domain["role"] == "unseen"),
+        **_means(domains),
+    }
+
+
+def joined(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Two records of the same network as one: of a domain in both the later counts, and the means are over all."""
+    domains: dict[str, Any] = {**before["domains"], **after["domains"]}
+    return {**after, "domains": domains, **_means(domains)}
+
+
+def _means(domains: Mapping[str, Any]) -> dict[str, float | None]:
+    return {
+        f"mean_{role}_miou": _mean(domain["miou"] for domain in domains.values() if domain["role"] == role)
+        for role in ("source", "unseen")
     }
 
 
@@ -284,24 +295,3 @@ def save_image(image: Image.Image, path: Path) -> None:
     """
     level = 6 if image.mode == "P" else 3  # photos: an eighth larger than at 6, and written in a third of the time
     write_whole(path, lambda file: image.save(file, format="PNG", compress_level=level))
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file, and the folders above it, whole or not at all: under another name first, then renamed.
-
-    Raises:
-        DataError: no permission, no space, or something else is in the way.
-    """
-    temporary = path.parent / f".{uuid.uuid4().hex}.part"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path}: {error.strerror or error}. Check the folder's permissions and the space left"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

@@ -24,8 +24,9 @@ from torchvision.transforms import v2
 from spcnet.data.labels import IGNORE, LabelSpace
 from spcnet.data.transforms import normalise
 from spcnet.errors import DataError, SpcnetError, UsageError
-from spcnet.evaluation.evaluator import label_image, save_image, write_whole
+from spcnet.evaluation.evaluator import label_image, save_image
 from spcnet.evaluation.metrics import classify
+from spcnet.files import write_whole
 from spcnet.inference.visualize import sheet
 from spcnet.models.segmentor import MIN_SIZE
 from spcnet.types import SegOutput

@@ -7,8 +7,6 @@ settings, versions) passes through `_text` on its way in.
 import html
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +18,7 @@ import numpy.typing as npt
 import yaml
 
 from spcnet.errors import DataError, UsageError
+from spcnet.files import write_text
 from spcnet.reports import figures
 from spcnet.reports.figures import Bars, Curve
 from spcnet.reports.runs import DomainResult, Panel, Role, Run
@@ -164,27 +163,7 @@ def write_report(
     output = Path(output)
     if output.is_dir():
         raise DataError(f"cannot write {output}: it is a folder. Name a file, for example {output / 'report.html'}")
-    temporary: Path | None = None
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=output.parent, prefix=f".{output.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(page)
-        # A temporary file is its owner's alone; a report gets the rights of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, output)
-        temporary = None
-    except OSError as error:
-        raise DataError(
-            f"cannot write {output}: {error.strerror or error}. Check the folder and the space left"
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    write_text(output, page)
     return output
 
 

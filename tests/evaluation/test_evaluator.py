@@ -19,8 +19,8 @@ from spcnet.evaluation.evaluator import (
     record,
     safe_name,
     save_panels,
-    write_whole,
 )
+from spcnet.files import write_whole
 from spcnet.types import Batch, SegOutput
 
 K = 4

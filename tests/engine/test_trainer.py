@@ -1,0 +1,197 @@
+"""The loop: it learns, it repeats, it goes on where it stopped, and it loses nothing."""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from spcnet import checkpoint
+from spcnet.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from spcnet.engine import records
+from spcnet.engine.optim import poly_rate
+from spcnet.engine.trainer import Trainer, make_fabric
+from spcnet.errors import CheckpointError, DataError, Interrupted
+from spcnet.methods import METHODS, card_for
+from spcnet.types import Batch
+
+CLASSES = 4
+CURVE = Path(__file__).with_name("golden_curve.json")
+
+
+def settings(output: Path, *, method: str = "spcnet", iterations: int = 8, **training: object) -> RunConfig:
+    options = {"iterations": iterations, "log_every": 1, "checkpoint_every": 100, "accelerator": "cpu", **training}
+    return RunConfig(
+        method=method,
+        model=ModelConfig(backbone="shufflenet_v2", output_stride=32, weights=None),
+        data=DataConfig(images_per_domain=2),
+        training=TrainingConfig(**options),  # type: ignore[arg-type]
+        output=output,
+    )
+
+
+def batches(start: int, end: int) -> Iterator[Batch]:
+    """Two domains of stripes whose colour tells the class; the second domain is darker."""
+    colours = torch.tensor([[1.0, -1, 0], [-1, 1, 0], [0, -1, 1], [1, 1, -1]])
+    for iteration in range(start, end):
+        random = torch.Generator().manual_seed(iteration)
+        label = torch.randint(0, CLASSES, (4, 4, 1), generator=random).repeat_interleave(12, 1).expand(4, 48, 64)
+        domain = torch.tensor([0, 0, 1, 1])
+        image = colours[label].permute(0, 3, 1, 2) + 0.1 * torch.randn(4, 3, 48, 64, generator=random)
+        yield Batch(image - 0.7 * domain.view(-1, 1, 1, 1), label.contiguous(), domain, ("a", "b", "c", "d"))
+
+
+def trainer(config: RunConfig) -> Trainer:
+    method = METHODS[config.method]
+    torch.manual_seed(config.training.seed)
+    network = method.build(config.model, num_classes=CLASSES, num_domains=2)
+    card = card_for(
+        method=config.method,
+        model=config.model,
+        space="test",
+        classes=("w", "x", "y", "z"),
+        domains=["one", "two"],
+        size=(48, 64),
+    )
+    config.output.mkdir(parents=True, exist_ok=True)
+    return Trainer(config, method, network, card, make_fabric(config.training))
+
+
+def losses(run: Path) -> list[float]:
+    return [record["loss"] for record in records.read_lines(run / records.TRAIN_FILE)]
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    config = settings(tmp_path, iterations=30)
+    config = replace(config, model=replace(config.model, backbone="resnet18"))
+    trainer(config).fit(batches(0, 30))
+    found = records.read_lines(tmp_path / records.TRAIN_FILE)
+    assert len(found) == 30
+    for part in ("ce", "var", "dis"):
+        values = [record["parts"][part] for record in found]
+        assert sum(values[-3:]) < 0.8 * sum(values[:3]), part
+
+
+def test_the_same_seed_repeats_bit_for_bit_and_another_does_not(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        trainer(settings(tmp_path / name, iterations=3, seed=seed)).fit(batches(0, 3))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_loss_curve_is_the_stored_one(method: str, tmp_path: Path) -> None:
+    """A change that should not change numbers does not. To store new curves: SPCNET_STORE_CURVES=1 pytest this file."""
+    config = settings(tmp_path, method=method, iterations=4, precision="64-true")
+    trainer(config).fit(batches(0, 4))
+    found = losses(tmp_path)
+    if os.environ.get("SPCNET_STORE_CURVES"):
+        stored = json.loads(CURVE.read_text()) if CURVE.exists() else {}
+        CURVE.write_text(json.dumps({**stored, method: found}, indent=1, sort_keys=True) + "\n")
+    assert found == pytest.approx(json.loads(CURVE.read_text())[method], rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["deeplabv3plus", "spcnet"])
+def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(method: str, tmp_path: Path) -> None:
+    def with_auxiliary(output: Path) -> RunConfig:
+        # The auxiliary head has dropout: its masks must be the same after a resume, too.
+        config = settings(output, method=method, iterations=6, checkpoint_every=3)
+        return replace(config, model=replace(config.model, auxiliary_weight=0.4))
+
+    whole, parted = with_auxiliary(tmp_path / "whole"), with_auxiliary(tmp_path / "parted")
+    trainer(whole).fit(batches(0, 6))
+    trainer(parted).fit(batches(0, 4))  # dies after 4; the last checkpoint is of 3
+    assert len(losses(parted.output)) == 4
+    second = trainer(parted)
+    second.resume()
+    assert second.iteration == 3
+    second.fit(batches(3, 6))
+    assert losses(parted.output) == losses(whole.output)
+    one, two = (checkpoint.read_all(c.output / checkpoint.LATEST_FILE)[0] for c in (whole, parted))
+    assert one.keys() == two.keys()
+    assert any(name.startswith(checkpoint.OPTIMIZER) for name in one)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(sent: signal.Signals, tmp_path: Path) -> None:
+    run = trainer(settings(tmp_path))
+
+    def interrupt(iteration: int, _: dict[str, float]) -> None:
+        if iteration == 2:
+            os.kill(os.getpid(), sent)
+
+    with pytest.raises(Interrupted, match=r"after iteration 2.*train --config .*config.yaml --resume") as stop:
+        run.fit(batches(0, 8), on_progress=interrupt)
+    assert stop.value.exit_code == 130
+    assert checkpoint.read(tmp_path / checkpoint.LATEST_FILE)[2]["iteration"] == 2
+    assert signal.getsignal(sent) is not None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    run = trainer(settings(tmp_path, checkpoint_every=2))
+
+    def broken() -> Iterator[Batch]:
+        for batch in batches(0, 8):
+            yield batch if run.iteration < 3 else batch._replace(image=batch.image * math.nan)
+
+    with pytest.raises(DataError, match=r"the loss is nan after iteration 4.*learning_rate"):
+        run.fit(broken())
+    tensors, _, state = checkpoint.read(tmp_path / checkpoint.LATEST_FILE)
+    assert state["iteration"] == 2
+    assert all(torch.isfinite(t).all() for t in tensors.values())
+
+
+def test_a_run_resumes_only_as_itself(tmp_path: Path) -> None:
+    config = settings(tmp_path, iterations=4, checkpoint_every=2)
+    trainer(config).fit(batches(0, 2))
+    with pytest.raises(CheckpointError, match=r"is of spcnet.*this run is deeplabv3plus"):
+        trainer(replace(config, method="deeplabv3plus")).resume()
+    with pytest.raises(CheckpointError, match=r"another training.learning_rate \(0.01\)"):
+        trainer(replace(config, training=replace(config.training, learning_rate=0.1))).resume()
+    other = trainer(replace(config, output=tmp_path / "other"))
+    with pytest.raises(CheckpointError, match=r"cannot read the checkpoint"):
+        other.resume()
+
+
+def test_half_a_log_line_of_a_killed_run_is_dropped_on_resume(tmp_path: Path) -> None:
+    config = settings(tmp_path, iterations=4, checkpoint_every=2)
+    trainer(config).fit(batches(0, 2))
+    with (tmp_path / records.TRAIN_FILE).open("a") as log:
+        log.write('{"iteration": 3, "lo')
+    second = trainer(config)
+    second.resume()
+    second.fit(batches(2, 4))
+    assert [r["iteration"] for r in records.read_lines(tmp_path / records.TRAIN_FILE)] == [1, 2, 3, 4]
+
+
+def test_evaluations_come_at_their_iterations_and_not_after_the_last(tmp_path: Path) -> None:
+    asked: list[int] = []
+    trainer(settings(tmp_path, iterations=6, evaluate_every=2)).fit(batches(0, 6), on_evaluate=asked.append)
+    assert asked == [2, 4]
+
+
+def test_the_trained_network_is_written_without_the_optimiser(tmp_path: Path) -> None:
+    run = trainer(settings(tmp_path, iterations=1))
+    run.fit(batches(0, 1))
+    tensors, card, state = checkpoint.read_all(run.finish())
+    assert set(tensors) == set(run.network.state_dict())
+    assert (card.method, card.domains, state["iteration"]) == ("spcnet", ("one", "two"), 1)
+
+
+def test_the_rate_falls_as_a_power_of_what_is_left() -> None:
+    config = TrainingConfig(iterations=100, learning_rate=0.5, poly_power=0.9)
+    assert poly_rate(0, config) == 0.5
+    assert poly_rate(50, config) == pytest.approx(0.5 * 0.5**0.9)
+    assert poly_rate(99, config) == pytest.approx(0.5 * 0.01**0.9)
+
+
+def test_the_surroundings_name_versions_and_commit() -> None:
+    found = records.surroundings()
+    assert {"spcnet", "torch", "python", "git_commit", "started", "processor"} <= found.keys()
+    assert found["torch"] == torch.__version__
