@@ -1,0 +1,170 @@
+"""Settings: what makes no sense is refused by name, and what is written is read back."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spcnet.config import (
+    AugmentationConfig,
+    ClusteringConfig,
+    DataConfig,
+    DomainSpec,
+    EvaluationConfig,
+    ModelConfig,
+    RunConfig,
+    StyleConfig,
+    TrainingConfig,
+    as_dict,
+    from_dict,
+)
+from spcnet.errors import UsageError
+
+BAD: list[tuple[type, str, Any, str]] = [
+    (StyleConfig, "momentum", 1.5, "style.momentum is 1.5"),
+    (StyleConfig, "momentum", -0.1, "style.momentum is -0.1"),
+    (StyleConfig, "sharpness", 0.0, "style.sharpness is 0.0"),
+    (ClusteringConfig, "embedding_dim", 0, "clustering.embedding_dim is 0"),
+    (ClusteringConfig, "momentum", 2.0, "clustering.momentum is 2.0"),
+    (ClusteringConfig, "temperature", 0.0, "clustering.temperature is 0.0"),
+    (ClusteringConfig, "var_weight", -1.0, "clustering.var_weight is -1.0"),
+    (ClusteringConfig, "dis_weight", -1.0, "clustering.dis_weight is -1.0"),
+    (ModelConfig, "output_stride", 4, "model.output_stride is 4: it must be one of 8, 16, 32"),
+    (ModelConfig, "auxiliary_weight", -0.4, "model.auxiliary_weight is -0.4"),
+    (AugmentationConfig, "scale", (2.0, 0.5), "data.augmentation.scale is (2.0, 0.5)"),
+    (AugmentationConfig, "scale", (0.0, 0.5), "data.augmentation.scale is (0.0, 0.5)"),
+    (AugmentationConfig, "flip", 1.1, "data.augmentation.flip is 1.1"),
+    (AugmentationConfig, "jitter", -0.1, "data.augmentation.jitter is -0.1"),
+    (AugmentationConfig, "blur", (1.0, 0.5), "data.augmentation.blur is (1.0, 0.5)"),
+    (DataConfig, "sources", [], "data.sources is empty"),
+    (DataConfig, "sources", ["camvid", "camvid"], "data.sources names camvid twice"),
+    (DataConfig, "sources", ["streets/night"], "streets/night stands in data.sources and data.targets"),
+    (DataConfig, "targets", ["not a domain"], "cannot read the domain 'not a domain'"),
+    (DataConfig, "size", (32, 64), "data.size is (32, 64)"),
+    (DataConfig, "images_per_domain", 0, "data.images_per_domain is 0"),
+    (DataConfig, "workers", -1, "data.workers is -1"),
+    (DataConfig, "train_scenes", 0, "data.train_scenes is 0"),
+    (DataConfig, "test_scenes", 0, "data.test_scenes is 0"),
+    (TrainingConfig, "iterations", 0, "training.iterations is 0"),
+    (TrainingConfig, "log_every", 0, "training.log_every is 0"),
+    (TrainingConfig, "checkpoint_every", 0, "training.checkpoint_every is 0"),
+    (TrainingConfig, "evaluate_every", -1, "training.evaluate_every is -1"),
+    (TrainingConfig, "learning_rate", 0.0, "training.learning_rate is 0.0"),
+    (TrainingConfig, "momentum", 1.0, "training.momentum is 1.0"),
+    (TrainingConfig, "weight_decay", -1.0, "training.weight_decay is -1.0"),
+    (TrainingConfig, "poly_power", -1.0, "training.poly_power is -1.0"),
+    (EvaluationConfig, "batch_size", 0, "evaluation.batch_size is 0"),
+    (EvaluationConfig, "panels", -1, "evaluation.panels is -1"),
+    (EvaluationConfig, "limit", -1, "evaluation.limit is -1"),
+]
+
+
+@pytest.mark.parametrize(("kind", "option", "value", "message"), BAD)
+def test_a_value_that_makes_no_sense_is_refused_by_name(kind: type, option: str, value: Any, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        kind(**{option: value})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_precision_is_refused_where_nothing_checks_types() -> None:
+    config = TrainingConfig()
+    object.__setattr__(config, "precision", "8-bit")  # the tests' type checker would refuse it earlier
+    with pytest.raises(UsageError, match=r"training\.precision is '8-bit': it must be one of 32-true, bf16-mixed"):
+        config.__post_init__()
+
+
+def test_the_limits_themselves_are_allowed() -> None:
+    StyleConfig(momentum=0.0)
+    StyleConfig(momentum=1.0)
+    ClusteringConfig(var_weight=0.0, dis_weight=0.0, embedding_dim=1)
+    AugmentationConfig(scale=(1.0, 1.0), flip=0.0, jitter=1.0, blur=None)
+    DataConfig(size=(33, 33), workers=0, images_per_domain=1)
+    TrainingConfig(iterations=1, evaluate_every=0)
+    EvaluationConfig(batch_size=1, panels=0, limit=0)
+
+
+CHANGED = RunConfig(
+    method="deeplabv3plus",
+    model=ModelConfig(
+        backbone="resnet18",
+        weights=None,
+        style=StyleConfig(mode="substitution"),
+        clustering=ClusteringConfig(ramp_up=True),
+    ),
+    data=DataConfig(
+        sources=["camvid", "idd_lite@train"],
+        targets=["cityscapes+fog"],
+        roots={"camvid": "/data/camvid"},
+        size=(64, 96),
+        augmentation=AugmentationConfig(scale=(1.0, 1.5), blur=None),
+    ),
+    training=TrainingConfig(iterations=7, devices="auto"),
+    evaluation=EvaluationConfig(limit=3),
+    output=Path("somewhere/else"),
+)
+
+
+@pytest.mark.parametrize("config", [RunConfig(), CHANGED])
+def test_what_is_written_is_read_back(config: RunConfig) -> None:
+    assert from_dict(RunConfig, as_dict(config)) == config
+    assert from_dict(RunConfig, json.loads(json.dumps(as_dict(config)))) == config
+
+
+def test_left_out_options_keep_their_defaults() -> None:
+    assert from_dict(RunConfig, {}) == RunConfig()
+    assert from_dict(RunConfig, {"training": {"seed": 4}}).training == TrainingConfig(seed=4)
+
+
+def test_unknown_options_are_refused() -> None:
+    with pytest.raises(UsageError, match="unknown option momentun in StyleConfig"):
+        from_dict(RunConfig, {"model": {"style": {"momentun": 0.5}}})
+    with pytest.raises(UsageError, match="unknown options a, b in RunConfig"):
+        from_dict(RunConfig, {"b": 1, "a": 2})
+
+
+def test_a_bad_value_in_a_file_is_refused_by_name_too() -> None:
+    with pytest.raises(UsageError, match=r"data\.size is \(1, 2\)"):
+        from_dict(RunConfig, {"data": {"size": [1, 2]}})
+    with pytest.raises(UsageError, match="TrainingConfig cannot be read"):
+        from_dict(RunConfig, {"training": {"iterations": "many"}})
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().method = "other"  # type: ignore[misc]
+
+
+NAME = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
+
+
+@given(dataset=NAME, subset=st.none() | NAME, split=st.none() | NAME, style=st.none() | NAME)
+def test_a_domain_is_read_as_it_is_written(
+    dataset: str, subset: str | None, split: str | None, style: str | None
+) -> None:
+    spec = DomainSpec(dataset, subset, split, style)
+    assert DomainSpec.parse(str(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("camvid", DomainSpec("camvid")),
+        ("streets/night", DomainSpec("streets", subset="night")),
+        ("idd_lite@train", DomainSpec("idd_lite", split="train")),
+        ("cityscapes+fog", DomainSpec("cityscapes", style="fog")),
+        ("streets/night@train+rain", DomainSpec("streets", "night", "train", "rain")),
+    ],
+)
+def test_the_written_forms_mean_what_the_guide_says(text: str, spec: DomainSpec) -> None:
+    assert DomainSpec.parse(text) == spec
+
+
+@pytest.mark.parametrize("text", ["", "a b", "a/", "a@", "a+", "a@b/c", "a+b@c", "/a", "a//b", "a+b+c"])
+def test_a_malformed_domain_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(UsageError, match=r"write SET\[/SUBSET\]\[@SPLIT\]\[\+STYLE\], for example camvid"):
+        DomainSpec.parse(text)
