@@ -148,6 +148,13 @@ class Canvas:
         """Fill a polygon given in samples."""
         self.draw.polygon(points, fill=part)
 
+    def quad(self, start: Point, end: Point, height: float, part: int) -> None:
+        """Draw a plain upright wall between two points on the ground in front of the camera."""
+        project = self.camera.project
+        (x0, z0), (x1, z1) = start, end
+        corners = ((x0, 0.0, z0), (x0, height, z0), (x1, height, z1), (x1, 0.0, z1))
+        self.polygon([project(*corner) for corner in corners], part)
+
     def line(self, points: Sequence[Point], part: int, width: float) -> None:
         """Draw a line of a width in samples, at least one."""
         self.draw.line(points, fill=part, width=max(1, round(width)))

@@ -16,6 +16,10 @@ WINDOW_KINDS = 7
 """Different windows in one building: some dark, some with curtains, some lit at night."""
 
 
+PLAIN_FROM = 45.0
+"""Distance in metres from which on walls and fences are drawn without their bars and stones."""
+
+
 @dataclass(frozen=True)
 class Building:
     """The look of one house, the same on all its faces."""
@@ -79,7 +83,7 @@ BUILDINGS: dict[str, _Recipe] = {
 """Kinds of building, and within what bounds each varies."""
 
 
-def design(canvas: Canvas, dice: Dice, kind: str) -> "Callable[[float, tuple[float, float, float]], Building]":
+def design(canvas: Canvas, dice: Dice, kind: str) -> Callable[[float, tuple[float, float, float]], Building]:
     """Decide how a building looks; the result enters its parts for one face, given the face's plane."""
     recipe = BUILDINGS[kind]
     floors = dice.whole(*recipe.floors)
@@ -190,7 +194,6 @@ def _ground_rows(house: Building, bays: int, dice: Dice) -> list[tuple[Ints, flo
             (np.full_like(sign, house.base), 0.35),
         ]
     door_at = dice.whole(0, max(0, bays - 1))
-    wall = np.full(bays * 7, house.base, dtype=np.int32)
     window = (house.base, house.frame, house.windows[0], house.frame, house.windows[1], house.frame, house.base)
     entry = (house.base, house.frame, house.door, house.door, house.door, house.frame, house.base)
     closed = (house.base,) * 7
@@ -198,7 +201,7 @@ def _ground_rows(house: Building, bays: int, dice: Dice) -> list[tuple[Ints, flo
     glassy = tile(*(entry if b == door_at else window for b in range(bays)))
     sill = min(1.1, height * 0.35)
     pane = height * 0.42
-    return [(low, sill), (glassy, pane), (low * 0 + house.base, height - sill - pane)] if bays else [(wall, height)]
+    return [(low, sill), (glassy, pane), (np.full_like(low, house.base), height - sill - pane)]
 
 
 def building(canvas: Canvas, dice: Dice, kind: str, start: Point, end: Point, outward: Point, depth: float) -> None:
@@ -228,10 +231,7 @@ def building(canvas: Canvas, dice: Dice, kind: str, start: Point, end: Point, ou
             cells, rows, columns = facade_cells(house, length, dice)
             canvas.panel(a, b, cells, rows, columns, kind=CLASS["building"])
         else:
-            project = canvas.camera.project
-            canvas.polygon(
-                [project(x, y, z) for (x, z), y in ((a, 0), (a, house.height), (b, house.height), (b, 0))], house.wall
-            )
+            canvas.quad(a, b, house.height, house.wall)
         if b is end and house.pitch:
             _roof(canvas, house, start, end, outward, depth)
         elif house.pitch:
@@ -294,6 +294,9 @@ def wall(canvas: Canvas, dice: Dice, start: Point, end: Point) -> None:
     height = dice.between(0.9, 3.2)
     bays = max(1, round(length / dice.between(2.5, 5.0))) if dice.chance(0.5) else 1
     bay = length / bays
+    if start[1] > PLAIN_FROM:
+        canvas.quad(start, end, height, face)
+        return
     columns = [0.0] + [edge for b in range(bays) for edge in (b * bay + bay - 0.3, (b + 1) * bay)]
     lower = np.array([face, dark] * bays, dtype=np.int32)
     cells = np.stack((np.full_like(lower, dark), lower, np.full_like(lower, cap)))
@@ -310,6 +313,9 @@ def fence(canvas: Canvas, dice: Dice, start: Point, end: Point) -> None:
     bar = canvas.part(CLASS["fence"], material, pick, normal=normal, distance=distance)
     post = canvas.part(CLASS["fence"], material, pick, normal=normal, distance=distance, shade=0.8)
     height = dice.between(0.9, 2.1)
+    if start[1] > PLAIN_FROM:
+        canvas.quad(start, end, height, bar)
+        return
     if kind == "boards":
         rows, columns = [0.0, 0.15, 0.3, height * 0.6, height * 0.6 + 0.1, height], _bars(length, 0.16, 0.025)
         plank = np.resize(np.array([bar, post], dtype=np.int32), len(columns) - 1)

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from spcnet.data.labels import IGNORE
 from spcnet.data.streets.canvas import SCALE, Caster, Light, Point
 from spcnet.data.streets.dice import Dice
 from spcnet.data.streets.materials import MATERIALS, NUMBER
@@ -19,7 +18,7 @@ from spcnet.data.streets.styles import LOOKS, Style
 from spcnet.data.streets.textures import LAYERS, LEVELS, SIZE, atlas
 from spcnet.data.streets.vehicles import OFF
 
-SHADOWS_END = 55.0
+SHADOWS_END = 45.0
 """Distance in metres from which on nothing throws a shadow: it would be thinner than a pixel."""
 SKY_DEPTH = 1000.0
 """Metres written into the depth of the sky."""
@@ -308,8 +307,7 @@ def sky(where: Geometry, now: Weather, dice: Dice, rows: int) -> Floats:
     blend = np.clip(up * np.float32(2.2), 0, 1) ** np.float32(0.7)
     plain = now.horizon + (now.zenith - now.horizon) * blend[:, :, None]
     colour: Floats = np.broadcast_to(plain, (rows, width, 3))
-    bank = atlas()
-    tile = bank.values[bank.offsets[LAYERS.index("cloud"), 0] :][: SIZE * SIZE].reshape(SIZE, SIZE)
+    tile = _clouds()
     lift = 1 / (up + np.float32(0.16))
     row = (lift * np.float32(34) + np.float32(dice.random() * SIZE)).astype(np.int32) & (SIZE - 1)
     column = (where.ray_x[None, :] * lift * np.float32(26) + np.float32(dice.random() * SIZE)).astype(np.int32)
@@ -393,25 +391,30 @@ def _shines(samples: npt.NDArray[np.int32], lamp: Light, u: int, v: int) -> bool
     return bool((samples[max(0, v - 1) : v + 2, max(0, u - 1) : u + 2] == lamp.part).any())
 
 
-def _mirror(image: Floats, parts: Parts, where: Geometry, drawing: Drawing, style: Style, dice: Dice) -> Floats:
+def _mirror(image: Floats, parts: Parts, where: Geometry, drawing: Drawing, style: Style, dice: Dice) -> None:
     """Wet ground: what stands above the horizon shows again below it, blurred and rippled."""
     height, width, _ = image.shape
     horizon = drawing.plan.camera.horizon / SCALE
-    rows = np.arange(height)
-    source = np.clip(np.round(2 * horizon - rows - 2).astype(int), 0, height - 1)
-    ripple = (dice.array(height, width) - 0.5) * (rows[:, None] - horizon) * 0.12
-    rows_of = np.clip(source[:, None] + ripple.astype(np.int32), 0, height - 1)
-    seen = image[rows_of, np.arange(width)[None, :]]
-    seen[1:-1] = (seen[:-2] + seen[1:-1] + seen[2:]) / 3
-    wet = _WET.take(parts.material.take(where.part))
-    bank = atlas()
-    tile = bank.values[bank.offsets[LAYERS.index("cloud"), 0] :][: SIZE * SIZE].reshape(SIZE, SIZE)
-    puddle = tile[(where.z * 18).astype(np.int32) & 255, (where.x * 22).astype(np.int32) & 255]
+    first = min(max(0, int(horizon) + 1), height - 2)
+    rows = np.arange(first, height, dtype=np.float32)[:, None]
+    ripple = (dice.array(height - first, width) - np.float32(0.5)) * (rows - np.float32(horizon)) * np.float32(0.12)
+    source = np.clip(np.float32(2 * horizon - 2) - rows + ripple, 0, height - 1).astype(np.intp)
+    seen = image.reshape(-1, 3).take(source * width + np.arange(width), axis=0)
+    seen[1:] += seen[:-1]
+    seen[1:] *= np.float32(0.5)
+    tile, x, z = _clouds(), where.x[first:], where.z[first:]
+    puddle = tile[(z * 18).astype(np.int32) & (SIZE - 1), (x * 22).astype(np.int32) & (SIZE - 1)]
     # Water mirrors more where one looks along it.
-    grazing = np.clip(1.15 - 2.2 * np.maximum(where.ray_y, 0), 0.4, 1.0)[:, None]
-    share = wet * style.wet * grazing * np.clip(0.5 + 0.3 * puddle, 0.12, 1.0) * (where.y < 0.05)
-    wetted: Floats = image + (seen - image) * share[:, :, None].astype(np.float32)
-    return wetted
+    grazing = np.clip(1.15 - 2.2 * where.ray_y[first:], 0.4, 1.0)[:, None] * np.float32(style.wet)
+    share = (_WET[parts.material] * (parts.normal[:, 1] > 0.7)).take(where.part[first:]) * grazing
+    share *= np.clip(0.5 + 0.3 * puddle, 0.12, 1.0)
+    image[first:] += (seen - image[first:]) * share[:, :, None]
+
+
+def _clouds() -> Floats:
+    """The smoothest texture at its largest size."""
+    bank = atlas()
+    return bank.values[bank.offsets[LAYERS.index("cloud"), 0] :][: SIZE * SIZE].reshape(SIZE, SIZE)
 
 
 def _rain(image: Floats, now: Weather, dice: Dice) -> Floats:
@@ -420,9 +423,9 @@ def _rain(image: Floats, now: Weather, dice: Dice) -> Floats:
     veil = Image.new("L", (width, height), 0)
     draw = ImageDraw.Draw(veil)
     slant = dice.between(-0.25, 0.25)
-    for _ in range(count):
-        x, y, length = dice.random() * width, dice.random() * height, height * dice.between(0.02, 0.1)
-        draw.line((x, y, x + slant * length, y + length), fill=dice.whole(25, 90))
+    for x, y, length, bright in dice.array(count, 4).tolist():
+        left, top, drop = x * width, y * height, height * (0.02 + 0.08 * length)
+        draw.line((left, top, left + slant * drop, top + drop), fill=int(25 + 65 * bright))
     share = np.asarray(veil, dtype=np.float32)[:, :, None] / 255
     return image + (np.float32(0.85) * now.horizon + np.float32(0.1) - image) * share
 
@@ -432,10 +435,9 @@ def _flakes(image: Floats, now: Weather, dice: Dice) -> Floats:
     count = int(dice.between(*now.style.flakes) * height * width / 1000)
     veil = Image.new("L", (width, height), 0)
     draw = ImageDraw.Draw(veil)
-    for _ in range(count):
-        x, y = dice.random() * width, dice.random() * height
-        radius = height / 128 * (0.35 + 1.5 * dice.random() ** 5)
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=dice.whole(90, 220))
+    for across, down, large, bright in dice.array(count, 4).tolist():
+        x, y, radius = across * width, down * height, height / 128 * (0.35 + 1.5 * large**5)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=int(90 + 130 * bright))
     share = np.asarray(veil.filter(ImageFilter.BoxBlur(0.4)), dtype=np.float32)[:, :, None] / 255
     return image + (np.float32(0.96) - image) * share
 
@@ -527,13 +529,10 @@ def render(
     if style.lamps:
         _halos(image, drawing, style, now.haze)
     if style.wet:
-        image = _mirror(image, parts, where, drawing, style, dice)
+        _mirror(image, parts, where, drawing, style, dice)
     if style.streaks[1]:
         image = _rain(image, now, dice)
     if style.flakes[1]:
         image = _flakes(image, now, dice)
     depth = np.where(where.part == 0, np.float32(SKY_DEPTH), where.z)
     return _finish(image, style, dice), parts.kind[where.part], depth.astype(np.float32)
-
-
-__all__ = ["IGNORE", "SKY_DEPTH", "render"]

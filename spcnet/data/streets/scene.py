@@ -377,7 +377,7 @@ def line_street(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan, side: Side
     z = -2.0 + dice.between(-6, 0)
     setting = plan.setting
     attached = dice.pick(setting.buildings)
-    while z < 115:
+    while z < 100:
         block = dice.weighted(setting.blocks)
         length = (
             dice.between(7, 18) if block == "house" else dice.between(6, 16) if block == "gap" else dice.between(12, 34)
@@ -395,10 +395,10 @@ def line_street(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan, side: Side
         z = far
     # The street ends in a house or in trees, so that one never looks past its end.
     if dice.chance(0.6):
-        end = plan.at(side.sign * 1.0, 122.0)
-        outer = (end[0] + side.sign * 40.0, 122.0)
+        end = plan.at(side.sign * 1.0, 106.0)
+        outer = (end[0] + side.sign * 40.0, 106.0)
         kind = dice.pick(setting.buildings)
-        stage.add(130, lambda: facades.building(canvas, dice, kind, end, outer, (0.0, 1.0), 10))
+        stage.add(115, lambda: facades.building(canvas, dice, kind, end, outer, (0.0, 1.0), 10))
 
 
 def _block(
@@ -570,7 +570,7 @@ def populate(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan) -> None:
             stage.add(z, partial(draw, canvas, dice, x, z, yaw, ridden=True))
 
 
-TRAFFIC = {"car": 1.0, "truck": 0.10, "bus": 0.10}
+TRAFFIC = {"car": 1.0, "truck": 0.07, "bus": 0.08}
 """What drives in the lanes, and how often."""
 
 
@@ -585,7 +585,7 @@ def drive(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan) -> None:
             lambda: vehicles.vehicle(canvas, dice, kind, x, z, yaw + plan.heading(z), parked=parked),
         )
 
-    density = dice.between(0.15, 0.9)
+    density = dice.between(0.12, 0.8)
     lanes = [(i * plan.lane, AWAY) for i in range(plan.lanes_ahead)]
     lanes += [(-(i + 1) * plan.lane, TOWARDS) for i in range(plan.lanes_against)]
     tram = plan.track is not None and dice.chance(0.72)
@@ -606,12 +606,12 @@ def drive(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan) -> None:
     for side in (plan.left, plan.right):
         if not side.parking:
             continue
-        fill, yaw = dice.between(0.35, 0.95), AWAY if side.sign > 0 or dice.chance(0.3) else TOWARDS
+        fill, yaw = dice.between(0.3, 0.9), AWAY if side.sign > 0 or dice.chance(0.3) else TOWARDS
         angle = dice.pick((0.0, 0.0, 0.0, 0.0, 0.9)) * -side.sign
         z = dice.between(3, 7)
         while z < 75:
             if dice.chance(fill) and not (plan.crossing and plan.crossing[0] - 5 < z < plan.crossing[1] + 5):
-                kind = "car" if dice.chance(0.975) else "truck"
+                kind = "car" if dice.chance(0.985) else "truck"
                 turned = AWAY if dice.chance(0.85) else TOWARDS
                 put(
                     kind,

@@ -14,6 +14,8 @@ from spcnet.data.streets.textures import CROWN_SIZE, crowns
 
 SHADES = 10
 """Steps from the darkest to the brightest leaf."""
+SMALL_CROWN = 13 * SCALE
+"""Height in samples below which a crown shows no leaves."""
 
 
 class Stand:
@@ -472,6 +474,9 @@ def _foliage(
     y0, y1 = max(0, math.floor(top)), min(canvas.camera.height, math.ceil(bottom))
     if x1 <= x0 or y1 <= y0:
         return
+    if bottom - top < SMALL_CROWN:
+        _far_foliage(stand, left, right, top, bottom, pick, tone)
+        return
     first = len(canvas.rows)
     steps = SHADES if stand.k > 16 * SCALE else SHADES // 2
     for step in range(steps):
@@ -483,6 +488,19 @@ def _foliage(
     cover, shade = (plane.resize(size, method, box=_inside(box)) for plane in (crown.cover, crown.shade))
     parts = (np.asarray(shade).astype(np.int32) * steps >> 8) + np.int32(first)
     canvas.image.paste(Image.fromarray(parts), (x0, y0), cover.convert("1", dither=Image.Dither.NONE))
+
+
+_BLOBS = ((0.0, 0.1, 1.0, 0.95, 0.6), (0.08, 0.3, 0.62, 0.95, 0.8), (0.36, 0.12, 0.96, 0.72, 0.92), (0.12, 0.0, 0.72, 0.58, 1.1), (0.24, 0.06, 0.56, 0.36, 1.3))  # fmt: skip
+"""Ellipses of a far crown as shares of its box (left, top, right, bottom), and how bright each is."""
+
+
+def _far_foliage(stand: Stand, left: float, right: float, top: float, bottom: float, pick: float, tone: float) -> None:
+    """A crown too small to show its leaves: a few round clumps, lit from above."""
+    wide, tall = right - left, bottom - top
+    for x0, y0, x1, y1, shade in _BLOBS:
+        part = stand.part(CLASS["vegetation"], "foliage", pick, tone * shade)
+        box = (left + x0 * wide, top + y0 * tall, left + x1 * wide, top + y1 * tall)
+        stand.canvas.draw.ellipse(box, fill=part)
 
 
 def _inside(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:

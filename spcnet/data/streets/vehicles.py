@@ -100,10 +100,10 @@ def _prism(
     for (x0, y0), (x1, y1), material in zip(profile, profile[1:], materials, strict=False):
         a, b = half(y0), half(y1)
         faces.append(Face(((x0, y0, -a), (x0, y0, a), (x1, y1, b), (x1, y1, -b)), material, layer))
-    return [_outward(face, (0.0, (bottom + top) / 2, 0.0), profile) for face in faces]
+    return [_outward(face, profile) for face in faces]
 
 
-def _outward(face: Face, _: Triple, profile: Sequence[Point]) -> Face:
+def _outward(face: Face, profile: Sequence[Point]) -> Face:
     """The face with its corners in the order that makes its normal point away from the body."""
     middle = np.array([np.mean([x for x, _ in profile]), np.mean([y for _, y in profile]), 0.0])
     if float(_normal(face.corners) @ (np.array(face.corners).mean(axis=0) - middle)) >= 0:
@@ -170,7 +170,7 @@ def _car(
         g0, g1 = y0 + (y1 - y0) * lift, y1 - (y1 - y0) * 0.08
         e0, e1 = x0 + (x1 - x0) * lift, x1 - (x1 - x0) * 0.08
         pane = Face(((e0, g0, -half(g0) * 0.93), (e0, g0, half(g0) * 0.93), (e1, g1, half(g1) * 0.9), (e1, g1, -half(g1) * 0.9)), "glass", 3)  # fmt: skip
-        faces.append(_outward(pane, (0, 0, 0), cabin))
+        faces.append(_outward(pane, cabin))
     if side_glass:
         (rx0, _), (rx1, _), (fx1, _), (fx0, _) = cabin[0], cabin[1], cabin[-2], cabin[-1]
         low, high = belt + 0.04, roof - 0.07
