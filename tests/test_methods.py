@@ -1,0 +1,343 @@
+"""The contract that every method keeps on every backbone, and what is refused."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from spcnet import checkpoint
+from spcnet.config import ClusteringConfig, ModelConfig, StyleConfig
+from spcnet.errors import CheckpointError, DataError, UsageError
+from spcnet.methods import BACKBONES, METHODS, build_model, card_for, fill, load_model, method_named, restore
+from spcnet.models.segmentor import Segmentor, device_of
+from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
+
+CLASSES, DOMAINS = 5, 3
+SMALL = ("mobilenet_v2", "resnet18", "shufflenet_v2")
+
+
+def config_of(backbone: str = "shufflenet_v2", **options: Any) -> ModelConfig:
+    return ModelConfig(backbone=backbone, weights=None, **options)
+
+
+def network_of(method: str, model: ModelConfig | None = None, *, seed: int = 0, domains: int = DOMAINS) -> Segmentor:
+    torch.manual_seed(seed)
+    return METHODS[method].build(model or config_of(), num_classes=CLASSES, num_domains=domains)
+
+
+def batch_of(domains: tuple[int, ...] = (2, 0, 2), *, seed: int = 0, size: tuple[int, int] = (48, 64)) -> Batch:
+    """Images in any order of domains, the second domain absent, a corner ignored."""
+    dice = torch.Generator().manual_seed(seed)
+    label = torch.randint(0, CLASSES, (len(domains), *size), generator=dice)
+    label[:, :8, :8] = IGNORE_INDEX
+    image = torch.randn(len(domains), 3, *size, generator=dice)
+    return Batch(image, label, torch.tensor(domains), tuple(f"image {i}" for i in range(len(domains))))
+
+
+def step(
+    method: str, network: Segmentor, batch: Batch, model: ModelConfig | None = None
+) -> tuple[SegOutput, StepResult]:
+    output = network(batch.image)
+    return output, METHODS[method].losses(network, output, batch, model or config_of())
+
+
+def snapshot(network: Segmentor) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def changed(network: Segmentor, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+
+
+# contract -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone"),
+    [*((m, b) for m in sorted(METHODS) for b in SMALL), ("spcnet", "resnet50"), ("spcnet", "resnet101")],
+)
+def test_every_method_trains_and_predicts_on_every_backbone(method: str, backbone: str, tmp_path: Path) -> None:
+    model, batch = config_of(backbone, auxiliary_weight=0.4), batch_of()
+    network, rules = network_of(method, model), METHODS[method]
+
+    before = snapshot(network)
+    output, result = step(method, network.train(), batch, model)
+    assert all("running_" in name or "num_batches" in name for name in changed(network, before))
+    assert output.logits.shape == (3, CLASSES, 48, 64)
+    assert output.auxiliary is not None
+    assert output.auxiliary.shape[:2] == (3, CLASSES)
+    assert (output.embedding is not None) == rules.clustering
+    assert len(output.styles) == (0 if rules.style is None else 2)
+    assert [tuple(w.shape) for w in output.style_weights] == (
+        [(3, DOMAINS)] * 2 if rules.style in ("projection", "substitution") else []
+    )
+    assert set(result.parts) == {"ce", "aux", "var", "dis"} if rules.clustering else {"ce", "aux"}
+    assert all(bool(part.isfinite()) and not part.requires_grad for part in result.parts.values())
+
+    result.loss.backward()
+    untouched = {name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())}
+    assert untouched == set()
+
+    before = snapshot(network)
+    rules.update(network, output, batch, result, progress=0.5)
+    expected = {f"styles.{i}.{kind}" for i in range(2) for kind in ("base_mean", "base_std")} if rules.style else set()
+    expected |= {"classifier.prototypes"} if rules.clustering else set()
+    assert changed(network, before) == expected
+    if rules.style:
+        for layer in (0, 1):
+            base = f"styles.{layer}.base_mean"
+            assert torch.equal(network.state_dict()[base][1], before[base][1])  # the absent domain
+
+    network.eval()
+    before = snapshot(network)
+    with torch.no_grad():
+        logits = network(batch.image).logits
+        again = network(batch.image)
+    assert torch.equal(again.logits, logits)
+    assert again.auxiliary is None
+    assert changed(network, before) == set()
+
+    card = card_for(
+        method=method,
+        model=model,
+        space="toy",
+        classes=tuple("abcde"),
+        domains=["x", "y", "z"],
+        size=(48, 64),
+    )
+    checkpoint.write(tmp_path / checkpoint.MODEL_FILE, network.state_dict(), card)
+    restored, found = restore(tmp_path)
+    assert found == dataclasses.replace(card, model=found.model)
+    assert not restored.training
+    with torch.no_grad():
+        assert torch.equal(restored(batch.image).logits, logits)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_runs_in_half_precision(method: str) -> None:
+    network, batch = network_of(method).train(), batch_of()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(batch.image)
+    result = METHODS[method].losses(network, output, batch, config_of())
+    result.loss.backward()
+    METHODS[method].update(network, output, batch, result, progress=0.0)
+    assert result.loss.dtype == torch.float32
+    assert all(bool(p.grad is not None and p.grad.isfinite().all()) for p in network.parameters())
+    assert all(value.dtype == torch.float32 for value in network.state_dict().values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_single_image_trains(method: str) -> None:
+    network = network_of(method).train()
+    output, result = step(method, network, batch_of((1,), size=(33, 37)))
+    result.loss.backward()
+    METHODS[method].update(network, output, batch_of((1,)), result, progress=0.0)
+    assert all(bool(value.isfinite().all()) for value in network.state_dict().values())
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_batch_without_labels_costs_nothing_and_moves_no_prototype(method: str) -> None:
+    network = network_of(method).train()
+    batch = batch_of()
+    batch = batch._replace(label=torch.full_like(batch.label, IGNORE_INDEX))
+    output, result = step(method, network, batch)
+    assert float(result.loss.detach()) == 0
+    assert all(float(part) == 0 for part in result.parts.values())
+    result.loss.backward()
+    assert all(p.grad is None or not bool(p.grad.any()) for p in network.parameters())
+    assert any(p.grad is not None for p in network.parameters())
+    before = snapshot(network)
+    METHODS[method].update(network, output, batch, result, progress=0.0)
+    if network.prototype_head is not None:
+        torch.testing.assert_close(network.prototype_head.prototypes, before["classifier.prototypes"])
+
+
+# property -------------------------------------------------------------------------------------------------------------
+
+
+def test_batch_order_does_not_matter() -> None:
+    batch, order = batch_of((2, 0, 2, 1)), torch.tensor([3, 1, 0, 2])
+    shuffled = Batch(batch.image[order], batch.label[order], batch.domain[order], tuple(batch.name[i] for i in order))
+    networks = [network_of("spcnet").double().eval() for _ in range(2)]
+    losses = []
+    for network, given in zip(networks, (batch, shuffled), strict=True):
+        output, result = step("spcnet", network, given._replace(image=given.image.double()))
+        METHODS["spcnet"].update(network, output, given, result, progress=0.0)
+        losses.append(result.loss.detach())
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-12)
+    for name, value in networks[0].state_dict().items():
+        torch.testing.assert_close(value, networks[1].state_dict()[name], rtol=0, atol=1e-12)
+
+
+def test_two_processes_that_sum_equal_one() -> None:
+    def learn(given: Batch, reduce: Any = lambda t: t) -> dict[str, Tensor]:
+        network = network_of("spcnet").double().eval()
+        output, result = step("spcnet", network, given)
+        METHODS["spcnet"].update(network, output, given, result, progress=0.0, reduce=reduce)
+        return {k: v for k, v in network.state_dict().items() if "base" in k or "prototypes" in k}
+
+    batch = batch_of((2, 0, 2, 1))
+    batch = batch._replace(image=batch.image.double())
+    shares = [Batch(*(part[begin:end] for part in batch)) for begin, end in ((0, 1), (1, 4))]  # type: ignore[arg-type]
+    sent: list[list[Tensor]] = []
+    for share in shares:
+        sent.append([])
+        learn(share, lambda t: sent[-1].append(t) or t)
+    sums = [torch.stack(pair).sum(0) for pair in zip(*sent, strict=True)]
+    whole = learn(batch)
+    for share in shares:
+        left = list(sums)
+        for name, value in learn(share, lambda t, left=left: left.pop(0)).items():
+            torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-12)
+        assert left == []
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
+    model = config_of(clustering=ClusteringConfig(var_weight=0.7, dis_weight=0.3), auxiliary_weight=0.4)
+    _, result = step("spcnet", network_of("spcnet", model).train(), batch_of(), model)
+    parts = result.parts
+    expected = parts["ce"] + 0.4 * parts["aux"] + 0.7 * parts["var"] + 0.3 * parts["dis"]
+    torch.testing.assert_close(result.loss.detach(), expected)
+    assert all(float(part) > 0 for part in parts.values())
+
+
+def test_style_settings_reach_the_layers() -> None:
+    style = StyleConfig(mode="substitution", distance="kl", channel_wise=True, momentum=0.5, sharpness=3.0)
+    layer = network_of("spcnet", config_of(style=style)).style_layers[1]
+    assert (layer.mode, layer.distance, layer.channel_wise) == ("substitution", "kl", True)
+    assert (layer.momentum, layer.sharpness) == (0.5, 3.0)
+    clustering = ClusteringConfig(embedding_dim=32, momentum=0.5, ramp_up=True)
+    head = network_of("spcnet", config_of(clustering=clustering)).prototype_head
+    assert head is not None
+    assert head.prototypes.shape == (CLASSES, DOMAINS, 32)
+    assert (head.momentum, head.ramp) == (0.5, True)
+
+
+def test_each_method_is_named_and_explained() -> None:
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert method.summary
+        assert method.paper
+    assert device_of(network_of("deeplabv3plus")) == torch.device("cpu")
+
+
+# refusals -------------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_names_are_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"unknown method 'spcnt'.* Did you mean 'spcnet'\?"):
+        build_model("spcnt")
+    with pytest.raises(UsageError, match=r"unknown method 'deeplab'.* Did you mean 'deeplabv3plus'\?"):
+        method_named("deeplab")
+    with pytest.raises(UsageError, match=r"unknown backbone 'resnet_50'.* Did you mean 'resnet50'\?"):
+        build_model("spcnet", backbone="resnet_50")
+    with pytest.raises(UsageError, match="it must be one of 8, 16, 32"):
+        build_model("spcnet", output_stride=12)
+
+
+@pytest.mark.parametrize(("classes", "domains"), [(1, 2), (5, 0)])
+def test_too_few_classes_or_domains_are_refused(classes: int, domains: int) -> None:
+    with pytest.raises(UsageError, match="a network needs at least two classes and one source domain"):
+        build_model("spcnet", num_classes=classes, num_domains=domains)
+
+
+def test_a_style_mode_is_refused_where_there_are_no_style_layers() -> None:
+    with pytest.raises(UsageError, match=r"model\.style\.mode is 'projection', but the method semantic_clustering has"):
+        network_of("semantic_clustering", config_of(style=StyleConfig(mode="projection")))
+
+
+def test_many_images_with_labels_of_no_class_are_counted_by_name() -> None:
+    batch = batch_of((0, 1, 2, 0, 1))
+    batch.label[:, 0, 0] = CLASSES
+    with pytest.raises(DataError, match=r"^image 0, image 1, image 2 have the labels \[5\]"):
+        step("deeplabv3plus", network_of("deeplabv3plus").eval(), batch)
+
+
+@pytest.mark.parametrize("value", [CLASSES, -1, 254])
+@pytest.mark.parametrize("method", ["deeplabv3plus", "spcnet"])
+def test_a_label_of_no_class_is_refused_with_the_images_name(method: str, value: int) -> None:
+    batch = batch_of()
+    batch.label[1, 20, 30] = value
+    with pytest.raises(DataError) as caught:
+        step(method, network_of(method).eval(), batch)
+    assert f"image 1 has the labels [{value}]" in str(caught.value)
+    assert "a label is 0..4, or 255 for a pixel to ignore" in str(caught.value)
+
+
+@pytest.mark.parametrize("domain", [DOMAINS, -1])
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.style or m.clustering])
+def test_a_domain_out_of_range_is_refused_before_anything_is_learnt(method: str, domain: int) -> None:
+    with pytest.raises(UsageError, match=r"the network knows the domains 0\.\.2"):
+        step(method, network_of(method).eval(), batch_of((0, domain)))
+
+
+def test_a_network_without_bases_takes_any_domain() -> None:
+    step("deeplabv3plus", network_of("deeplabv3plus").eval(), batch_of((0, 99)))
+
+
+# checkpoints of other networks ----------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_other_numbers_says_which() -> None:
+    for method, ours, theirs, message in (
+        ("spcnet", (5, 3), (7, 3), "trained with 7 classes, the network has 5: build it with 7"),
+        ("spcnet", (5, 3), (5, 2), "trained with 2 source domains, the network has 3: build it with 2"),
+        ("style_projection", (5, 3), (5, 2), "trained with 2 source domains, the network has 3: build it with 2"),
+        ("deeplabv3plus", (5, 3), (7, 3), "trained with 7 classes, the network has 5: build it with 7"),
+    ):
+        networks = [
+            build_model(method, backbone="shufflenet_v2", num_classes=k, num_domains=m) for k, m in (ours, theirs)
+        ]
+        before = snapshot(networks[0])
+        with pytest.raises(CheckpointError) as caught:
+            fill(networks[0], networks[1].state_dict(), "the file")
+        assert message in str(caught.value)
+        assert changed(networks[0], before) == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("decoder.reduce_deep.0.weight"), r"lacks 1 tensors \(decoder\.reduce_deep\.0\.weight\)"),
+        (lambda s: s.update(extra=torch.ones(1)), r"has besides 1 tensors \(extra\)"),
+        (lambda s: s.update({"decoder.reduce_deep.0.weight": torch.ones(1)}), r"has in another shape 1 tensors"),
+        (lambda s: [s.pop(k) for k in list(s) if k.startswith("styles")], r"lacks 4 tensors \(.*, …\): it was trained"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(change: Any, message: str) -> None:
+    network = network_of("spcnet")
+    state = dict(network.state_dict())
+    change(state)
+    with pytest.raises(CheckpointError, match=message):
+        fill(network, state, "the file")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("method", "spcnt", "unknown method 'spcnt'"),
+        ("model", {"backbone": "vgg"}, "unknown backbone 'vgg'"),
+        ("model", {"backbon": "resnet18"}, "unknown option backbon in ModelConfig"),
+        ("classes", ("only",), "a network needs at least two classes"),
+        ("domains", (), "a network needs at least two classes and one source domain"),
+    ],
+)
+def test_a_checkpoint_that_names_what_there_is_not_cannot_be_built(
+    tmp_path: Path, field: str, value: Any, message: str
+) -> None:
+    card = card_for(
+        method="deeplabv3plus", model=config_of(), space="toy", classes=("a", "b"), domains=["x"], size=(48, 64)
+    )
+    path = tmp_path / "c.safetensors"
+    checkpoint.write(path, {"a": torch.ones(1)}, dataclasses.replace(card, **{field: value}))
+    with pytest.raises(CheckpointError, match="cannot be built: ") as caught:
+        load_model(path)
+    assert message in str(caught.value)
+
+
+def test_every_backbone_is_listed_with_a_summary() -> None:
+    assert sorted(BACKBONES) == ["mobilenet_v2", "resnet101", "resnet18", "resnet50", "shufflenet_v2"]
+    assert all(info.summary for info in BACKBONES.values())
