@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     try:
         options = make_parser().parse_args(with_recipes(given))
-        options = make_parser().instantiate_classes(options)
+        options = make_parser().instantiate(options)
         _, _, run = COMMANDS[options.command]
         return run(options[options.command], console)
     except SpcnetError as error:

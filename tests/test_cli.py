@@ -102,13 +102,22 @@ def test_a_finished_run_resumed_is_tested_again_and_stays_the_same(run: Path, tm
 def test_ctrl_c_ends_with_130_and_resume_gives_the_losses_of_an_uninterrupted_run(tmp_path: Path) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     assert train(whole, iterations=4) == 0
-    command = [sys.executable, "-m", "spcnet", "train", *SMALL, "--iterations=4", f"--output={parted}"]
+    command = [
+        sys.executable,
+        "-m",
+        "spcnet",
+        "train",
+        *SMALL,
+        "--data.workers=1",
+        "--iterations=4",
+        f"--output={parted}",
+    ]
     stop_after_two = (
         "import os, signal, sys\n"
         "from spcnet.engine import trainer\n"
         "step = trainer.Trainer._step\n"
         "def stopping(self, *a):\n"
-        "    if self.iteration == 1: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    if self.iteration == 1: os.killpg(0, signal.SIGINT)\n"
         "    return step(self, *a)\n"
         "trainer.Trainer._step = stopping\n"
         "from spcnet.cli import main\n"
@@ -120,6 +129,7 @@ def test_ctrl_c_ends_with_130_and_resume_gives_the_losses_of_an_uninterrupted_ru
         text=True,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,  # Ctrl-C reaches the loading processes, too
     )
     assert ended.returncode == 130, ended.stderr
     assert "stopped after iteration 2, which is saved" in " ".join(ended.stderr.split())

@@ -5,6 +5,7 @@ each place of each batch has a number, the number gives the image and the seed o
 on at iteration t sees what it would have seen, whatever the number of worker processes.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -183,6 +184,11 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the worker must live until the step under way is saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class TrainingLoader(DataLoader[Batch]):
     """A `DataLoader` that raises a worker's `DataError` as it was."""
 
@@ -232,6 +238,7 @@ def training_batches(
             world_size=world_size,
         ),
         num_workers=data.workers,
+        worker_init_fn=_leave_signals_to_the_parent,
         collate_fn=_batch_or_error,
         # Of its own, for a loader draws its workers' seeds from the global generator otherwise.
         generator=torch.Generator(),
@@ -261,6 +268,7 @@ def evaluation_batches(
         _EvaluationImages(plain, data, domain=domain, limit=limit),
         batch_size=None,
         num_workers=data.workers,
+        worker_init_fn=_leave_signals_to_the_parent,
         collate_fn=_unchanged,
         generator=torch.Generator(),
     )
