@@ -54,7 +54,7 @@ def test_code_in_a_file_is_refused_and_not_executed(tmp_path: Path) -> None:
         load_tensors(path)
     assert not mark.exists()
     plain = tmp_path / "plain.pkl"
-    plain.write_bytes(pickle.dumps({"a": Bomb(mark)}))
+    plain.write_bytes(pickle.dumps({"a": Bomb(mark)}, protocol=2))
     with pytest.raises(CheckpointError):
         load_tensors(plain)
     assert not mark.exists()
