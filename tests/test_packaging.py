@@ -139,7 +139,9 @@ def test_make_alone_lists_every_target() -> None:
 
 
 @needs_make
-@pytest.mark.parametrize(("target", "program"), [("demo", "bin/spcnet demo --x"), ("test", "bin/python -m pytest -n auto --x")])
+@pytest.mark.parametrize(
+    ("target", "program"), [("demo", "bin/spcnet demo --x"), ("test", "bin/python -m pytest -n auto --x")]
+)
 def test_the_first_call_installs_and_the_next_does_not(tmp_path: Path, target: str, program: str) -> None:
     venv = tmp_path / "venv"
     call = ("make", "--dry-run", target, f"VENV={venv}", "ARGS=--x")
