@@ -8,7 +8,6 @@ features come from `layer1` and the auxiliary head reads `layer3`. Dilation foll
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -182,8 +181,3 @@ def backbone_info(name: str) -> BackboneInfo:
     if name not in BACKBONES:
         raise one_of(name, list(BACKBONES), "backbone")
     return BACKBONES[name]
-
-
-def channels_last(module: nn.Module) -> nn.Module:
-    """Lay weights out so that convolutions read memory in one go; measured 1.1-1.4 times faster on CPU and GPU."""
-    return module.to(memory_format=torch.channels_last)
