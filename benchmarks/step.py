@@ -26,6 +26,7 @@ from _machine import describe, median
 from torch import Tensor
 
 from spcnet.config import ModelConfig
+from spcnet.memory import keep_freed_memory
 from spcnet.methods import BACKBONES, METHODS, Segmentor
 from spcnet.types import Batch, SegOutput
 
@@ -175,6 +176,7 @@ def main() -> None:
         f"domains, {args.precision}, {args.device}"
     )
     megabytes = {name: memory(args, name) for name in NETWORKS}
+    keep_freed_memory()  # as training does
     subjects = {name: Subject(args, name) for name in NETWORKS}
     seconds: dict[str, list[float]] = {name: [] for name in NETWORKS}
     busy: dict[str, list[float]] = {name: [] for name in NETWORKS}

@@ -5,7 +5,6 @@ does depends only on the seed, t, and the state after iteration t-1, so that a r
 the same losses as one that was not.
 """
 
-import ctypes
 import math
 import signal
 import time
@@ -25,6 +24,7 @@ from spcnet.config import RunConfig, TrainingConfig
 from spcnet.engine import records
 from spcnet.engine.optim import make_optimizer, pack, poly_rate, set_rate, unpack
 from spcnet.errors import CheckpointError, DataError, Interrupted
+from spcnet.memory import keep_freed_memory
 from spcnet.methods import Method, Segmentor, fill
 from spcnet.types import Batch, StepResult
 
@@ -47,23 +47,6 @@ def make_fabric(config: TrainingConfig) -> Fabric:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
     return fabric
-
-
-def keep_freed_memory() -> bool:
-    """Let the C library keep what tensors on the CPU give back, for the next step needs the same again.
-
-    By default glibc returns each large block to the system and every step takes its pages anew; on small networks that
-    is a tenth of the time (docs/LOG.md). Does nothing where there is another C library.
-
-    Returns:
-        Whether it took.
-    """
-    trim_threshold, mmap_threshold, largest = -1, -3, 2**31 - 1  # names and signs as in malloc.h
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return False
-    return bool(mallopt(mmap_threshold, 2**30)) and bool(mallopt(trim_threshold, largest))
 
 
 class Trainer:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from spcnet.memory import pixels_at_a_time
 from spcnet.types import ClassSums
 
 
@@ -76,7 +77,7 @@ class _ImageSums(torch.autograd.Function):
         )
         slope = -scale[row] * (2 * away.reshape(-1, 1))
         gradient = own.new_empty(num_images * num_pixels, dim)
-        step = _pixels_at_a_time(label.device)
+        step = pixels_at_a_time(label.device)
         cache = torch.empty_like(gradient[:step])
         for begin in range(0, len(row), step):
             part = slice(begin, begin + step)
@@ -84,18 +85,6 @@ class _ImageSums(torch.autograd.Function):
             away_from = torch.index_select(direction, 0, row[part], out=cache[: len(row[part])])
             gradient[part] += away_from.mul_(slope[part])
         return gradient.view(num_images, num_pixels, dim), None, None
-
-
-def _pixels_at_a_time(device: torch.device) -> int:
-    """How many pixels' gradients are written together.
-
-    Half a MiB at D = 256 stays in a processor's cache; but where threads wait for each other after each step, or a
-    device has to be told of it, fewer and larger steps are faster. The values do not depend on it.
-    """
-    if device.type != "cpu":
-        return 65536
-    threads = torch.get_num_threads()
-    return 512 if threads == 1 else 4096 * threads
 
 
 def one_hot_pixels(label: Int[Tensor, "B P"], num_classes: int, dtype: torch.dtype) -> Float[Tensor, "B P K"]:

@@ -138,6 +138,39 @@ def test_embeddings_and_fresh_prototypes_have_unit_length() -> None:
     torch.testing.assert_close(head.prototypes.norm(dim=-1), torch.ones(3, 2))
 
 
+@pytest.mark.parametrize("at_a_time", [1, 7, 1000])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_embedding_part_by_part_equals_the_three_steps(
+    at_a_time: int, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spcnet.models.clustering.pixels_at_a_time", lambda device: at_a_time)
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(6).double()
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    # Of unit length an entry is about 0.4: the norm's eps must count on that scale and not on the input's.
+    feature = (1e-3 * torch.randn(2, 6, 3, 5).double()).contiguous(memory_format=layout).requires_grad_()
+    pixels = F.normalize(feature.permute(0, 2, 3, 1), dim=-1)
+    plain = F.normalize(norm(pixels), dim=-1)
+    ours = embed(feature, norm)
+    agree(ours, plain)
+    upstream = torch.randn_like(plain)
+    leaves = [feature, norm.weight, norm.bias]
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, leaves, upstream), torch.autograd.grad(plain, leaves, upstream), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+    with torch.no_grad():
+        agree(embed(feature, norm), plain)
+
+
+def test_an_empty_pixel_has_a_finite_embedding_and_gradient() -> None:
+    feature = torch.zeros(1, 4, 2, 2, requires_grad=True)
+    norm = nn.LayerNorm(4)
+    embed(feature, norm).sum().backward()
+    assert feature.grad is not None
+    assert bool(feature.grad.isfinite().all())
+
+
 def test_prototypes_of_any_length_give_the_same_scores() -> None:
     head = PrototypeHead(3, 2, in_channels=4, embedding_dim=5).double()
     feature = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(0)).double()
