@@ -1,5 +1,11 @@
 """What a user did or has, said in one line. The command line prints these without a traceback and exits."""
 
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+V = TypeVar("V")
+
 
 class SpcnetError(Exception):
     """Base of every error that a user can mend; the message says what came, the rule, and the remedy."""
@@ -34,14 +40,23 @@ class Interrupted(SpcnetError):
         self.iteration = iteration
 
 
-def one_of(value: str, known: "list[str] | tuple[str, ...]", what: str) -> UsageError:
+def named(name: str, table: Mapping[str, V], what: str) -> V:
+    """The entry of that name.
+
+    Raises:
+        UsageError: there is none; says what is known and what is nearest.
+    """
+    if name not in table:
+        raise one_of(name, list(table), what)
+    return table[name]
+
+
+def one_of(value: str, known: Sequence[str], what: str) -> UsageError:
     """The error for an unknown name: what came, what is known, and the nearest known name.
 
     >>> str(one_of("spcnt", ["spcnet"], "method"))
     "unknown method 'spcnt': known are spcnet. Did you mean 'spcnet'?"
     """
-    import difflib
-
     near = difflib.get_close_matches(value, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UsageError(f"unknown {what} {value!r}: known are {', '.join(sorted(known))}.{hint}")

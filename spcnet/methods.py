@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spcnet import checkpoint
 from spcnet.config import ClusteringConfig, ModelConfig, StyleConfig, from_dict
-from spcnet.errors import CheckpointError, DataError, UsageError, one_of
+from spcnet.errors import CheckpointError, DataError, UsageError, named
 from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, image_sums, labels_at
 from spcnet.losses.segmentation import cross_entropy
 from spcnet.models.backbones import BACKBONES, backbone_info, build_backbone
@@ -219,9 +219,7 @@ def method_named(name: str) -> Method:
     Raises:
         UsageError: no method has it.
     """
-    if name not in METHODS:
-        raise one_of(name, list(METHODS), "method")
-    return METHODS[name]
+    return named(name, METHODS, "method")
 
 
 def build_model(

@@ -25,7 +25,7 @@ from PIL import Image
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data import labels, streets, weather
 from spcnet.data.labels import LabelSpace
-from spcnet.errors import DataError, UsageError, one_of
+from spcnet.errors import DataError, UsageError, named, one_of
 
 ROOT_VARIABLE = "SPCNET_DATA"
 """Environment variable with the folder that holds one folder per data set, named as the set is."""
@@ -398,9 +398,7 @@ def dataset(name: str) -> DatasetInfo:
     Raises:
         UsageError: no set has that name.
     """
-    if name not in DATASETS:
-        raise one_of(name, list(DATASETS), "data set")
-    return DATASETS[name]
+    return named(name, DATASETS, "data set")
 
 
 def root_of(name: str, data: DataConfig) -> Path:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spcnet.errors import DataError, UsageError, one_of
+from spcnet.errors import DataError, UsageError, named
 
 IGNORE = 255
 """Label of a pixel that neither trains nor scores (the same value as `spcnet.types.IGNORE_INDEX`)."""
@@ -121,9 +121,7 @@ def label_space(name: str) -> LabelSpace:
     Raises:
         UsageError: no space has that name.
     """
-    if name not in SPACES:
-        raise one_of(name, list(SPACES), "label space")
-    return SPACES[name]
+    return named(name, SPACES, "label space")
 
 
 def remap(native: Mapping[int, str], space: LabelSpace, what: str) -> npt.NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import ShuffleNetV2, resnet
 
-from spcnet.errors import one_of
+from spcnet.errors import named
 
 
 class Backbone(nn.Module):
@@ -178,6 +178,4 @@ def backbone_info(name: str) -> BackboneInfo:
     Raises:
         UsageError: no backbone has that name.
     """
-    if name not in BACKBONES:
-        raise one_of(name, list(BACKBONES), "backbone")
-    return BACKBONES[name]
+    return named(name, BACKBONES, "backbone")
