@@ -134,9 +134,9 @@ def fog(view: View, strength: float, rng: np.random.Generator) -> Picture:
     """Koschmieder's law: light decays as exp(-βd) on its way, and the air's own light takes its place.
 
     The model of Foggy Cityscapes (Sakaridis et al., IJCV 2018), with β = 3/visibility and a density that varies in
-    space; visibility is 75 m at strength 1.
+    space; visibility is 150 m at strength 1, that set's thickest fog (β = 0.02 per metre).
     """
-    return _haze(view.image, view, visibility=75 / strength, airlight=_rgb(0.80, 0.82, 0.84), rng=rng)
+    return _haze(view.image, view, visibility=150 / strength, airlight=_rgb(0.80, 0.82, 0.84), rng=rng)
 
 
 def night(view: View, strength: float, rng: np.random.Generator) -> Picture:
@@ -189,13 +189,14 @@ def rain(view: View, strength: float, rng: np.random.Generator) -> Picture:
 
     A drop blurs into a streak that brightens what lies behind it (Garg and Nayar, IJCV 2007).
     """
-    dull = 0.85 * _saturate(_darken(view.image), 0.45)
-    dull = _haze(dull, view, visibility=220, airlight=_rgb(0.56, 0.58, 0.61), rng=rng)
+    # An overcast sky lights from everywhere: less contrast and colour, more light in what lay in the shade.
+    dull = 0.06 + 0.74 * _saturate(view.image, 0.45)
+    dull = _haze(dull, view, visibility=300, airlight=_rgb(0.56, 0.58, 0.61), rng=rng)
     horizon = round(HORIZON * view.height)
     mirrored = np.clip(2 * horizon - np.arange(view.height), 0, horizon)
     # A wet road is rough: it mirrors, but smears upright.
     mirror = _resize(_resize(dull[:, mirrored], (max(2, view.height // 10), view.width)), view.luma.shape)
-    wet = view.ground * (0.45 + 0.25 * _smooth_noise(view, 8, rng))
+    wet = view.ground * (0.3 + 0.25 * _smooth_noise(view, 8, rng))
     dull = np.float32(0.92) * dull + wet * (mirror - dull)
     slant = rng.uniform(-0.25, 0.25)
     far = _falling(view, count=240, length=8, width=1, slant=slant, opacity=0.26, blur=0.4, rng=rng)
