@@ -139,9 +139,9 @@ def _add_demo(parser: ArgumentParser) -> None:
 
 
 def _demo(options: Namespace, console: Console) -> int:
-    from spcnet import commands
+    from spcnet.demo import demo
 
-    commands.demo(output=options.output, iterations=options.iterations, seed=options.seed, console=console)
+    demo(output=options.output, iterations=options.iterations, seed=options.seed, console=console)
     return 0
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from spcnet import checkpoint
-from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, from_dict, recipe_path
+from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, from_dict
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import LabelSpace, label_space
 from spcnet.data.loading import evaluation_batches, training_batches
@@ -331,40 +331,3 @@ def report(
     show_table(runs, console, baseline=baseline)
     console.print(f"The page is {page}", highlight=False)
     return page
-
-
-def demo(
-    *, output: Path, iterations: int | None = None, seed: int = 0, console: Console | None = None
-) -> dict[str, Record]:
-    """Train baseline and SPC-Net with the same budget on generated streets, test both on unseen weather, report.
-
-    Args:
-        output: folder for the two runs and report.html; runs in it that are there are replaced.
-        iterations: training steps of each; the recipe's by default.
-        seed: of everything random.
-        console: where progress is shown; nowhere by default.
-
-    Returns:
-        The last evaluation of each run, by method.
-    """
-    console = console or Console(quiet=True)
-    found: dict[str, Record] = {}
-    folders = []
-    for name in ("demo/baseline", "demo/spcnet"):
-        config = from_dict(RunConfig, yaml.safe_load(recipe_path(name).read_text()))
-        config = dataclasses.replace(
-            config,
-            training=dataclasses.replace(
-                config.training, seed=seed, iterations=iterations or config.training.iterations
-            ),
-            output=output / config.method,
-        )
-        folders.append(config.output)
-        found[config.method] = train(config, overwrite=True, console=console)
-    report(
-        folders,
-        output=output / "report.html",
-        title="Generated streets: trained on two styles, tested on six others",
-        console=console,
-    )
-    return found

@@ -1,7 +1,7 @@
 """A progress bar with losses and time left on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -27,8 +27,16 @@ def bar(console: Console, total: int, start: int, title: str) -> Iterator[Show]:
 
     Where the number of steps is known only later, it is the function's third argument.
     """
+    with bars(console, [title], [total], start) as (show,):
+        yield show
+
+
+@contextmanager
+def bars(console: Console, titles: Sequence[str], totals: Sequence[int], start: int = 0) -> Iterator[list[Show]]:
+    """The same for several jobs that go on at the same time."""
+    jobs = list(zip(titles, totals, strict=True))
     if not console.is_terminal:
-        yield _lines(console, total, start, title)
+        yield [_lines(console, total, start, title) for title, total in jobs]
         return
     columns = (
         TextColumn("{task.description}"),
@@ -40,15 +48,19 @@ def bar(console: Console, total: int, start: int, title: str) -> Iterator[Show]:
         TextColumn("{task.fields[losses]}"),
     )
     with Progress(*columns, console=console, expand=True) as progress:
-        task = progress.add_task(title, total=total, completed=start, losses="")
+        yield [_task(progress, total, start, title) for title, total in jobs]
 
-        def show(done: int, losses: dict[str, float], total: int = total) -> None:
-            if losses:
-                progress.update(task, completed=done, total=total, losses=_text(losses))
-            else:
-                progress.update(task, completed=done, total=total)
 
-        yield show
+def _task(progress: Progress, total: int, start: int, title: str) -> Show:
+    task = progress.add_task(title, total=total, completed=start, losses="")
+
+    def show(done: int, losses: dict[str, float], total: int = total) -> None:
+        if losses:
+            progress.update(task, completed=done, total=total, losses=_text(losses))
+        else:
+            progress.update(task, completed=done, total=total)
+
+    return show
 
 
 def _lines(console: Console, total: int, start: int, title: str) -> Show:
