@@ -83,6 +83,8 @@ class ModelConfig:
     """Style projection."""
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
     """Semantic clustering."""
+    norms: dict[str, str] | list[int] | None = None
+    """Instance norms in the backbone: slot (stem, layer1 … layer4) → kind (ibn, is, sw), or RobustNet's seven wt_layer codes. Default: what the method's name says."""
     auxiliary_weight: float = 0.0
     """Weight of the loss of an auxiliary head on the third stage; 0 builds none. RobustNet's is 0.4."""
 

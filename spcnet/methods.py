@@ -24,6 +24,7 @@ from spcnet.models.deeplab import DeepLabDecoder, auxiliary_head, linear_classif
 from spcnet.models.segmentor import Segmentor
 from spcnet.models.style import Mode, Reduce, StyleProjection, domain_members
 from spcnet.models.weights import load_imagenet
+from spcnet.models.whitening import Kind, fill_slots, slots_of
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
 
 __all__ = ["BACKBONES", "METHODS", "Method", "Segmentor", "build_model", "load_model", "restore"]
@@ -40,6 +41,8 @@ class Method:
     """What its style layers do; None has no style layers."""
     clustering: bool = False
     """Whether it classifies by prototypes instead of a linear layer."""
+    norm: Kind | None = None
+    """What it puts into the backbone's norm slots; None leaves them empty."""
 
     def check(self, model: ModelConfig) -> None:
         """Refuse settings that this method would silently ignore.
@@ -73,10 +76,18 @@ class Method:
                 f"num_classes is {num_classes} and num_domains {num_domains}: a network needs at least two classes "
                 "and one source domain"
             )
+        info = backbone_info(model.backbone)
         classifier, finish = build_backbone(model.backbone, output_stride=model.output_stride)
         if pretrained and model.weights is not None:
-            load_imagenet(classifier, backbone_info(model.backbone), model.weights)
+            load_imagenet(classifier, info, model.weights)
         backbone = finish()
+        own = dict.fromkeys(info.norm_slots, self.norm) if self.norm is not None else {}
+        slots = slots_of(own if model.norms is None else model.norms, info)
+        if {"iw", "isw"} & set(slots.values()):
+            raise UsageError(
+                "model.norms asks for iw or isw, whose whitening loss is not part of this version: use is, ibn or sw"
+            )
+        fill_slots(backbone, slots)
         channels = backbone.channels
         return Segmentor(
             backbone,
@@ -183,6 +194,11 @@ def check_labels(batch: Batch, num_classes: int) -> None:
 
 _SPCNET = "Huang et al., Style Projected Clustering for Domain Generalized Semantic Segmentation, CVPR 2023"
 
+_ROBUSTNET = (
+    "Choi et al., RobustNet: Improving Domain Generalization in Urban-Scene Segmentation via Instance Selective "
+    "Whitening, CVPR 2021"
+)
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -201,6 +217,24 @@ METHODS: dict[str, Method] = {
             "Each image's style taken away at the two style layers, nothing put in its place",
             _SPCNET,
             style="normalization",
+        ),
+        Method(
+            "ibn",
+            "IBN-Net: instance norm with gain and offset in the stem and after the first two stages",
+            "Pan et al., Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net, ECCV 2018",
+            norm="ibn",
+        ),
+        Method(
+            "is",
+            "Instance standardisation: the same without gain and offset, what whitening starts from",
+            _ROBUSTNET,
+            norm="is",
+        ),
+        Method(
+            "sw",
+            "Switchable whitening: a learned mixture of batch and instance whitening, in groups of 16 channels",
+            "Pan et al., Switchable Whitening for Deep Representation Learning, ICCV 2019",
+            norm="sw",
         ),
         Method(
             "style_substitution",

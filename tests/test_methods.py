@@ -341,3 +341,19 @@ def test_a_checkpoint_that_names_what_there_is_not_cannot_be_built(
 def test_every_backbone_is_listed_with_a_summary() -> None:
     assert sorted(BACKBONES) == ["mobilenet_v2", "resnet101", "resnet18", "resnet50", "shufflenet_v2"]
     assert all(info.summary for info in BACKBONES.values())
+
+
+def test_a_whitening_loss_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match="model.norms asks for iw or isw"):
+        METHODS["spcnet"].build(
+            ModelConfig("resnet18", weights=None, norms={"layer1": "isw"}), num_classes=3, num_domains=2
+        )
+
+
+def test_norms_join_any_method() -> None:
+    network = METHODS["spcnet"].build(
+        ModelConfig("resnet18", weights=None, norms=[0, 0, 4, 0, 0, 0, 0]), num_classes=3, num_domains=2
+    )
+    assert len(network.style_layers) == 2
+    assert any(name.startswith("backbone.stem.1.") and "running" not in name for name in network.state_dict())
+    assert not any(name == "backbone.stem.1.running_mean" for name in network.state_dict())

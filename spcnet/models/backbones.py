@@ -50,6 +50,8 @@ class BackboneInfo(NamedTuple):
     """torchvision's name of the ImageNet weights."""
     fresh: tuple[str, ...] = ()
     """Beginnings of the keys that torchvision's ImageNet weights do not have in the right shape."""
+    norm_slots: tuple[str, ...] = ("stem3", "layer1", "layer2")
+    """Where RobustNet puts instance norms and whitening, see `spcnet.models.whitening`."""
 
 
 def build_backbone(name: str, *, output_stride: int) -> tuple[nn.Module, Callable[[], Backbone]]:
@@ -151,6 +153,7 @@ BACKBONES: dict[str, BackboneInfo] = {
         True,
         "resnet101",
         fresh=("conv1.", "bn1.", "layer1.0.conv1.", "layer1.0.downsample.0."),
+        norm_slots=("stem1", "stem2", "layer1", "layer2"),
     ),
     "mobilenet_v2": BackboneInfo(
         "MobileNetV2 1.0: for small devices",

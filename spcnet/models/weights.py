@@ -44,21 +44,28 @@ REFERENCE_NAMES = (
 """Beginning of a key here and in the reference's PyTorch code; the first that fits counts."""
 SHUFFLENET_NAMES = (("backbone.stem.", "layer0.layer."), ("backbone.layer4.0.", "layer4.layer."))
 """What differs with ShuffleNetV2."""
+SHUFFLENET_STEM_NORM = "layer0.layer.0.1."
+"""Where an instance norm stands in the stem of ShuffleNetV2; the reference keeps the batch norm's unused weights there."""
 
 
-def reference_name(key: str, *, backbone: str) -> str:
+def reference_name(key: str, *, backbone: str, stem_norm: bool = False) -> str:
     """Name that RobustNet's and the author's PyTorch code give to a tensor of `Segmentor`.
 
     Args:
         key: name here.
         backbone: name of its backbone; the reference wraps the stem and the last stage of ShuffleNetV2 once more.
+        stem_norm: whether a norm slot of its stem is filled.
 
     Raises:
         KeyError: no tensor of a `Segmentor` begins like this.
     """
     for ours, theirs in (*SHUFFLENET_NAMES, *REFERENCE_NAMES) if backbone == "shufflenet_v2" else REFERENCE_NAMES:
         if key.startswith(ours):
-            return theirs + key.removeprefix(ours)
+            name = theirs + key.removeprefix(ours)
+            if backbone == "shufflenet_v2" and stem_norm and name.startswith(SHUFFLENET_STEM_NORM):
+                return name.replace(SHUFFLENET_STEM_NORM, "layer0.instance_norm_layer.")
+            # A block with a filled norm slot is wrapped here.
+            return name.replace(".block.", ".").replace(".norm.", ".instance_norm_layer.")
     raise KeyError(key)
 
 

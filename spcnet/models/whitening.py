@@ -1,0 +1,202 @@
+"""Instance norms and whitening inside a backbone: the family that RobustNet (Choi et al., CVPR 2021) compares.
+
+A backbone has slots: after the convolutions of the stem, where the layer takes the place of the batch norm, and at the
+end of each stage, where it follows the last block's sum of branch and shortcut, before the ReLU. As in RobustNet, the
+stems of MobileNetV2 and ShuffleNetV2 differ: the first gets the layer after its first block, in addition; in the
+second it takes the place of the batch norm, whose weights stay unused in the files.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models.mobilenetv2 import InvertedResidual
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from spcnet.errors import UsageError, one_of
+from spcnet.models.backbones import Backbone, BackboneInfo
+from spcnet.models.style import Reduce
+
+Slot = Literal["stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4"]
+SLOTS: tuple[Slot, ...] = ("stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4")
+"""RobustNet's seven slots in the order of its `wt_layer`; a stem of one convolution has `stem3` alone."""
+Kind = Literal["iw", "isw", "is", "ibn", "sw"]
+CODES: tuple[Kind | None, ...] = (None, "iw", "isw", "is", "ibn", "sw")
+"""What RobustNet's codes 0..5 mean; IRW is code 1 with a margin in its loss."""
+KINDS: tuple[str, ...] = tuple(kind for kind in CODES if kind is not None)
+
+
+def slots_of(norms: Mapping[str, str] | Sequence[int], info: BackboneInfo) -> dict[Slot, Kind]:
+    """What each slot holds, from the way a user writes it.
+
+    Args:
+        norms: slot → kind, `stem` being all of the stem's slots that the framework uses in this backbone; or
+            RobustNet's seven codes.
+        info: the backbone.
+
+    Raises:
+        UsageError: a slot or kind is unknown.
+    """
+    if not isinstance(norms, Mapping):
+        return slots_of_codes(norms)
+    found: dict[Slot, Kind] = {}
+    for name, kind in norms.items():
+        if kind not in KINDS:
+            raise one_of(kind, KINDS, "kind of norm")
+        if name != "stem" and name not in SLOTS:
+            raise one_of(name, ("stem", *SLOTS), "slot")
+        for slot in SLOTS:
+            if slot == name or (name == "stem" and slot in info.norm_slots and slot.startswith("stem")):
+                found[slot] = cast(Kind, kind)
+    return found
+
+
+def slots_of_codes(codes: Sequence[int]) -> dict[Slot, Kind]:
+    """RobustNet's `wt_layer`, seven codes, as slots with what they hold.
+
+    >>> slots_of_codes([0, 0, 4, 4, 4, 0, 0])
+    {'stem3': 'ibn', 'layer1': 'ibn', 'layer2': 'ibn'}
+
+    Raises:
+        UsageError: there are not seven, or one is unknown.
+    """
+    if len(codes) != len(SLOTS) or not all(0 <= code < len(CODES) for code in codes):
+        raise UsageError(
+            f"wt_layer is {list(codes)}: write seven codes 0..{len(CODES) - 1}, for {', '.join(SLOTS)}; "
+            "0 nothing, 1 IW or IRW, 2 ISW, 3 IS, 4 IBN, 5 switchable whitening"
+        )
+    kinds = {slot: CODES[code] for slot, code in zip(SLOTS, codes, strict=True)}
+    return {slot: kind for slot, kind in kinds.items() if kind is not None}
+
+
+def instance_norm(kind: Kind, channels: int) -> nn.Module:
+    """The layer that a slot holds.
+
+    Instance norm with (`ibn`) or without (`is`, `iw`, `isw`) gain and offset, or switchable whitening (`sw`).
+    """
+    if kind == "sw":
+        return SwitchableWhitening(channels)
+    return nn.InstanceNorm2d(channels, affine=kind == "ibn")
+
+
+def fill_slots(backbone: Backbone, slots: Mapping[Slot, Kind]) -> None:
+    """Put instance norms or whitening into a backbone's slots.
+
+    Args:
+        backbone: as `build_backbone` cuts it, with its pretrained weights in place.
+        slots: what each slot holds; those not named stay empty.
+
+    Raises:
+        UsageError: the backbone has no such slot.
+    """
+    for slot, kind in slots.items():
+        if slot.startswith("stem"):
+            _fill_stem(backbone, slot, kind)
+        else:
+            stage: nn.Sequential = getattr(backbone, slot)
+            stage[-1] = NormedBlock(stage[-1], instance_norm(kind, backbone.channels[SLOTS.index(slot) - 2]))
+
+
+def _fill_stem(backbone: Backbone, slot: Slot, kind: Kind) -> None:
+    stem = backbone.stem
+    assert isinstance(stem, nn.Sequential)
+    if isinstance(stem[1], InvertedResidual):
+        if slot != "stem3":
+            raise UsageError(f"this backbone has no slot {slot}: its stem has stem3 alone")
+        stem[1] = NormedBlock(stem[1], instance_norm(kind, backbone.channels[0]))
+        return
+    layers = stem[0] if isinstance(stem[0], nn.Sequential) else stem
+    places = [i for i, layer in enumerate(layers) if isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d))]
+    place = SLOTS.index(slot) - 3 + len(places) if slot in SLOTS[3 - len(places) : 3] else None
+    if place is None:
+        raise UsageError(
+            f"this backbone has no slot {slot}: its stem has {', '.join(SLOTS[3 - len(places) : 3])} alone"
+        )
+    replaced = layers[places[place]]
+    assert isinstance(replaced, (nn.BatchNorm2d, nn.InstanceNorm2d))
+    layers[places[place]] = instance_norm(kind, replaced.num_features)
+
+
+class NormedBlock(nn.Module):
+    """A block whose output is normalised: in a residual block of a ResNet the sum, before the ReLU."""
+
+    def __init__(self, block: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.block, self.norm = block, norm
+
+    def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C2 h2 w2"]:
+        """The block, then the norm."""
+        block = self.block
+        if not isinstance(block, (BasicBlock, Bottleneck)):
+            normed: Tensor = self.norm(block(feature))
+            return normed
+        out = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(feature)))))
+        if isinstance(block, Bottleneck):
+            out = block.bn3(block.conv3(block.relu(out)))
+        shortcut = feature if block.downsample is None else block.downsample(feature)
+        summed: Tensor = block.relu(self.norm(out + shortcut))
+        return summed
+
+
+class SwitchableWhitening(nn.Module):
+    """A learned mixture of batch and instance whitening (Pan et al., ICCV 2019), in groups of channels.
+
+    Mean and covariance are weighted sums, softmax of two weights each, of those of the batch and those of the image;
+    the inverse root is found by Newton's iteration. In evaluation the batch's are running means. A group has 16
+    channels, or the largest number below it that divides them.
+    """
+
+    running_mean: Tensor
+    running_cov: Tensor
+
+    def __init__(
+        self, channels: int, *, group: int = 16, iterations: int = 5, momentum: float = 0.99, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        # ShuffleNetV2 has 24, 116 and 232 channels: there the groups are 12, 4 and 8.
+        group = max(size for size in range(1, group + 1) if channels % size == 0)
+        self.group, self.iterations, self.momentum, self.eps = group, iterations, momentum, eps
+        groups = channels // group
+        self.sw_mean_weight = nn.Parameter(torch.ones(2))
+        self.sw_var_weight = nn.Parameter(torch.ones(2))
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(groups, group, 1))
+        self.register_buffer("running_cov", torch.eye(group).repeat(groups, 1, 1))
+        self.reduce: Reduce = lambda value: value
+        """Mean over processes; the identity where there is one."""
+
+    def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        """Whiten each group of channels."""
+        batch, channels, height, width = feature.shape
+        cells = feature.reshape(batch, channels // self.group, self.group, height * width)
+        own_mean = cells.mean(3, keepdim=True)
+        own_cov = (cells - own_mean) @ (cells - own_mean).transpose(2, 3) / cells.shape[3]
+        if self.training:
+            # From each image's moments those of the batch: E[xx'] = cov + mean·mean'.
+            moments = own_cov + own_mean @ own_mean.transpose(2, 3)
+            mean = self.reduce(own_mean.mean(0))
+            cov = self.reduce(moments.mean(0)) - mean @ mean.transpose(1, 2)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), 1 - self.momentum)
+                self.running_cov.lerp_(cov.to(self.running_cov.dtype), 1 - self.momentum)
+        else:
+            mean, cov = self.running_mean, self.running_cov
+        of_mean, of_cov = self.sw_mean_weight.softmax(0), self.sw_var_weight.softmax(0)
+        mixed_mean = of_mean[0] * mean + of_mean[1] * own_mean
+        eye = torch.eye(self.group, dtype=feature.dtype, device=feature.device)
+        mixed_cov = of_cov[0] * cov + of_cov[1] * own_cov + self.eps * eye
+        whitened = inverse_root(mixed_cov, iterations=self.iterations) @ (cells - mixed_mean)
+        return whitened.view_as(feature) * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def inverse_root(covariance: Float[Tensor, "*B C C"], *, iterations: int) -> Float[Tensor, "*B C C"]:
+    """Σ^(-1/2) by Newton's iteration on Σ scaled to trace 1 (Huang et al., Iterative Normalization, CVPR 2019)."""
+    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    scaled = covariance / trace
+    root = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device).expand_as(covariance)
+    for _ in range(iterations):
+        root = 1.5 * root - 0.5 * (root @ root @ root @ scaled)
+    return root * trace.rsqrt()
