@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from spcnet import checkpoint
 from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, from_dict
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import LabelSpace, label_space
-from spcnet.data.loading import evaluation_batches, training_batches
+from spcnet.data.loading import evaluation_batches, photometric_trials, training_batches
 from spcnet.engine import records
 from spcnet.engine.progress import bar
 from spcnet.engine.trainer import Trainer, make_fabric
@@ -108,9 +109,20 @@ def train(
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
+    whitening = config.model.whitening
+    trials = partial(
+        photometric_trials,
+        sources,
+        config.data,
+        seed=config.training.seed,
+        trials=whitening.trials,
+        pairs=whitening.pairs,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
     if trainer.iteration < config.training.iterations:
         with bar(console, config.training.iterations, trainer.iteration, f"train {config.method}") as show:
-            trainer.fit(batches, on_progress=show, on_evaluate=score)
+            trainer.fit(batches, on_progress=show, on_evaluate=score, trials=trials)
     trainer.finish()
     return score(trainer.iteration)
 

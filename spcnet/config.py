@@ -70,6 +70,34 @@ class ClusteringConfig:
 
 
 @dataclass(frozen=True)
+class WhiteningConfig:
+    """The whitening losses (Choi et al., CVPR 2021), for networks with iw, irw or isw in their norm slots."""
+
+    weight: float = 0.6
+    """Weight of the whitening loss."""
+    relax: int = 0
+    """Above 0: irw's margin is the number of covariances divided by this (0: by 64); isw takes so large a share of them instead of clusters."""
+    start: float = 0.12
+    """Share of the run that isw trains without the loss, before it takes the statistics; RobustNet's six epochs of GTAV."""
+    clusters: int = 3
+    """k of the k-means over the variances of the covariances; isw removes those outside the lowest cluster."""
+    trials: int = 10
+    """How many statistics isw takes; a covariance must be sensitive in all of them."""
+    pairs: int = 500
+    """Pairs of an image and its photometric alteration in one trial."""
+    legacy: bool = False
+    """Cluster the zeros below the diagonal, too, as the released code does."""
+
+    def __post_init__(self) -> None:
+        _require(self.weight >= 0, f"whitening.weight is {self.weight}: a loss weight must be 0 (off) or more")
+        _require(self.relax >= 0, f"whitening.relax is {self.relax}: it must be 0 (none) or more")
+        _require(0 <= self.start < 1, f"whitening.start is {self.start}: a share of the run lies in 0..1, without 1")
+        for name, least in (("clusters", 2), ("trials", 1), ("pairs", 1)):
+            value = getattr(self, name)
+            _require(value >= least, f"whitening.{name} is {value}: it must be at least {least}")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The network."""
 
@@ -83,8 +111,10 @@ class ModelConfig:
     """Style projection."""
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
     """Semantic clustering."""
+    whitening: WhiteningConfig = field(default_factory=WhiteningConfig)
+    """The whitening losses."""
     norms: dict[str, str] | list[int] | None = None
-    """Instance norms in the backbone: slot (stem, layer1 … layer4) → kind (ibn, is, sw), or RobustNet's seven wt_layer codes. Default: what the method's name says."""
+    """Instance norms in the backbone: slot (stem, layer1 … layer4) → kind (ibn, is, iw, irw, isw, sw), or RobustNet's seven wt_layer codes. Default: what the method's name says."""
     auxiliary_weight: float = 0.0
     """Weight of the loss of an auxiliary head on the third stage; 0 builds none. RobustNet's is 0.4."""
 

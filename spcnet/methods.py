@@ -5,7 +5,7 @@ method is its parts in `models/` and `losses/` and one entry here; the trainer d
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from spcnet.config import ClusteringConfig, ModelConfig, StyleConfig, from_dict
 from spcnet.errors import CheckpointError, DataError, UsageError, named
 from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, image_sums, labels_at
 from spcnet.losses.segmentation import cross_entropy
+from spcnet.losses.whitening import covariance, whitening_loss
 from spcnet.models.backbones import BACKBONES, backbone_info, build_backbone
 from spcnet.models.clustering import PrototypeHead
 from spcnet.models.deeplab import DeepLabDecoder, auxiliary_head, linear_classifier
 from spcnet.models.segmentor import Segmentor
 from spcnet.models.style import Mode, Reduce, StyleProjection, domain_members
 from spcnet.models.weights import load_imagenet
-from spcnet.models.whitening import Kind, fill_slots, slots_of
+from spcnet.models.whitening import InstanceWhitening, Kind, fill_slots, outputs_of, slots_of
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
 
 __all__ = ["BACKBONES", "METHODS", "Method", "Segmentor", "build_model", "load_model", "restore"]
@@ -83,11 +84,7 @@ class Method:
         backbone = finish()
         own = dict.fromkeys(info.norm_slots, self.norm) if self.norm is not None else {}
         slots = slots_of(own if model.norms is None else model.norms, info)
-        if {"iw", "isw"} & set(slots.values()):
-            raise UsageError(
-                "model.norms asks for iw or isw, whose whitening loss is not part of this version: use is, ibn or sw"
-            )
-        fill_slots(backbone, slots)
+        fill_slots(backbone, slots, relax=model.whitening.relax or 64)
         channels = backbone.channels
         return Segmentor(
             backbone,
@@ -148,7 +145,61 @@ class Method:
             parts["var"] = compactness_loss(sums, batch.domain, classes)
             parts["dis"] = discrimination_loss(classes, prototypes, temperature=model.clustering.temperature)
             loss = loss + model.clustering.var_weight * parts["var"] + model.clustering.dis_weight * parts["dis"]
+        if output.whitened:
+            parts["whitening"] = torch.stack(
+                [
+                    whitening_loss(feature, layer.mask, margin=layer.margin)
+                    for layer, feature in zip(network.whitening_layers, output.whitened, strict=True)
+                ]
+            ).mean()
+            loss = loss + model.whitening.weight * parts["whitening"]
         return StepResult(loss, {name: part.detach() for name, part in parts.items()}, classes)
+
+    def statistics_at(self, network: Segmentor, model: ModelConfig, iterations: int) -> int | None:
+        """The iteration before which selective whitening takes its statistics; None where nothing is selected.
+
+        Args:
+            network: what `build` made.
+            model: the settings it was built with.
+            iterations: length of the run.
+        """
+        return round(model.whitening.start * iterations) if _selective(network) else None
+
+    @torch.no_grad()
+    def take_statistics(
+        self,
+        network: Segmentor,
+        forward: Callable[[Tensor], object],
+        trials: Iterable[Iterable[Batch]],
+        model: ModelConfig,
+        *,
+        reduce: Reduce = lambda t: t,
+    ) -> None:
+        """Select the covariances that photometric changes disturb (Choi et al., §3.3-3.4): trial by trial, masks AND-ed.
+
+        Args:
+            network: what `build` made; in evaluation mode.
+            forward: the network as it is called in this run, with its precision.
+            trials: of each trial the batches, in which altered images and their originals take turns.
+            model: the settings it was built with.
+            reduce: sums over processes, so that all select the same.
+        """
+        layers = _selective(network)
+        for layer in layers:
+            layer.restart()
+        for batches in trials:
+            for batch in batches:
+                with outputs_of(layers) as features:
+                    forward(batch.image)
+                for layer, feature in zip(layers, features, strict=True):
+                    layer.observe(covariance(feature))
+            for layer in layers:
+                layer.select(
+                    clusters=model.whitening.clusters,
+                    relax=model.whitening.relax,
+                    legacy=model.whitening.legacy,
+                    reduce=reduce,
+                )
 
     def update(
         self,
@@ -174,6 +225,10 @@ class Method:
             layer.update(stats, batch.domain, reduce=reduce)
         if network.prototype_head is not None and result.classes is not None:
             network.prototype_head.update(result.classes, progress=progress, reduce=reduce)
+
+
+def _selective(network: Segmentor) -> list[InstanceWhitening]:
+    return [layer for layer in network.whitening_layers if layer.selective]
 
 
 def check_labels(batch: Batch, num_classes: int) -> None:
@@ -229,6 +284,24 @@ METHODS: dict[str, Method] = {
             "Instance standardisation: the same without gain and offset, what whitening starts from",
             _ROBUSTNET,
             norm="is",
+        ),
+        Method(
+            "iw",
+            "Instance whitening: the same, and a loss that removes every covariance between channels",
+            _ROBUSTNET,
+            norm="iw",
+        ),
+        Method(
+            "irw",
+            "Instance relaxed whitening: the loss leaves a margin",
+            _ROBUSTNET,
+            norm="irw",
+        ),
+        Method(
+            "isw",
+            "Instance selective whitening (RobustNet): the loss removes the covariances that photometric changes disturb",
+            _ROBUSTNET,
+            norm="isw",
         ),
         Method(
             "sw",

@@ -51,6 +51,8 @@ class SegOutput(NamedTuple):
     """Statistics of each image before each style layer."""
     style_weights: tuple[Float[Tensor, "B M ..."], ...] = ()
     """How much each source style explains each image (λ), one per style layer; with `channel_wise` also per channel."""
+    whitened: tuple[Float[Tensor, "B C h w"], ...] = ()
+    """In training: standardised features of each layer that the whitening loss is about."""
 
 
 class ClassSums(NamedTuple):

@@ -13,8 +13,14 @@ needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"the reference's 
 
 
 def load(name: str) -> dict[str, torch.Tensor]:
-    """One golden file: inputs in float64, results as stored."""
-    arrays: dict[str, Any] = dict(np.load(GOLDEN / name))
+    """One golden file: inputs in float64, results as stored; a Python object, where there was no value, is left out."""
+    arrays: dict[str, Any] = {}
+    with np.load(GOLDEN / name) as stored:
+        for key in stored.files:
+            try:
+                arrays[key] = stored[key]
+            except ValueError:  # it would have to be unpickled
+                continue
     return {
         key: torch.from_numpy(np.asarray(value, dtype=np.float64 if value.dtype == np.float32 else value.dtype))
         for key, value in arrays.items()

@@ -73,6 +73,17 @@ def test_training_writes_a_whole_run(run: Path) -> None:
     assert any((run / "tensorboard").iterdir())
 
 
+def test_selective_whitening_trains_through_all_its_phases(tmp_path: Path) -> None:
+    options = ["--method=isw", "--model.whitening.start=0.5", "--model.whitening.trials=1", "--model.whitening.pairs=2"]
+    assert train(tmp_path / "run", *options, iterations=4) == 0
+    found = [record["parts"]["whitening"] for record in records.read_lines(tmp_path / "run" / records.TRAIN_FILE)]
+    assert found[:2] == [0, 0]
+    assert min(found[2:]) > 0
+    masks = [value for key, value in restore(tmp_path / "run")[0].state_dict().items() if key.endswith("mask")]
+    assert len(masks) == 3
+    assert all(bool(mask.any()) for mask in masks)
+
+
 def test_a_run_can_be_loaded_in_python(run: Path) -> None:
     for path in (run, run / checkpoint.MODEL_FILE, str(run / checkpoint.LATEST_FILE)):
         assert not spcnet.load_model(path).training

@@ -343,13 +343,6 @@ def test_every_backbone_is_listed_with_a_summary() -> None:
     assert all(info.summary for info in BACKBONES.values())
 
 
-def test_a_whitening_loss_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UsageError, match="model.norms asks for iw or isw"):
-        METHODS["spcnet"].build(
-            ModelConfig("resnet18", weights=None, norms={"layer1": "isw"}), num_classes=3, num_domains=2
-        )
-
-
 def test_norms_join_any_method() -> None:
     network = METHODS["spcnet"].build(
         ModelConfig("resnet18", weights=None, norms=[0, 0, 4, 0, 0, 0, 0]), num_classes=3, num_domains=2

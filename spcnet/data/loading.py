@@ -20,9 +20,9 @@ from torchvision import tv_tensors
 
 from spcnet.config import DataConfig
 from spcnet.data.datasets import SegmentationSet
-from spcnet.data.transforms import evaluation_transform, normalise, training_transform
+from spcnet.data.transforms import evaluation_transform, normalise, photometric_transform, training_transform
 from spcnet.errors import DataError
-from spcnet.types import Batch
+from spcnet.types import IGNORE_INDEX, Batch
 
 
 class Draw(NamedTuple):
@@ -106,7 +106,7 @@ class BalancedSampler(Sampler[list[Draw]]):
 class _Item(NamedTuple):
     """One image, ready to be batched."""
 
-    image: UInt8[Tensor, "3 H W"]
+    image: UInt8[Tensor, "*pair 3 H W"]
     label: UInt8[Tensor, "h w"]
     domain: int
     name: str
@@ -245,6 +245,86 @@ def training_batches(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=data.workers > 0,
     )
+
+
+class _PhotometricPairs(Dataset[Any]):
+    """An image, whole, twice: strongly altered in colour and blurred, and as it is; by draw."""
+
+    def __init__(self, sets: Sequence[SegmentationSet], data: DataConfig) -> None:
+        self.sets = list(sets)
+        self.resize, self.alter = evaluation_transform(data), photometric_transform()
+
+    def __getitem__(self, drawn: Draw) -> _Item | DataError:
+        try:
+            sample = self.sets[drawn.domain].read(drawn.image)
+        except DataError as error:
+            return error
+        plain = self.resize(_image(sample.image))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(drawn.seed)
+            altered = self.alter(plain)
+        pair = torch.stack([altered.as_subclass(Tensor), plain.as_subclass(Tensor)])
+        return _Item(pair, torch.from_numpy(sample.label), drawn.domain, sample.name)
+
+
+def _pairs_or_error(items: list[_Item | DataError]) -> Batch | DataError:
+    """Pairs of one batch one after the other; they carry no labels."""
+    error = next((item for item in items if isinstance(item, DataError)), None)
+    if error:
+        return error
+    found = [item for item in items if not isinstance(item, DataError)]
+    image = normalise(torch.cat([item.image for item in found]))
+    return Batch(
+        image,
+        label=torch.full((len(image), *image.shape[2:]), IGNORE_INDEX),
+        domain=torch.tensor([item.domain for item in found]).repeat_interleave(2),
+        name=tuple(name for item in found for name in (f"{item.name} altered", item.name)),
+    )
+
+
+def photometric_trials(
+    sets: Sequence[SegmentationSet],
+    data: DataConfig,
+    *,
+    seed: int,
+    trials: int,
+    pairs: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[TrainingLoader]:
+    """For each trial the batches in which altered images and their originals take turns (Choi et al., §3.3).
+
+    The same for the same arguments. The sources take turns; images are drawn as for training, and each process has
+    its share of them.
+
+    Args:
+        sets: the source domains.
+        data: size of the images, images of a batch, number of worker processes.
+        seed: of the run.
+        trials: how many.
+        pairs: of each trial, over all processes.
+        rank: number of this process among those that train together.
+        world_size: how many processes train together.
+
+    Raises:
+        DataError: while iterating, when an image is broken.
+    """
+    for trial in range(trials):
+        # Other images and alterations than the training's: a stream of its own for each trial.
+        stream = int(np.random.SeedSequence([seed, 1 + trial]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        draws = [
+            draw(number % len(sets), number // len(sets), length=len(sets[number % len(sets)]), seed=stream)
+            for number in range(rank, pairs, world_size)
+        ]
+        size = data.images_per_domain
+        yield TrainingLoader(
+            _PhotometricPairs(sets, data),
+            batch_sampler=[draws[first : first + size] for first in range(0, len(draws), size)],
+            num_workers=data.workers,
+            worker_init_fn=_leave_signals_to_the_parent,
+            collate_fn=_pairs_or_error,
+            generator=torch.Generator(),
+        )
 
 
 def evaluation_batches(

@@ -153,6 +153,11 @@ def training_transform(data: DataConfig) -> v2.Transform:
     return v2.Compose(steps)
 
 
+def photometric_transform() -> v2.Transform:
+    """Image (bytes) → image (bytes) with strongly altered colours, blurred; what selective whitening compares with."""
+    return v2.Compose([v2.ColorJitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.3), RandomBlur((0.15, 1.3))])
+
+
 def evaluation_transform(data: DataConfig) -> v2.Transform:
     """Image (bytes) → image (bytes) of `data.size`; `normalise` comes after.
 

@@ -8,7 +8,7 @@ the same losses as one that was not.
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -135,11 +135,13 @@ class Trainer:
         *,
         on_progress: Progress = lambda iteration, losses: None,
         on_evaluate: Callable[[int], object] = lambda iteration: None,
+        trials: Callable[[], Iterable[Iterable[Batch]]] = tuple,
     ) -> None:
         """Train from the current iteration to the last.
 
         Args:
             batches: one for each iteration that is left, the first that of `self.iteration`.
+            trials: makes what the method's statistics are taken from, the same at every call.
             on_progress: told of every iteration.
             on_evaluate: called every `training.evaluate_every` iterations, and not after the last.
 
@@ -150,8 +152,11 @@ class Trainer:
         training, fabric = self.config.training, self.fabric
         network, optimizer = fabric.setup(self.network, self.optimizer)
         log = _Log(self.config, enabled=fabric.is_global_zero)
+        statistics_at = self.method.statistics_at(self.network, self.config.model, training.iterations)
         with _stop_on_signal() as stopped, closing(log):
             for batch in batches:
+                if self.iteration == statistics_at:
+                    self._take_statistics(network, trials(), stopped)
                 # Seeding each step makes dropout a function of the iteration, and a resumed run the same run.
                 torch.manual_seed(training.seed * 1_000_003 + self.iteration)
                 network.train()
@@ -183,6 +188,25 @@ class Trainer:
         progress = self.iteration / self.config.training.iterations
         self.method.update(self.network, output, batch, result, progress=progress, reduce=self._sum_over_processes)
         return result
+
+    def _take_statistics(self, network: nn.Module, trials: Iterable[Iterable[Batch]], stopped: Sequence[int]) -> None:
+        """A run that is killed here takes them again from the beginning, from the same state, so with the same result."""
+
+        def unless_stopped(batches: Iterable[Batch]) -> Iterator[Batch]:
+            for batch in batches:
+                if stopped:
+                    self.save()
+                    raise Interrupted(self.iteration, self.config.output)
+                yield _to_device(batch, self.fabric.device)
+
+        network.eval()
+        self.method.take_statistics(
+            self.network,
+            network,
+            (unless_stopped(batches) for batches in trials),
+            self.config.model,
+            reduce=self._sum_over_processes,
+        )
 
     def _sum_over_processes(self, value: Tensor) -> Tensor:
         if self.fabric.world_size == 1:

@@ -11,6 +11,7 @@ from spcnet.models.backbones import Backbone
 from spcnet.models.clustering import PrototypeHead
 from spcnet.models.deeplab import DeepLabDecoder, resize
 from spcnet.models.style import StyleProjection
+from spcnet.models.whitening import InstanceWhitening, outputs_of
 from spcnet.types import SegOutput
 
 MIN_SIZE = 33
@@ -41,6 +42,7 @@ class Segmentor(nn.Module):
         self.backbone, self.decoder, self.classifier = backbone, decoder, classifier
         self.styles = nn.ModuleList(styles)
         self.auxiliary = auxiliary
+        self.whitening_layers = [layer for layer in backbone.modules() if isinstance(layer, InstanceWhitening)]
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:
         """Class scores for each pixel, and what the method's losses and updates need.
@@ -54,6 +56,12 @@ class Segmentor(nn.Module):
                 f"the image has {size[0]}×{size[1]} pixels: height and width must be at least {MIN_SIZE}. "
                 "Resize or pad it"
             )
+        if self.training and self.whitening_layers:
+            with outputs_of(self.whitening_layers) as whitened:
+                return self._forward(image, size)._replace(whitened=tuple(whitened))
+        return self._forward(image, size)
+
+    def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> SegOutput:
         restyled = []
         feature = self.backbone.stem(image)
         if self.styles:

@@ -6,11 +6,15 @@ stems of MobileNetV2 and ShuffleNetV2 differ: the first gets the layer after its
 second it takes the place of the batch norm, whose weights stay unused in the files.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal
 
+import kmeans1d
 import torch
-from jaxtyping import Float
+import torch.distributed.nn.functional
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -22,10 +26,10 @@ from spcnet.models.style import Reduce
 Slot = Literal["stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4"]
 SLOTS: tuple[Slot, ...] = ("stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4")
 """RobustNet's seven slots in the order of its `wt_layer`; a stem of one convolution has `stem3` alone."""
-Kind = Literal["iw", "isw", "is", "ibn", "sw"]
+Kind = Literal["iw", "irw", "isw", "is", "ibn", "sw"]
+KINDS: tuple[Kind, ...] = ("iw", "irw", "isw", "is", "ibn", "sw")
 CODES: tuple[Kind | None, ...] = (None, "iw", "isw", "is", "ibn", "sw")
-"""What RobustNet's codes 0..5 mean; IRW is code 1 with a margin in its loss."""
-KINDS: tuple[str, ...] = tuple(kind for kind in CODES if kind is not None)
+"""What RobustNet's codes 0..5 mean; IRW is there code 1 with `relax_denom`, here a kind of its own."""
 
 
 def slots_of(norms: Mapping[str, str] | Sequence[int], info: BackboneInfo) -> dict[Slot, Kind]:
@@ -49,7 +53,7 @@ def slots_of(norms: Mapping[str, str] | Sequence[int], info: BackboneInfo) -> di
             raise one_of(name, ("stem", *SLOTS), "slot")
         for slot in SLOTS:
             if slot == name or (name == "stem" and slot in info.norm_slots and slot.startswith("stem")):
-                found[slot] = cast(Kind, kind)
+                found[slot] = kind
     return found
 
 
@@ -65,47 +69,52 @@ def slots_of_codes(codes: Sequence[int]) -> dict[Slot, Kind]:
     if len(codes) != len(SLOTS) or not all(0 <= code < len(CODES) for code in codes):
         raise UsageError(
             f"wt_layer is {list(codes)}: write seven codes 0..{len(CODES) - 1}, for {', '.join(SLOTS)}; "
-            "0 nothing, 1 IW or IRW, 2 ISW, 3 IS, 4 IBN, 5 switchable whitening"
+            "0 nothing, 1 IW, 2 ISW, 3 IS, 4 IBN, 5 switchable whitening"
         )
     kinds = {slot: CODES[code] for slot, code in zip(SLOTS, codes, strict=True)}
     return {slot: kind for slot, kind in kinds.items() if kind is not None}
 
 
-def instance_norm(kind: Kind, channels: int) -> nn.Module:
+def instance_norm(kind: Kind, channels: int, *, relax: int = 64) -> nn.Module:
     """The layer that a slot holds.
 
-    Instance norm with (`ibn`) or without (`is`, `iw`, `isw`) gain and offset, or switchable whitening (`sw`).
+    Instance norm with (`ibn`) or without (`is`) gain and offset, the latter with what the whitening losses need (`iw`,
+    `irw`, `isw`), or switchable whitening (`sw`).
     """
     if kind == "sw":
         return SwitchableWhitening(channels)
+    if kind in ("iw", "irw", "isw"):
+        return InstanceWhitening(channels, selective=kind == "isw", relax=relax if kind == "irw" else 0)
     return nn.InstanceNorm2d(channels, affine=kind == "ibn")
 
 
-def fill_slots(backbone: Backbone, slots: Mapping[Slot, Kind]) -> None:
+def fill_slots(backbone: Backbone, slots: Mapping[Slot, Kind], *, relax: int = 64) -> None:
     """Put instance norms or whitening into a backbone's slots.
 
     Args:
         backbone: as `build_backbone` cuts it, with its pretrained weights in place.
         slots: what each slot holds; those not named stay empty.
+        relax: for `irw`, see `InstanceWhitening`.
 
     Raises:
         UsageError: the backbone has no such slot.
     """
     for slot, kind in slots.items():
+        make = partial(instance_norm, kind, relax=relax)
         if slot.startswith("stem"):
-            _fill_stem(backbone, slot, kind)
+            _fill_stem(backbone, slot, make)
         else:
             stage: nn.Sequential = getattr(backbone, slot)
-            stage[-1] = NormedBlock(stage[-1], instance_norm(kind, backbone.channels[SLOTS.index(slot) - 2]))
+            stage[-1] = NormedBlock(stage[-1], make(backbone.channels[SLOTS.index(slot) - 2]))
 
 
-def _fill_stem(backbone: Backbone, slot: Slot, kind: Kind) -> None:
+def _fill_stem(backbone: Backbone, slot: Slot, make: Callable[[int], nn.Module]) -> None:
     stem = backbone.stem
     assert isinstance(stem, nn.Sequential)
     if isinstance(stem[1], InvertedResidual):
         if slot != "stem3":
             raise UsageError(f"this backbone has no slot {slot}: its stem has stem3 alone")
-        stem[1] = NormedBlock(stem[1], instance_norm(kind, backbone.channels[0]))
+        stem[1] = NormedBlock(stem[1], make(backbone.channels[0]))
         return
     layers = stem[0] if isinstance(stem[0], nn.Sequential) else stem
     places = [i for i, layer in enumerate(layers) if isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d))]
@@ -116,7 +125,9 @@ def _fill_stem(backbone: Backbone, slot: Slot, kind: Kind) -> None:
         )
     replaced = layers[places[place]]
     assert isinstance(replaced, (nn.BatchNorm2d, nn.InstanceNorm2d))
-    layers[places[place]] = instance_norm(kind, replaced.num_features)
+    layers[places[place]] = make(replaced.num_features)
+    if isinstance(after := layers[places[place] + 1 : places[place] + 2][0], nn.ReLU):
+        after.inplace = False  # the whitening loss reads what the norm returns
 
 
 class NormedBlock(nn.Module):
@@ -136,8 +147,109 @@ class NormedBlock(nn.Module):
         if isinstance(block, Bottleneck):
             out = block.bn3(block.conv3(block.relu(out)))
         shortcut = feature if block.downsample is None else block.downsample(feature)
-        summed: Tensor = block.relu(self.norm(out + shortcut))
-        return summed
+        # Not in place: the whitening loss reads what the norm returns.
+        return torch.relu(self.norm(out + shortcut))
+
+
+class InstanceWhitening(nn.InstanceNorm2d):
+    """Instance norm without gain and offset, and which covariances of its output the whitening loss is to remove.
+
+    For IW and IRW those are all above the diagonal. For ISW none at first; after some training `observe` looks at
+    pairs of an image and its photometric alteration, and `select` takes the covariances that differ most within the
+    pairs. Mask and statistics are buffers: they are in every checkpoint and equal on all processes.
+
+    Args:
+        channels: C.
+        selective: ISW.
+        relax: IRW's margin is the number of covariances divided by this; 0 for none.
+    """
+
+    mask: Tensor
+    variance: Tensor
+    pairs: Tensor
+    trials: Tensor
+
+    def __init__(self, channels: int, *, selective: bool = False, relax: int = 0) -> None:
+        super().__init__(channels, affine=False)
+        self.selective = selective
+        self.margin = channels * (channels - 1) // 2 // relax if relax else 0
+        above = torch.ones(channels, channels, dtype=torch.bool).triu(1)
+        self.register_buffer("mask", torch.zeros_like(above) if selective else above)
+        if selective:
+            self.register_buffer("variance", torch.zeros(channels, channels))
+            self.register_buffer("pairs", torch.zeros(()))
+            self.register_buffer("trials", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def observe(self, covariances: Float[Tensor, "P2 C C"]) -> None:
+        """Add pairs to the statistics of this trial.
+
+        Args:
+            covariances: of the output, an altered image and its original in turns.
+        """
+        altered, original = covariances[0::2], covariances[1::2]
+        # The variance of two numbers with divisor n-1.
+        variance = ((altered - original).square() / 2).sum(0).triu(1)
+        self.variance += variance.to(self.variance.dtype)
+        self.pairs += len(altered)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Select nothing and forget every statistic."""
+        for value in (self.mask, self.variance, self.pairs, self.trials):
+            value.zero_()
+
+    @torch.no_grad()
+    def select(
+        self, *, clusters: int = 3, relax: int = 0, legacy: bool = False, reduce: Reduce = lambda value: value
+    ) -> None:
+        """End a trial: keep in the mask what this trial, too, finds sensitive; see `sensitive`."""
+        totals = reduce(torch.cat([self.variance.flatten(), self.pairs[None]]))
+        mean = (totals[:-1] / totals[-1].clamp(min=1)).view_as(self.variance)
+        found = sensitive(mean, clusters=clusters, relax=relax, legacy=legacy)
+        self.mask.copy_(found & self.mask if int(self.trials) else found)
+        self.trials += 1
+        self.variance.zero_()
+        self.pairs.zero_()
+
+
+def sensitive(
+    variance: Float[Tensor, "C C"], *, clusters: int = 3, relax: int = 0, legacy: bool = False
+) -> Bool[Tensor, "C C"]:
+    """Which covariances a photometric alteration changes: all but the lowest cluster of a 1-D k-means.
+
+    Args:
+        variance: of each covariance above the diagonal within the pairs, mean over the pairs; zero elsewhere.
+        clusters: k.
+        relax: above 0 the largest variances are taken instead, this share of all: their number divided by `relax`.
+        legacy: as the released code does, cluster the zeros below the diagonal, too.
+    """
+    channels = len(variance)
+    above = torch.ones_like(variance, dtype=torch.bool).triu(1)
+    if not relax:
+        values = variance if legacy else variance[above]
+        labels = torch.tensor(kmeans1d.cluster(values.flatten().tolist(), clusters).clusters, device=variance.device)
+        # The optimal clustering of fewer distinct values than clusters has no cluster 0; the reference then takes all.
+        away = labels != (0 if legacy else labels.min())
+        if legacy:
+            return away.view_as(above)
+        found = torch.zeros_like(above)
+        found[above] = away
+        return found
+    largest = variance.flatten().topk(channels * (channels - 1) // 2 // relax).indices
+    return torch.zeros_like(above).flatten().index_fill(0, largest, True).view_as(above)
+
+
+@contextmanager
+def outputs_of(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """A list that fills with what the layers return, in the order in which they are called."""
+    seen: list[Tensor] = []
+    hooks = [layer.register_forward_hook(lambda layer, given, output: seen.append(output)) for layer in layers]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class SwitchableWhitening(nn.Module):
@@ -165,8 +277,6 @@ class SwitchableWhitening(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(groups, group, 1))
         self.register_buffer("running_cov", torch.eye(group).repeat(groups, 1, 1))
-        self.reduce: Reduce = lambda value: value
-        """Mean over processes; the identity where there is one."""
 
     def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         """Whiten each group of channels."""
@@ -177,8 +287,8 @@ class SwitchableWhitening(nn.Module):
         if self.training:
             # From each image's moments those of the batch: E[xx'] = cov + mean·mean'.
             moments = own_cov + own_mean @ own_mean.transpose(2, 3)
-            mean = self.reduce(own_mean.mean(0))
-            cov = self.reduce(moments.mean(0)) - mean @ mean.transpose(1, 2)
+            mean = _over_processes(own_mean.mean(0))
+            cov = _over_processes(moments.mean(0)) - mean @ mean.transpose(1, 2)
             with torch.no_grad():
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), 1 - self.momentum)
                 self.running_cov.lerp_(cov.to(self.running_cov.dtype), 1 - self.momentum)
@@ -190,6 +300,14 @@ class SwitchableWhitening(nn.Module):
         mixed_cov = of_cov[0] * cov + of_cov[1] * own_cov + self.eps * eye
         whitened = inverse_root(mixed_cov, iterations=self.iterations) @ (cells - mixed_mean)
         return whitened.view_as(feature) * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def _over_processes(value: Tensor) -> Tensor:
+    """Mean over the processes that train together, through which the gradient flows back to each."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    total: Tensor = torch.distributed.nn.functional.all_reduce(value)  # type: ignore[no-untyped-call]
+    return total / torch.distributed.get_world_size()
 
 
 def inverse_root(covariance: Float[Tensor, "*B C C"], *, iterations: int) -> Float[Tensor, "*B C C"]:

@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision import tv_tensors
 
 from spcnet.config import AugmentationConfig, DataConfig
 from spcnet.data.datasets import Sample, SegmentationSet
-from spcnet.data.loading import BalancedSampler, draw, evaluation_batches, training_batches
-from spcnet.data.transforms import normalise
+from spcnet.data.loading import BalancedSampler, draw, evaluation_batches, photometric_trials, training_batches
+from spcnet.data.transforms import evaluation_transform, normalise
 from spcnet.errors import DataError
 from spcnet.types import IGNORE_INDEX, Batch
 
@@ -155,6 +156,36 @@ def test_the_number_of_batches_is_known() -> None:
     assert len(training_batches(SETS, DATA, seed=0, iterations=10, start=4)) == 6
     assert len(training_batches(SETS, DATA, seed=0, iterations=10, start=10)) == 0
     assert list(training_batches(SETS, DATA, seed=0, iterations=10, start=12)) == []
+
+
+def test_pairs_are_an_altered_image_and_its_original() -> None:
+    trials = [list(batches) for batches in photometric_trials(SETS, DATA, seed=0, trials=2, pairs=7)]
+    assert [[len(batch.image) for batch in batches] for batches in trials] == [[6, 6, 2], [6, 6, 2]]
+    first = trials[0][0]
+    assert first.domain.tolist() == [0, 0, 1, 1, 2, 2]
+    assert first.name[0] == f"{first.name[1]} altered"
+    (plain,) = (sample for sample in map(SETS[0].read, range(7)) if sample.name == first.name[1])
+    original = evaluation_transform(DATA)(tv_tensors.Image(torch.from_numpy(plain.image).permute(2, 0, 1)))
+    torch.testing.assert_close(first.image[1], normalise(original), rtol=0, atol=0)
+    assert not torch.equal(first.image[0], first.image[1])
+    assert bool((first.label == IGNORE_INDEX).all())
+
+
+def test_pairs_repeat_and_each_trial_has_its_own() -> None:
+    def taken(seed: int, **options: int) -> list[tuple[str, ...]]:
+        trials = photometric_trials(SETS, DATA, seed=seed, trials=2, pairs=6, **options)
+        return [tuple(name for batch in batches for name in batch.name) for batches in trials]
+
+    assert taken(0) == taken(0) != taken(1)
+    assert taken(0)[0] != taken(0)[1]
+    shares = [taken(0, rank=rank, world_size=2) for rank in range(2)]
+    for trial in range(2):
+        assert sorted(shares[0][trial] + shares[1][trial]) == sorted(taken(0)[trial])
+
+
+def test_a_broken_image_of_a_pair_is_told_of() -> None:
+    with pytest.raises(DataError, match=r"x/0\.png is damaged"):
+        [list(batches) for batches in photometric_trials([Pictures("x", 1, broken=0)], DATA, seed=0, trials=1, pairs=1)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from spcnet import checkpoint
-from spcnet.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from spcnet.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, WhiteningConfig
 from spcnet.engine import records
 from spcnet.engine.optim import poly_rate
 from spcnet.engine.trainer import Trainer, make_fabric
@@ -87,7 +87,7 @@ def test_the_same_seed_repeats_bit_for_bit_and_another_does_not(tmp_path: Path) 
 def test_the_loss_curve_is_the_stored_one(method: str, tmp_path: Path) -> None:
     """A change that should not change numbers does not. To store new curves: SPCNET_STORE_CURVES=1 pytest this file."""
     config = settings(tmp_path, method=method, iterations=4, precision="64-true")
-    trainer(config).fit(batches(0, 4))
+    trainer(config).fit(batches(0, 4), trials=pairs)
     found = losses(tmp_path)
     if os.environ.get("SPCNET_STORE_CURVES"):
         stored = json.loads(CURVE.read_text()) if CURVE.exists() else {}
@@ -115,6 +115,69 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(method: str, tmp_path: 
     assert one.keys() == two.keys()
     assert any(name.startswith(checkpoint.OPTIMIZER) for name in one)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def pairs() -> Iterator[Iterator[Batch]]:
+    """Two trials of two batches: each image with another colour and as it is."""
+    for trial in range(2):
+        yield (photometric(batch) for batch in batches(100 + 2 * trial, 102 + 2 * trial))
+
+
+def photometric(batch: Batch) -> Batch:
+    altered = batch.image * torch.tensor([1.5, 0.5, 1.0]).view(3, 1, 1) + 0.3
+    image = torch.stack([altered, batch.image], dim=1).flatten(0, 1)
+    return Batch(image, batch.label.repeat_interleave(2, 0), batch.domain.repeat_interleave(2), batch.name * 2)
+
+
+def selective(output: Path) -> RunConfig:
+    config = settings(output, method="isw", iterations=6, checkpoint_every=1)
+    return replace(config, model=replace(config.model, whitening=WhiteningConfig(start=0.5, clusters=2)))
+
+
+def whitening_losses(run: Path) -> list[float]:
+    return [record["parts"]["whitening"] for record in records.read_lines(run / records.TRAIN_FILE)]
+
+
+def test_selective_whitening_warms_up_selects_and_then_whitens(tmp_path: Path) -> None:
+    run = trainer(selective(tmp_path))
+    run.fit(batches(0, 6), trials=pairs)
+    found = whitening_losses(tmp_path)
+    assert found[:3] == [0, 0, 0]
+    assert all(value > 0 for value in found[3:])
+    for layer in run.network.whitening_layers:
+        channels = len(layer.mask)
+        assert int(layer.trials) == 2
+        assert 0 < int(layer.mask.sum()) < channels * (channels - 1) // 2
+        assert not bool(layer.mask.tril().any())
+
+
+@pytest.mark.parametrize("died", [2, 3, 4])
+def test_selective_whitening_resumes_in_every_phase(died: int, tmp_path: Path) -> None:
+    whole, parted = selective(tmp_path / "whole"), selective(tmp_path / "parted")
+    trainer(whole).fit(batches(0, 6), trials=pairs)
+    trainer(parted).fit(batches(0, died), trials=pairs)
+    second = trainer(parted)
+    second.resume()
+    second.fit(batches(died, 6), trials=pairs)
+    assert losses(parted.output) == losses(whole.output)
+
+
+def test_a_signal_during_the_statistics_begins_them_again(tmp_path: Path) -> None:
+    whole, parted = selective(tmp_path / "whole"), selective(tmp_path / "parted")
+    trainer(whole).fit(batches(0, 6), trials=pairs)
+
+    def interrupted() -> Iterator[Iterator[Batch]]:
+        trials = pairs()
+        yield next(trials)  # a whole trial, which already selects
+        os.kill(os.getpid(), signal.SIGINT)
+        yield from trials
+
+    with pytest.raises(Interrupted, match="after iteration 3"):
+        trainer(parted).fit(batches(0, 6), trials=interrupted)
+    second = trainer(parted)
+    second.resume()
+    second.fit(batches(3, 6), trials=pairs)
+    assert losses(parted.output) == losses(whole.output)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

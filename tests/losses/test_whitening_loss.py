@@ -1,0 +1,94 @@
+"""The whitening losses and the selection of covariances against the reference's numbers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from spcnet.losses.whitening import covariance, whitening_loss
+from spcnet.models.whitening import InstanceWhitening, sensitive
+from tests import golden
+
+
+@golden.needs_golden
+@pytest.mark.parametrize("file", golden.files("isw_loss_*.npz"))
+def test_the_loss_and_its_gradient_agree_with_the_reference(file: str) -> None:
+    told = golden.load(file)
+    feature = F.instance_norm(told["x"]).requires_grad_()
+    torch.testing.assert_close(feature, told["z__f64"], rtol=0, atol=1e-9)
+    torch.testing.assert_close(covariance(feature), told["cov__f64"], rtol=0, atol=1e-9)
+    mask = told["mask"].bool()
+    assert int(mask.sum()) == int(told["count"])
+    loss = whitening_loss(feature, mask, margin=float(told["margin"]))
+    torch.testing.assert_close(loss, told["loss__f64"], rtol=0, atol=1e-9)
+    (gradient,) = torch.autograd.grad(loss, feature)
+    torch.testing.assert_close(gradient, told["g_z__f64"], rtol=0, atol=1e-9)
+
+
+@golden.needs_golden
+@pytest.mark.parametrize("file", golden.files("isw_select_*.npz"))
+def test_the_released_selection_agrees_with_the_reference(file: str) -> None:
+    told, said = golden.load(file), golden.settings(file)
+    layer = InstanceWhitening(said["C"], selective=True).double()
+    trials = told["pairs"].split(said["pairs_per_trial"])
+    assert len(trials) == said["trials"]
+    for number, pairs in enumerate(trials):
+        layer.observe(covariance(pairs.flatten(0, 1)))
+        torch.testing.assert_close(
+            layer.variance / layer.pairs, told["var_mean"][number], rtol=0, atol=1e-7
+        )  # stored in single precision
+        layer.select(clusters=said["clusters"], relax=int(said["relax_denominator"]), legacy=True)
+        assert torch.equal(layer.mask, told["mask_trials"][number].bool())
+    assert torch.equal(layer.mask, told["mask_sel"].bool())
+    assert int(layer.trials) == said["trials"]
+
+
+@golden.needs_golden
+def test_the_relaxed_margin_agrees_with_the_reference() -> None:
+    for channels, relax, margin, count, ones in golden.load("irw_settings.npz")["table"].long().tolist():
+        layer = InstanceWhitening(channels, relax=relax)
+        assert (layer.margin, int(layer.mask.sum())) == (margin, ones)
+        assert count == ones
+
+
+def test_the_default_selection_looks_above_the_diagonal_alone() -> None:
+    variance = torch.zeros(6, 6)
+    above = torch.ones(6, 6, dtype=torch.bool).triu(1)
+    variance[above] = torch.tensor([5.0, 5, 5, *[2] * 10, 9, 9])
+    assert torch.equal(sensitive(variance, clusters=3), variance >= 5)
+    # To the released code the zeros below the diagonal are the lowest cluster: it takes what hardly varies, too.
+    assert torch.equal(sensitive(variance, clusters=3, legacy=True), above)
+    assert int(sensitive(variance, relax=3).sum()) == 5
+    assert not bool((sensitive(variance, clusters=50) & ~above).any())
+
+
+def test_no_mask_no_loss_but_a_graph() -> None:
+    feature = torch.randn(2, 4, 5, 5, requires_grad=True)
+    loss = whitening_loss(feature, torch.zeros(4, 4, dtype=torch.bool))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert feature.grad is not None
+    assert not bool(feature.grad.any())
+
+
+def test_half_precision_features_are_multiplied_in_single() -> None:
+    feature = F.instance_norm(torch.randn(1, 3, 40, 40))
+    mask = torch.ones(3, 3, dtype=torch.bool).triu(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = whitening_loss(feature.bfloat16(), mask)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, whitening_loss(feature.bfloat16().float(), mask))
+
+
+def test_two_processes_select_what_one_selects() -> None:
+    torch.manual_seed(0)
+    covariances = covariance(F.instance_norm(torch.randn(12, 5, 6, 6)))
+    whole, *parts = (InstanceWhitening(5, selective=True) for _ in range(3))
+    whole.observe(covariances)
+    parts[0].observe(covariances[:4])
+    parts[1].observe(covariances[4:])
+    sums = sum(torch.cat([part.variance.flatten(), part.pairs[None]]) for part in parts)
+    assert isinstance(sums, torch.Tensor)
+    whole.select(clusters=2)
+    for part in parts:
+        part.select(clusters=2, reduce=lambda value: sums)
+        assert torch.equal(part.mask, whole.mask)
