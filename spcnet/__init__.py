@@ -16,8 +16,9 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spcnet.convert import load_model
     from spcnet.data.datasets import DATASETS
-    from spcnet.methods import METHODS, build_model, load_model
+    from spcnet.methods import METHODS, build_model
     from spcnet.models.backbones import BACKBONES
 
 __version__ = importlib.metadata.version("spcnet")
@@ -29,7 +30,7 @@ _HOME = {
     "DATASETS": "spcnet.data.datasets",
     "METHODS": "spcnet.methods",
     "build_model": "spcnet.methods",
-    "load_model": "spcnet.methods",
+    "load_model": "spcnet.convert",
 }
 
 

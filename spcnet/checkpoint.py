@@ -66,6 +66,17 @@ def find(path: Path) -> Path:
     raise CheckpointError(f"there is no run or checkpoint {path}: check the path")
 
 
+def is_own(path: Path) -> bool:
+    """Whether a file is a checkpoint of this package, or a safetensors file too damaged to tell."""
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "spcnet" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return True
+
+
 def write(path: Path, tensors: dict[str, Tensor], card: ModelCard, state: dict[str, Any] | None = None) -> None:
     """Write a checkpoint beside the old one and put it in its place at once; a killed process leaves the old one.
 

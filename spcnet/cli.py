@@ -130,6 +130,53 @@ def _report(options: Namespace, console: Console) -> int:
     return 0
 
 
+def _add_convert(parser: ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="File of RobustNet or SPC-Net (.pth, .ckpt), or one of spcnet.")
+    parser.add_argument("output", type=Path, help="File to write, *.safetensors; with --to robustnet *.pth.")
+    parser.add_argument(
+        "--to", type=str, default="spcnet", help="Format: spcnet, or robustnet for a state dict with RobustNet's names."
+    )
+    parser.add_argument(
+        "--method", type=str | None, default=None, help="Method, where the file does not tell: is or isw."
+    )
+    parser.add_argument(
+        "--output_stride",
+        type=int | None,
+        default=None,
+        help="8, 16 or 32; no file tells it. 32 for ResNet-18, else 16.",
+    )
+    parser.add_argument(
+        "--wt_layer", type=list[int] | None, default=None, help="RobustNet's seven codes, [0,0,2,2,2,0,0]."
+    )
+    parser.add_argument("--space", type=str | None, default=None, help="Label space; told by the number of classes.")
+    parser.add_argument(
+        "--domains", type=list[str] | None, default=None, help="Names of the source domains, [gtav,synthia]."
+    )
+    parser.add_argument(
+        "--allow_missing", type=list[str], default=[], help="Beginnings of names that may be missing and stay random."
+    )
+
+
+def _convert(options: Namespace, console: Console) -> int:
+    from spcnet import commands
+
+    commands.convert(**{name: options[name] for name in _CONVERT}, console=console)
+    return 0
+
+
+_CONVERT = (
+    "source",
+    "output",
+    "to",
+    "method",
+    "output_stride",
+    "wt_layer",
+    "space",
+    "domains",
+    "allow_missing",
+)
+
+
 def _add_demo(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="Folder for the runs and the report.")
     parser.add_argument(
@@ -154,6 +201,7 @@ COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Names
     "train": ("Train a network on source domains and test it on unseen ones.", _add_train, _train),
     "evaluate": ("Test a trained network.", _add_evaluate, _evaluate),
     "predict": ("Label images with a trained network.", _add_predict, _predict),
+    "convert": ("Bring in a network from RobustNet or SPC-Net, or write one for them.", _add_convert, _convert),
     "report": ("Make one HTML page of one or several runs.", _add_report, _report),
 }
 """Command → what it does, its options, its function."""

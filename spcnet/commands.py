@@ -13,13 +13,14 @@ from torch import nn
 
 from spcnet import checkpoint
 from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, from_dict
+from spcnet.convert import load_any, load_foreign, write_robustnet
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import LabelSpace, label_space
 from spcnet.data.loading import evaluation_batches, photometric_trials, training_batches
 from spcnet.engine import records
 from spcnet.engine.progress import bar
 from spcnet.engine.trainer import Trainer, make_fabric
-from spcnet.errors import DataError, UsageError
+from spcnet.errors import DataError, UsageError, one_of
 from spcnet.evaluation import evaluator
 from spcnet.inference.predictor import Predictor
 from spcnet.methods import card_for, method_named, restore
@@ -300,7 +301,7 @@ def predict(
         UsageError, DataError, CheckpointError: see the message.
     """
     console = console or Console(quiet=True)
-    network, card = restore(model)
+    network, card = load_any(model)
     predictor = Predictor(
         network,
         space=label_space(card.space),
@@ -316,6 +317,67 @@ def predict(
         console.print(f"skipped: {failure.reason}", style="red", highlight=False, markup=False)
     console.print(f"{len(predictions.written)} images labelled in {output}", highlight=False)
     return len(predictions.failures)
+
+
+def convert(
+    source: Path,
+    output: Path,
+    *,
+    to: str = "spcnet",
+    method: str | None = None,
+    output_stride: int | None = None,
+    wt_layer: Sequence[int] | None = None,
+    space: str | None = None,
+    domains: Sequence[str] | None = None,
+    allow_missing: Sequence[str] = (),
+    console: Console | None = None,
+) -> None:
+    """Write a network from another code's file in this package's format, or the other way round.
+
+    Args:
+        source: file of RobustNet or SPC-Net (PyTorch, MindSpore), of this package, or folder of a run.
+        output: file to write.
+        to: `spcnet`, or `robustnet` for a state dict with RobustNet's names.
+        method: see `spcnet.convert.load_foreign`, as for the following.
+        output_stride: of the network.
+        wt_layer: RobustNet's seven codes.
+        space: label space.
+        domains: names of the source domains.
+        allow_missing: beginnings of names that may be missing.
+        console: where the report is shown; nowhere by default.
+
+    Raises:
+        UsageError, CheckpointError, DataError: see the message.
+    """
+    console = console or Console(quiet=True)
+    if to not in ("spcnet", "robustnet"):
+        raise one_of(to, ("spcnet", "robustnet"), "format")
+    if source.is_dir() or checkpoint.is_own(source):
+        network, card = load_any(source)
+        told = [f"spcnet checkpoint: {len(network.state_dict())} tensors loaded"]
+    else:
+        network, card, report = load_foreign(
+            source,
+            method=method,
+            output_stride=output_stride,
+            wt_layer=wt_layer,
+            space=space,
+            domains=domains,
+            allow_missing=allow_missing,
+        )
+        told = report.lines()
+    for line in told:
+        console.print(line, highlight=False, markup=False)
+    if to == "spcnet":
+        checkpoint.write(output, network.state_dict(), card)
+    else:
+        write_robustnet(network, card, output)
+    console.print(
+        f"{card.method} on {card.model['backbone']}, output stride {card.model['output_stride']}, {len(card.classes)} classes "
+        f"({card.space}), {len(card.domains)} source domains: written to {output}",
+        highlight=False,
+        markup=False,
+    )
 
 
 def show_table(folders: Sequence[Path], console: Console, *, baseline: str = "deeplabv3plus") -> None:

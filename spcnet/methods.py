@@ -28,7 +28,7 @@ from spcnet.models.weights import load_imagenet
 from spcnet.models.whitening import InstanceWhitening, Kind, fill_slots, outputs_of, slots_of
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
 
-__all__ = ["BACKBONES", "METHODS", "Method", "Segmentor", "build_model", "load_model", "restore"]
+__all__ = ["BACKBONES", "METHODS", "Method", "Segmentor", "build_model", "restore"]
 
 
 @dataclass(frozen=True)
@@ -428,18 +428,6 @@ def _sizes(tensors: dict[str, Tensor]) -> tuple[int | None, int | None]:
         if key in tensors:
             found = [new if new is not None else old for old, new in zip(found, sizes(tensors[key]), strict=True)]
     return found[0], found[1]
-
-
-def load_model(run_or_checkpoint: Path | str) -> Segmentor:
-    """A trained network in evaluation mode, on the CPU.
-
-    Args:
-        run_or_checkpoint: folder of a run, or a `.safetensors` file of this package.
-
-    Raises:
-        CheckpointError: nothing is there, it is broken, or its tensors do not fit.
-    """
-    return restore(run_or_checkpoint)[0]
 
 
 def card_for(

@@ -11,7 +11,7 @@ from torch import Tensor
 from spcnet import checkpoint
 from spcnet.config import ClusteringConfig, ModelConfig, StyleConfig
 from spcnet.errors import CheckpointError, DataError, UsageError
-from spcnet.methods import BACKBONES, METHODS, build_model, card_for, fill, load_model, method_named, restore
+from spcnet.methods import BACKBONES, METHODS, build_model, card_for, fill, method_named, restore
 from spcnet.models.segmentor import Segmentor, device_of
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
 
@@ -334,7 +334,7 @@ def test_a_checkpoint_that_names_what_there_is_not_cannot_be_built(
     path = tmp_path / "c.safetensors"
     checkpoint.write(path, {"a": torch.ones(1)}, dataclasses.replace(card, **{field: value}))
     with pytest.raises(CheckpointError, match="cannot be built: ") as caught:
-        load_model(path)
+        restore(path)
     assert message in str(caught.value)
 
 

@@ -4,9 +4,12 @@ A file that a user downloaded is never unpickled: safetensors, or `torch.load` w
 """
 
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 from safetensors import SafetensorError
@@ -77,10 +80,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(f"there is no weight file {path}: check the path given as model.weights")
+    _refuse_compressed(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_PLAIN_NUMBERS):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         reason = (str(error).strip().splitlines() or ["it is empty"])[0]
         raise CheckpointError(
@@ -97,6 +102,29 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"the weight file {path} is no state dict: it must map names to tensors")
     return {str(key).removeprefix("module."): value for key, value in loaded.items()}
+
+
+# RobustNet's snapshots hold their mean IoU as a NumPy number, which is nothing that could run.
+_SCALAR = np.float64(0).__reduce__()[0]
+_PLAIN_NUMBERS: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
+]
+
+
+def _refuse_compressed(path: Path) -> None:
+    """PyTorch stores its archives uncompressed; one that is not may unfold to any size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
+        return  # no archive, or one that PyTorch will not read either
+    if compressed:
+        raise CheckpointError(
+            f"{path} is a compressed archive, which PyTorch does not write: it was not opened; fetch it again from its source"
+        )
 
 
 def load_imagenet(classifier: nn.Module, info: BackboneInfo, weights: str) -> None:

@@ -1,0 +1,331 @@
+"""Networks from other code: what a file holds is told from its content, and every tensor is accounted for.
+
+Read are RobustNet's snapshots (`.pth`), the names of the author's SPC-Net in PyTorch, the official SPC-Net in MindSpore
+(`.ckpt`), and this package's own files. Written is this package's format, or a state dict with RobustNet's names.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spcnet import checkpoint
+from spcnet.checkpoint import ModelCard
+from spcnet.config import ModelConfig
+from spcnet.data.labels import SPACES, label_space
+from spcnet.errors import CheckpointError, UsageError
+from spcnet.files import write_whole
+from spcnet.methods import Method, Segmentor, card_for, method_named, restore
+from spcnet.models.backbones import backbone_info
+from spcnet.models.mindspore import looks_like_mindspore, read_mindspore
+from spcnet.models.weights import SHUFFLENET_STEM_NORM, load_tensors, reference_name
+from spcnet.models.whitening import Kind, Slot, slots_of_codes
+
+OWN_STATE = (".mask", ".variance", ".pairs", ".trials")
+"""Ends of the names of what selective whitening keeps here and the reference does not save."""
+COUNTERS = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every tensor of a file and of the network."""
+
+    format: str
+    """What the file is."""
+    matched: tuple[str, ...]
+    """Names, as in the file, of the tensors that the network took."""
+    left_out: tuple[str, ...]
+    """In the file and not wanted: auxiliary head, classifier of ImageNet, norms that a slot's layer replaces."""
+    missing: tuple[str, ...]
+    """Wanted and not in the file."""
+    unexpected: tuple[str, ...]
+    """In the file and unknown."""
+
+    def lines(self) -> list[str]:
+        """The report in words, a line for each kind."""
+        told = [f"{self.format}: {len(self.matched)} tensors loaded"]
+        for what, names in (
+            ("left out on purpose", self.left_out),
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+        ):
+            if names:
+                told.append(f"{len(names)} {what}: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}")
+        return told
+
+
+def read_foreign(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """What a file is, and its tensors by RobustNet's names; nothing in it is executed.
+
+    Raises:
+        CheckpointError: it is missing, damaged, holds code, or numbers that are not finite.
+    """
+    if looks_like_mindspore(path):
+        format, tensors = "MindSpore checkpoint", {_pytorch_name(k): v for k, v in read_mindspore(path).items()}
+    else:
+        format, tensors = "PyTorch state dict", load_tensors(path)
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CheckpointError(
+                f"{path} has values in {name} that are not finite: the file is damaged or not trained"
+            )
+    return format, tensors
+
+
+def _pytorch_name(tag: str) -> str:
+    """PyTorch's name of a MindSpore parameter."""
+    name = re.sub(r"^style_adain(\d)\.", r"styleAdaIN\1.", tag)
+    for theirs, ours in (
+        (".moving_mean", ".running_mean"),
+        (".moving_variance", ".running_var"),
+        (".gamma", ".weight"),
+        (".beta", ".bias"),
+    ):
+        if name.endswith(theirs):
+            return name.removesuffix(theirs) + ours
+    return name
+
+
+def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Method, ModelConfig, int, int]:
+    """Method, network settings, number of classes and number of domains, told from names and shapes.
+
+    What leaves no trace in them has its default: the output stride (32 for ResNet-18, 16 for the others, as in
+    RobustNet), and which slots hold an instance norm without gain and offset (RobustNet's, if the stem shows that
+    there are some).
+
+    Raises:
+        CheckpointError: it is no network of this family.
+    """
+    backbone = _backbone(tensors)
+    head = tensors.get("final2.0.weight", tensors.get("prototypes"))
+    if backbone is None or head is None or head.ndim < 2:
+        raise CheckpointError(
+            f"{path} is no DeepLabV3+ of RobustNet or SPC-Net: it lacks {'a known backbone' if backbone is None else 'final2 or prototypes'}. "
+            "A backbone's ImageNet weights are given as model.weights and need no conversion"
+        )
+    prototypes, style = tensors.get("prototypes"), tensors.get("styleAdaIN1.style_mu")
+    slots = _slots(tensors, backbone)
+    kinds = set(slots.values())
+    name = {
+        (True, True): "spcnet",
+        (True, False): "semantic_clustering",
+        (False, True): "style_projection",
+        (False, False): next(iter(kinds)) if len(kinds) == 1 else "deeplabv3plus",
+    }[prototypes is not None, style is not None]
+    domains = prototypes.shape[1] if prototypes is not None and prototypes.ndim == 3 else 1
+    if style is not None:
+        domains = len(style)
+    model = ModelConfig(
+        backbone=backbone,
+        output_stride=32 if backbone == "resnet18" else 16,
+        weights=None,
+        norms={str(slot): str(kind) for slot, kind in slots.items()} or None,
+    )
+    return method_named(name), model, len(head), domains
+
+
+def _backbone(tensors: Mapping[str, Tensor]) -> str | None:
+    if "layer0.layer.0.0.weight" in tensors:
+        return "shufflenet_v2"
+    if "layer0.0.0.weight" in tensors:
+        return "mobilenet_v2"
+    stem = tensors.get("layer0.0.weight")
+    if stem is None or stem.ndim != 4:
+        return None
+    if "layer1.0.conv3.weight" not in tensors:
+        return "resnet18"
+    return "resnet101" if stem.shape[-1] == 3 else "resnet50"
+
+
+def _slots(tensors: Mapping[str, Tensor], backbone: str) -> dict[Slot, Kind]:
+    """Which norm slots are filled, as far as the names tell."""
+    marks: dict[str, Kind] = {}
+    for key in tensors:
+        found = re.match(r"layer([0-4])\.(?:\d+\.)?instance_norm_layer\.(\w+)", key)
+        if found:
+            stage, leaf = f"layer{found[1]}" if found[1] != "0" else "stem3", found[2]
+            if leaf == "sw_mean_weight" or marks.get(stage) != "sw":
+                marks[stage] = "sw" if leaf == "sw_mean_weight" else "ibn"
+    own = {str(slot) for slot in backbone_info(backbone).norm_slots}
+    for slot, place in (("stem1", "1"), ("stem2", "4"), ("stem3", "7" if backbone == "resnet101" else "1")):
+        if not backbone.startswith("resnet") or (backbone != "resnet101" and slot != "stem3"):
+            continue
+        if f"layer0.{place}.running_var" not in tensors:
+            if f"layer0.{place}.sw_mean_weight" in tensors:
+                marks[slot] = "sw"
+            elif f"layer0.{place}.weight" in tensors:
+                marks[slot] = "ibn"
+            else:
+                # Without gain and offset they leave no trace in the stages: those of the framework.
+                marks.update(dict.fromkeys((slot, *(s for s in own if s.startswith("layer"))), "is"))
+    return {
+        slot: marks[slot]
+        for slot in ("stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4")
+        if slot in marks
+    }
+
+
+def load_foreign(
+    path: Path,
+    *,
+    method: str | None = None,
+    output_stride: int | None = None,
+    wt_layer: Sequence[int] | None = None,
+    space: str | None = None,
+    domains: Sequence[str] | None = None,
+    allow_missing: Sequence[str] = (),
+) -> tuple[Segmentor, ModelCard, LoadReport]:
+    """A network from another code's file, its card, and what became of every tensor.
+
+    Args:
+        path: the file.
+        method: name in `METHODS`, where the content does not tell (`isw` and `is` look alike).
+        output_stride: 8, 16 or 32; no file tells it.
+        wt_layer: RobustNet's seven codes, where the content does not tell.
+        space: label space; `cityscapes19` for 19 classes.
+        domains: names of the source domains, in the order of the style bases.
+        allow_missing: beginnings of names, as in the file, that may be missing; they keep their random start.
+
+    Raises:
+        CheckpointError: the file cannot be read, is of something else, or lacks tensors.
+        UsageError: an argument does not fit what the file holds.
+    """
+    format, tensors = read_foreign(path)
+    found, model, num_classes, num_domains = recognise(tensors, path)
+    if wt_layer is not None:
+        model = dataclasses.replace(model, norms={str(k): str(v) for k, v in slots_of_codes(wt_layer).items()} or None)
+    if method is not None:
+        found = method_named(method)
+        if found.norm is not None and wt_layer is None:
+            model = dataclasses.replace(model, norms=None)
+    if output_stride is not None:
+        model = dataclasses.replace(model, output_stride=output_stride)
+    names = tuple(domains) if domains is not None else tuple(f"source {i + 1}" for i in range(num_domains))
+    if len(names) != num_domains and found.style is not None:
+        raise UsageError(f"--domains names {len(names)} sources, {path} was trained with {num_domains}")
+    labels = _space(space, num_classes, path)
+    network = found.build(model, num_classes=num_classes, num_domains=num_domains)
+    report = _fill(network, tensors, model, format, path, allow_missing)
+    card = card_for(
+        method=found.name,
+        model=model,
+        space=labels,
+        classes=label_space(labels).classes,
+        domains=list(names),
+        size=(1024, 2048),
+    )
+    return network.eval(), card, report
+
+
+def _space(wanted: str | None, num_classes: int, path: Path) -> str:
+    fitting = [name for name, space in SPACES.items() if len(space) == num_classes]
+    if wanted is None:
+        if not fitting:
+            raise UsageError(
+                f"{path} has {num_classes} classes, for which there is no label space: known are "
+                f"{', '.join(f'{name} ({len(space)})' for name, space in SPACES.items())}"
+            )
+        return fitting[0]
+    if len(label_space(wanted)) != num_classes:
+        raise UsageError(f"--space {wanted} has {len(label_space(wanted))} classes, {path} has {num_classes}")
+    return wanted
+
+
+def _fill(
+    network: Segmentor,
+    tensors: Mapping[str, Tensor],
+    model: ModelConfig,
+    format: str,
+    path: Path,
+    allow_missing: Sequence[str],
+) -> LoadReport:
+    theirs = reference_names(network, model)
+    state = network.state_dict()
+    missing, matched = [], []
+    for key, value in state.items():
+        name = theirs[key]
+        given = tensors.get(name)
+        if given is None:
+            if not key.endswith((COUNTERS, *OWN_STATE)):
+                missing.append(name)
+            continue
+        if given.shape != value.shape:
+            raise CheckpointError(
+                f"{path} has {name} of the shape {tuple(given.shape)}, the network wants {tuple(value.shape)}: "
+                "it is of another backbone, or say --method, --wt_layer"
+            )
+        state[key] = given.to(value.dtype)
+        matched.append(name)
+    rest = [name for name in tensors if name not in set(matched)]
+    left_out = [n for n in rest if n.startswith(("dsn.", "fc.", SHUFFLENET_STEM_NORM)) or n.endswith(COUNTERS)]
+    report = LoadReport(
+        format, tuple(matched), tuple(left_out), tuple(missing), tuple(n for n in rest if n not in set(left_out))
+    )
+    refused = [name for name in missing if not name.startswith(tuple(allow_missing) or ("\0",))]
+    if refused:
+        raise CheckpointError(
+            f"{path} lacks {len(refused)} tensors, {', '.join(refused[:3])}{', …' if len(refused) > 3 else ''}: it is of another "
+            "network; say --method or --wt_layer, or name what may stay random in --allow_missing"
+        )
+    if report.unexpected:
+        raise CheckpointError(
+            f"{path} has {len(report.unexpected)} tensors that {model.backbone} has no place for, "
+            f"{', '.join(report.unexpected[:3])}: say --method or --wt_layer"
+        )
+    network.load_state_dict(state)
+    return report
+
+
+def reference_names(network: Segmentor, model: ModelConfig) -> dict[str, str]:
+    """RobustNet's name of every tensor of a network, by the name here."""
+    stem_norm = any(key.startswith("backbone.stem.0.1.") for key in network.state_dict()) and not any(
+        key == "backbone.stem.0.1.running_var" for key in network.state_dict()
+    )
+    return {key: reference_name(key, backbone=model.backbone, stem_norm=stem_norm) for key in network.state_dict()}
+
+
+def load_any(path: Path | str) -> tuple[Segmentor, ModelCard]:
+    """The network of a run, of a checkpoint of this package, or of any file that `load_foreign` reads.
+
+    Raises:
+        CheckpointError: nothing is there, or it cannot be read.
+        UsageError: its classes fit no label space.
+    """
+    path = Path(path)
+    if path.is_file() and not checkpoint.is_own(path):
+        network, card, _ = load_foreign(path)
+        return network, card
+    return restore(path)
+
+
+def load_model(run_or_checkpoint: Path | str) -> Segmentor:
+    """A trained network in evaluation mode, on the CPU.
+
+    Args:
+        run_or_checkpoint: folder of a run, a file of this package, or one of RobustNet or SPC-Net (PyTorch, MindSpore).
+
+    Raises:
+        CheckpointError: nothing is there, it is broken, or its tensors do not fit.
+    """
+    return load_any(run_or_checkpoint)[0]
+
+
+def write_robustnet(network: Segmentor, card: ModelCard, path: Path) -> None:
+    """Write a network as a state dict that RobustNet's code loads, `{"state_dict": {"module.…": tensor}}`.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    model = ModelConfig(**{k: v for k, v in card.model.items() if k in fields and not isinstance(v, dict)})
+    names = reference_names(network, model)
+    state = {
+        f"module.{names[key]}": value.contiguous()
+        for key, value in network.state_dict().items()
+        if not key.endswith(OWN_STATE)
+    }
+    write_whole(path, lambda file: torch.save({"state_dict": state}, file))
