@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
@@ -177,6 +178,28 @@ _CONVERT = (
 )
 
 
+def _add_benchmark(parser: ArgumentParser) -> None:
+    parser.add_argument("what", type=Literal["cost"], help="cost: parameters, multiply-accumulates, memory, time.")
+    parser.add_argument("--methods", type=list[str] | None, default=None, help="Methods, [deeplabv3plus,spcnet]; all.")
+    parser.add_argument("--backbones", type=list[str] | None, default=None, help="Backbones, [resnet50]; all.")
+    parser.add_argument(
+        "--size", type=tuple[int, int], default=(512, 1024), help="Height and width of the image, [H,W]."
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="Forward passes to time; 0 for none.")
+    parser.add_argument("--device", type=str, default="cpu", help="Where to time, for example cuda.")
+    parser.add_argument(
+        "--paper", action=ActionYesNo, default=False, help="Instead: the paper's Table 8, counted by its own rule."
+    )
+
+
+def _benchmark(options: Namespace, console: Console) -> int:
+    from spcnet import commands
+
+    names = ("methods", "backbones", "size", "repeats", "device", "paper")
+    commands.benchmark_cost(**{name: options[name] for name in names}, console=console)
+    return 0
+
+
 def _add_demo(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="Folder for the runs and the report.")
     parser.add_argument(
@@ -202,6 +225,7 @@ COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Names
     "evaluate": ("Test a trained network.", _add_evaluate, _evaluate),
     "predict": ("Label images with a trained network.", _add_predict, _predict),
     "convert": ("Bring in a network from RobustNet or SPC-Net, or write one for them.", _add_convert, _convert),
+    "benchmark": ("Measure what networks cost.", _add_benchmark, _benchmark),
     "report": ("Make one HTML page of one or several runs.", _add_report, _report),
 }
 """Command → what it does, its options, its function."""

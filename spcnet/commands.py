@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 import yaml
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.table import Table
 from torch import nn
 
 from spcnet import checkpoint
 from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, from_dict
 from spcnet.convert import load_any, load_foreign, write_robustnet
+from spcnet.cost import PAPER_SIZE, costs, paper_table
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import LabelSpace, label_space
 from spcnet.data.loading import evaluation_batches, photometric_trials, training_batches
@@ -23,7 +26,8 @@ from spcnet.engine.trainer import Trainer, make_fabric
 from spcnet.errors import DataError, UsageError, one_of
 from spcnet.evaluation import evaluator
 from spcnet.inference.predictor import Predictor
-from spcnet.methods import card_for, method_named, restore
+from spcnet.methods import BACKBONES, METHODS, card_for, method_named, restore
+from spcnet.models.backbones import backbone_info
 from spcnet.reports.html import write_report
 from spcnet.reports.runs import load_run
 from spcnet.reports.tables import render_terminal, summary_table
@@ -378,6 +382,76 @@ def convert(
         highlight=False,
         markup=False,
     )
+
+
+def benchmark_cost(
+    *,
+    methods: Sequence[str] | None = None,
+    backbones: Sequence[str] | None = None,
+    size: tuple[int, int] = (512, 1024),
+    repeats: int = 3,
+    device: str = "cpu",
+    paper: bool = False,
+    console: Console,
+) -> None:
+    """Print what methods cost on backbones, or the paper's Table 8 counted again.
+
+    Args:
+        methods: names in `METHODS`; all by default.
+        backbones: names in `BACKBONES`; all by default.
+        size: height and width of the image.
+        repeats: forward passes to time; 0 for none.
+        device: where to time.
+        paper: Table 8 instead.
+        console: where to print.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
+    if paper:
+        table = _cost_table(["method"], ["M params", "Table 8", "G operations", "Table 8"])
+        for name, *figures in paper_table():
+            table.add_row(name, *(f"{value:.2f}" for value in (figures[0], figures[2], figures[1], figures[3])))
+        console.print(table)
+        console.print(
+            f"ResNet-50, one image of {PAPER_SIZE[0]}×{PAPER_SIZE[1]}: the paper's GFLOPs are multiply-accumulates at that size, "
+            "counted over modules (convolutions, norms, ReLU, pooling). Parameters with the auxiliary head.",
+            highlight=False,
+        )
+        return
+    for name in methods or ():
+        method_named(name)
+    for name in backbones or ():
+        backbone_info(name)
+    table = _cost_table(["backbone", "method"], ["M params", "G MACs", "MiB", *(["ms"] if repeats else [])])
+    with bar(console, len(methods or METHODS) * len(backbones or BACKBONES), 0, "cost") as show:
+        for done, found in enumerate(costs(methods, backbones, size=size, repeats=repeats, device=device), start=1):
+            timed = [f"{1000 * found.seconds:.0f}"] if found.seconds is not None else []
+            table.add_row(
+                found.backbone,
+                found.method,
+                f"{found.parameters / 1e6:.2f}",
+                f"{found.macs / 1e9:.2f}",
+                f"{found.activations / 2**20:.0f}",
+                *timed,
+            )
+            show(done, {})
+    console.print(table)
+    console.print(
+        f"One image of {size[0]}×{size[1]}. MACs: matrix products, half of what torch's FLOP counter finds. MiB: what a training "
+        "step keeps for its backward pass, in single precision."
+        + (f" ms: median of {repeats} forward passes, {device}, {torch.get_num_threads()} threads." if repeats else ""),
+        highlight=False,
+    )
+
+
+def _cost_table(names: Sequence[str], figures: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE)
+    for title in names:
+        table.add_column(title, no_wrap=True)
+    for title in figures:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
 
 
 def show_table(folders: Sequence[Path], console: Console, *, baseline: str = "deeplabv3plus") -> None:

@@ -1,0 +1,192 @@
+"""What a network costs: parameters, multiply-accumulates, memory, time; and Table 8 of the paper by its own rule."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from spcnet.config import ModelConfig
+from spcnet.methods import METHODS, Method, Segmentor, method_named
+from spcnet.models.backbones import BACKBONES
+from spcnet.models.deeplab import ASPP
+from spcnet.models.whitening import NormedBlock
+
+PAPER = {"deeplabv3plus": (45.08, 277.77), "ibn": (45.08, 277.82), "isw": (45.08, 277.78), "spcnet": (45.22, 286.09)}
+"""Parameters in millions and "GFLOPs" of Table 8 (Huang et al., CVPR 2023), ResNet-50."""
+PAPER_SIZE = (1024, 1024)
+LEARNED_BUFFERS = ("prototypes", "base_mean", "base_std")
+"""Ends of the names of the moving averages."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one network costs for one image of a given size."""
+
+    method: str
+    backbone: str
+    parameters: int
+    """Numbers that training changes, without the auxiliary head."""
+    macs: int
+    """Multiply-accumulates of the matrix products, as torch's counter finds them: half its FLOPs."""
+    activations: int
+    """Bytes that a training step keeps for its backward pass, in single precision."""
+    seconds: float | None
+    """Median time of a forward pass, or None where it was not measured."""
+
+
+def cost(
+    method: str,
+    backbone: str,
+    *,
+    size: tuple[int, int],
+    num_classes: int = 19,
+    num_domains: int = 2,
+    repeats: int = 0,
+    device: str = "cpu",
+) -> Cost:
+    """Count, and with `repeats` measure, what a network costs for one image.
+
+    The counts come from shapes alone and take no time.
+
+    Args:
+        method: name in `METHODS`.
+        backbone: name in `BACKBONES`.
+        size: height and width of the image.
+        num_classes: K.
+        num_domains: M.
+        repeats: forward passes to time; 0 for none.
+        device: where to time.
+    """
+    info = method_named(method)
+    network = _build(info, backbone, num_classes, num_domains)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes without numbers
+        image = torch.empty(1, 3, *size)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network.eval()(image)
+        kept = _kept_for_backward(network, image)
+    return Cost(
+        method,
+        backbone,
+        parameters=sum(p.numel() for p in network.parameters()),
+        macs=counter.get_total_flops() // 2,
+        activations=kept,
+        seconds=_timed(network, size, repeats, device) if repeats else None,
+    )
+
+
+def _build(method: Method, backbone: str, num_classes: int, num_domains: int, *, auxiliary: bool = False) -> Segmentor:
+    model = ModelConfig(backbone=backbone, weights=None, auxiliary_weight=0.4 if auxiliary else 0.0)
+    return method.build(model, num_classes=num_classes, num_domains=num_domains)
+
+
+def _kept_for_backward(network: Segmentor, image: Tensor) -> int:
+    """Bytes of the tensors that autograd keeps, parameters excepted; each memory counts once."""
+    own = {p.untyped_storage()._cdata for p in (*network.parameters(), *network.buffers())}
+    kept: dict[int, tuple[Tensor, int]] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            # The tensor is held as well: a storage that is freed could give its place to another.
+            kept[storage._cdata] = (tensor, storage.nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = network.train()(torch.cat([image, image]))
+        del output
+    return sum(size for _, size in kept.values()) // 2
+
+
+def _timed(network: Segmentor, size: tuple[int, int], repeats: int, device: str) -> float:
+    network = network.eval().to(device)
+    image = torch.randn(1, 3, *size, device=device)
+
+    def wait() -> None:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            wait()
+            started = time.perf_counter()
+            network(image)
+            wait()
+            seconds.append(time.perf_counter() - started)
+    return sorted(seconds[1:])[repeats // 2]
+
+
+def costs(
+    methods: Sequence[str] | None,
+    backbones: Sequence[str] | None,
+    *,
+    size: tuple[int, int],
+    repeats: int,
+    device: str = "cpu",
+) -> Iterator[Cost]:
+    """The costs of every method with every backbone; all of them by default."""
+    for backbone in backbones or BACKBONES:
+        for method in methods or METHODS:
+            yield cost(method, backbone, size=size, repeats=repeats, device=device)
+
+
+def paper_macs(network: Segmentor, image: Tensor) -> int:
+    """Operations as Table 8 counts them, over the modules of a network in evaluation, without its auxiliary head.
+
+    A convolution counts its multiply-accumulates and one for each output with a bias; batch norm 2 for each element,
+    instance norm 1 (with gain and offset 2), ReLU 1, pooling 1 for each element that goes in. Interpolation, products
+    with prototypes, layer norms, residual sums and style layers count nothing.
+    """
+    total = 0
+
+    def count(module: nn.Module, given: tuple[Tensor, ...], output: object) -> None:
+        nonlocal total
+        if not isinstance(output, Tensor):  # the network itself, and others that only hold layers
+            return
+        if isinstance(module, nn.Conv2d):
+            per_output = module.weight[0].numel() + (module.bias is not None)
+            total += output.numel() * per_output
+        elif isinstance(module, nn.BatchNorm2d):
+            total += 2 * output.numel()
+        elif isinstance(module, nn.InstanceNorm2d):
+            total += (2 if module.affine else 1) * output.numel()
+        elif isinstance(module, (nn.ReLU, nn.ReLU6)):
+            total += output.numel()
+        elif isinstance(module, (nn.MaxPool2d, nn.AdaptiveAvgPool2d)):
+            total += given[0].numel()
+        elif isinstance(module, ASPP):
+            total += given[0].numel()  # its pooling over the whole image
+        elif isinstance(module, NormedBlock):
+            total += output.numel()  # its last ReLU
+
+    with _hooked(network.modules(), count), torch.no_grad():
+        network.eval()(image)
+    return total
+
+
+@contextmanager
+def _hooked(modules: Iterable[nn.Module], hook: object) -> Iterator[None]:
+    handles = [module.register_forward_hook(hook) for module in modules]  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def paper_table() -> list[tuple[str, float, float, float, float]]:
+    """Table 8 again: method, millions of parameters with the auxiliary head, giga operations, and the paper's two."""
+    rows = []
+    for method, (parameters, operations) in PAPER.items():
+        network = _build(method_named(method), "resnet50", 19, 2, auxiliary=True)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            found = paper_macs(network, torch.empty(1, 3, *PAPER_SIZE))
+        # The released code declares bases and prototypes as parameters.
+        learned = [*network.parameters(), *(b for n, b in network.named_buffers() if n.endswith(LEARNED_BUFFERS))]
+        rows.append((method, sum(value.numel() for value in learned) / 1e6, found / 1e9, parameters, operations))
+    return rows
