@@ -475,6 +475,8 @@ def report(
     """
     console = console or Console(quiet=True)
     method_named(baseline)
+    # An earlier page among what a glob found is no run.
+    runs = [run for run in runs if run.suffix != ".html" or not run.is_file()] or list(runs)
     page = write_report([load_run(run) for run in runs], output, title=title, baseline=baseline)
     show_table(runs, console, baseline=baseline)
     console.print(f"The page is {page}", highlight=False)

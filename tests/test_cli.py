@@ -73,6 +73,13 @@ def test_training_writes_a_whole_run(run: Path) -> None:
     assert any((run / "tensorboard").iterdir())
 
 
+def test_an_earlier_page_beside_the_runs_is_passed_over(run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert main(["report", str(run), f"--output={page}"]) == 0
+    assert main(["report", str(run), str(page), f"--output={page}"]) == 0
+    assert main(["report", str(page), f"--output={tmp_path / 'other.html'}"]) == 1
+
+
 def test_selective_whitening_trains_through_all_its_phases(tmp_path: Path) -> None:
     options = ["--method=isw", "--model.whitening.start=0.5", "--model.whitening.trials=1", "--model.whitening.pairs=2"]
     assert train(tmp_path / "run", *options, iterations=4) == 0

@@ -615,7 +615,7 @@ def _panel_row(
     where = f"{_text(name)} of {_text(domain)}"
     cells = [
         f'<div><img src="{uri}" alt="Image {where}" width="{size[0]}" height="{size[1]}" loading="lazy"><small>{_text(name)}</small></div>',
-        f"<div>{_label_image(truth, colors, f'True classes of {where}')}</div>",
+        f"<div>{_label_image(truth, colors, f'True classes of {where}', like=size)}</div>",
     ]
     for panel, one in zip(panels, series, strict=True):
         if panel is None:
@@ -626,14 +626,18 @@ def _panel_row(
         share = _share_right(truth, prediction)
         words = f"{100 * share:.0f} % right" if share is not None else ""
         alt = f"Classes that {_text(one.group.label)} sees in {where}" + (f": {words}" if words else "")
-        cells.append(f"<div>{_label_image(prediction, colors, alt)}<small>{words}</small></div>")
+        cells.append(f"<div>{_label_image(prediction, colors, alt, like=size)}<small>{words}</small></div>")
     return cells
 
 
-def _label_image(labels: npt.NDArray[np.uint8], colors: Sequence[tuple[int, int, int]], alt: str) -> str:
+def _label_image(
+    labels: npt.NDArray[np.uint8], colors: Sequence[tuple[int, int, int]], alt: str, *, like: tuple[int, int]
+) -> str:
+    """Labels in the shape of the image beside them, whose width and height need not be the labels' own."""
     height, width = labels.shape
     return (
-        f'<img src="{figures.labels_uri(labels, colors)}" alt="{alt}" width="{width}" height="{height}" loading="lazy">'
+        f'<img src="{figures.labels_uri(labels, colors)}" alt="{alt}" width="{width}" height="{height}" '
+        f'style="aspect-ratio: {like[0]} / {like[1]}" loading="lazy">'
     )
 
 
