@@ -3,7 +3,10 @@
 What is measured: forward, losses, backward, optimiser and update of one batch, with the code that training runs, from
 images that are already in memory. By default ResNet-50 at 8 images of 256×256, 19 classes, 2 domains, single precision,
 on the processor. The two networks take turns, so that a busy machine slows both; the table has medians, the fastest
-step, the processor time (all threads), and the peak memory of a process that trains this network alone.
+step, the processor time (all threads), and two peaks of memory of a process that trains this network alone. `needed` is
+what a step needs: each large block goes back to the system as soon as it is free. `held` is what a training process
+holds: it keeps free blocks for speed, and how well the next ones fit into them is the C library's doing, not the
+network's (docs/LOG.md). On a GPU both are what the tensors took.
 
 Below stand the method's own parts, each with its backward pass, by itself on the features of that batch, and its share
 of the baseline's step. For the head and the losses that is what they cost beyond the baseline's.
@@ -13,6 +16,7 @@ of the baseline's step. For the head and the losses that is what they cost beyon
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -53,12 +57,11 @@ class Subject:
         return output
 
     def step(self) -> None:
-        output = self.forward()
-        result = self.method.losses(self.network, output, self.batch, self.model)
+        result = self.method.losses(self.network, self.forward(), self.batch, self.model)
         result.loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.method.update(self.network, output, self.batch, result, progress=0.5)
+        self.method.update(self.network, self.batch, result, progress=0.5)
 
 
 def batch_of(args: argparse.Namespace) -> Batch:
@@ -113,7 +116,7 @@ def parts(subjects: dict[str, Subject], args: argparse.Namespace) -> dict[str, f
         "linear classifier": lambda: through(plain.network.classifier, seen["head"]),
         "losses": lambda: losses(ours),
         "losses of the baseline": lambda: losses(plain),
-        "update": lambda: ours.method.update(ours.network, output, ours.batch, result, progress=0.5),
+        "update": lambda: ours.method.update(ours.network, ours.batch, result, progress=0.5),
     }
     which = 0 if args.device == "cuda" else 1
     seconds = {
@@ -128,16 +131,20 @@ def parts(subjects: dict[str, Subject], args: argparse.Namespace) -> dict[str, f
     }
 
 
-def memory(args: argparse.Namespace, name: str) -> float:
-    """Peak MiB of a training step, in a process that trains this network alone."""
+def memory(args: argparse.Namespace, name: str, *, keep: bool) -> float:
+    """Peak MiB of a training step, in a process that trains this network alone, with free blocks kept or given back."""
     options = [f"--{key}={getattr(args, key)}" for key in ("backbone", "images", "classes", "domains", "device")]
     command = [sys.executable, __file__, f"--work={name}", *options, f"--precision={args.precision}"]
-    command += ["--threads", str(args.threads), "--size", *map(str, args.size)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    command += ["--threads", str(args.threads), "--size", *map(str, args.size), *(["--keep"] if keep else [])]
+    # A fixed threshold; by itself it grows with the blocks that are freed. Only glibc reads it.
+    environment = os.environ | ({} if keep else {"MALLOC_MMAP_THRESHOLD_": str(2**20)})
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return float(json.loads(done.stdout))
 
 
 def work(args: argparse.Namespace) -> None:
+    if args.keep:
+        keep_freed_memory()  # as training does
     before = peak(args.device)
     subject = Subject(args, args.work)
     for _ in range(2):  # the optimiser's momentum is there from the second step on
@@ -166,6 +173,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to compute")
     parser.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed"), help="precision")
     parser.add_argument("--work", choices=tuple(NETWORKS), help=argparse.SUPPRESS)
+    parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.work:
@@ -175,7 +183,7 @@ def main() -> None:
         f"{args.backbone}, {args.images}×3×{args.size[0]}×{args.size[1]}, {args.classes} classes, {args.domains} "
         f"domains, {args.precision}, {args.device}"
     )
-    megabytes = {name: memory(args, name) for name in NETWORKS}
+    megabytes = {name: tuple(memory(args, name, keep=keep) for keep in (False, True)) for name in NETWORKS}
     keep_freed_memory()  # as training does
     subjects = {name: Subject(args, name) for name in NETWORKS}
     seconds: dict[str, list[float]] = {name: [] for name in NETWORKS}
@@ -186,12 +194,14 @@ def main() -> None:
             if turn:  # the first loads kernels
                 seconds[name].append(wall)
                 busy[name].append(processor)
-    print(f"{'network':>14} {'median s':>9} {'fastest s':>9} {'processor s':>11} {'peak MiB':>9}")
-    rows = {name: (median(seconds[name]), min(seconds[name]), median(busy[name]), megabytes[name]) for name in NETWORKS}
+    print(f"{'network':>14} {'median s':>9} {'fastest s':>9} {'processor s':>11} {'needed MiB':>10} {'held MiB':>9}")
+    rows = {
+        name: (median(seconds[name]), min(seconds[name]), median(busy[name]), *megabytes[name]) for name in NETWORKS
+    }
     for name, row in rows.items():
-        print(f"{name:>14} {row[0]:>9.3f} {row[1]:>9.3f} {row[2]:>11.3f} {row[3]:>9.0f}")
+        print(f"{name:>14} {row[0]:>9.3f} {row[1]:>9.3f} {row[2]:>11.3f} {row[3]:>10.0f} {row[4]:>9.0f}")
     ratios = [ours / plain for ours, plain in zip(rows["spcnet"], rows["baseline"], strict=True)]
-    print(f"{'ratio':>14} {ratios[0]:>9.3f} {ratios[1]:>9.3f} {ratios[2]:>11.3f} {ratios[3]:>9.3f}")
+    print("{:>14} {:>9.3f} {:>9.3f} {:>11.3f} {:>10.3f} {:>9.3f}".format("ratio", *ratios))
     whole = rows["baseline"][0 if args.device == "cuda" else 2]
     print("beyond the baseline, in processor time:" if args.device == "cpu" else "beyond the baseline:")
     for name, value in parts(subjects, args).items():

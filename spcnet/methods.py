@@ -129,21 +129,24 @@ class Method:
         check_labels(batch, output.logits.shape[1])
         if network.num_domains is not None:
             domain_members(batch.domain, network.num_domains)
-        parts: dict[str, Tensor] = {"ce": cross_entropy(output.logits, batch.label)}
-        loss, classes = parts["ce"], None
-        if output.auxiliary is not None:
-            small = labels_at(batch.label, (output.auxiliary.shape[2], output.auxiliary.shape[3]))
-            parts["aux"] = cross_entropy(output.auxiliary, small)
-            loss = loss + model.auxiliary_weight * parts["aux"]
-        head = network.prototype_head
+        head, classes, clustering = network.prototype_head, None, {}
+        # Before the cross-entropy, whose gradient is then taken first: a step needs most memory there, and the gradient
+        # of the embeddings, as large as they are, does not exist yet.
         if head is not None and output.embedding is not None:
             label = labels_at(batch.label, (output.embedding.shape[2], output.embedding.shape[3])).flatten(1)
             pixels = output.embedding.flatten(2).transpose(1, 2)
             prototypes = head.unit_prototypes
             sums = image_sums(pixels, label, batch.domain, prototypes)
             classes = class_sums(sums, batch.domain, num_domains=prototypes.shape[1])
-            parts["var"] = compactness_loss(sums, batch.domain, classes)
-            parts["dis"] = discrimination_loss(classes, prototypes, temperature=model.clustering.temperature)
+            clustering["var"] = compactness_loss(sums, batch.domain, classes)
+            clustering["dis"] = discrimination_loss(classes, prototypes, temperature=model.clustering.temperature)
+        parts = {"ce": cross_entropy(output.logits, batch.label), **clustering}
+        loss = parts["ce"]
+        if output.auxiliary is not None:
+            small = labels_at(batch.label, (output.auxiliary.shape[2], output.auxiliary.shape[3]))
+            parts["aux"] = cross_entropy(output.auxiliary, small)
+            loss = loss + model.auxiliary_weight * parts["aux"]
+        if clustering:
             loss = loss + model.clustering.var_weight * parts["var"] + model.clustering.dis_weight * parts["dis"]
         if output.whitened:
             parts["whitening"] = torch.stack(
@@ -153,7 +156,7 @@ class Method:
                 ]
             ).mean()
             loss = loss + model.whitening.weight * parts["whitening"]
-        return StepResult(loss, {name: part.detach() for name, part in parts.items()}, classes)
+        return StepResult(loss, {name: part.detach() for name, part in parts.items()}, classes, output.styles)
 
     def statistics_at(self, network: Segmentor, model: ModelConfig, iterations: int) -> int | None:
         """The iteration before which selective whitening takes its statistics; None where nothing is selected.
@@ -204,7 +207,6 @@ class Method:
     def update(
         self,
         network: Segmentor,
-        output: SegOutput,
         batch: Batch,
         result: StepResult,
         *,
@@ -215,13 +217,12 @@ class Method:
 
         Args:
             network: what `build` made.
-            output: its answer to the batch.
             batch: the batch.
             result: what `losses` returned for it.
             progress: share of the run that is done, 0..1.
             reduce: sums over processes.
         """
-        for layer, stats in zip(network.style_layers, output.styles, strict=True):
+        for layer, stats in zip(network.style_layers, result.styles, strict=True):
             layer.update(stats, batch.domain, reduce=reduce)
         if network.prototype_head is not None and result.classes is not None:
             network.prototype_head.update(result.classes, progress=progress, reduce=reduce)

@@ -73,3 +73,5 @@ class StepResult(NamedTuple):
     """Each term before its weight, by name, for the log."""
     classes: ClassSums | None = None
     """For methods that cluster: what the prototypes are then pulled towards."""
+    styles: tuple[StyleStats, ...] = ()
+    """For methods with style layers: what the style bases are then pulled towards."""

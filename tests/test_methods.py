@@ -82,7 +82,7 @@ def test_every_method_trains_and_predicts_on_every_backbone(method: str, backbon
     assert untouched == set()
 
     before = snapshot(network)
-    rules.update(network, output, batch, result, progress=0.5)
+    rules.update(network, batch, result, progress=0.5)
     expected = {f"styles.{i}.{kind}" for i in range(2) for kind in ("base_mean", "base_std")} if rules.style else set()
     expected |= {"classifier.prototypes"} if rules.clustering else set()
     assert changed(network, before) == expected
@@ -123,7 +123,7 @@ def test_every_method_runs_in_half_precision(method: str) -> None:
         output = network(batch.image)
     result = METHODS[method].losses(network, output, batch, config_of())
     result.loss.backward()
-    METHODS[method].update(network, output, batch, result, progress=0.0)
+    METHODS[method].update(network, batch, result, progress=0.0)
     assert result.loss.dtype == torch.float32
     assert all(bool(p.grad is not None and p.grad.isfinite().all()) for p in network.parameters())
     assert all(value.dtype == torch.float32 for value in network.state_dict().values() if value.is_floating_point())
@@ -132,9 +132,9 @@ def test_every_method_runs_in_half_precision(method: str) -> None:
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_single_image_trains(method: str) -> None:
     network = network_of(method).train()
-    output, result = step(method, network, batch_of((1,), size=(33, 37)))
+    _, result = step(method, network, batch_of((1,), size=(33, 37)))
     result.loss.backward()
-    METHODS[method].update(network, output, batch_of((1,)), result, progress=0.0)
+    METHODS[method].update(network, batch_of((1,)), result, progress=0.0)
     assert all(bool(value.isfinite().all()) for value in network.state_dict().values())
 
 
@@ -143,7 +143,7 @@ def test_a_batch_without_labels_costs_nothing_and_moves_no_prototype(method: str
     network = network_of(method).train()
     batch = batch_of()
     batch = batch._replace(label=torch.full_like(batch.label, IGNORE_INDEX))
-    output, result = step(method, network, batch)
+    _, result = step(method, network, batch)
     whitening = result.parts.pop("whitening", torch.zeros(()))  # the one loss that needs no label
     torch.testing.assert_close(result.loss.detach(), 0.6 * whitening, rtol=1e-6, atol=0)
     assert all(float(part) == 0 for part in result.parts.values())
@@ -152,7 +152,7 @@ def test_a_batch_without_labels_costs_nothing_and_moves_no_prototype(method: str
         assert all(p.grad is None or not bool(p.grad.any()) for p in network.parameters())
     assert any(p.grad is not None for p in network.parameters())
     before = snapshot(network)
-    METHODS[method].update(network, output, batch, result, progress=0.0)
+    METHODS[method].update(network, batch, result, progress=0.0)
     if network.prototype_head is not None:
         torch.testing.assert_close(network.prototype_head.prototypes, before["classifier.prototypes"])
 
@@ -166,8 +166,8 @@ def test_batch_order_does_not_matter() -> None:
     networks = [network_of("spcnet").double().eval() for _ in range(2)]
     losses = []
     for network, given in zip(networks, (batch, shuffled), strict=True):
-        output, result = step("spcnet", network, given._replace(image=given.image.double()))
-        METHODS["spcnet"].update(network, output, given, result, progress=0.0)
+        _, result = step("spcnet", network, given._replace(image=given.image.double()))
+        METHODS["spcnet"].update(network, given, result, progress=0.0)
         losses.append(result.loss.detach())
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-12)
     for name, value in networks[0].state_dict().items():
@@ -177,8 +177,8 @@ def test_batch_order_does_not_matter() -> None:
 def test_two_processes_that_sum_equal_one() -> None:
     def learn(given: Batch, reduce: Any = lambda t: t) -> dict[str, Tensor]:
         network = network_of("spcnet").double().eval()
-        output, result = step("spcnet", network, given)
-        METHODS["spcnet"].update(network, output, given, result, progress=0.0, reduce=reduce)
+        _, result = step("spcnet", network, given)
+        METHODS["spcnet"].update(network, given, result, progress=0.0, reduce=reduce)
         return {k: v for k, v in network.state_dict().items() if "base" in k or "prototypes" in k}
 
     batch = batch_of((2, 0, 2, 1))

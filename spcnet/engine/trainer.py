@@ -180,13 +180,13 @@ class Trainer:
                     on_evaluate(self.iteration)
 
     def _step(self, network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> StepResult:
-        output = network(batch.image)
-        result = self.method.losses(self.network, output, batch, self.config.model)
+        # No name for the network's output: scores and embeddings are given back as soon as their gradient is taken.
+        result = self.method.losses(self.network, network(batch.image), batch, self.config.model)
         self.fabric.backward(result.loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         progress = self.iteration / self.config.training.iterations
-        self.method.update(self.network, output, batch, result, progress=progress, reduce=self._sum_over_processes)
+        self.method.update(self.network, batch, result, progress=progress, reduce=self._sum_over_processes)
         return result
 
     def _take_statistics(self, network: nn.Module, trials: Iterable[Iterable[Batch]], stopped: Sequence[int]) -> None:

@@ -37,7 +37,7 @@ class _Embed(torch.autograd.Function):
     """The three steps of `embed` while a pixel is in the processor's cache, and their gradient in the same way.
 
     Autograd alone would read and write the embeddings a dozen times and keep three tensors of their size; this keeps
-    its input, its output and four numbers of each pixel. Half the time on a processor (docs/LOG.md).
+    its input and four numbers of each pixel. Half the time on a processor (docs/LOG.md).
     """
 
     @staticmethod
@@ -56,19 +56,20 @@ class _Embed(torch.autograd.Function):
             normed.add_(shift[part]).mul_(weight).add_(bias)
             last[part] = torch.linalg.vector_norm(normed, dim=1, keepdim=True).clamp_min(1e-12).reciprocal()
             normed.mul_(last[part])
-        ctx.save_for_backward(pixels, weight, embedding, scale, shift, first, last)
+        ctx.save_for_backward(pixels, weight, bias, scale, shift, first, last)
         return embedding
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        pixels, weight, embedding, scale, shift, first, last = ctx.saved_tensors
+        pixels, weight, bias, scale, shift, first, last = ctx.saved_tensors
         g_pixels, g_weight, g_bias = torch.empty_like(pixels), torch.zeros_like(weight), torch.zeros_like(weight)
         step = pixels_at_a_time(pixels.device)
         for begin in range(0, len(pixels), step):
             part = slice(begin, begin + step)
-            x, e, g = pixels[part], embedding[part], gradient[part]
+            x, g = pixels[part], gradient[part]
             standard = torch.mul(x, scale[part]).add_(shift[part])
+            e = torch.mul(standard, weight).add_(bias).mul_(last[part])
             # Through the second unit length: what points along e changes nothing.
             g = torch.addcmul(g, e, (g * e).sum(1, keepdim=True), value=-1).mul_(last[part])
             g_bias += g.sum(0)
