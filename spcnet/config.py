@@ -97,6 +97,40 @@ class WhiteningConfig:
             _require(value >= least, f"whitening.{name} is {value}: it must be at least {least}")
 
 
+Weighting = Literal["none", "class", "image", "batch"]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The cross-entropy, with the forms that RobustNet offers. Those for images and borders leave the auxiliary head out."""
+
+    weighting: Weighting = "none"
+    """Weights of the classes: none, fixed ones (class), or by how rare each is in its image (image) or in the batch (batch)."""
+    class_weights: list[float] | None = None
+    """For the weighting 'class', a weight for each class; default: RobustNet's for the 19 Cityscapes classes."""
+    bound: float = 1.0
+    """For the weightings 'image' and 'batch': how much more than 1 the rarest class may weigh."""
+    border: int = 0
+    """A pixel with other classes within so many pixels may have any of them (label relaxation); 0 for none, RobustNet's is 1."""
+    border_until: float = 1.0
+    """Share of the run after which borders count like any pixel."""
+    strict: list[int] = field(default_factory=list)
+    """Numbers of the classes that keep their own label at a border."""
+
+    def __post_init__(self) -> None:
+        known = get_args(Weighting)
+        _require(self.weighting in known, f"loss.weighting is {self.weighting!r}: it must be one of {', '.join(known)}")
+        _require(
+            self.class_weights is None or (self.weighting == "class" and min(self.class_weights, default=0) > 0),
+            f"loss.class_weights is {self.class_weights}: it goes with loss.weighting class, and every weight is above 0",
+        )
+        _require(self.bound >= 0, f"loss.bound is {self.bound}: it must be 0 or more")
+        _require(self.border >= 0, f"loss.border is {self.border}: it must be 0 (none) or more pixels")
+        _require(
+            0 <= self.border_until <= 1, f"loss.border_until is {self.border_until}: a share of the run lies in 0..1"
+        )
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The network."""
@@ -113,6 +147,8 @@ class ModelConfig:
     """Semantic clustering."""
     whitening: WhiteningConfig = field(default_factory=WhiteningConfig)
     """The whitening losses."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The cross-entropy."""
     norms: dict[str, str] | list[int] | None = None
     """Instance norms in the backbone: slot (stem, layer1 … layer4) → kind (ibn, is, iw, irw, isw, sw), or RobustNet's seven wt_layer codes. Default: what the method's name says."""
     auxiliary_weight: float = 0.0
@@ -246,6 +282,12 @@ class TrainingConfig:
     """Weight decay."""
     poly_power: float = 0.9
     """Exponent of the schedule: the learning rate falls as (1 - iteration/iterations)^power."""
+    restart: float = 1.0
+    """Share of the run after which the schedule starts anew (RobustNet's scl-poly, there when borders stop being relaxed); 1 for never."""
+    restart_factor: float = 1.0
+    """Factor on the learning rate at the restart."""
+    restart_power: float = 1.5
+    """Exponent of the schedule after the restart."""
     seed: int = 0
     """Seed of everything random."""
     log_every: int = 20
@@ -270,7 +312,11 @@ class TrainingConfig:
         _require(self.evaluate_every >= 0, f"training.evaluate_every is {self.evaluate_every}: it must be 0 or more")
         _require(self.learning_rate > 0, f"training.learning_rate is {self.learning_rate}: it must be above 0")
         _require(0 <= self.momentum < 1, f"training.momentum is {self.momentum}: it must be 0 or more and below 1")
-        for name in ("weight_decay", "poly_power"):
+        _require(
+            0 < self.restart <= 1, f"training.restart is {self.restart}: a share of the run lies above 0 and up to 1"
+        )
+        _require(self.restart_factor > 0, f"training.restart_factor is {self.restart_factor}: it must be above 0")
+        for name in ("weight_decay", "poly_power", "restart_power"):
             value = getattr(self, name)
             _require(value >= 0, f"training.{name} is {value}: it must be 0 or more")
         precisions = get_args(Precision)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from spcnet import checkpoint
-from spcnet.config import ClusteringConfig, ModelConfig, StyleConfig, from_dict
+from spcnet.config import ClusteringConfig, LossConfig, ModelConfig, StyleConfig, from_dict
 from spcnet.errors import CheckpointError, DataError, UsageError, named
 from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, image_sums, labels_at
-from spcnet.losses.segmentation import cross_entropy
+from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
 from spcnet.losses.whitening import covariance, whitening_loss
 from spcnet.models.backbones import BACKBONES, backbone_info, build_backbone
 from spcnet.models.clustering import PrototypeHead
@@ -77,6 +77,15 @@ class Method:
                 f"num_classes is {num_classes} and num_domains {num_domains}: a network needs at least two classes "
                 "and one source domain"
             )
+        weights = model.loss.class_weights or CITYSCAPES_WEIGHTS
+        if model.loss.weighting == "class" and len(weights) != num_classes:
+            raise UsageError(
+                f"loss.class_weights {'has' if model.loss.class_weights else 'is not given, and RobustNet has'} {len(weights)} "
+                f"weights, the label space has {num_classes} classes: give one weight for each class"
+            )
+        strange = [number for number in model.loss.strict if not 0 <= number < num_classes]
+        if strange:
+            raise UsageError(f"loss.strict names the classes {strange}: they are 0..{num_classes - 1}")
         info = backbone_info(model.backbone)
         classifier, finish = build_backbone(model.backbone, output_stride=model.output_stride)
         if pretrained and model.weights is not None:
@@ -117,10 +126,19 @@ class Method:
             sharpness=config.sharpness,
         )
 
-    def losses(self, network: Segmentor, output: SegOutput, batch: Batch, model: ModelConfig) -> StepResult:
+    def losses(
+        self, network: Segmentor, output: SegOutput, batch: Batch, model: ModelConfig, *, progress: float = 0.0
+    ) -> StepResult:
         """What this batch costs: L = L_CE + β·L_var + γ·L_dis (paper Eq. 12), each term where the method has it.
 
         Any batch works: domains in any order and number, absent ones, all pixels ignored, a single image.
+
+        Args:
+            network: what `build` made.
+            output: its answer to the batch.
+            batch: the batch.
+            model: the settings it was built with.
+            progress: share of the run that is done, 0..1; relaxed borders may end before the run.
 
         Raises:
             DataError: a label lies outside 0..K-1 and is not 255; names the images.
@@ -140,11 +158,11 @@ class Method:
             classes = class_sums(sums, batch.domain, num_domains=prototypes.shape[1])
             clustering["var"] = compactness_loss(sums, batch.domain, classes)
             clustering["dis"] = discrimination_loss(classes, prototypes, temperature=model.clustering.temperature)
-        parts = {"ce": cross_entropy(output.logits, batch.label), **clustering}
+        parts = {"ce": segmentation_loss(output.logits, batch.label, model.loss, progress=progress), **clustering}
         loss = parts["ce"]
         if output.auxiliary is not None:
             small = labels_at(batch.label, (output.auxiliary.shape[2], output.auxiliary.shape[3]))
-            parts["aux"] = cross_entropy(output.auxiliary, small)
+            parts["aux"] = cross_entropy(output.auxiliary, small, weight=fixed_weights(model.loss, output.auxiliary))
             loss = loss + model.auxiliary_weight * parts["aux"]
         if clustering:
             loss = loss + model.clustering.var_weight * parts["var"] + model.clustering.dis_weight * parts["dis"]
@@ -226,6 +244,28 @@ class Method:
             layer.update(stats, batch.domain, reduce=reduce)
         if network.prototype_head is not None and result.classes is not None:
             network.prototype_head.update(result.classes, progress=progress, reduce=reduce)
+
+
+def segmentation_loss(logits: Tensor, label: Tensor, config: LossConfig, *, progress: float = 0.0) -> Tensor:
+    """The cross-entropy in the form that the settings ask for."""
+    weight = fixed_weights(config, logits)
+    if config.weighting in ("image", "batch"):
+        weight = frequency_weights(label, logits.shape[1], bound=config.bound, batch=config.weighting == "batch")
+    return cross_entropy(
+        logits,
+        label,
+        weight=weight,
+        per_image=config.weighting == "image",
+        border=config.border if progress < config.border_until else 0,
+        strict=config.strict,
+    )
+
+
+def fixed_weights(config: LossConfig, logits: Tensor) -> Tensor | None:
+    """The weights of the classes where they are fixed, on the device of the scores."""
+    if config.weighting != "class":
+        return None
+    return torch.tensor(config.class_weights or CITYSCAPES_WEIGHTS, device=logits.device)
 
 
 def _selective(network: Segmentor) -> list[InstanceWhitening]:

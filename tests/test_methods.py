@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from spcnet import checkpoint
-from spcnet.config import ClusteringConfig, ModelConfig, StyleConfig
+from spcnet.config import ClusteringConfig, LossConfig, ModelConfig, StyleConfig
 from spcnet.errors import CheckpointError, DataError, UsageError
+from spcnet.losses.segmentation import cross_entropy, frequency_weights
 from spcnet.methods import BACKBONES, METHODS, build_model, card_for, fill, method_named, restore
 from spcnet.models.segmentor import Segmentor, device_of
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
@@ -204,6 +205,66 @@ def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
     expected = parts["ce"] + 0.4 * parts["aux"] + 0.7 * parts["var"] + 0.3 * parts["dis"]
     torch.testing.assert_close(result.loss.detach(), expected)
     assert all(float(part) > 0 for part in parts.values())
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (
+            LossConfig(weighting="class", class_weights=[1.0, 2.0, 3.0, 4.0, 5.0][:CLASSES]),
+            lambda logits, label: cross_entropy(logits, label, weight=torch.arange(1.0, CLASSES + 1)),
+        ),
+        (
+            LossConfig(weighting="image", bound=2.0, border=1, strict=[1]),
+            lambda logits, label: cross_entropy(
+                logits,
+                label,
+                weight=frequency_weights(label, CLASSES, bound=2.0),
+                per_image=True,
+                border=1,
+                strict=[1],
+            ),
+        ),
+        (
+            LossConfig(weighting="batch"),
+            lambda logits, label: cross_entropy(logits, label, weight=frequency_weights(label, CLASSES, batch=True)),
+        ),
+        (LossConfig(border=2, border_until=0.5), cross_entropy),
+    ],
+)
+def test_loss_settings_reach_the_loss(loss: LossConfig, expected: Any) -> None:
+    model, batch = config_of(loss=loss), batch_of()
+    network = network_of("deeplabv3plus", model).train()
+    output = network(batch.image)
+    result = METHODS["deeplabv3plus"].losses(network, output, batch, model, progress=0.5)
+    torch.testing.assert_close(result.parts["ce"], expected(output.logits, batch.label).detach())
+    plain = cross_entropy(output.logits, batch.label).detach()
+    before = METHODS["deeplabv3plus"].losses(network, output, batch, model, progress=0.49).parts["ce"]
+    assert not torch.isclose(before, plain, rtol=1e-4)
+
+
+def test_fixed_weights_count_for_the_auxiliary_head_too_and_the_others_do_not() -> None:
+    found = {}
+    for loss in (
+        LossConfig(),
+        LossConfig(weighting="class", class_weights=[9.0] + [1.0] * (CLASSES - 1)),
+        LossConfig(weighting="image", border=1),
+    ):
+        torch.manual_seed(0)
+        model = config_of(loss=loss, auxiliary_weight=0.4)
+        network = network_of("deeplabv3plus", model).eval()
+        torch.manual_seed(1)
+        found[loss.weighting] = step("deeplabv3plus", network.train(), batch_of(), model)[1].parts["aux"]
+    assert found["image"] == found["none"] != found["class"]
+
+
+def test_loss_settings_that_do_not_fit_the_classes_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"loss.class_weights is not given, and RobustNet has 19 weights"):
+        network_of("deeplabv3plus", config_of(loss=LossConfig(weighting="class")))
+    with pytest.raises(UsageError, match=r"loss.class_weights has 2 weights"):
+        network_of("deeplabv3plus", config_of(loss=LossConfig(weighting="class", class_weights=[1.0, 2.0])))
+    with pytest.raises(UsageError, match=rf"loss.strict names the classes \[{CLASSES}\]"):
+        network_of("deeplabv3plus", config_of(loss=LossConfig(strict=[0, CLASSES])))
 
 
 def test_style_settings_reach_the_layers() -> None:

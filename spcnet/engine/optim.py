@@ -18,9 +18,20 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) -
     )
 
 
+SCHEDULE = ("iterations", "learning_rate", "poly_power", "restart", "restart_factor", "restart_power")
+"""What a run must keep when it is resumed."""
+
+
 def poly_rate(iteration: int, config: TrainingConfig) -> float:
-    """Learning rate of a step: base · (1 - iteration/iterations)^power, with the first step at the full rate."""
-    return float(config.learning_rate * (1 - iteration / config.iterations) ** config.poly_power)
+    """Learning rate of a step: base · (1 - iteration/iterations)^power, with the first step at the full rate.
+
+    After a restart (RobustNet's `scl-poly`): base · factor · (1 - share of what was left then)^restart_power.
+    """
+    restart = round(config.restart * config.iterations)
+    if iteration < restart:
+        return float(config.learning_rate * (1 - iteration / config.iterations) ** config.poly_power)
+    done = (iteration - restart) / (config.iterations - restart)
+    return float(config.learning_rate * config.restart_factor * (1 - done) ** config.restart_power)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

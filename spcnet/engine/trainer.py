@@ -22,7 +22,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from spcnet import checkpoint
 from spcnet.config import RunConfig, TrainingConfig
 from spcnet.engine import records
-from spcnet.engine.optim import make_optimizer, pack, poly_rate, set_rate, unpack
+from spcnet.engine.optim import SCHEDULE, make_optimizer, pack, poly_rate, set_rate, unpack
 from spcnet.errors import CheckpointError, DataError, Interrupted
 from spcnet.memory import keep_freed_memory
 from spcnet.methods import Method, Segmentor, fill
@@ -112,9 +112,7 @@ class Trainer:
         state = {
             "iteration": self.iteration,
             "precision": self.fabric.strategy.precision.state_dict(),
-            "schedule": {
-                name: getattr(training, name) for name in ("iterations", "learning_rate", "poly_power", "seed")
-            },
+            "schedule": {name: getattr(training, name) for name in (*SCHEDULE, "seed")},
         }
         if self.fabric.is_global_zero:
             tensors = self.network.state_dict() | pack(self.optimizer)
@@ -181,11 +179,11 @@ class Trainer:
 
     def _step(self, network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> StepResult:
         # No name for the network's output: scores and embeddings are given back as soon as their gradient is taken.
-        result = self.method.losses(self.network, network(batch.image), batch, self.config.model)
+        progress = self.iteration / self.config.training.iterations
+        result = self.method.losses(self.network, network(batch.image), batch, self.config.model, progress=progress)
         self.fabric.backward(result.loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        progress = self.iteration / self.config.training.iterations
         self.method.update(self.network, batch, result, progress=progress, reduce=self._sum_over_processes)
         return result
 

@@ -1,19 +1,111 @@
-"""Losses that compare class scores with labels."""
+"""Losses that compare class scores with labels: cross-entropy, its weighted forms, relaxed borders."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from spcnet.types import IGNORE_INDEX
 
+CITYSCAPES_WEIGHTS = (
+    *(0.8373, 0.9180, 0.8660, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023),
+    *(0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507),
+)
+"""Weights of the 19 Cityscapes classes, RobustNet's `--cls_wt_loss`."""
 
-def cross_entropy(logits: Float[Tensor, "B K H W"], label: Int[Tensor, "B H W"]) -> Float[Tensor, ""]:
+
+def cross_entropy(
+    logits: Float[Tensor, "B K H W"],
+    label: Int[Tensor, "B H W"],
+    *,
+    weight: Float[Tensor, "*B K"] | None = None,
+    per_image: bool = False,
+    border: int = 0,
+    strict: Sequence[int] = (),
+) -> Float[Tensor, ""]:
     """Mean cross-entropy over the pixels that are not ignored; zero, with a zero gradient, where all are.
 
-    Sums first and divides last, so that a batch without any labelled pixel gives 0 and not NaN.
+    Sums first and divides last, so that a batch without any labelled pixel gives 0 and not NaN. In at least single
+    precision.
+
+    With a border, a pixel that has other classes within so many pixels may have any of them: its loss is the negative
+    logarithm of their summed probability, its weight the mean of theirs (label relaxation: Zhu et al., Improving
+    Semantic Segmentation via Video Propagation and Label Relaxation, CVPR 2019, Eq. 5). An ignored pixel is no
+    neighbour. Only those pixels cost more than the plain loss.
+
+    Args:
+        logits: class scores.
+        label: class of each pixel, or 255.
+        weight: of each class, for all images or for each; the mean is then a weighted one.
+        per_image: the mean of each image's own mean, over the images that have a labelled pixel.
+        border: distance in pixels, along rows and columns; 0 for none.
+        strict: classes that keep their own label at a border.
     """
-    total = F.cross_entropy(
-        logits.float() if logits.dtype != torch.float64 else logits, label, ignore_index=IGNORE_INDEX, reduction="sum"
-    )
-    return total / (label != IGNORE_INDEX).sum().clamp(min=1)
+    scores = logits if logits.dtype == torch.float64 else logits.float()
+    if weight is None and not per_image and not border:
+        total = F.cross_entropy(scores, label, ignore_index=IGNORE_INDEX, reduction="sum")
+        return total / (label != IGNORE_INDEX).sum().clamp(min=1)
+    num_images, num_classes = scores.shape[:2]
+    weight = scores.new_ones(num_classes) if weight is None else weight.to(scores)
+    weight = weight.expand(num_images, num_classes)
+    cost = F.cross_entropy(scores, label, ignore_index=IGNORE_INDEX, reduction="none")
+    share = weight.gather(1, label.clamp(max=num_classes - 1).flatten(1)).view_as(cost) * (label != IGNORE_INDEX)
+    if border:
+        at, member = border_classes(label, num_classes, border=border, strict=strict)
+        near = scores.movedim(1, -1)[at]
+        any_of_them = near.logsumexp(1) - near.masked_fill(~member, -torch.inf).logsumexp(1)
+        image = at.nonzero()[:, 0]
+        cost = cost.masked_scatter(at, any_of_them)
+        share = share.masked_scatter(at, (weight[image] * member).sum(1) / member.sum(1))
+    total, mass = (cost * share).sum((1, 2)), share.sum((1, 2))
+    least = torch.finfo(mass.dtype).tiny
+    if per_image:
+        return (total / mass.clamp(min=least)).sum() / (mass > 0).sum().clamp(min=1)
+    return total.sum() / mass.sum().clamp(min=least)
+
+
+def frequency_weights(
+    label: Int[Tensor, "B H W"], num_classes: int, *, bound: float = 1.0, batch: bool = False
+) -> Float[Tensor, "B K"]:
+    """1 + bound·(1 - f) for each class that an image has, f being its share of the labelled pixels; 1 for the others.
+
+    RobustNet's `--img_wt_loss`.
+
+    Args:
+        label: class of each pixel, or 255.
+        num_classes: K.
+        bound: by how much the rarest class may weigh more.
+        batch: take the share over the whole batch (RobustNet's `--batch_weighting`).
+    """
+    place = label.clamp(max=num_classes).flatten(1)
+    place = place + (num_classes + 1) * torch.arange(len(label), device=label.device)[:, None]
+    counts = torch.bincount(place.flatten(), minlength=len(label) * (num_classes + 1))
+    counts = counts.view(len(label), num_classes + 1)[:, :num_classes]
+    if batch:
+        counts = counts.sum(0, keepdim=True).expand(len(label), num_classes)
+    frequency = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    return 1 + bound * (1 - frequency) * (counts > 0)
+
+
+def border_classes(
+    label: Int[Tensor, "B H W"], num_classes: int, *, border: int, strict: Sequence[int] = ()
+) -> tuple[Bool[Tensor, "B H W"], Bool[Tensor, "N K"]]:
+    """Which labelled pixels have another class near them, and the classes near each of those, its own included.
+
+    Args:
+        label: class of each pixel, or 255.
+        num_classes: K.
+        border: how near, in pixels along rows and columns.
+        strict: classes whose pixels are left out.
+    """
+    side = 2 * border + 1
+    around = F.pad(label, [border] * 4, value=IGNORE_INDEX).unfold(1, side, 1).unfold(2, side, 1)
+    other = ((around != label[..., None, None]) & (around != IGNORE_INDEX)).flatten(3).any(3)
+    at = other & (label != IGNORE_INDEX)
+    if strict:
+        at &= ~torch.isin(label, torch.tensor(list(strict), device=label.device))
+    near = around[at].flatten(1).clamp(max=num_classes)
+    member = torch.zeros(len(near), num_classes + 1, dtype=torch.bool, device=label.device)
+    return at, member.scatter_(1, near, True)[:, :num_classes]

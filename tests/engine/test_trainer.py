@@ -254,6 +254,14 @@ def test_the_rate_falls_as_a_power_of_what_is_left() -> None:
     assert poly_rate(99, config) == pytest.approx(0.5 * 0.01**0.9)
 
 
+def test_the_schedule_starts_anew_where_it_is_told_to() -> None:
+    config = TrainingConfig(iterations=100, learning_rate=0.5, restart=0.6, restart_factor=0.8, restart_power=1.5)
+    assert poly_rate(59, config) == pytest.approx(0.5 * 0.41**0.9)
+    assert poly_rate(60, config) == pytest.approx(0.5 * 0.8)
+    assert poly_rate(80, config) == pytest.approx(0.5 * 0.8 * 0.5**1.5)
+    assert 0 < poly_rate(99, config) < 0.01
+
+
 def test_the_surroundings_name_versions_and_commit() -> None:
     found = records.surroundings()
     assert {"spcnet", "torch", "python", "git_commit", "started", "processor"} <= found.keys()

@@ -1,9 +1,12 @@
-"""Cross-entropy over the labelled pixels."""
+"""Cross-entropy over the labelled pixels, with weights and with relaxed borders."""
 
+import math
+
+import pytest
 import torch
 import torch.nn.functional as F
 
-from spcnet.losses.segmentation import cross_entropy
+from spcnet.losses.segmentation import cross_entropy, frequency_weights
 from spcnet.types import IGNORE_INDEX
 
 
@@ -47,3 +50,93 @@ def test_half_precision_scores_are_compared_in_single() -> None:
 def test_gradients_are_those_of_the_values() -> None:
     logits, label = case()
     assert torch.autograd.gradcheck(lambda x: cross_entropy(x, label), logits)
+
+
+# weights and borders ---------------------------------------------------------------------------------------------------
+
+
+def slow(
+    logits: torch.Tensor, label: torch.Tensor, weight: torch.Tensor, border: int = 0, strict: tuple[int, ...] = ()
+) -> list[list[tuple[float, float]]]:
+    """Loss and weight of every labelled pixel of every image, one pixel at a time."""
+    images = []
+    for scores, truth, own in zip(logits.detach(), label, weight, strict=True):
+        pixels, (height, width) = [], truth.shape
+        for y in range(height):
+            for x in range(width):
+                centre = int(truth[y, x])
+                if centre == IGNORE_INDEX:
+                    continue
+                window = truth[max(y - border, 0) : y + border + 1, max(x - border, 0) : x + border + 1]
+                classes = {centre} if centre in strict else set(window.flatten().tolist()) - {IGNORE_INDEX}
+                chance = sum(float(scores[:, y, x].softmax(0)[k]) for k in classes)
+                pixels.append((-math.log(chance), sum(float(own[k]) for k in classes) / len(classes)))
+        images.append(pixels)
+    return images
+
+
+def weighted_mean(pixels: list[tuple[float, float]]) -> float:
+    return sum(cost * weight for cost, weight in pixels) / sum(weight for _, weight in pixels)
+
+
+@pytest.mark.parametrize(("border", "strict"), [(0, ()), (1, ()), (2, ()), (1, (0, 3))])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_weights_and_borders_are_what_a_loop_over_the_pixels_gives(
+    border: int, strict: tuple[int, ...], weighted: bool
+) -> None:
+    logits, label = case()
+    weight = torch.rand(2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.double) + 0.5
+    images = slow(logits, label, weight if weighted else torch.ones(2, 4), border, strict)
+    given = weight if weighted else None
+    found = cross_entropy(logits, label, weight=given, border=border, strict=strict)
+    assert float(found.detach()) == pytest.approx(weighted_mean([p for pixels in images for p in pixels]), abs=1e-12)
+    apart = cross_entropy(logits, label, weight=given, border=border, strict=strict, per_image=True)
+    assert float(apart.detach()) == pytest.approx(sum(map(weighted_mean, images)) / 2, abs=1e-12)
+
+
+def test_fixed_weights_are_those_of_pytorch() -> None:
+    logits, label = case()
+    weight = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.double)
+    expected = F.cross_entropy(logits, label, weight, ignore_index=IGNORE_INDEX)
+    torch.testing.assert_close(cross_entropy(logits, label, weight=weight), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("border", "per_image"), [(1, False), (1, True), (0, True)])
+def test_gradients_with_weights_and_borders_are_those_of_the_values(border: int, per_image: bool) -> None:
+    logits, label = case()
+    weight = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.double)
+    assert torch.autograd.gradcheck(
+        lambda x: cross_entropy(x, label, weight=weight, border=border, per_image=per_image), logits
+    )
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("border", [0, 1])
+def test_images_without_labels_cost_nothing_whatever_the_form(border: int, per_image: bool) -> None:
+    logits, label = case()
+    some = label.clone()
+    some[1] = IGNORE_INDEX
+    alone = cross_entropy(logits[:1], label[:1], weight=torch.ones(4), border=border, per_image=per_image)
+    beside = cross_entropy(logits, some, weight=torch.ones(4), border=border, per_image=per_image)
+    torch.testing.assert_close(alone, beside, rtol=0, atol=1e-12)
+    nothing = cross_entropy(logits, torch.full_like(label, IGNORE_INDEX), border=border, per_image=per_image)
+    (gradient,) = torch.autograd.grad(nothing, logits)
+    assert float(nothing.detach()) == 0
+    assert torch.equal(gradient, torch.zeros_like(logits))
+
+
+def test_where_all_pixels_have_one_class_a_border_changes_nothing() -> None:
+    logits, label = case()
+    same = torch.full_like(label, 2)
+    torch.testing.assert_close(cross_entropy(logits, same, border=3), cross_entropy(logits, same), rtol=0, atol=1e-12)
+
+
+def test_a_rare_class_weighs_more() -> None:
+    label = torch.tensor([[[0, 0, 0, 1], [0, 0, 0, IGNORE_INDEX]], [[2, 2, 2, 2], [2, 2, 2, 2]]])
+    weight = frequency_weights(label, 4, bound=2.0)
+    expected = [[1 + 2 / 7, 1 + 2 * 6 / 7, 1, 1], [1, 1, 1, 1]]
+    torch.testing.assert_close(weight, torch.tensor(expected))
+    whole = frequency_weights(label, 4, bound=2.0, batch=True)
+    both = [1 + 2 * 9 / 15, 1 + 2 * 14 / 15, 1 + 2 * 7 / 15, 1]
+    torch.testing.assert_close(whole, torch.tensor([both, both]))
+    assert torch.equal(frequency_weights(torch.full((1, 2, 2), IGNORE_INDEX), 4), torch.ones(1, 4))
