@@ -40,8 +40,8 @@ class ModelCard:
     """Names of the classes, in the order of the outputs."""
     domains: tuple[str, ...]
     """Source domains, in the order of the style bases."""
-    size: tuple[int, int]
-    """Height and width in pixels that training images had."""
+    size: tuple[int, int] | None
+    """Height and width in pixels that images were brought to; None where each kept its own."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     """What is subtracted from each channel of an image in 0..1."""
     std: tuple[float, ...] = IMAGENET_STD

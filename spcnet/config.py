@@ -240,8 +240,10 @@ class DataConfig:
     """Label space: cityscapes19, or a named merge such as idd7."""
     roots: dict[str, str] = field(default_factory=dict)
     """Folder of each data set that lies on disk, by the set's name."""
-    size: tuple[int, int] = (128, 256)
-    """Height and width in pixels that every image is brought to; also the size of a training crop."""
+    size: tuple[int, int] | None = (128, 256)
+    """Height and width in pixels that every image is brought to; null leaves each as large as it is."""
+    crop: tuple[int, int] | None = None
+    """Height and width of the piece of an image, brought to that size, that is trained on; default: data.size."""
     images_per_domain: int = 4
     """Images of each source in a training batch."""
     workers: int = 1
@@ -262,7 +264,16 @@ class DataConfig:
         _require(not doubled, f"data.sources names {', '.join(doubled)} twice: each source is one domain")
         both = sorted(set(self.sources) & set(self.targets))
         _require(not both, f"{', '.join(both)} stands in data.sources and data.targets: a target is never trained on")
-        _require(min(self.size) >= 33, f"data.size is {self.size}: height and width must be at least 33 pixels")
+        _require(
+            self.size is not None or self.crop is not None,
+            "data.size is null: name data.crop, for images of a batch must be of one size",
+        )
+        for option in ("size", "crop"):
+            pixels = getattr(self, option)
+            _require(
+                pixels is None or min(pixels) >= 33,
+                f"data.{option} is {pixels}: height and width must be at least 33 pixels",
+            )
         for name, least in (("images_per_domain", 1), ("workers", 0), ("train_scenes", 1), ("test_scenes", 1)):
             value = getattr(self, name)
             _require(value >= least, f"data.{name} is {value}: it must be at least {least}")

@@ -472,7 +472,13 @@ def _sizes(tensors: dict[str, Tensor]) -> tuple[int | None, int | None]:
 
 
 def card_for(
-    *, method: str, model: ModelConfig, space: str, classes: tuple[str, ...], domains: list[str], size: tuple[int, int]
+    *,
+    method: str,
+    model: ModelConfig,
+    space: str,
+    classes: tuple[str, ...],
+    domains: list[str],
+    size: tuple[int, int] | None,
 ) -> checkpoint.ModelCard:
     """What a checkpoint says of its network."""
     return checkpoint.ModelCard(

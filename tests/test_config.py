@@ -46,6 +46,8 @@ BAD: list[tuple[type, str, Any, str]] = [
     (DataConfig, "sources", ["streets/night"], "streets/night stands in data.sources and data.targets"),
     (DataConfig, "targets", ["not a domain"], "cannot read the domain 'not a domain'"),
     (DataConfig, "size", (32, 64), "data.size is (32, 64)"),
+    (DataConfig, "size", None, "data.size is null: name data.crop"),
+    (DataConfig, "crop", (40, 32), "data.crop is (40, 32)"),
     (DataConfig, "images_per_domain", 0, "data.images_per_domain is 0"),
     (DataConfig, "workers", -1, "data.workers is -1"),
     (DataConfig, "train_scenes", 0, "data.train_scenes is 0"),

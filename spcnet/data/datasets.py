@@ -155,6 +155,39 @@ DATASETS: dict[str, DatasetInfo] = {
             label_tables={"_label.png": labels.IDD_LITE},
         ),
     ),
+    "gtav": DatasetInfo(
+        title="GTAV, Playing for Data",
+        summary="24,966 labelled frames of the game Grand Theft Auto V, 1914×1052, 19 classes",
+        reference="Richter et al., ECCV 2016; https://download.visinf.tu-darmstadt.de/data/from_games",
+        native=labels.GTAV,
+        splits=("train", "valid", "test"),
+        train_split="train",
+        test_split="valid",
+        layout=Layout(
+            images=("images/{split}",),
+            labels=("labels/{split}",),
+            image_endings=(".png", ".jpg"),
+            label_tables={".png": labels.GTAV},
+        ),
+    ),
+    "bdd100k": DatasetInfo(
+        title="BDD100K, semantic segmentation",
+        summary="8,000 labelled images of drives through the United States, 1280×720, day and night, 19 classes",
+        reference="Yu et al., CVPR 2020; https://bdd-data.berkeley.edu",
+        native=labels.CITYSCAPES_TRAIN_IDS,
+        splits=("train", "val"),
+        train_split="train",
+        test_split="val",
+        layout=Layout(
+            images=("images/10k/{split}", "images/{split}"),
+            labels=("labels/sem_seg/masks/{split}", "labels/{split}"),
+            image_endings=(".jpg",),
+            label_tables={
+                ".png": labels.CITYSCAPES_TRAIN_IDS,
+                "_train_id.png": labels.CITYSCAPES_TRAIN_IDS,
+            },
+        ),
+    ),
     "cityscapes": DatasetInfo(
         title="Cityscapes",
         summary="3,475 finely labelled images of drives through cities in and around Germany, 19 classes",
@@ -514,6 +547,8 @@ def open_domain(
                 f"{spec} does not say which rendering style: write {spec.dataset}/STYLE, where STYLE is one of "
                 f"{', '.join(info.subsets)}"
             )
+        if data.size is None:
+            raise UsageError(f"data.size is null: the scenes of {spec} are drawn at that size, so name one")
         opened = StreetsSet(
             spec.subset,
             split=split,

@@ -104,6 +104,9 @@ CITYSCAPES_IDS: dict[int, str] = {i: VOID for i in (*range(7), 9, 10, 14, 15, 16
 )
 """The native ids of Cityscapes, as in `*_labelIds.png`; the licence plate's -1 is 255 in an 8-bit file."""
 
+GTAV: dict[int, str] = CITYSCAPES_IDS | {34: VOID}
+"""GTAV's palette indices: Cityscapes' native ids, with the licence plate at 34."""
+
 CAMVID: dict[int, str] = dict(
     enumerate(
         ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist", VOID)

@@ -316,7 +316,7 @@ def photometric_trials(
             draw(number % len(sets), number // len(sets), length=len(sets[number % len(sets)]), seed=stream)
             for number in range(rank, pairs, world_size)
         ]
-        size = data.images_per_domain
+        size = data.images_per_domain if data.size else 1  # images of their own size do not stack
         yield TrainingLoader(
             _PhotometricPairs(sets, data),
             batch_sampler=[draws[first : first + size] for first in range(0, len(draws), size)],
@@ -332,7 +332,7 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """The images of a set in order, each in exactly one batch, with their labels at their own size.
 
-    A batch holds `batch_size` images, or fewer at the end and where the next label has another size.
+    A batch holds `batch_size` images, or fewer at the end and where the next image or label has another size.
 
     Args:
         plain: the domain.
@@ -356,7 +356,8 @@ def evaluation_batches(
     for item in loader:
         if isinstance(item, DataError):
             raise item
-        if waiting and (len(waiting) == batch_size or item.label.shape != waiting[0].label.shape):
+        shapes = [(one.image.shape, one.label.shape) for one in (item, *waiting[:1])]
+        if waiting and (len(waiting) == batch_size or shapes[0] != shapes[1]):
             yield _batch(waiting)
             waiting = []
         waiting.append(item)

@@ -40,30 +40,39 @@ def _channels(device: torch.device) -> tuple[Float[Tensor, "3 1 1"], Float[Tenso
 class RandomScaledCrop(v2.Transform):  # type: ignore[misc]  # torchvision carries no types
     """A random piece of the image, at a random scale.
 
-    The result is what resizing the image to `size` times the factor and then cutting `size` out of it gives, but only
-    what is kept gets resized. Where the scaled image is smaller than `size` it lies at a random place, on black; the
+    The result is what resizing the image to `size` times the factor and then cutting `crop` out of it gives, but only
+    what is kept gets resized. Where the scaled image is smaller than `crop` it lies at a random place, on black; the
     label there is `IGNORE_INDEX`. Images are resampled bilinearly with antialiasing, labels take the nearest pixel.
     """
 
-    def __init__(self, size: tuple[int, int], *, scale: tuple[float, float]) -> None:
+    def __init__(
+        self, size: tuple[int, int] | None, *, scale: tuple[float, float], crop: tuple[int, int] | None = None
+    ) -> None:
         """Set the ranges.
 
         Args:
-            size: height and width in pixels of the result.
+            size: height and width in pixels that the factor multiplies; each image's own where there is none.
             scale: smallest and largest factor; each factor between is equally likely.
+            crop: height and width of the result; `size` by default.
+
+        Raises:
+            ValueError: there is neither a size nor a crop.
         """
         super().__init__()
-        self.size = size
-        self.scale = scale
+        result = crop or size
+        if result is None:
+            raise ValueError("without a size there must be a crop")
+        self.size, self.crop, self.scale = size, result, scale
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the box of the image that is kept, its size in the result, and where it lies there."""
         height, width = v2.query_size(flat_inputs)
         factor = float(torch.empty(()).uniform_(*self.scale))
-        top, box_height, new_height, above = _place(height, self.size[0], factor)
-        left, box_width, new_width, before = _place(width, self.size[1], factor)
-        below = self.size[0] - new_height - above
-        after = self.size[1] - new_width - before
+        size = self.size or (height, width)
+        top, box_height, new_height, above = _place(height, size[0] * factor, self.crop[0])
+        left, box_width, new_width, before = _place(width, size[1] * factor, self.crop[1])
+        below = self.crop[0] - new_height - above
+        after = self.crop[1] - new_width - before
         return {
             "box": (top, left, box_height, box_width),
             "resized": [new_height, new_width],
@@ -84,9 +93,9 @@ class RandomScaledCrop(v2.Transform):  # type: ignore[misc]  # torchvision carri
         return tv_tensors.wrap(piece[0], like=inpt) if is_label else piece
 
 
-def _place(length: int, wanted: int, factor: float) -> tuple[int, int, int, int]:
+def _place(length: int, scaled_to: float, wanted: int) -> tuple[int, int, int, int]:
     """Along one axis: first pixel and length of the part that is kept, its new length, and the padding before it."""
-    scaled = max(1, round(wanted * factor))
+    scaled = max(1, round(scaled_to))
     if scaled >= wanted:
         kept = max(1, round(length * wanted / scaled))
         return _up_to(length - kept), kept, wanted, 0
@@ -138,13 +147,13 @@ def gaussian_blur(image: UInt8[Tensor, "C H W"], *, sigma: float) -> UInt8[Tenso
 
 
 def training_transform(data: DataConfig) -> v2.Transform:
-    """Image and label (bytes) → augmented image and label (bytes) of `data.size`; `normalise` comes after.
+    """Image and label (bytes) → augmented image and label (bytes) of `data.crop`; `normalise` comes after.
 
     In this order: random scale and crop, flip, colour jitter, Gaussian blur, each as `data.augmentation` says.
     """
     augmentation = data.augmentation
     steps: list[v2.Transform] = [
-        RandomScaledCrop(data.size, scale=augmentation.scale),
+        RandomScaledCrop(data.size, crop=data.crop, scale=augmentation.scale),
         v2.RandomHorizontalFlip(augmentation.flip),
         v2.RandomApply([v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)], p=augmentation.jitter),
     ]
@@ -159,8 +168,10 @@ def photometric_transform() -> v2.Transform:
 
 
 def evaluation_transform(data: DataConfig) -> v2.Transform:
-    """Image (bytes) → image (bytes) of `data.size`; `normalise` comes after.
+    """Image (bytes) → image (bytes) of `data.size`, or as it is where that is None; `normalise` comes after.
 
     Labels are not given to it: they stay at their own size, to which the evaluator brings the class scores.
     """
+    if data.size is None:
+        return v2.Identity()
     return v2.Resize(data.size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)

@@ -376,7 +376,10 @@ def _setting(series: Sequence[_Series]) -> str:
     entries = [("Methods", methods)]
     for words, path in paths.items():
         join = " × " if path == "data.size" else ", "
-        entries.append((words, _agreed(runs, [_plain(run.setting(path), join) for run in runs])))
+        values = [_plain(run.setting(path), join) for run in runs]
+        entries.append(
+            (words, _agreed(runs, [value or "its own" for value in values] if path == "data.size" else values))
+        )
     entries.append(("Classes", _agreed(runs, [f"{len(run.final.classes)}" for run in runs])))
     entries.append(("Scored after", _agreed(runs, [f"{run.final.iteration} iterations" for run in runs])))
     entries.append(("Training time", _ranged([_training_seconds(run) for run in runs], _duration)))

@@ -116,6 +116,35 @@ def test_cityscapes_is_found_in_each_of_its_layouts(
     assert np.unique(sample.label).tolist() == [label_space("cityscapes19").classes.index("car")]
 
 
+def test_gtav_s_colours_are_its_classes(tmp_path: Path) -> None:
+    """A palette image holds indices, which are Cityscapes' native ids."""
+    for split in ("train", "valid"):
+        write_image(tmp_path / "images" / split / "00001.png")
+        label = Image.fromarray(np.repeat(np.uint8([[7, 26, 34, 0]]), 12, axis=0).repeat(5, axis=1))
+        label.putpalette([i for k in range(256) for i in (k, 255 - k, 9)])
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        label.save(tmp_path / "labels" / split / "00001.png")
+    sample = opened("gtav", space="cityscapes19", gtav=tmp_path).read(0)
+    assert sample.label[0, ::5].tolist() == [0, 13, IGNORE, IGNORE]
+
+
+@pytest.mark.parametrize(
+    ("images", "truths", "ending"),
+    [("images/10k", "labels/sem_seg/masks", ".png"), ("images", "labels", "_train_id.png")],
+)
+def test_bdd100k_is_found_as_downloaded_now_and_then(tmp_path: Path, images: str, truths: str, ending: str) -> None:
+    write_image(tmp_path / images / "val" / "7d06fefd-f7be05a6.jpg")
+    write_label(tmp_path / truths / "val" / f"7d06fefd-f7be05a6{ending}", value=13)
+    sample = opened("bdd100k", space="cityscapes19", bdd100k=tmp_path).read(0)
+    assert np.unique(sample.label).tolist() == [13]
+
+
+def test_scenes_need_a_size_to_be_drawn_at() -> None:
+    data = DataConfig(size=None, crop=(40, 40))
+    with pytest.raises(UsageError, match=r"data.size is null: the scenes of streets/\w+ are drawn at that size"):
+        open_domain(DomainSpec.parse(f"streets/{STYLE}"), data=data, space=label_space("idd7"), training=True)
+
+
 def test_cityscapes_prefers_train_ids_to_ids(tmp_path: Path) -> None:
     root = make_cityscapes(tmp_path, "leftImg8bit", "gtFine", "labelIds", value=26)
     make_cityscapes(root, "leftImg8bit", "gtFine", "labelTrainIds", value=13)

@@ -244,3 +244,16 @@ def test_what_goes_to_the_workers_can_be_sent_there() -> None:
     # On macOS and Windows, and in newer Pythons on Linux, workers do not inherit but receive the data set.
     loader = training_batches(SETS, DATA, seed=0, iterations=1)
     pickle.loads(pickle.dumps((loader.dataset, loader.batch_sampler, loader.collate_fn)))
+
+
+def test_images_of_their_own_sizes_are_cut_for_training_and_whole_elsewhere() -> None:
+    data = replace(DATA, size=None, crop=(34, 38))
+    wide = [Pictures("a", 5, wide=(1, 2)), Pictures("b", 3, wide=(0,))]
+    for batch in training_batches(wide, data, seed=0, iterations=3):
+        assert batch.image.shape == (6, 3, 34, 38)
+    widths = [batch.image.shape[3] for batch in evaluation_batches(wide[0], data, domain=0, batch_size=4)]
+    assert widths == [60, 90, 60]
+    (trial,) = photometric_trials(wide, data, seed=0, trials=1, pairs=12)
+    pairs = list(trial)
+    assert len(pairs) == 12
+    assert {(len(batch.image), batch.image.shape[3]) for batch in pairs} == {(2, 60), (2, 90)}

@@ -125,6 +125,25 @@ def test_an_image_scaled_down_lies_on_black_that_no_label_covers() -> None:
     assert len(places) > 20
 
 
+@pytest.mark.parametrize("size", [(96, 192), None])
+def test_a_crop_is_cut_out_of_the_image_at_its_size(size: tuple[int, int] | None) -> None:
+    """At twice the size each pixel of the image fills four of the result, at its own size one."""
+    label = tv_tensors.Mask(torch.arange(48 * 96).view(48, 96))
+    image = tv_tensors.Image((label % 251).to(torch.uint8).repeat(3, 1, 1))
+    cut, truth = RandomScaledCrop(size, scale=(1, 1), crop=(40, 50))(image, label)
+    assert cut.shape == (3, 40, 50)
+    step = 2 if size else 1
+    assert len(truth.unique()) == pytest.approx(40 * 50 / step**2, rel=0.1)
+    assert int(truth[2 * step, 0] - truth[0, 0]) == 2 * 96
+    with pytest.raises(ValueError, match="without a size there must be a crop"):
+        RandomScaledCrop(None, scale=(1, 1))
+
+
+def test_images_that_keep_their_size_are_scored_at_it() -> None:
+    image = photo(37, 91)
+    assert torch.equal(evaluation_transform(DataConfig(size=None, crop=(40, 40)))(image), image)
+
+
 def test_the_scale_spreads_over_its_range() -> None:
     transform = RandomScaledCrop((100, 100), scale=(0.5, 1.0))
     shares = [
