@@ -132,7 +132,11 @@ def _report(options: Namespace, console: Console) -> int:
 
 
 def _add_convert(parser: ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="File of RobustNet or SPC-Net (.pth, .ckpt), or one of spcnet.")
+    parser.add_argument(
+        "source",
+        type=Path,
+        help="File of RobustNet or SPC-Net (.pth, .ckpt), one of spcnet, or a backbone of torchvision or timm.",
+    )
     parser.add_argument("output", type=Path, help="File to write, *.safetensors; with --to robustnet *.pth.")
     parser.add_argument(
         "--to", type=str, default="spcnet", help="Format: spcnet, or robustnet for a state dict with RobustNet's names."

@@ -15,7 +15,7 @@ from torch import nn
 
 from spcnet import checkpoint
 from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, from_dict
-from spcnet.convert import load_any, load_foreign, write_robustnet
+from spcnet.convert import load_any, load_backbone, load_foreign, write_backbone, write_robustnet
 from spcnet.cost import PAPER_SIZE, costs, paper_table
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import LabelSpace, label_space
@@ -339,7 +339,8 @@ def convert(
     """Write a network from another code's file in this package's format, or the other way round.
 
     Args:
-        source: file of RobustNet or SPC-Net (PyTorch, MindSpore), of this package, or folder of a run.
+        source: file of RobustNet or SPC-Net (PyTorch, MindSpore), of this package, or folder of a run; or an ImageNet
+            backbone (torchvision, timm, MIT CSAIL), which becomes a file for `model.weights`.
         output: file to write.
         to: `spcnet`, or `robustnet` for a state dict with RobustNet's names.
         method: see `spcnet.convert.load_foreign`, as for the following.
@@ -359,6 +360,16 @@ def convert(
     if source.is_dir() or checkpoint.is_own(source):
         network, card = load_any(source)
         told = [f"spcnet checkpoint: {len(network.state_dict())} tensors loaded"]
+    elif (backbone := load_backbone(source)) is not None:
+        if to != "spcnet":
+            raise UsageError(f"{source} is an ImageNet {backbone.name} alone: --to {to} is for whole networks")
+        for line in backbone.report.lines():
+            console.print(line, highlight=False, markup=False)
+        write_backbone(backbone, output)
+        console.print(
+            f"{backbone.name}, written to {output}: give it as --model.weights", highlight=False, markup=False
+        )
+        return
     else:
         network, card, report = load_foreign(
             source,

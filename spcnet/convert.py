@@ -1,16 +1,18 @@
 """Networks from other code: what a file holds is told from its content, and every tensor is accounted for.
 
 Read are RobustNet's snapshots (`.pth`), the names of the author's SPC-Net in PyTorch, the official SPC-Net in MindSpore
-(`.ckpt`), and this package's own files. Written is this package's format, or a state dict with RobustNet's names.
+(`.ckpt`), this package's own files, and ImageNet backbones (torchvision, timm, MIT CSAIL). Written is this package's format, or a state dict with RobustNet's names.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from spcnet import checkpoint
@@ -20,10 +22,19 @@ from spcnet.data.labels import SPACES, label_space
 from spcnet.errors import CheckpointError, UsageError
 from spcnet.files import write_whole
 from spcnet.methods import Method, Segmentor, card_for, method_named, restore
-from spcnet.models.backbones import backbone_info
+from spcnet.models.backbones import backbone_info, build_backbone
 from spcnet.models.mindspore import looks_like_mindspore, read_mindspore
-from spcnet.models.weights import SHUFFLENET_STEM_NORM, load_tensors, reference_name
+from spcnet.models.weights import (
+    CLASSIFIER_KEYS,
+    SHUFFLENET_STEM_NORM,
+    backbone_of,
+    load_imagenet,
+    load_tensors,
+    reference_name,
+    torchvision_names,
+)
 from spcnet.models.whitening import Kind, Slot, slots_of_codes
+from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
 
 OWN_STATE = (".mask", ".variance", ".pairs", ".trials")
 """Ends of the names of what selective whitening keeps here and the reference does not save."""
@@ -103,9 +114,13 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Method, ModelC
     backbone = _backbone(tensors)
     head = tensors.get("final2.0.weight", tensors.get("prototypes"))
     if backbone is None or head is None or head.ndim < 2:
+        alone = backbone_of(torchvision_names(tensors)[1])
+        if alone is not None:
+            raise CheckpointError(
+                f"{path} is an ImageNet {alone} without a segmentation head: give it as model.weights, or train one"
+            )
         raise CheckpointError(
-            f"{path} is no DeepLabV3+ of RobustNet or SPC-Net: it lacks {'a known backbone' if backbone is None else 'final2 or prototypes'}. "
-            "A backbone's ImageNet weights are given as model.weights and need no conversion"
+            f"{path} is no DeepLabV3+ of RobustNet or SPC-Net: it lacks {'a known backbone' if backbone is None else 'final2 or prototypes'}"
         )
     prototypes, style = tensors.get("prototypes"), tensors.get("styleAdaIN1.style_mu")
     slots = _slots(tensors, backbone)
@@ -278,6 +293,53 @@ def _fill(
         )
     network.load_state_dict(state)
     return report
+
+
+@dataclass(frozen=True)
+class BackboneFile:
+    """An ImageNet backbone, as `model.weights` takes it."""
+
+    name: str
+    """Which one, of `BACKBONES`."""
+    tensors: dict[str, Tensor]
+    """By torchvision's names, without the classifier."""
+    report: LoadReport
+
+
+def load_backbone(path: Path) -> BackboneFile | None:
+    """An ImageNet backbone of torchvision, timm or MIT CSAIL; None where a file is none of those.
+
+    Raises:
+        CheckpointError: it cannot be read, or lacks tensors.
+    """
+    _, found = read_foreign(path)
+    maker, tensors = torchvision_names(found)
+    name = backbone_of(tensors)
+    if name is None:
+        return None
+    info = backbone_info(name)
+    classifier, _ = build_backbone(name, output_stride=32)
+    load_imagenet(classifier, info, str(path))
+    fresh = info.fresh if "conv1.weight" in tensors else ()
+    original = dict(zip(tensors, found, strict=True))
+    taken = [k for k in tensors if not k.startswith((*CLASSIFIER_KEYS, *fresh))]
+    left_out = [k for k in tensors if k.startswith(CLASSIFIER_KEYS)]
+    missing = tuple(k for k in classifier.state_dict() if k.startswith(fresh or "\0"))
+    matched, rest = (tuple(original[k] for k in names) for names in (taken, left_out))
+    report = LoadReport(f"{maker}'s {name}", matched, rest, missing, ())
+    kept = {k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items() if k not in left_out}
+    return BackboneFile(name, kept, report)
+
+
+def write_backbone(backbone: BackboneFile, path: Path) -> None:
+    """Write a backbone as a safetensors file that `model.weights` takes.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    card = {"backbone": backbone.name, "source": backbone.report.format, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    content = save(backbone.tensors, metadata={"spcnet_backbone": json.dumps(card)})
+    write_whole(path, lambda file: file.write(content))
 
 
 def reference_names(network: Segmentor, model: ModelConfig) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import spcnet
 from spcnet import checkpoint
 from spcnet.cli import main
-from spcnet.convert import load_foreign
+from spcnet.convert import load_backbone, load_foreign, write_backbone
 from spcnet.errors import CheckpointError, UsageError
 from spcnet.methods import build_model, restore
+from spcnet.models.backbones import backbone_info, build_backbone
+from spcnet.models.weights import CLASSIFIER_KEYS, load_imagenet
 from tests import golden
 from tests.models.test_mindspore import checkpoint as mindspore_file
 from tests.models.test_networks import NETWORKS, STORED, formula, reference_shapes
@@ -198,3 +204,165 @@ def test_a_damaged_file_of_this_package_is_told_of_as_such(tmp_path: Path) -> No
     assert checkpoint.is_own(path)
     with pytest.raises(CheckpointError, match="it is truncated or no safetensors file"):
         spcnet.load_model(path)
+
+
+# backbones ------------------------------------------------------------------------------------------------------------
+
+
+def torchvision_state(name: str, seed: int = 0) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    return build_backbone(name, output_stride=32)[0].state_dict()
+
+
+def timm_mobilenet() -> dict[str, Tensor]:
+    """The same tensors in the same order by timm's names."""
+
+    def leaves(norm: str) -> list[str]:
+        return [f"{norm}.{leaf}" for leaf in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
+
+    names = ["conv_stem.weight", *leaves("bn1")]
+    for stage, blocks in enumerate((1, 2, 3, 4, 3, 3, 1)):
+        for block in range(blocks):
+            layers = ("conv_dw", "bn1", "conv_pw", "bn2")
+            if stage:
+                layers = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")  # type: ignore[assignment]
+            for layer in layers:
+                prefix = f"blocks.{stage}.{block}.{layer}"
+                names += leaves(prefix) if layer.startswith("bn") else [f"{prefix}.weight"]
+    names += ["conv_head.weight", *leaves("bn2"), "classifier.weight", "classifier.bias"]
+    return dict(zip(names, torchvision_state("mobilenet_v2").values(), strict=True))
+
+
+def csail_resnet101() -> dict[str, Tensor]:
+    stem = {"conv1.0.": "conv1.", "conv1.1.": "bn1.", "conv1.3.": "conv2.", "conv1.4.": "bn2.", "conv1.6.": "conv3."}
+    found = {}
+    for name, value in torchvision_state("resnet101").items():
+        begin = next((ours for ours in stem if name.startswith(ours)), None)
+        theirs = stem[begin] + name.removeprefix(begin) if begin else name
+        found["bn3." + name.removeprefix("bn1.") if name.startswith("bn1.") else theirs] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said", "name"),
+    [
+        (lambda: torchvision_state("resnet18"), "torchvision's resnet18", "resnet18"),
+        (lambda: torchvision_state("resnet50"), "torchvision's resnet50", "resnet50"),
+        (lambda: torchvision_state("shufflenet_v2"), "torchvision's shufflenet_v2", "shufflenet_v2"),
+        (lambda: torchvision_state("mobilenet_v2"), "torchvision's mobilenet_v2", "mobilenet_v2"),
+        (timm_mobilenet, "timm's mobilenet_v2", "mobilenet_v2"),
+        (csail_resnet101, "MIT CSAIL's resnet101", "resnet101"),
+    ],
+)
+def test_a_backbone_becomes_a_file_to_start_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tensors: Any, said: str, name: str
+) -> None:
+    source, output = saved(tmp_path / "in.pth", tensors()), tmp_path / "out.safetensors"
+    assert main(["convert", str(source), str(output)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"{said}: " in shown
+    assert "2 left out on purpose: " in shown
+    assert "give it as --model.weights" in shown
+    expected = {k: v for k, v in torchvision_state(name).items() if not k.startswith(CLASSIFIER_KEYS)}
+    for path in (output, source):  # the file itself can be started from, too
+        classifier, _ = build_backbone(name, output_stride=32)
+        load_imagenet(classifier, backbone_info(name), str(path))
+        assert all(torch.equal(classifier.state_dict()[key], value) for key, value in expected.items())
+    assert load_file(output).keys() == expected.keys()
+
+
+def test_a_resnet101_with_torchvision_s_stem_keeps_the_rest(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source, output = (
+        saved(tmp_path / "in.pth", torchvision.models.resnet101().state_dict()),
+        tmp_path / "out.safetensors",
+    )
+    with pytest.warns(UserWarning, match="another stem than resnet101 here"):
+        backbone = load_backbone(source)
+    assert backbone is not None
+    assert "conv1.0.weight" in backbone.report.missing
+    write_backbone(backbone, output)
+    classifier, _ = build_backbone("resnet101", output_stride=32)
+    with pytest.warns(UserWarning, match="another stem"):
+        load_imagenet(classifier, backbone_info("resnet101"), str(output))
+    expected = load_file(output)["layer2.0.conv1.weight"]
+    assert torch.equal(classifier.state_dict()["layer2.0.conv1.weight"], expected)
+
+
+def test_backbones_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = torchvision_state("resnet18")
+    path = saved(tmp_path / "x.pth", whole)
+    with pytest.raises(CheckpointError, match="is an ImageNet resnet18 without a segmentation head: give it as model"):
+        spcnet.load_model(path)
+    assert main(["convert", str(path), str(tmp_path / "out.pth"), "--to=robustnet"]) == 2
+    assert "is an ImageNet resnet18 alone" in capsys.readouterr().err
+    lacking = saved(tmp_path / "y.pth", {k: v for k, v in whole.items() if k != "layer3.0.conv2.weight"})
+    with pytest.raises(CheckpointError, match="lacks 1 tensors"):
+        load_backbone(lacking)
+    both = timm_mobilenet() | {"features.0.0.weight": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match="timm's names and torchvision's for the same tensors"):
+        load_backbone(saved(tmp_path / "z.pth", both))
+    assert load_backbone(saved(tmp_path / "w.pth", {"a": torch.zeros(1)})) is None
+
+
+# files that mean harm -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A small file of each kind that is unpickled or parsed."""
+    folder = tmp_path_factory.mktemp("sound")
+    tensors = {"layer0.0.weight": torch.ones(4, 3, 3, 3), "final2.0.weight": torch.zeros(19, 4, 1, 1)}
+    torch.save({"state_dict": tensors, "mean_iu": np.float64(0.5)}, folder / "zip.pth")
+    torch.save(tensors, folder / "old.pth", _use_new_zipfile_serialization=False)
+    save_file(tensors, folder / "flat.safetensors")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_mutated_file_is_read_or_refused_in_one_line(sound: dict[str, bytes], data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(sound)))
+    content = bytearray(sound[name])
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        with pytest.raises((CheckpointError, UsageError)) as caught:  # whole, it holds two tensors and no network
+            spcnet.load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shape_that_claims_more_than_the_file_has_is_refused(tmp_path: Path) -> None:
+    """A tensor of 400 GB that views four bytes."""
+    tensors = small() | {"final2.0.weight": torch.zeros(1).as_strided((19, 2**33, 1, 1), (0, 0, 0, 0))}
+    with pytest.raises(CheckpointError, match=r"'final2\.0\.weight' .* damaged or made to fill the memory"):
+        load_foreign(saved(tmp_path / "x.pth", tensors))
+
+
+@pytest.mark.parametrize("kind", ["sparse", "meta", "complex"])
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path: Path, kind: str) -> None:
+    value = {
+        "sparse": lambda: torch.sparse_coo_tensor(
+            torch.zeros(4, 1, dtype=torch.long), torch.ones(1), (2**30, 2**30, 1, 1), check_invariants=True
+        ),
+        "meta": lambda: torch.zeros(19, 2**33, 1, 1, device="meta"),
+        "complex": lambda: torch.zeros(19, 256, 1, 1, dtype=torch.complex64),
+    }[kind]()
+    with pytest.raises(CheckpointError):
+        load_foreign(saved(tmp_path / "x.pth", small() | {"final2.0.weight": value}))
+
+
+def test_an_archive_whose_entries_overlap_is_not_unfolded(tmp_path: Path) -> None:
+    """A hundred names in the directory for the same stored bytes."""
+    plain, path = saved(tmp_path / "plain.pth", small()), tmp_path / "bomb.pth"
+    path.write_bytes(plain.read_bytes())
+    with zipfile.ZipFile(path, "a") as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        archive.filelist += [largest] * 100
+        archive._didModify = True
+    with pytest.raises(CheckpointError, match="an archive of more than its own size"):
+        load_foreign(path)

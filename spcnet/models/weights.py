@@ -3,9 +3,10 @@
 A file that a user downloaded is never unpickled: safetensors, or `torch.load` with `weights_only=True`.
 """
 
+import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(f"there is no weight file {path}: check the path given as model.weights")
-    _refuse_compressed(path)
+    _refuse_unfolding(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(_PLAIN_NUMBERS):
+        with torch.serialization.safe_globals(_PLAIN_NUMBERS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a damaged file's odd protocol; what is wrong with it is told below
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         reason = (str(error).strip().splitlines() or ["it is empty"])[0]
@@ -101,6 +103,13 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"the weight file {path} is no state dict: it must map names to tensors")
+    for key, value in loaded.items():
+        plain = value.layout == torch.strided and not (value.is_quantized or value.is_meta or value.is_complex())
+        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"the weight file {path} has under {key!r} no plain array of numbers, or one that is larger than what the "
+                "file has for it: it is damaged or made to fill the memory, and was not used"
+            )
     return {str(key).removeprefix("module."): value for key, value in loaded.items()}
 
 
@@ -114,17 +123,90 @@ _PLAIN_NUMBERS: list[Any] = [
 ]
 
 
-def _refuse_compressed(path: Path) -> None:
-    """PyTorch stores its archives uncompressed; one that is not may unfold to any size."""
+def _refuse_unfolding(path: Path) -> None:
+    """PyTorch's archives are as large as what is in them; one that is compressed, or whose entries overlap, may unfold to any size."""
     try:
         with zipfile.ZipFile(path) as archive:
-            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+            entries = archive.infolist()
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            overlapping = sum(entry.file_size for entry in entries) > path.stat().st_size
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
         return  # no archive, or one that PyTorch will not read either
-    if compressed:
+    if compressed or overlapping:
         raise CheckpointError(
-            f"{path} is a compressed archive, which PyTorch does not write: it was not opened; fetch it again from its source"
+            f"{path} is {'a compressed archive' if compressed else 'an archive of more than its own size'}, which PyTorch "
+            "does not write: it was not opened; fetch it again from its source"
         )
+
+
+_TIMM_MOBILENET = (
+    (r"conv_stem\.", "features.0.0."),
+    (r"bn1\.", "features.0.1."),
+    (r"conv_head\.", "features.18.0."),
+    (r"bn2\.", "features.18.1."),
+)
+_TIMM_STAGES = (1, 2, 3, 4, 3, 3, 1)
+"""Blocks in each stage of MobileNetV2, as timm numbers them."""
+_CSAIL_STEM = (
+    (r"conv1\.", "conv1.0."),
+    (r"bn1\.", "conv1.1."),
+    (r"conv2\.", "conv1.3."),
+    (r"bn2\.", "conv1.4."),
+    (r"conv3\.", "conv1.6."),
+    (r"bn3\.", "bn1."),
+)
+
+
+def torchvision_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """Whose names an ImageNet file has, and its tensors by torchvision's.
+
+    Known are torchvision's, which timm shares for its ResNets; timm's MobileNetV2; and those of MIT CSAIL's ResNets with
+    a stem of three convolutions, the file that RobustNet starts ResNet-101 from. Others stay as they are.
+
+    Raises:
+        CheckpointError: two tensors would get the same name.
+    """
+    maker, renamed = "torchvision", dict(tensors)
+    if "conv_stem.weight" in tensors and "blocks.0.0.conv_dw.weight" in tensors:
+        maker, renamed = "timm", {_renamed(_timm_block(k), _TIMM_MOBILENET): v for k, v in tensors.items()}
+    elif "conv3.weight" in tensors and "layer1.0.conv1.weight" in tensors:
+        maker, renamed = "MIT CSAIL", {_renamed(k, _CSAIL_STEM): v for k, v in tensors.items()}
+    if len(renamed) != len(tensors):
+        raise CheckpointError(f"the file has {maker}'s names and torchvision's for the same tensors: fetch it again")
+    return maker, renamed
+
+
+def _renamed(name: str, table: Sequence[tuple[str, str]]) -> str:
+    for theirs, ours in table:
+        if re.match(theirs, name):
+            return re.sub(rf"^{theirs}", ours, name)
+    return name
+
+
+def _timm_block(name: str) -> str:
+    found = re.match(r"blocks\.(\d)\.(\d+)\.(\w+)\.(\w+)$", name)
+    if not found or int(found[1]) >= len(_TIMM_STAGES):
+        return name
+    stage, block, layer, leaf = int(found[1]), int(found[2]), found[3], found[4]
+    first = stage == 0
+    places = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"}
+    if not first:
+        places = {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "conv_pwl": "2", "bn3": "3"}
+    number = 1 + sum(_TIMM_STAGES[:stage]) + block
+    return f"features.{number}.conv.{places.get(layer, layer)}.{leaf}"
+
+
+def backbone_of(tensors: Mapping[str, Tensor]) -> str | None:
+    """Which backbone an ImageNet file is of, told from torchvision's names; None where it is of none."""
+    if "features.18.0.weight" in tensors and "features.1.conv.0.0.weight" in tensors:
+        return "mobilenet_v2"
+    if "stage2.0.branch1.0.weight" in tensors and "conv5.0.weight" in tensors:
+        return "shufflenet_v2"
+    if "layer4.0.conv1.weight" not in tensors or not {"conv1.weight", "conv1.0.weight"} & tensors.keys():
+        return None
+    depth = sum(bool(re.fullmatch(r"layer[1-4]\.\d+\.conv1\.weight", name)) for name in tensors)
+    bottleneck = "layer1.0.conv3.weight" in tensors
+    return {(8, False): "resnet18", (16, True): "resnet50", (33, True): "resnet101"}.get((depth, bottleneck))
 
 
 def load_imagenet(classifier: nn.Module, info: BackboneInfo, weights: str) -> None:
@@ -133,23 +215,24 @@ def load_imagenet(classifier: nn.Module, info: BackboneInfo, weights: str) -> No
     Args:
         classifier: torchvision's network, from `build_backbone`.
         info: which backbone it is.
-        weights: `imagenet` for torchvision's own download, or the path of a file with torchvision's key names.
+        weights: `imagenet` for torchvision's own download, or the path of a file with names that `torchvision_names`
+            knows.
 
     Raises:
         CheckpointError: a tensor is missing or has another shape, or the file cannot be read or fetched.
     """
     if weights == "imagenet":
-        tensors = _download(info.torchvision_weights)
-        fresh = info.fresh
-        if fresh:
-            warnings.warn(
-                f"torchvision's ImageNet weights for {info.torchvision_weights} have another stem: "
-                f"{', '.join(fresh)} start from random values. Give a file with this stem as model.weights to avoid it",
-                stacklevel=2,
-            )
-        source = f"torchvision's {info.torchvision_weights} weights"
+        tensors, source = _download(info.torchvision_weights), f"torchvision's {info.torchvision_weights} weights"
     else:
-        tensors, fresh, source = load_tensors(Path(weights)), (), weights
+        tensors, source = torchvision_names(load_tensors(Path(weights)))[1], weights
+    fresh = info.fresh if "conv1.weight" in tensors else ()
+    if fresh:
+        warnings.warn(
+            f"{source} {'have' if weights == 'imagenet' else 'has'} another stem than {info.torchvision_weights} here: "
+            f"{', '.join(fresh)} start from random values. Give a file with a stem of three convolutions as model.weights "
+            "to avoid it",
+            stacklevel=2,
+        )
     wanted = {key: value for key, value in classifier.state_dict().items() if not key.startswith(CLASSIFIER_KEYS)}
     given = {k: v for k, v in tensors.items() if not k.startswith((*CLASSIFIER_KEYS, *fresh))}
     missing = [k for k in wanted if k not in given and not k.startswith(fresh or "\0") and "num_batches" not in k]
@@ -159,7 +242,7 @@ def load_imagenet(classifier: nn.Module, info: BackboneInfo, weights: str) -> No
         if keys:
             raise CheckpointError(
                 f"{source} {problem} {len(keys)} tensors, {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}: "
-                f"it must be an ImageNet {info.torchvision_weights} with torchvision's key names"
+                f"it must be an ImageNet {info.torchvision_weights} with torchvision's key names, or those of timm or MIT CSAIL"
             )
     classifier.load_state_dict(given, strict=False)
 

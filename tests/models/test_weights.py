@@ -157,7 +157,10 @@ def test_resnet101_warns_that_its_stem_starts_at_random(monkeypatch: pytest.Monk
     torch.manual_seed(3)
     plain = torchvision.models.resnet101().state_dict()
     monkeypatch.setattr(weights.torchvision.models, "get_model_weights", lambda name: Served(plain))
-    with pytest.warns(UserWarning, match=r"resnet101 have another stem: conv1\., .* start from random values"):
+    with pytest.warns(
+        UserWarning,
+        match=r"resnet101 weights have another stem than resnet101 here: conv1\., .* start from random values",
+    ):
         network = build_model("deeplabv3plus", backbone="resnet101", weights="imagenet")
     filled = network.backbone.state_dict()
     assert torch.equal(filled["layer3.5.conv2.weight"], plain["layer3.5.conv2.weight"])
