@@ -279,7 +279,13 @@ class SwitchableWhitening(nn.Module):
         self.register_buffer("running_cov", torch.eye(group).repeat(groups, 1, 1))
 
     def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """Whiten each group of channels."""
+        """Whiten each group of channels; in at least single precision, for half does not invert a covariance."""
+        with torch.autocast(feature.device.type, enabled=False):
+            half = feature.dtype in (torch.float16, torch.bfloat16)
+            whitened: Tensor = self._whiten(feature.float() if half else feature)
+        return whitened.to(feature.dtype)
+
+    def _whiten(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         batch, channels, height, width = feature.shape
         cells = feature.reshape(batch, channels // self.group, self.group, height * width)
         own_mean = cells.mean(3, keepdim=True)

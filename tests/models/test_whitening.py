@@ -108,3 +108,22 @@ def test_groups_are_as_large_as_the_channels_allow(channels: int, group: int) ->
     layer = SwitchableWhitening(channels)
     assert layer.running_cov.shape == (channels // group, group, group)
     assert layer(torch.randn(2, channels, 4, 4)).shape == (2, channels, 4, 4)
+
+
+def test_a_covariance_is_inverted_in_single_precision_whatever_the_run_has() -> None:
+    """Channels that nearly go together: in half precision Newton's iteration leaves them so."""
+    dice = torch.Generator().manual_seed(0)
+    common = torch.randn(2, 1, 20, 20, generator=dice)
+    feature = common + 0.1 * torch.randn(2, 16, 20, 20, generator=dice)
+    layer = SwitchableWhitening(16).train().requires_grad_(False)
+    expected = layer(feature)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(feature)
+        rounded = layer(feature.bfloat16())
+    assert torch.equal(found, expected)
+    assert rounded.dtype == torch.bfloat16
+    # What is left is the rounding of input and output themselves.
+    torch.testing.assert_close(rounded.float(), layer(feature.bfloat16().float()), rtol=2**-7, atol=2**-7)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = layer._whiten(feature.bfloat16())
+    assert float((rough.float() - expected).square().mean().sqrt()) > 0.1 * float(expected.std())
