@@ -20,6 +20,7 @@ import spcnet
 from spcnet import checkpoint
 from spcnet.cli import main
 from spcnet.convert import load_backbone, load_foreign, write_backbone
+from spcnet.data.labels import label_space
 from spcnet.errors import CheckpointError, UsageError
 from spcnet.methods import build_model, restore
 from spcnet.models.backbones import backbone_info, build_backbone
@@ -366,3 +367,14 @@ def test_an_archive_whose_entries_overlap_is_not_unfolded(tmp_path: Path) -> Non
         archive._didModify = True
     with pytest.raises(CheckpointError, match="an archive of more than its own size"):
         load_foreign(path)
+
+
+def test_a_file_of_an_earlier_version_is_loaded_with_the_defaults_of_what_it_does_not_know(tmp_path: Path) -> None:
+    network = build_model("spcnet", backbone="shufflenet_v2", num_classes=19, num_domains=2)
+    model = {"backbone": "shufflenet_v2", "output_stride": 16, "weights": "imagenet"}
+    card = checkpoint.ModelCard(
+        "spcnet", model, "cityscapes19", label_space("cityscapes19").classes, ("a", "b"), (64, 64)
+    )
+    checkpoint.write(tmp_path / "old.safetensors", network.state_dict(), card)
+    found = spcnet.load_model(tmp_path / "old.safetensors")
+    assert all(torch.equal(found.state_dict()[name], value) for name, value in network.state_dict().items())
