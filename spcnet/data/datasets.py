@@ -13,7 +13,7 @@ import mmap
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spcnet.config import DataConfig, DomainSpec
-from spcnet.data import labels, streets, weather
+from spcnet.data import labels, splits, streets, weather
 from spcnet.data.labels import LabelSpace
 from spcnet.errors import DataError, UsageError, named, one_of
 
@@ -85,6 +85,12 @@ class Layout:
     """What a label's name ends with, and the native id → name that such labels use. Of several the first is preferred."""
     prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """For each subset, what the names of its photos begin with."""
+    folder_names: Mapping[str, str] = field(default_factory=dict)
+    """What stands for `{split}` where that is not the split's name; nothing for all folders together."""
+    members: Callable[[], Mapping[str, frozenset[str]]] | None = None
+    """Names without ending of each split's photos, for a folder of photos that has no `{split}`."""
+    wide: bool = False
+    """Whether label images may have 16 bits a channel, the class in the first."""
 
 
 @dataclass(frozen=True)
@@ -160,14 +166,34 @@ DATASETS: dict[str, DatasetInfo] = {
         summary="24,966 labelled frames of the game Grand Theft Auto V, 1914×1052, 19 classes",
         reference="Richter et al., ECCV 2016; https://download.visinf.tu-darmstadt.de/data/from_games",
         native=labels.GTAV,
-        splits=("train", "valid", "test"),
+        splits=("train", "val", "test", "full"),
         train_split="train",
-        test_split="valid",
+        test_split="val",
         layout=Layout(
-            images=("images/{split}",),
-            labels=("labels/{split}",),
+            images=("images/{split}", "images"),
+            labels=("labels/{split}", "labels"),
             image_endings=(".png", ".jpg"),
-            label_tables={".png": labels.GTAV},
+            label_tables={"_labelTrainIds.png": labels.CITYSCAPES_TRAIN_IDS, ".png": labels.GTAV},
+            folder_names={"val": "valid", "full": ""},
+            members=splits.gtav,
+        ),
+    ),
+    "synthia": DatasetInfo(
+        title="SYNTHIA-RAND-CITYSCAPES",
+        summary="9,400 rendered images of a city from any viewpoint, 1280×760, 16 of the 19 classes (no truck, train, terrain)",
+        reference="Ros et al., CVPR 2016; http://synthia-dataset.net",
+        native=labels.SYNTHIA,
+        splits=("train", "val", "full"),
+        train_split="train",
+        test_split="val",
+        layout=Layout(
+            images=("RGB/{split}", "RGB"),
+            labels=("GT/LABELS/{split}", "GT/LABELS"),
+            image_endings=(".png", ".jpg"),
+            label_tables={"_labelTrainIds.png": labels.CITYSCAPES_TRAIN_IDS, ".png": labels.SYNTHIA},
+            folder_names={"full": ""},
+            members=splits.synthia,
+            wide=True,
         ),
     ),
     "bdd100k": DatasetInfo(
@@ -213,15 +239,15 @@ DATASETS: dict[str, DatasetInfo] = {
 class FolderSet(SegmentationSet):
     """Photos and label images that lie on disk as pairs."""
 
-    def __init__(self, pairs: list[Pair], *, table: NDArray[np.uint8]) -> None:
+    def __init__(self, pairs: list[Pair], *, table: NDArray[np.uint8], wide: bool = False) -> None:
         """Keep the pairs in the order given.
 
         Args:
             pairs: where the files lie.
             table: class of each native id, 256 entries (`labels.remap`).
+            wide: label images may have 16 bits a channel.
         """
-        self.pairs = pairs
-        self.table = table
+        self.pairs, self.table, self.wide = pairs, table, wide
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -230,7 +256,7 @@ class FolderSet(SegmentationSet):
         """Read one pair from disk; see `SegmentationSet.read`."""
         pair = self.pairs[index]
         image = read_image(pair.image)
-        label = read_label(pair.label)
+        label = read_label(pair.label, wide=self.wide)
         if image.shape[:2] != label.shape:
             raise DataError(
                 f"{pair.label} is {label.shape[1]}×{label.shape[0]} but its image {pair.image} is "
@@ -395,12 +421,18 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         return np.array(image.convert("RGB"))
 
 
-def read_label(path: Path) -> NDArray[np.uint8]:
+def read_label(path: Path, *, wide: bool = False) -> NDArray[np.uint8]:
     """A label image as its native ids, H×W.
+
+    Args:
+        path: the file.
+        wide: it may have 16 bits a channel, the class in the first (SYNTHIA).
 
     Raises:
         DataError: the file is missing, no image, damaged, or not 8-bit with one channel.
     """
+    if wide and _bits(path) == 16:
+        return _read_wide(path)
     with _open(path) as image:
         if image.mode not in ("L", "P"):
             raise DataError(
@@ -410,10 +442,44 @@ def read_label(path: Path) -> NDArray[np.uint8]:
         return np.array(image)
 
 
-def _open(path: Path) -> Image.Image:
-    """Open and decode an image, or say in one line which file is broken and how."""
+def _bits(path: Path) -> int:
+    """Bits a channel of a PNG file, 0 of any other."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(26)
+    except OSError:
+        return 0
+    return head[24] if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) == 26 else 0
+
+
+def _read_wide(path: Path) -> NDArray[np.uint8]:
+    """First channel of a PNG with 16 bits a channel, of which Pillow by itself gives the upper eight.
+
+    Read with the two bytes of a number the other way round, it gives the lower eight.
+    """
+    image = _open(path)
+    if image.mode.startswith("I"):  # a single channel is whole as it is
+        pixels = np.array(image)
+    else:
+        upper, lower = np.array(image, dtype=np.uint16), np.array(_open(path, swapped=True))
+        pixels = (256 * upper + lower)[:, :, 0]
+    if pixels.max(initial=0) > labels.IGNORE:
+        raise DataError(f"{path} has the label {pixels.max()}: native ids lie in 0..{labels.IGNORE}")
+    narrow: NDArray[np.uint8] = pixels.astype(np.uint8)
+    return narrow
+
+
+def _open(path: Path, *, swapped: bool = False) -> Image.Image:
+    """Open and decode an image, or say in one line which file is broken and how.
+
+    Args:
+        path: the file.
+        swapped: take the bytes of 16-bit channels the other way round.
+    """
     try:
         image = Image.open(path)
+        if swapped:
+            image.tile = [tile._replace(args=str(tile.args).replace(";16B", ";16L")) for tile in image.tile]  # type: ignore[attr-defined]
         image.load()
     except FileNotFoundError:
         raise DataError(
@@ -471,14 +537,19 @@ def find_pairs(name: str, root: Path, *, split: str, subset: str | None = None) 
     """
     layout = dataset(name).layout
     assert layout is not None, f"{name} is generated"
-    photos = _folder(name, root, layout.images, split, f"photos (*{', *'.join(layout.image_endings)})")
-    truths = _folder(name, root, layout.labels, split, f"label images (*{' or *'.join(layout.label_tables)})")
+    place = layout.folder_names.get(split, split)
+    photos = _folder(name, root, layout.images, place, f"photos (*{', *'.join(layout.image_endings)})")
+    truths = _folder(name, root, layout.labels, place, f"label images (*{' or *'.join(layout.label_tables)})")
+    listed = (
+        layout.members()[split] if layout.members and photos in {root / images for images in layout.images} else None
+    )
     beginnings = layout.prefixes[subset] if subset else ("",)
     found = sorted(
         (path.relative_to(photos).as_posix().removesuffix(ending), path)
         for ending in layout.image_endings
         for path in photos.rglob(f"*{ending}")
         if path.name.startswith(beginnings) and not path.name.startswith(".")
+        if listed is None or path.name.removesuffix(ending) in listed
     )
     if not found:
         raise DataError(
@@ -560,5 +631,5 @@ def open_domain(
         )
     else:
         pairs, native = find_pairs(spec.dataset, root_of(spec.dataset, data), split=split, subset=spec.subset)
-        opened = FolderSet(pairs, table=labels.remap(native, space, spec.dataset))
+        opened = FolderSet(pairs, table=labels.remap(native, space, spec.dataset), wide=info.layout.wide)
     return WeatherSet(opened, spec.style, seed=seed) if spec.style else opened

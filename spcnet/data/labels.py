@@ -107,6 +107,30 @@ CITYSCAPES_IDS: dict[int, str] = {i: VOID for i in (*range(7), 9, 10, 14, 15, 16
 GTAV: dict[int, str] = CITYSCAPES_IDS | {34: VOID}
 """GTAV's palette indices: Cityscapes' native ids, with the licence plate at 34."""
 
+SYNTHIA: dict[int, str] = {
+    **dict.fromkeys((0, 13, 14, 22), VOID),
+    1: "sky",
+    2: "building",
+    3: "road",
+    4: "sidewalk",
+    5: "fence",
+    6: "vegetation",
+    7: "pole",
+    8: "car",
+    9: "traffic sign",
+    10: "person",
+    11: "bicycle",
+    12: "motorcycle",
+    15: "traffic light",
+    16: "terrain",
+    17: "rider",
+    18: "truck",
+    19: "bus",
+    20: "train",
+    21: "wall",
+}
+"""SYNTHIA-RAND-CITYSCAPES' ids."""
+
 CAMVID: dict[int, str] = dict(
     enumerate(
         ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist", VOID)

@@ -1,5 +1,7 @@
 import multiprocessing
 import pickle
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spcnet.config import DataConfig, DomainSpec
-from spcnet.data import datasets, labels, streets, weather
+from spcnet.data import datasets, labels, splits, streets, weather
 from spcnet.data.datasets import DATASETS, SceneMemory, SegmentationSet, find_pairs, open_domain
 from spcnet.data.labels import CITYSCAPES_IDS, IGNORE, label_space
 from spcnet.errors import DataError, UsageError
@@ -116,16 +118,101 @@ def test_cityscapes_is_found_in_each_of_its_layouts(
     assert np.unique(sample.label).tolist() == [label_space("cityscapes19").classes.index("car")]
 
 
+def write_palette_label(path: Path, ids: tuple[int, ...]) -> None:
+    label = Image.fromarray(np.repeat(np.uint8([ids]), 12, axis=0).repeat(20 // len(ids), axis=1))
+    label.putpalette([i for k in range(256) for i in (k, 255 - k, 9)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    label.save(path)
+
+
 def test_gtav_s_colours_are_its_classes(tmp_path: Path) -> None:
     """A palette image holds indices, which are Cityscapes' native ids."""
     for split in ("train", "valid"):
-        write_image(tmp_path / "images" / split / "00001.png")
-        label = Image.fromarray(np.repeat(np.uint8([[7, 26, 34, 0]]), 12, axis=0).repeat(5, axis=1))
-        label.putpalette([i for k in range(256) for i in (k, 255 - k, 9)])
-        (tmp_path / "labels" / split).mkdir(parents=True)
-        label.save(tmp_path / "labels" / split / "00001.png")
+        write_image(tmp_path / "images" / split / "folder" / "00001.png")
+        write_palette_label(tmp_path / "labels" / split / "folder" / "00001.png", (7, 26, 34, 0))
     sample = opened("gtav", space="cityscapes19", gtav=tmp_path).read(0)
     assert sample.label[0, ::5].tolist() == [0, 13, IGNORE, IGNORE]
+    assert names(opened("gtav@full", gtav=tmp_path)) == ["train_folder_00001", "valid_folder_00001"]
+
+
+@pytest.mark.parametrize(("ending", "car"), [("", 26), ("_labelTrainIds", 13)])
+def test_gtav_as_downloaded_is_split_by_name(tmp_path: Path, ending: str, car: int) -> None:
+    """Frames 1, 22 and 11 are of the three splits, 12160 is one of those left out."""
+    for frame in ("00001", "00022", "00011", "12160"):
+        write_image(tmp_path / "images" / f"{frame}.png")
+        write_label(tmp_path / "labels" / f"{frame}{ending}.png", value=car)
+    by_split = {"train": ["00001"], "val": ["00022"], "test": ["00011"], "full": ["00001", "00011", "00022", "12160"]}
+    for split, expected in by_split.items():
+        domain = opened(f"gtav@{split}", space="cityscapes19", gtav=tmp_path)
+        assert names(domain) == expected
+        assert np.unique(domain.read(0).label).tolist() == [13]
+
+
+@pytest.mark.parametrize("name", ["gtav", "synthia"])
+def test_splits_by_name_are_those_of_the_framework(name: str) -> None:
+    found = getattr(splits, name)()
+    counts = {"gtav": (12_388, 6_382, 6_181, 24_966), "synthia": (6_580, 2_820, 9_400)}[name]
+    assert tuple(map(len, found.values())) == counts
+    parts = [members for split, members in found.items() if split != "full"]
+    assert sum(map(len, parts)) == len(frozenset().union(*parts))
+    assert all(members <= found["full"] for members in parts)
+    lists = REAL.parent / "reference" / "splits"
+    if not lists.is_dir():
+        pytest.skip("the framework's lists are not there")
+    for split, members in found.items():
+        if split != "full":
+            text = (lists / f"{name}_split_{split}.txt").read_text()
+            assert members == {line.removesuffix(".png") for line in text.split()}
+
+
+def write_wide_png(path: Path, channels: NDArray[np.uint16]) -> None:
+    """A PNG with 16 bits a channel, H×W×3, which Pillow cannot write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, _ = channels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in channels)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+def make_synthia(root: Path, ids: tuple[int, ...] = (1, 8, 22, 16)) -> Path:
+    for number in ("0000000", "0000001"):
+        write_image(root / "RGB" / f"{number}.png")
+        pixels = np.zeros((12, 20, 3), np.uint16)
+        pixels[:, :, 0] = np.repeat(ids, 20 // len(ids))
+        pixels[:, :, 1] = 999  # the instance
+        write_wide_png(root / "GT" / "LABELS" / f"{number}.png", pixels)
+    return root
+
+
+def test_synthia_has_its_class_in_the_first_of_its_16_bit_channels(tmp_path: Path) -> None:
+    domain = opened("synthia", space="cityscapes19", synthia=make_synthia(tmp_path))
+    sample = domain.read(0)
+    assert sample.name == "0000000"
+    assert sample.label[0, ::5].tolist() == [10, 13, IGNORE, 9]
+    assert names(opened("synthia@train", synthia=tmp_path)) == ["0000001"]
+    Image.fromarray(np.full((12, 20), 3, np.uint16)).save(tmp_path / "GT" / "LABELS" / "0000000.png")
+    assert np.unique(domain.read(0).label).tolist() == [0]  # a single channel of 16 bits
+    write_label(tmp_path / "GT" / "LABELS" / "0000000.png", value=3)  # 8 bits are understood, too
+    assert np.unique(domain.read(0).label).tolist() == [0]
+
+
+def test_a_wide_label_that_is_broken_or_out_of_range_is_named(tmp_path: Path) -> None:
+    domain = opened("synthia", synthia=make_synthia(tmp_path, ids=(1, 300)))
+    with pytest.raises(DataError, match=r"0000000\.png has the label 300: native ids lie in 0\.\.255"):
+        domain.read(0)
+    path = tmp_path / "GT" / "LABELS" / "0000000.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"cannot read .*0000000\.png"):
+        domain.read(0)
+    path.write_bytes(whole[:16] + struct.pack(">II", 2**16, 2**16) + whole[24:])
+    with pytest.raises(DataError, match=r"cannot read .*0000000\.png"):
+        domain.read(0)
 
 
 @pytest.mark.parametrize(
