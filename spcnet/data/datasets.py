@@ -479,7 +479,7 @@ def _open(path: Path, *, swapped: bool = False) -> Image.Image:
     try:
         image = Image.open(path)
         if swapped:
-            image.tile = [tile._replace(args=str(tile.args).replace(";16B", ";16L")) for tile in image.tile]  # type: ignore[attr-defined]
+            image.tile = [tile._replace(args=str(tile.args).replace(";16B", ";16L")) for tile in image.tile]
         image.load()
     except FileNotFoundError:
         raise DataError(
