@@ -30,7 +30,7 @@ from spcnet.methods import BACKBONES, METHODS, card_for, method_named, restore
 from spcnet.models.backbones import backbone_info
 from spcnet.reports.html import write_report
 from spcnet.reports.runs import load_run
-from spcnet.reports.tables import render_terminal, summary_table
+from spcnet.reports.tables import ranked, render_terminal, summary_table
 
 Record = dict[str, Any]
 
@@ -488,7 +488,8 @@ def report(
     method_named(baseline)
     # An earlier page among what a glob found is no run.
     runs = [run for run in runs if run.suffix != ".html" or not run.is_file()] or list(runs)
-    page = write_report([load_run(run) for run in runs], output, title=title, baseline=baseline)
-    show_table(runs, console, baseline=baseline)
+    board = ranked([load_run(run) for run in runs], baseline=baseline)
+    page = write_report(board, output, title=title, baseline=baseline)
+    show_table([run.folder for run in board], console, baseline=baseline)
     console.print(f"The page is {page}", highlight=False)
     return page

@@ -95,7 +95,8 @@ figure svg { width: 100%; height: auto; display: block; }
 figure.bars { max-width: 760px; }
 .panels { display: grid; gap: 6px; min-width: calc(var(--columns) * 168px); grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); margin-top: 6px; }
 .panels > div { min-width: 0; font-size: 0.84rem; }
-.panels .head { font-weight: 600; align-self: end; overflow-wrap: anywhere; }
+.panels .head { font-weight: 600; align-self: end; }
+.panels .head .name { overflow-wrap: anywhere; }
 .panels img { width: 100%; height: auto; display: block; border-radius: 4px; }
 .panels small { color: var(--muted); display: block; overflow-wrap: anywhere; line-height: 1.35; margin: 2px 0 4px; }
 dl { columns: 2 420px; column-gap: 36px; margin: 10px 0 0; font-size: 0.92rem; }
@@ -580,7 +581,7 @@ def _images(series: Sequence[_Series], wanted: int) -> str:
             continue
         heads = ["image", "truth", *(one.group.label for one in shown)]
         cells = [
-            f'<div class="head">{_swatch(shown[i - 2].color) if i >= 2 else ""}{_text(head)}</div>'
+            f'<div class="head">{_swatch(shown[i - 2].color) if i >= 2 else ""}<span class="name">{_breakable(head)}</span></div>'
             for i, head in enumerate(heads)
         ]
         for name in names[:wanted]:

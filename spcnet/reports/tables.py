@@ -134,6 +134,22 @@ def group_runs(runs: Sequence[Run]) -> tuple[Group, ...]:
     return tuple(Group(_label(group, members), group) for group in members)
 
 
+def ranked(runs: Sequence[Run], *, baseline: str = "deeplabv3plus") -> list[Run]:
+    """Runs in the order of a leaderboard: the baseline, then by the mean of the unseen domains, the best method first.
+
+    Methods without that mean come last; the seeds of a method stay together.
+    """
+    groups = group_runs(runs)
+    base = baseline_of(groups, baseline)
+    mean = Column("mean of unseen", "unseen mean")
+
+    def place(group: Group) -> tuple[bool, float]:
+        value = _cell(group, mean).value
+        return group is not base, -value if value is not None else math.inf
+
+    return [run for group in sorted(groups, key=place) for run in group.runs]
+
+
 def baseline_of(groups: Sequence[Group], baseline: str) -> Group | None:
     """The group of the baseline method; of several the first. None if no group has that method."""
     return next((group for group in groups if group.method == baseline), None)

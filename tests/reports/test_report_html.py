@@ -155,7 +155,7 @@ def test_the_baseline_is_the_first_prediction_even_if_it_is_named_last(tmp_path:
         load_run(write_run(tmp_path / method, method=method, panels=True)) for method in ("spcnet", "deeplabv3plus")
     ]
     images = render_page(runs).split('<section id="images"')[1]
-    assert 0 < images.index("deeplabv3plus</div>") < images.index("spcnet</div>")
+    assert 0 < images.index("deeplabv3plus</span></div>") < images.index("spcnet</span></div>")
 
 
 def test_names_from_a_run_cannot_write_html(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from spcnet.reports.tables import (
     Table,
     format_points,
     format_value,
+    ranked,
     render_terminal,
     summary_table,
     to_csv,
@@ -88,6 +89,20 @@ def test_seeds_are_paired_when_counting_wins(two_methods: list[Run]) -> None:
     assert rows["spcnet"].seeds == (0, 1)
     assert rows["spcnet"].wins == (1, 2)  # 45.0 against 38.0, but 46.0 against 47.0
     assert rows["deeplabv3plus"].wins is None
+
+
+def test_a_leaderboard_has_the_baseline_first_and_then_the_best(tmp_path: Path) -> None:
+    runs = [
+        run_of(tmp_path / "a", method="spcnet", night=0.3),
+        run_of(tmp_path / "b", method="isw", seed=1, night=0.4),
+        run_of(tmp_path / "c", method="ibn", night=None),
+        run_of(tmp_path / "d", method="deeplabv3plus", night=0.35),
+        run_of(tmp_path / "e", method="isw", seed=0, night=0.5),
+    ]
+    order = [(run.method, run.seed) for run in ranked(runs)]
+    assert order == [("deeplabv3plus", 0), ("isw", 0), ("isw", 1), ("spcnet", 0), ("ibn", 0)]
+    assert [run.method for run in ranked(runs, baseline="spcnet")][:1] == ["spcnet"]
+    assert [run.method for run in ranked(runs[:2], baseline="ibn")] == ["isw", "spcnet"]
 
 
 def test_one_run_alone_has_no_gap_no_best_and_no_deviation(tmp_path: Path) -> None:
