@@ -73,7 +73,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set keeps its files. `{split}` stands for the split's name."""
+    """Where a data set keeps its files. `{split}` stands for the split's name, `{subset}` for the subset's."""
 
     images: tuple[str, ...]
     """Folder of the photos, below the root; of several the first that exists."""
@@ -84,7 +84,7 @@ class Layout:
     label_tables: Mapping[str, Mapping[int, str]]
     """What a label's name ends with, and the native id → name that such labels use. Of several the first is preferred."""
     prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For each subset, what the names of its photos begin with."""
+    """For each subset, what the names of its photos begin with; where the folders tell them apart, nothing."""
     folder_names: Mapping[str, str] = field(default_factory=dict)
     """What stands for `{split}` where that is not the split's name; nothing for all folders together."""
     members: Callable[[], Mapping[str, frozenset[str]]] | None = None
@@ -212,6 +212,94 @@ DATASETS: dict[str, DatasetInfo] = {
                 ".png": labels.CITYSCAPES_TRAIN_IDS,
                 "_train_id.png": labels.CITYSCAPES_TRAIN_IDS,
             },
+        ),
+    ),
+    "idd": DatasetInfo(
+        title="IDD, the India Driving Dataset",
+        summary="some 20,000 images of unstructured traffic in India (parts I and II), 18 of the 19 classes (no train)",
+        reference="Varma et al., WACV 2019; https://idd.insaan.iiit.ac.in; label images made by its own tool",
+        native=labels.IDD_TRAIN_IDS,
+        splits=("train", "val"),
+        train_split="train",
+        test_split="val",
+        layout=Layout(
+            images=("leftImg8bit/{split}",),
+            labels=("gtFine/{split}",),
+            image_endings=("_leftImg8bit.png", "_leftImg8bit.jpg"),
+            label_tables={
+                "_gtFine_labelcsTrainIds.png": labels.IDD_TRAIN_IDS,
+                "_gtFine_labellevel3Ids.png": labels.IDD_LEVEL3,
+            },
+        ),
+    ),
+    "acdc": DatasetInfo(
+        title="ACDC, the Adverse Conditions Dataset with Correspondences",
+        summary="2,006 labelled images of Swiss roads in fog, by night, in rain and in snow, 1920×1080, 19 classes",
+        reference="Sakaridis et al., ICCV 2021; https://acdc.vision.ee.ethz.ch",
+        native=labels.CITYSCAPES_TRAIN_IDS,
+        splits=("train", "val"),
+        train_split="train",
+        test_split="val",
+        subsets={"fog": "in fog", "night": "by night", "rain": "in rain", "snow": "in snow"},
+        layout=Layout(
+            images=("rgb_anon/{subset}/{split}",),
+            labels=("gt/{subset}/{split}",),
+            image_endings=("_rgb_anon.png",),
+            label_tables={
+                "_gt_labelTrainIds.png": labels.CITYSCAPES_TRAIN_IDS,
+                "_gt_labelIds.png": labels.CITYSCAPES_IDS,
+            },
+        ),
+    ),
+    "dark_zurich": DatasetInfo(
+        title="Dark Zurich",
+        summary="50 labelled images of Zurich by night (the validation part; the labels of the test part are held back)",
+        reference="Sakaridis et al., ICCV 2019; https://www.trace.ethz.ch/publications/2019/GCMA_UIoU",
+        native=labels.CITYSCAPES_TRAIN_IDS,
+        splits=("val",),
+        train_split="val",
+        test_split="val",
+        layout=Layout(
+            images=("rgb_anon/{split}/night", "rgb_anon/{split}"),
+            labels=("gt/{split}/night", "gt/{split}"),
+            image_endings=("_rgb_anon.png",),
+            label_tables={
+                "_gt_labelTrainIds.png": labels.CITYSCAPES_TRAIN_IDS,
+                "_gt_labelIds.png": labels.CITYSCAPES_IDS,
+            },
+        ),
+    ),
+    "nighttime_driving": DatasetInfo(
+        title="Nighttime Driving",
+        summary="50 coarsely labelled images of roads around Zurich by night, 1920×1080, for testing only",
+        reference="Dai and Van Gool, ITSC 2018; http://people.ee.ethz.ch/~daid/NightDriving",
+        native=labels.CITYSCAPES_TRAIN_IDS,
+        splits=("test",),
+        train_split="test",
+        test_split="test",
+        layout=Layout(
+            images=("leftImg8bit/test/night",),
+            labels=("gtCoarse_daytime_trainvaltest/test/night",),
+            image_endings=("_leftImg8bit.png",),
+            label_tables={
+                "_gtCoarse_labelTrainIds.png": labels.CITYSCAPES_TRAIN_IDS,
+                "_gtCoarse_labelIds.png": labels.CITYSCAPES_IDS,
+            },
+        ),
+    ),
+    "kitti": DatasetInfo(
+        title="KITTI, semantic segmentation",
+        summary="200 labelled images of Karlsruhe and around, 1242×375, 19 classes (the labels of the test part are held back)",
+        reference="Alhaija et al., IJCV 2018; https://www.cvlibs.net/datasets/kitti/eval_semantics.php",
+        native=labels.CITYSCAPES_IDS,
+        splits=("train",),
+        train_split="train",
+        test_split="train",
+        layout=Layout(
+            images=("training/image_2",),
+            labels=("training/semantic",),
+            image_endings=(".png",),
+            label_tables={".png": labels.CITYSCAPES_IDS},
         ),
     ),
     "cityscapes": DatasetInfo(
@@ -535,15 +623,21 @@ def find_pairs(name: str, root: Path, *, split: str, subset: str | None = None) 
     Raises:
         DataError: a folder is missing or holds no images, or an image has no label.
     """
-    layout = dataset(name).layout
+    info = dataset(name)
+    layout = info.layout
     assert layout is not None, f"{name} is generated"
-    place = layout.folder_names.get(split, split)
+    if subset is None and any("{subset}" in folder for folder in layout.images):
+        parts = [find_pairs(name, root, split=split, subset=part) for part in info.subsets]
+        if any(table is not parts[0][1] for _, table in parts):
+            raise DataError(f"the subsets of {name} in {root} have labels of different kinds: use one kind for all")
+        return [pair for pairs, _ in parts for pair in pairs], parts[0][1]
+    place = {"split": layout.folder_names.get(split, split), "subset": subset or ""}
     photos = _folder(name, root, layout.images, place, f"photos (*{', *'.join(layout.image_endings)})")
     truths = _folder(name, root, layout.labels, place, f"label images (*{' or *'.join(layout.label_tables)})")
     listed = (
         layout.members()[split] if layout.members and photos in {root / images for images in layout.images} else None
     )
-    beginnings = layout.prefixes[subset] if subset else ("",)
+    beginnings = layout.prefixes.get(subset or "", ("",))
     found = sorted(
         (path.relative_to(photos).as_posix().removesuffix(ending), path)
         for ending in layout.image_endings
@@ -572,8 +666,8 @@ def find_pairs(name: str, root: Path, *, split: str, subset: str | None = None) 
     return pairs, layout.label_tables[ending]
 
 
-def _folder(name: str, root: Path, candidates: tuple[str, ...], split: str, content: str) -> Path:
-    folders = [root / candidate.format(split=split) for candidate in candidates]
+def _folder(name: str, root: Path, candidates: tuple[str, ...], place: Mapping[str, str], content: str) -> Path:
+    folders = [root / candidate.format(**place) for candidate in candidates]
     for folder in folders:
         if folder.is_dir():
             return folder

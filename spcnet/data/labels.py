@@ -30,6 +30,8 @@ class LabelSpace:
     """RGB colour of each class, 0..255."""
     members: Mapping[str, tuple[str, ...]]
     """For each class the native names (of any data set) that belong to it."""
+    ignored: frozenset[str] = frozenset()
+    """Native names of things that are none of the classes."""
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -60,16 +62,37 @@ _SAME_THING = {
     "traffic sign": ("sign",),
     "sidewalk": ("pavement",),
     "vegetation": ("tree",),
+    # As in IDD's own table of Cityscapes ids.
+    "terrain": ("non-drivable fallback",),
     "person": ("pedestrian",),
     "rider": ("bicyclist",),
 }
 _IDD7 = (
-    ("drivable", (128, 64, 128), ("road",)),
-    ("non-drivable", (244, 35, 232), ("sidewalk", "pavement", "terrain")),
-    ("living", (220, 20, 60), ("person", "rider", "pedestrian", "bicyclist")),
-    ("vehicle", (0, 0, 142), ("car", "truck", "bus", "train", "motorcycle", "bicycle")),
-    ("roadside", (220, 190, 40), ("wall", "fence", "pole", "traffic light", "traffic sign", "sign")),
-    ("far", (107, 142, 35), ("building", "vegetation", "tree")),
+    ("drivable", (128, 64, 128), ("road", "drivable fallback")),
+    ("non-drivable", (244, 35, 232), ("sidewalk", "pavement", "terrain", "non-drivable fallback")),
+    ("living", (220, 20, 60), ("person", "rider", "pedestrian", "bicyclist", "animal")),
+    (
+        "vehicle",
+        (0, 0, 142),
+        ("car", "truck", "bus", "train", "motorcycle", "bicycle", "autorickshaw", "vehicle fallback"),
+    ),
+    (
+        "roadside",
+        (220, 190, 40),
+        (
+            "wall",
+            "fence",
+            "pole",
+            "traffic light",
+            "traffic sign",
+            "sign",
+            "curb",
+            "guard rail",
+            "billboard",
+            "obs-str-bar-fallback",
+        ),
+    ),
+    ("far", (107, 142, 35), ("building", "vegetation", "tree", "bridge")),
     ("sky", (70, 130, 180), ()),
 )
 
@@ -79,6 +102,19 @@ SPACES: dict[str, LabelSpace] = {
         tuple(name for name, _ in _CITYSCAPES),
         tuple(color for _, color in _CITYSCAPES),
         {name: (name, *_SAME_THING.get(name, ())) for name, _ in _CITYSCAPES},
+        frozenset(
+            (
+                "drivable fallback",
+                "animal",
+                "autorickshaw",
+                "vehicle fallback",
+                "curb",
+                "guard rail",
+                "billboard",
+                "obs-str-bar-fallback",
+                "bridge",
+            )
+        ),
     ),
     "idd7": LabelSpace(
         "idd7",
@@ -138,6 +174,44 @@ CAMVID: dict[int, str] = dict(
 )
 """CamVid's 11 classes in the SegNet layout; 11 is unlabelled."""
 
+IDD_TRAIN_IDS: dict[int, str] = CITYSCAPES_TRAIN_IDS | {19: "animal", 20: "autorickshaw", 21: "billboard", 22: "bridge"}
+"""IDD's `csTrainIds`: Cityscapes' 19, without trains, and four more; what falls back to non-drivable ground is terrain."""
+
+IDD_LEVEL3: dict[int, str] = dict(
+    enumerate(
+        (
+            "road",
+            "drivable fallback",
+            "sidewalk",
+            "non-drivable fallback",
+            "person",
+            "rider",
+            "motorcycle",
+            "bicycle",
+            "autorickshaw",
+            "car",
+            "truck",
+            "bus",
+            "vehicle fallback",
+            "curb",
+            "wall",
+            "fence",
+            "guard rail",
+            "billboard",
+            "traffic sign",
+            "traffic light",
+            "pole",
+            "obs-str-bar-fallback",
+            "building",
+            "bridge",
+            "vegetation",
+            "sky",
+        )
+    )
+) | {IGNORE: VOID}
+"""IDD's 26 level-3 groups: parking is in drivable, rail tracks in non-drivable fallback, animals are in person, trains,
+caravans and trailers in vehicle fallback, tunnels in bridge, the fallback background in sky."""
+
 IDD_LITE: dict[int, str] = {i: name for i, (name, _, _) in enumerate(_IDD7)} | {IGNORE: VOID}
 """IDD-Lite's seven level-1 groups."""
 
@@ -165,7 +239,8 @@ def remap(native: Mapping[int, str], space: LabelSpace, what: str) -> npt.NDArra
     Raises:
         UsageError: a native name belongs to no class of the space (the set's labels are coarser than the space).
     """
-    class_of = {member: k for k, name in enumerate(space.classes) for member in space.members[name]} | {VOID: IGNORE}
+    class_of = {member: k for k, name in enumerate(space.classes) for member in space.members[name]}
+    class_of |= dict.fromkeys((VOID, *space.ignored), IGNORE)
     homeless = sorted({name for name in native.values() if name not in class_of})
     if homeless:
         fitting = [s.name for s in SPACES.values() if all(_has(s, name) for name in native.values())]
@@ -180,7 +255,7 @@ def remap(native: Mapping[int, str], space: LabelSpace, what: str) -> npt.NDArra
 
 
 def _has(space: LabelSpace, name: str) -> bool:
-    return name == VOID or any(name in members for members in space.members.values())
+    return name == VOID or name in space.ignored or any(name in members for members in space.members.values())
 
 
 def apply(table: npt.NDArray[np.uint8], label: npt.NDArray[np.uint8], where: str) -> npt.NDArray[np.uint8]:

@@ -89,7 +89,8 @@ def test_camvid_subsets_share_no_image_and_miss_none(tmp_path: Path) -> None:
 def test_every_described_subset_of_a_set_on_disk_says_how_its_images_are_found() -> None:
     for info in DATASETS.values():
         if info.layout is not None:
-            assert set(info.subsets) == set(info.layout.prefixes)
+            by_folder = any("{subset}" in folder for folder in info.layout.images)
+            assert set(info.subsets) == set(info.layout.prefixes) or by_folder
 
 
 def test_idd_lite_tells_drives_apart_and_leaves_instance_labels_alone(tmp_path: Path) -> None:
@@ -223,6 +224,60 @@ def test_bdd100k_is_found_as_downloaded_now_and_then(tmp_path: Path, images: str
     write_image(tmp_path / images / "val" / "7d06fefd-f7be05a6.jpg")
     write_label(tmp_path / truths / "val" / f"7d06fefd-f7be05a6{ending}", value=13)
     sample = opened("bdd100k", space="cityscapes19", bdd100k=tmp_path).read(0)
+    assert np.unique(sample.label).tolist() == [13]
+
+
+@pytest.mark.parametrize(
+    ("ending", "values", "expected"),
+    [
+        ("_gtFine_labelcsTrainIds", (0, 9, 20, 22, 255), [0, 9, IGNORE, IGNORE, IGNORE]),
+        ("_gtFine_labellevel3Ids", (0, 3, 8, 22, 25), [0, 9, IGNORE, 2, 10]),
+    ],
+)
+def test_idd_is_read_with_either_kind_of_label(
+    tmp_path: Path, ending: str, values: tuple[int, ...], expected: list[int]
+) -> None:
+    write_image(tmp_path / "leftImg8bit" / "val" / "201" / "frame0299_leftImg8bit.png")
+    pixels = np.repeat(np.uint8([values]), 12, axis=0).repeat(4, axis=1)
+    write_label(tmp_path / "gtFine" / "val" / "201" / f"frame0299{ending}.png", pixels)
+    assert opened("idd", space="cityscapes19", idd=tmp_path).read(0).label[0, ::4].tolist() == expected
+    grouped = opened("idd", space="idd7", idd=tmp_path).read(0).label[0, ::4]
+    assert grouped[2] == label_space("idd7").classes.index("vehicle")
+
+
+def test_acdc_has_a_subset_for_each_condition(tmp_path: Path) -> None:
+    for number, condition in enumerate(("fog", "night", "rain", "snow")):
+        frame = f"GOPR{number}/GOPR{number}_frame_000001"
+        write_image(tmp_path / "rgb_anon" / condition / "val" / f"{frame}_rgb_anon.png")
+        write_label(tmp_path / "gt" / condition / "val" / f"{frame}_gt_labelTrainIds.png", value=number)
+    assert names(opened("acdc/rain", acdc=tmp_path)) == ["GOPR2_GOPR2_frame_000001"]
+    every = opened("acdc", space="cityscapes19", acdc=tmp_path)
+    assert [int(every.read(i).label[0, 0]) for i in range(len(every))] == [0, 1, 2, 3]
+    snow = tmp_path / "gt" / "snow" / "val" / "GOPR3" / "GOPR3_frame_000001_gt_labelTrainIds.png"
+    snow.rename(snow.with_name("GOPR3_frame_000001_gt_labelIds.png"))
+    with pytest.raises(DataError, match="labels of different kinds"):
+        opened("acdc", acdc=tmp_path)
+    with pytest.raises(DataError, match=r"incomplete: there is no folder .*rgb_anon/fog/train"):
+        opened("acdc@train", acdc=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "label", "car"),
+    [
+        ("dark_zurich", "rgb_anon/val/night/G/G_1_rgb_anon.png", "gt/val/night/G/G_1_gt_labelTrainIds.png", 13),
+        (
+            "nighttime_driving",
+            "leftImg8bit/test/night/0_leftImg8bit.png",
+            "gtCoarse_daytime_trainvaltest/test/night/0_gtCoarse_labelTrainIds.png",
+            13,
+        ),
+        ("kitti", "training/image_2/000000_10.png", "training/semantic/000000_10.png", 26),
+    ],
+)
+def test_sets_for_testing_are_found(tmp_path: Path, name: str, image: str, label: str, car: int) -> None:
+    write_image(tmp_path / image)
+    write_label(tmp_path / label, value=car)
+    sample = opened(name, space="cityscapes19", **{name: tmp_path}).read(0)
     assert np.unique(sample.label).tolist() == [13]
 
 
