@@ -82,6 +82,8 @@ class Training:
         self.threads = max(1, cores // beside)
         self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process's end
         self.process: subprocess.Popen[str] | None = None
+        self.asked = False
+        """Whether it was asked to end."""
 
     def start(self) -> None:
         """Begin; what the process says is kept until it ends."""
@@ -94,9 +96,14 @@ class Training:
             start_new_session=True,  # a Ctrl-C on the terminal is handed on once, by `watch`
         )
 
-    def stop(self) -> None:
-        """Ask the process to save and end."""
-        if self.process is not None and self.process.poll() is None:
+    def stop(self, *, again: bool = False) -> None:
+        """Ask the process to save and end; once, for a second time would end it while it saves.
+
+        Args:
+            again: the user asked for a second time, and means it.
+        """
+        if self.process is not None and self.process.poll() is None and (again or not self.asked):
+            self.asked = True
             self.process.terminate()
 
     def progress(self) -> tuple[int, dict[str, float]]:
@@ -162,7 +169,7 @@ def _stopped_together(trainings: Sequence[Training]) -> Iterator[None]:
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         for training in trainings:
-            training.stop()
+            training.stop(again=True)
 
     before: dict[int, Any] = {}
     try:

@@ -98,6 +98,22 @@ def test_ctrl_c_saves_both_and_says_how_to_go_on(recipes: Path, tmp_path: Path) 
         assert checkpoint.read(folder / checkpoint.LATEST_FILE)[2]["iteration"] == done
 
 
+def test_a_training_that_saves_is_not_asked_to_end_a_second_time(recipes: Path, tmp_path: Path) -> None:
+    training = Training(str(recipes / "spcnet.yaml"), tmp_path / "out", iterations=100_000, seed=0, beside=2)
+    counting = (
+        "import signal, time; got = []; signal.signal(signal.SIGTERM, lambda *_: got.append(1)); print(flush=True)"
+    )
+    counting += "; t = time.monotonic()\nwhile time.monotonic() - t < 1.5: time.sleep(0.05)\nraise SystemExit(len(got))"
+    process = subprocess.Popen([sys.executable, "-c", counting], stdout=subprocess.PIPE, text=True)
+    training.process = process
+    assert process.stdout is not None
+    process.stdout.readline()  # it listens now
+    training.stop()
+    time.sleep(0.3)
+    training.stop()
+    assert process.wait() == 1
+
+
 def test_a_process_that_the_system_killed_is_told_of(recipes: Path, tmp_path: Path) -> None:
     training = Training(str(recipes / "spcnet.yaml"), tmp_path / "out", iterations=100_000, seed=0, beside=2)
     start = training.start
