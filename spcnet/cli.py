@@ -257,12 +257,17 @@ def make_parser() -> ArgumentParser:
 def with_recipes(arguments: Sequence[str]) -> list[str]:
     """Put the file in the place of a recipe's name after `--config`, and long options in the place of short ones.
 
+    Hyphens in an option's name stand for underscores: `--allow-missing` is `--allow_missing`.
+
     Raises:
         UsageError: there is no such recipe.
     """
     found = list(arguments)
     for i, argument in enumerate(found):
         name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
+            argument = found[i] = name + equals + value
         if "train" in found[:2] and name in SHORT:
             found[i] = SHORT[name] + equals + value
         if argument == "--config" and i + 1 < len(found):

@@ -231,6 +231,13 @@ def test_short_options_stand_for_long_ones() -> None:
     assert with_recipes(["demo", "--iterations=2"]) == ["demo", "--iterations=2"]
 
 
+def test_hyphens_and_underscores_are_the_same_in_an_option() -> None:
+    given = ["convert", "a-b.pth", "c.safetensors", "--allow-missing", "[bot-x.]", "--output-stride=16"]
+    expected = ["convert", "a-b.pth", "c.safetensors", "--allow_missing", "[bot-x.]", "--output_stride=16"]
+    assert with_recipes(given) == expected
+    assert with_recipes(["train", "--data.roots.camvid=my-data"]) == ["train", "--data.roots.camvid=my-data"]
+
+
 BAD_OPTIONS = {
     "unknown method": (["--method=spcnt"], "unknown method 'spcnt': known are .*Did you mean 'spcnet'?"),
     "unknown backbone": (["--model.backbone=resnet5"], "unknown backbone 'resnet5'.*Did you mean 'resnet50'"),
