@@ -117,6 +117,14 @@ class DatasetInfo:
     """Where its files lie; none for a set that is generated."""
 
 
+def _cityscapes_labels(stem: str) -> dict[str, Mapping[int, str]]:
+    """Endings of label images named as Cityscapes names them, with the ids that each holds."""
+    return {
+        f"{stem}_labelTrainIds.png": labels.CITYSCAPES_TRAIN_IDS,
+        f"{stem}_labelIds.png": labels.CITYSCAPES_IDS,
+    }
+
+
 DATASETS: dict[str, DatasetInfo] = {
     "streets": DatasetInfo(
         title="Streets",
@@ -245,10 +253,7 @@ DATASETS: dict[str, DatasetInfo] = {
             images=("rgb_anon/{subset}/{split}",),
             labels=("gt/{subset}/{split}",),
             image_endings=("_rgb_anon.png",),
-            label_tables={
-                "_gt_labelTrainIds.png": labels.CITYSCAPES_TRAIN_IDS,
-                "_gt_labelIds.png": labels.CITYSCAPES_IDS,
-            },
+            label_tables=_cityscapes_labels("_gt"),
         ),
     ),
     "dark_zurich": DatasetInfo(
@@ -263,10 +268,7 @@ DATASETS: dict[str, DatasetInfo] = {
             images=("rgb_anon/{split}/night", "rgb_anon/{split}"),
             labels=("gt/{split}/night", "gt/{split}"),
             image_endings=("_rgb_anon.png",),
-            label_tables={
-                "_gt_labelTrainIds.png": labels.CITYSCAPES_TRAIN_IDS,
-                "_gt_labelIds.png": labels.CITYSCAPES_IDS,
-            },
+            label_tables=_cityscapes_labels("_gt"),
         ),
     ),
     "nighttime_driving": DatasetInfo(
@@ -281,10 +283,7 @@ DATASETS: dict[str, DatasetInfo] = {
             images=("leftImg8bit/test/night",),
             labels=("gtCoarse_daytime_trainvaltest/test/night",),
             image_endings=("_leftImg8bit.png",),
-            label_tables={
-                "_gtCoarse_labelTrainIds.png": labels.CITYSCAPES_TRAIN_IDS,
-                "_gtCoarse_labelIds.png": labels.CITYSCAPES_IDS,
-            },
+            label_tables=_cityscapes_labels("_gtCoarse"),
         ),
     ),
     "kitti": DatasetInfo(
@@ -314,10 +313,7 @@ DATASETS: dict[str, DatasetInfo] = {
             images=("leftImg8bit/{split}", "leftImg8bit_trainvaltest/leftImg8bit/{split}"),
             labels=("gtFine/{split}", "gtFine_trainvaltest/gtFine/{split}"),
             image_endings=("_leftImg8bit.png", "_leftImg8bit.jpg"),
-            label_tables={
-                "_gtFine_labelTrainIds.png": labels.CITYSCAPES_TRAIN_IDS,
-                "_gtFine_labelIds.png": labels.CITYSCAPES_IDS,
-            },
+            label_tables=_cityscapes_labels("_gtFine"),
         ),
     ),
 }

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from spcnet import checkpoint
-from spcnet.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, WhiteningConfig
+from spcnet.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainingConfig, WhiteningConfig
 from spcnet.engine import records
 from spcnet.engine.optim import poly_rate
 from spcnet.engine.trainer import Trainer, make_fabric
@@ -260,6 +260,29 @@ def test_the_schedule_starts_anew_where_it_is_told_to() -> None:
     assert poly_rate(60, config) == pytest.approx(0.5 * 0.8)
     assert poly_rate(80, config) == pytest.approx(0.5 * 0.8 * 0.5**1.5)
     assert 0 < poly_rate(99, config) < 0.01
+
+
+def test_borders_are_relaxed_as_long_as_the_run_says(tmp_path: Path) -> None:
+    def first_and_last(name: str, loss: LossConfig) -> tuple[float, float]:
+        config = settings(tmp_path / name, method="deeplabv3plus", iterations=2, learning_rate=1e-12)
+        config = replace(config, model=replace(config.model, loss=loss))
+        trainer(config).fit(batches(0, 2))
+        first, last = losses(config.output)
+        return first, last
+
+    plain = first_and_last("plain", LossConfig())
+    relaxed = first_and_last("relaxed", LossConfig(border=1))
+    half = first_and_last("half", LossConfig(border=1, border_until=0.5))
+    assert half == pytest.approx((relaxed[0], plain[1]), rel=1e-6)
+    assert abs(relaxed[1] - plain[1]) > 1e-3
+
+
+@pytest.mark.parametrize("option", ["restart", "restart_factor", "restart_power", "poly_power"])
+def test_a_resumed_run_keeps_its_schedule(tmp_path: Path, option: str) -> None:
+    run = trainer(settings(tmp_path, iterations=2))
+    run.save()
+    with pytest.raises(CheckpointError, match=rf"trained with another training\.{option}"):
+        trainer(settings(tmp_path, iterations=2, **{option: 0.5})).resume()
 
 
 def test_the_surroundings_name_versions_and_commit() -> None:
