@@ -18,6 +18,7 @@ import rich.measure
 import rich.table
 import rich.text
 
+from spcnet.config import RunConfig, as_dict
 from spcnet.errors import DataError, UsageError
 from spcnet.reports.runs import Role, Run
 
@@ -344,9 +345,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _identity(run: Run) -> dict[str, Any]:
     skipped = tuple(f"{path}." for path in _NOT_THE_METHOD)
+    # A run of an earlier version does not record the settings that came later: it had what is their default.
     return {
         path: value
-        for path, value in flatten(run.config).items()
+        for path, value in (flatten(as_dict(RunConfig())) | flatten(run.config)).items()
         if path not in _NOT_THE_METHOD and not path.startswith(skipped)
     }
 

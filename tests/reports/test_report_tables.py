@@ -1,6 +1,7 @@
 import csv
 import io
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,15 @@ def test_variants_of_a_method_are_told_apart_by_what_differs(tmp_path: Path) -> 
         runs.append(load_run(folder))
     labels = [row.label for row in summary_table(runs).rows]
     assert labels == ["spcnet (style.sharpness=1.0)", "spcnet (style.sharpness=4.0)"]
+
+
+def test_seeds_of_an_earlier_version_stay_with_those_of_this_one(tmp_path: Path) -> None:
+    """The earlier one did not know of a setting, which the later one has at its default."""
+    runs = [run_of(tmp_path / str(seed), seed=seed, source_a=0.6, fog=0.5) for seed in (0, 1)]
+    known = {path: value for path, value in runs[0].config["model"].items() if path != "loss"}
+    earlier = replace(runs[0], config={**runs[0].config, "model": known})
+    assert "loss" in runs[1].config["model"]
+    assert [row.seeds for row in summary_table([earlier, runs[1]]).rows] == [(0, 1)]
 
 
 def test_runs_that_cannot_be_compared_are_warned_about(tmp_path: Path) -> None:
