@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spcnet.convert import load_model
-    from spcnet.data.datasets import DATASETS
+    from spcnet.data.catalog import DATASETS
     from spcnet.methods import METHODS, build_model
     from spcnet.models.backbones import BACKBONES
 

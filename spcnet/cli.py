@@ -12,7 +12,10 @@ from spcnet import __version__
 from spcnet.config import EvaluationConfig, RunConfig, recipe_path
 from spcnet.errors import SpcnetError
 
-SHORT = {f"--{name}": f"--training.{name}" for name in ("accelerator", "devices", "precision", "seed", "iterations")}
+SHORT = {
+    **{f"--{name}": f"--training.{name}" for name in ("accelerator", "devices", "precision", "seed", "iterations")},
+    **{f"--{name}": f"--data.{name}" for name in ("root", "on_bad_image")},
+}
 """Options of `train` that have a short form."""
 USAGE, DATA, INTERRUPTED = 2, 1, 130
 """Exit codes: a wrong option, a wrong file, stopped by the user."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from spcnet.errors import UsageError
 
@@ -199,6 +199,40 @@ class DomainSpec:
 
 
 @dataclass(frozen=True)
+class OwnSet:
+    """A data set of your own: where its files lie, and what its labels mean."""
+
+    images: str
+    """Pattern of the photos below the root, photos/{split}/**/*.jpg: * stands for any name, **/ for any folders, {split} for the split."""
+    labels: str
+    """Pattern of the label images, with as many stars: masks/{split}/**/*_mask.png is the label of what the stars stand for."""
+    table: dict[int, str]
+    """Number in the label image → name of the class, as the label space knows it; void for what is not labelled."""
+    splits: list[str] = field(default_factory=lambda: ["train", "val"])
+    """Splits, the one to train on first, the one to test on last."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.splits), "data.sets: splits is empty: name at least one")
+        for option in ("images", "labels"):
+            pattern = getattr(self, option)
+            _require(
+                not Path(pattern).is_absolute() and ".." not in Path(pattern).parts,
+                f"data.sets: the pattern {option} is {pattern!r}: it is a path below the set's root",
+            )
+            _require(
+                len(self.splits) == 1 or "{split}" in pattern,
+                f"data.sets: the pattern {option} is {pattern!r}: with several splits it says {{split}} where they differ",
+            )
+        _require(
+            self.images.count("*") == self.labels.count("*") > 0,
+            f"data.sets: images is {self.images!r} and labels is {self.labels!r}: both must have the same stars, at least one",
+        )
+        strange = [number for number in self.table if not 0 <= number <= 255]
+        _require(bool(self.table), "data.sets: table is empty: give a name for each number in the label images")
+        _require(not strange, f"data.sets: table has the numbers {strange}: label images hold 0..255")
+
+
+@dataclass(frozen=True)
 class AugmentationConfig:
     """What happens to a training image, in this order; RobustNet's values."""
 
@@ -210,13 +244,25 @@ class AugmentationConfig:
     """Probability of a change of brightness, contrast, saturation (each ±0.4) and hue (±0.1)."""
     blur: tuple[float, float] | None = (0.15, 1.3)
     """Range of the standard deviation of a Gaussian blur, in pixels; null for none."""
+    styles: list[str] = field(default_factory=list)
+    """Weather and road styles of which an image gets one; empty for none (`spcnet data styles` shows them)."""
+    style_probability: float = 0.5
+    """Probability that an image gets one of the styles."""
+    style_strength: tuple[float, float] = (0.3, 1.0)
+    """Range of the strength of a style."""
 
     def __post_init__(self) -> None:
+        _require(
+            0 <= self.style_strength[0] <= self.style_strength[1] <= 1,
+            f"data.augmentation.style_strength is {self.style_strength}: write two values in 0..1, the smaller first",
+        )
+        doubled = sorted({s for s in self.styles if self.styles.count(s) > 1})
+        _require(not doubled, f"data.augmentation.styles names {', '.join(doubled)} twice")
         _require(
             0 < self.scale[0] <= self.scale[1],
             f"data.augmentation.scale is {self.scale}: write two factors above 0, the smaller first",
         )
-        for name in ("flip", "jitter"):
+        for name in ("flip", "jitter", "style_probability"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"data.augmentation.{name} is {value}: a probability lies in 0..1")
         if self.blur is not None:
@@ -240,6 +286,24 @@ class DataConfig:
     """Label space: cityscapes19, or a named merge such as idd7."""
     roots: dict[str, str] = field(default_factory=dict)
     """Folder of each data set that lies on disk, by the set's name."""
+    root: str | None = None
+    """Folder that holds one folder for each data set, named as the set is; for those that data.roots leaves out."""
+    sets: dict[str, OwnSet] = field(default_factory=dict)
+    """Data sets of your own, by the name that sources and targets give them."""
+    exclude: list[str] = field(default_factory=list)
+    """Files that list images to leave out, as `spcnet data check` writes them."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """What an unreadable image or label does: stop the run, or skip it, which is counted, listed and reported."""
+    sampling: Literal["balanced", "proportional", "alternating"] = "balanced"
+    """What a training batch holds: as many images of each source (balanced), of all sources as they come (proportional), or of one source, another each step (alternating)."""
+    class_uniform: float = 0.0
+    """Share of the images that are drawn class by class, the crop around that class; 0 for none, RobustNet's is 0.5."""
+    tile: int = 1024
+    """Side in pixels of the tiles of an image in which the centre of each class is looked for, for data.class_uniform."""
+    pseudo_domains: int = 0
+    """Above 0: divide the only source into so many domains; the paper has 10."""
+    pseudo_by: Literal["style", "cluster", "random"] = "style"
+    """What divides it: the style that augmentation gave the image, clusters of the style statistics during training, or chance."""
     size: tuple[int, int] | None = (128, 256)
     """Height and width in pixels that every image is brought to; null leaves each as large as it is."""
     crop: tuple[int, int] | None = None
@@ -264,6 +328,28 @@ class DataConfig:
         _require(not doubled, f"data.sources names {', '.join(doubled)} twice: each source is one domain")
         both = sorted(set(self.sources) & set(self.targets))
         _require(not both, f"{', '.join(both)} stands in data.sources and data.targets: a target is never trained on")
+        for option in ("on_bad_image", "sampling", "pseudo_by"):
+            value, known = getattr(self, option), get_args(get_type_hints(type(self))[option])
+            _require(value in known, f"data.{option} is {value!r}: it must be one of {', '.join(known)}")
+        _require(0 <= self.class_uniform <= 1, f"data.class_uniform is {self.class_uniform}: a share lies in 0..1")
+        _require(self.tile >= 16, f"data.tile is {self.tile}: it must be at least 16 pixels")
+        _require(
+            self.pseudo_domains == 0 or (self.pseudo_domains >= 2 and len(self.sources) == 1),
+            f"data.pseudo_domains is {self.pseudo_domains} with {len(self.sources)} sources: it divides a single source, "
+            "into two or more; 0 for not at all",
+        )
+        _require(
+            self.pseudo_domains == 0
+            or self.pseudo_by != "style"
+            or len(self.augmentation.styles) >= self.pseudo_domains - 1,
+            f"data.pseudo_domains is {self.pseudo_domains} by style, but data.augmentation.styles has "
+            f"{len(self.augmentation.styles)}: one domain is the images as they are, each other needs a style of its own",
+        )
+        _require(
+            self.pseudo_domains == 0 or self.pseudo_by != "style" or 0 < self.augmentation.style_probability < 1,
+            f"data.augmentation.style_probability is {self.augmentation.style_probability}: with domains by style there "
+            "must be images with a style and images without",
+        )
         _require(
             self.size is not None or self.crop is not None,
             "data.size is null: name data.crop, for images of a batch must be of one size",
@@ -417,6 +503,8 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
         hint = hints[key]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
             filled[key] = from_dict(hint, value)
+        elif get_origin(hint) is dict and isinstance(value, Mapping) and dataclasses.is_dataclass(get_args(hint)[1]):
+            filled[key] = {name: from_dict(get_args(hint)[1], one) for name, one in value.items()}
         elif isinstance(value, list) and "tuple" in str(hint):
             filled[key] = tuple(value)
         elif hint is Path:

@@ -8,7 +8,7 @@ import yaml
 
 from spcnet.config import DomainSpec, RunConfig, from_dict, recipes_folder
 from spcnet.data import weather
-from spcnet.data.datasets import dataset
+from spcnet.data.catalog import dataset
 from spcnet.data.labels import label_space, remap
 from spcnet.methods import METHODS, Segmentor
 from spcnet.models.whitening import InstanceWhitening, SwitchableWhitening

@@ -11,7 +11,9 @@ from PIL import Image
 
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data import datasets, labels, splits, streets, weather
-from spcnet.data.datasets import DATASETS, SceneMemory, SegmentationSet, find_pairs, open_domain
+from spcnet.data.catalog import DATASETS
+from spcnet.data.datasets import SceneMemory, SegmentationSet, open_domain
+from spcnet.data.folders import find_pairs
 from spcnet.data.labels import CITYSCAPES_IDS, IGNORE, label_space
 from spcnet.errors import DataError, UsageError
 
