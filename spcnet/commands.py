@@ -40,6 +40,13 @@ def source_tests(data: DataConfig) -> list[str]:
     return [str(dataclasses.replace(DomainSpec.parse(text), split=None)) for text in data.sources]
 
 
+def domain_names(data: DataConfig) -> list[str]:
+    """The domains that a network learns to tell apart: the sources, or the parts that the only source is divided into."""
+    if not data.pseudo_domains:
+        return data.sources
+    return [f"{data.sources[0]}#{number + 1}" for number in range(data.pseudo_domains)]
+
+
 def open_tests(data: DataConfig, space: LabelSpace) -> dict[str, SegmentationSet]:
     """Every domain that a run is scored on, sources first, by its written name.
 
@@ -84,13 +91,19 @@ def train(
 
     fabric = make_fabric(config.training)
     torch.manual_seed(config.training.seed)
-    network = method.build(config.model, num_classes=len(space), num_domains=len(sources))
+    domains = domain_names(config.data)
+    network = method.build(
+        config.model,
+        num_classes=len(space),
+        num_domains=len(domains),
+        cluster_domains=config.data.pseudo_domains > 0 and config.data.pseudo_by == "cluster",
+    )
     card = card_for(
         method=config.method,
         model=config.model,
         space=space.name,
         classes=space.classes,
-        domains=config.data.sources,
+        domains=domains,
         size=config.data.size,
     )
     trainer = Trainer(config, method, network, card, fabric)

@@ -22,6 +22,7 @@ from spcnet.losses.whitening import covariance, whitening_loss
 from spcnet.models.backbones import BACKBONES, backbone_info, build_backbone
 from spcnet.models.clustering import PrototypeHead
 from spcnet.models.deeplab import DeepLabDecoder, auxiliary_head, linear_classifier
+from spcnet.models.pseudo import StyleClusters
 from spcnet.models.segmentor import Segmentor
 from spcnet.models.style import Mode, Reduce, StyleProjection, domain_members
 from spcnet.models.weights import load_imagenet
@@ -58,13 +59,22 @@ class Method:
                 "choose another method (spcnet, style_projection) or drop the option"
             )
 
-    def build(self, model: ModelConfig, *, num_classes: int, num_domains: int, pretrained: bool = True) -> Segmentor:
+    def build(
+        self,
+        model: ModelConfig,
+        *,
+        num_classes: int,
+        num_domains: int,
+        cluster_domains: bool = False,
+        pretrained: bool = True,
+    ) -> Segmentor:
         """The network of this method.
 
         Args:
             model: backbone, output stride, weights, style and clustering settings.
             num_classes: K, at least 2.
             num_domains: M, number of source domains; so many style bases and prototypes of each class.
+            cluster_domains: find each image's domain by its style (`spcnet.models.pseudo`) instead of taking the batch's.
             pretrained: load `model.weights`; a checkpoint that is about to fill the network passes False.
 
         Raises:
@@ -76,6 +86,11 @@ class Method:
             raise UsageError(
                 f"num_classes is {num_classes} and num_domains {num_domains}: a network needs at least two classes "
                 "and one source domain"
+            )
+        if cluster_domains and self.style is None:
+            raise UsageError(
+                f"the method {self.name} has no style layers whose statistics could be clustered: set data.pseudo_by to "
+                "style or random, or choose another method (spcnet, style_projection)"
             )
         weights = model.loss.class_weights or CITYSCAPES_WEIGHTS
         if model.loss.weighting == "class" and len(weights) != num_classes:
@@ -101,6 +116,9 @@ class Method:
             self._classifier(model.clustering, num_classes, num_domains),
             styles=[self._style_layer(model.style, num_domains, c) for c in channels[:2]] if self.style else (),
             auxiliary=auxiliary_head(channels[3], num_classes) if model.auxiliary_weight > 0 else None,
+            clusters=StyleClusters(num_domains, channels[0], distance=model.style.distance)
+            if cluster_domains
+            else None,
         )
 
     def _classifier(self, config: ClusteringConfig, num_classes: int, num_domains: int) -> torch.nn.Module:
@@ -145,6 +163,10 @@ class Method:
             UsageError: a domain index lies outside 0..M-1.
         """
         check_labels(batch, output.logits.shape[1])
+        found = None
+        if network.clusters is not None:
+            found = network.clusters(output.styles[0])
+            batch = batch._replace(domain=found)
         if network.num_domains is not None:
             domain_members(batch.domain, network.num_domains)
         head, classes, clustering = network.prototype_head, None, {}
@@ -174,7 +196,7 @@ class Method:
                 ]
             ).mean()
             loss = loss + model.whitening.weight * parts["whitening"]
-        return StepResult(loss, {name: part.detach() for name, part in parts.items()}, classes, output.styles)
+        return StepResult(loss, {name: part.detach() for name, part in parts.items()}, classes, output.styles, found)
 
     def statistics_at(self, network: Segmentor, model: ModelConfig, iterations: int) -> int | None:
         """The iteration before which selective whitening takes its statistics; None where nothing is selected.
@@ -240,8 +262,11 @@ class Method:
             progress: share of the run that is done, 0..1.
             reduce: sums over processes.
         """
+        domain = batch.domain if result.domain is None else result.domain
         for layer, stats in zip(network.style_layers, result.styles, strict=True):
-            layer.update(stats, batch.domain, reduce=reduce)
+            layer.update(stats, domain, reduce=reduce)
+        if network.clusters is not None:
+            network.clusters.update(result.styles[0], domain, reduce=reduce)
         if network.prototype_head is not None and result.classes is not None:
             network.prototype_head.update(result.classes, progress=progress, reduce=reduce)
 
@@ -426,7 +451,13 @@ def restore(path: Path | str) -> tuple[Segmentor, checkpoint.ModelCard]:
     try:
         config = from_dict(ModelConfig, card.model)
         method = method_named(card.method)
-        network = method.build(config, num_classes=len(card.classes), num_domains=len(card.domains), pretrained=False)
+        network = method.build(
+            config,
+            num_classes=len(card.classes),
+            num_domains=len(card.domains),
+            cluster_domains=any(name.startswith("clusters.") for name in tensors),
+            pretrained=False,
+        )
     except UsageError as error:
         raise CheckpointError(f"the checkpoint {file} cannot be built: {error}") from error
     fill(network, tensors, str(file))

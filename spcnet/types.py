@@ -75,3 +75,5 @@ class StepResult(NamedTuple):
     """For methods that cluster: what the prototypes are then pulled towards."""
     styles: tuple[StyleStats, ...] = ()
     """For methods with style layers: what the style bases are then pulled towards."""
+    domain: Int[Tensor, " B"] | None = None
+    """The domain that each image counts for, where the network found it; otherwise it is the batch's."""

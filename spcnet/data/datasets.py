@@ -226,9 +226,8 @@ class WeatherSet(SegmentationSet):
         sample = self.plain.read(index)
         # From the name and not the number: a subset or a longer set shows the same image in the same weather.
         seed = zlib.crc32(sample.name.encode(), self.seed)
-        return sample._replace(
-            image=weather.apply_weather(sample.image, self.style, seed=seed, depth=sample.depth),
-        )
+        image, label = weather.apply_weather_pair(sample.image, sample.label, self.style, seed=seed, depth=sample.depth)
+        return sample._replace(image=image, label=label)
 
 
 def open_domain(

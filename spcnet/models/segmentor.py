@@ -10,6 +10,7 @@ from spcnet.errors import UsageError
 from spcnet.models.backbones import Backbone
 from spcnet.models.clustering import PrototypeHead
 from spcnet.models.deeplab import DeepLabDecoder, resize
+from spcnet.models.pseudo import StyleClusters
 from spcnet.models.style import StyleProjection
 from spcnet.models.whitening import InstanceWhitening, outputs_of
 from spcnet.types import SegOutput
@@ -27,6 +28,7 @@ class Segmentor(nn.Module):
         classifier: a layer that gives scores, or the prototype head.
         styles: style layers after the stem and after the first stage; none or two.
         auxiliary: head on the third stage, or None.
+        clusters: what tells an image's domain from its style, or None where each batch says it.
     """
 
     def __init__(
@@ -37,11 +39,12 @@ class Segmentor(nn.Module):
         *,
         styles: Sequence[StyleProjection] = (),
         auxiliary: nn.Module | None = None,
+        clusters: StyleClusters | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.decoder, self.classifier = backbone, decoder, classifier
         self.styles = nn.ModuleList(styles)
-        self.auxiliary = auxiliary
+        self.auxiliary, self.clusters = auxiliary, clusters
         self.whitening_layers = [layer for layer in backbone.modules() if isinstance(layer, InstanceWhitening)]
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:

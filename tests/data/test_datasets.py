@@ -572,7 +572,11 @@ def test_an_image_has_the_same_weather_in_a_subset_and_in_every_reading(tmp_path
 
 def test_weather_on_generated_streets_knows_the_true_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
-    monkeypatch.setattr(weather, "apply_weather", lambda image, style, **known: given.append(known["depth"]) or image)
+    monkeypatch.setattr(
+        weather,
+        "apply_weather_pair",
+        lambda image, label, style, **known: given.append(known["depth"]) or (image, label),
+    )
     opened(f"streets/{STYLE}+fog").read(0)
     assert given[0] is not None
     assert given[0].shape == (40, 80)

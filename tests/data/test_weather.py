@@ -122,6 +122,11 @@ def test_fog_without_depth_hides_the_far_road_more_than_the_near(street: NDArray
     assert kept[0] < 0.85 * kept[1]
 
 
+def test_fog_without_depth_hides_the_sky(street: NDArray[np.uint8]) -> None:
+    foggy = apply_weather(street, "fog", seed=0)[:30, 60:].reshape(-1, 3)
+    assert np.abs(foggy - np.array([204.0, 209.1, 214.2])).max() < 2
+
+
 def test_night_is_dark_but_its_lamps_are_bright(street: NDArray[np.uint8]) -> None:
     dark = apply_weather(street, "night", seed=0)
     assert dark.mean() < 0.45 * street.mean()

@@ -63,8 +63,7 @@ def shadow(view: View, strength: float, rng: np.random.Generator) -> Picture:
     leaves = rng.uniform(0, 0.3)
     shade = drawn(sheet, 2.2 * low.unit)
     shade += np.float32(leaves) * smooth_noise(low, 36, rng) * ramp(shade, 0.0, 0.5)
-    shade = ramp(shade, 0.4, 0.6) * ramp(low.y, -0.05, 0.08)
-    shade = view.spread(shade)
+    shade = view.spread(ramp(shade, 0.4, 0.6))
     shade *= np.float32(strength)
     shaded = view.image.copy()
     for channel, taken in zip(shaded, (0.66, 0.62, 0.54), strict=True):
