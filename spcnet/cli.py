@@ -1,5 +1,6 @@
 """The command line: `spcnet COMMAND`, also `python -m spcnet COMMAND`. Options in, one function call out."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +31,12 @@ def _add_train(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action=ActionYesNo, default=False, help="Begin anew in a folder that already holds a run."
     )
+    parser.add_argument(
+        "--dry_run",
+        action=ActionYesNo,
+        default=False,
+        help="Only check data, memory and time: read an image of each domain, make four steps, write nothing.",
+    )
 
 
 def _train(options: Namespace, console: Console) -> int:
@@ -37,6 +44,12 @@ def _train(options: Namespace, console: Console) -> int:
 
     known = {name: options[name] for name in RunConfig.__dataclass_fields__}
     config = RunConfig(**known)
+    if options.dry_run:
+        from spcnet import rehearsal
+
+        found = rehearsal.rehearse(config, say=console.print)
+        rehearsal.show(found, config, console)
+        return 0 if found.ready else DATA
     commands.train(config, resume=options.resume, overwrite=options.overwrite, console=console)
     commands.show_table([config.output], console)
     console.print(
@@ -222,6 +235,103 @@ def _demo(options: Namespace, console: Console) -> int:
     return 0
 
 
+def _data(options: Namespace, console: Console) -> int:
+    _, _, run = DATA_ACTIONS[options.action]
+    return run(options[options.action], console)
+
+
+def _add_set(parser: ArgumentParser) -> None:
+    parser.add_argument("name", type=str, help="Data set, for example gtav; `spcnet data list` shows all.")
+    parser.add_argument("root", type=Path, help="Folder of the set.")
+    _add_own(parser)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="Processes that read images.")
+
+
+def _add_own(parser: ArgumentParser) -> None:
+    parser.add_argument("--recipe", type=str | None, default=None, help="Recipe in which your own sets are described.")
+
+
+def _add_check(parser: ArgumentParser) -> None:
+    _add_set(parser)
+    parser.add_argument("--split", type=str | None, default=None, help="One of its splits; all by default.")
+    parser.add_argument(
+        "--space", type=str | None, default=None, help="Count the pixels of this label space's classes, too."
+    )
+    parser.add_argument("--output", type=Path, default=Path(), help="Folder for NAME_check.json and NAME_exclude.txt.")
+
+
+def _add_preview(parser: ArgumentParser) -> None:
+    parser.add_argument("domain", type=str, help="SET[/SUBSET][@SPLIT][+STYLE], for example idd_lite@train.")
+    parser.add_argument("root", type=Path | None, nargs="?", default=None, help="Folder of the set.")
+    _add_own(parser)
+    parser.add_argument("--space", type=str, default="cityscapes19", help="Label space of the colours.")
+    parser.add_argument("--num_images", type=int, default=8, help="How many images.")
+    parser.add_argument("--width", type=int, default=320, help="Width of an image on the sheet, in pixels.")
+    parser.add_argument("--seed", type=int, default=0, help="Other seeds choose other images.")
+    parser.add_argument("--output", type=Path, default=Path("preview.png"), help="Picture to write.")
+
+
+def _add_styles(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "image", type=Path | None, nargs="?", default=None, help="Photograph; a generated street by default."
+    )
+    parser.add_argument("--styles", type=list[str] | None, default=None, help="Which styles, [fog,rain]; all.")
+    parser.add_argument(
+        "--strengths", type=list[float], default=[0.25, 0.5, 0.75, 1.0], help="At which strengths, each in 0..1."
+    )
+    parser.add_argument("--width", type=int, default=320, help="Width of a picture on the sheet, in pixels.")
+    parser.add_argument("--seed", type=int, default=0, help="Of drops, flakes, lamps.")
+    parser.add_argument("--output", type=Path, default=Path("styles.png"), help="Picture to write.")
+
+
+def _add_cache(parser: ArgumentParser) -> None:
+    parser.add_argument("name", type=str, help="Data set, for example gtav; `spcnet data list` shows all.")
+    parser.add_argument("root", type=Path, help="Folder of the set; it stays as it is.")
+    parser.add_argument("folder", type=Path, help="Folder of the copy.")
+    _add_own(parser)
+    parser.add_argument(
+        "--size",
+        type=tuple[int, int] | None,
+        default=None,
+        help="Height and width, [H,W]; each image's own by default.",
+    )
+    parser.add_argument("--splits", type=list[str] | None, default=None, help="Which splits, [train,val]; all.")
+    parser.add_argument("--quality", type=int, default=95, help="Of the JPEG files, 1..100.")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="Processes that read and write.")
+
+
+def _add_fixture(parser: ArgumentParser) -> None:
+    parser.add_argument("name", type=str, help="Data set, for example gtav; `spcnet data list` shows all.")
+    parser.add_argument("folder", type=Path, help="Where to; a new or empty folder.")
+    parser.add_argument("--layout", type=str | None, default=None, help="Name or number of one of its layouts.")
+    parser.add_argument("--images", type=int, default=2, help="Images of each split.")
+    parser.add_argument("--seed", type=int, default=0, help="Other seeds give other streets.")
+
+
+def _data_action(function: str) -> Callable[[Namespace, Console], int]:
+    def run(options: Namespace, console: Console) -> int:
+        from spcnet import dataset_commands
+
+        given = {name: value for name, value in vars(options).items() if name not in ("action", "debug")}
+        return getattr(dataset_commands, function)(**given, console=console) or 0
+
+    return run
+
+
+DATA_ACTIONS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Namespace, Console], int]]] = {
+    "list": ("List the data sets.", lambda parser: None, _data_action("list_sets")),
+    "check": ("Read a whole set and say what is wrong with it.", _add_check, _data_action("check_set")),
+    "preview": ("Write a sheet of images with their labels.", _add_preview, _data_action("preview")),
+    "styles": (
+        "Write a sheet of a photograph in every weather and road style.",
+        _add_styles,
+        _data_action("show_styles"),
+    ),
+    "cache": ("Copy a set once in a form that is quick to read.", _add_cache, _data_action("copy_set")),
+    "fixture": ("Make a small valid set of generated streets.", _add_fixture, _data_action("make_fixture")),
+}
+"""Action of `spcnet data` → what it does, its options, its function."""
+
 COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Namespace, Console], int]]] = {
     "demo": (
         "Train baseline and SPC-Net on generated streets, test on unseen weather, write a report.",
@@ -229,6 +339,7 @@ COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Names
         _demo,
     ),
     "train": ("Train a network on source domains and test it on unseen ones.", _add_train, _train),
+    "data": ("List, check, look at, copy and make data sets; show the weather styles.", lambda parser: None, _data),
     "evaluate": ("Test a trained network.", _add_evaluate, _evaluate),
     "predict": ("Label images with a trained network.", _add_predict, _predict),
     "convert": ("Bring in a network from RobustNet or SPC-Net, or write one for them.", _add_convert, _convert),
@@ -254,7 +365,18 @@ def make_parser() -> ArgumentParser:
         sub.add_argument("--debug", action=ActionYesNo, default=False, help="Show the traceback of an error.")
         add_options(sub)
         commands.add_subcommand(name, sub, help=summary)
+        if name == "data":
+            # Only now, for jsonargparse wants levels from the top down.
+            _add_actions(sub)
     return parser
+
+
+def _add_actions(parser: ArgumentParser) -> None:
+    actions = parser.add_subcommands(dest="action", required=True)
+    for name, (summary, add_options, _) in DATA_ACTIONS.items():
+        sub = ArgumentParser(description=summary)
+        add_options(sub)
+        actions.add_subcommand(name, sub, help=summary)
 
 
 def with_recipes(arguments: Sequence[str]) -> list[str]:

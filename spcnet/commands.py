@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from spcnet.cost import PAPER_SIZE, costs, paper_table
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import LabelSpace, label_space
 from spcnet.data.loading import evaluation_batches, photometric_trials, training_batches
+from spcnet.data.weather import WEATHER
 from spcnet.engine import records
 from spcnet.engine.progress import bar
 from spcnet.engine.trainer import Trainer, make_fabric
-from spcnet.errors import DataError, UsageError, one_of
+from spcnet.errors import DataError, UsageError, named, one_of
 from spcnet.evaluation import evaluator
 from spcnet.inference.predictor import Predictor
 from spcnet.methods import BACKBONES, METHODS, card_for, method_named, restore
@@ -45,6 +47,24 @@ def domain_names(data: DataConfig) -> list[str]:
     if not data.pseudo_domains:
         return data.sources
     return [f"{data.sources[0]}#{number + 1}" for number in range(data.pseudo_domains)]
+
+
+def check_unseen(data: DataConfig) -> None:
+    """Refuse a run that is tested on a weather style whose like it trains on, for its targets count as unseen.
+
+    Raises:
+        UsageError: names the target and the style.
+    """
+    trained = {named(style, WEATHER, "weather style").family: style for style in data.augmentation.styles}
+    for text in data.targets:
+        spec = DomainSpec.parse(text)
+        shown = spec.style or (spec.subset if spec.dataset == "streets" else None)
+        family = WEATHER[shown].family if shown in WEATHER else None
+        if family in trained:
+            raise UsageError(
+                f"the target {text} counts as unseen, but data.augmentation.styles trains with {trained[family]}, which is "
+                f"of the same family ({family}): leave one of them out"
+            )
 
 
 def open_tests(data: DataConfig, space: LabelSpace) -> dict[str, SegmentationSet]:
@@ -81,6 +101,7 @@ def train(
     console = console or Console(quiet=True)
     method = method_named(config.method)
     method.check(config.model)
+    check_unseen(config.data)
     space = label_space(config.data.space)
     sources = [
         open_domain(DomainSpec.parse(text), data=config.data, space=space, training=True)
@@ -118,15 +139,17 @@ def train(
         )
         return note(results, config, space, iteration)
 
-    batches = training_batches(
-        sources,
-        config.data,
-        seed=config.training.seed,
-        iterations=config.training.iterations,
-        start=trainer.iteration,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
+    with bar(console, 0, 0, "find the classes") if config.data.class_uniform else nullcontext() as look:
+        batches = training_batches(
+            sources,
+            config.data,
+            seed=config.training.seed,
+            iterations=config.training.iterations,
+            start=trainer.iteration,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+            on_progress=None if look is None else lambda done, total: look(done, {}, total),
+        )
     whitening = config.model.whitening
     trials = partial(
         photometric_trials,
@@ -139,8 +162,14 @@ def train(
         world_size=fabric.world_size,
     )
     if trainer.iteration < config.training.iterations:
+        skipped = Skipped(config.output / records.SKIPPED_FILE, console)
         with bar(console, config.training.iterations, trainer.iteration, f"train {config.method}") as show:
-            trainer.fit(batches, on_progress=show, on_evaluate=score, trials=trials)
+
+            def progress(iteration: int, losses: dict[str, float]) -> None:
+                show(iteration, losses)
+                skipped.add("training", batches.skipped)
+
+            trainer.fit(batches, on_progress=progress, on_evaluate=score, trials=trials)
     trainer.finish()
     return score(trainer.iteration)
 
@@ -162,6 +191,7 @@ def _claim(output: Path, *, resume: bool, overwrite: bool) -> None:
                 checkpoint.MODEL_FILE,
                 records.TRAIN_FILE,
                 records.RESULTS_FILE,
+                records.SKIPPED_FILE,
             ):
                 (output / name).unlink(missing_ok=True)
             for event in (output / "tensorboard").glob("events.*"):
@@ -170,6 +200,26 @@ def _claim(output: Path, *, resume: bool, overwrite: bool) -> None:
         raise DataError(
             f"cannot write to the folder {output} ({error.strerror}): check its permission or choose another --output"
         ) from error
+
+
+class Skipped:
+    """Images that a run goes on without: each is told of once, on the console and in the run's folder."""
+
+    def __init__(self, path: Path, console: Console) -> None:
+        self.path, self.console = path, console
+        self.known = {(line["where"], line["image"]) for line in records.read_lines(path)}
+
+    def add(self, where: str, images: Mapping[str, str]) -> None:
+        """Note images by name with what is wrong with them.
+
+        Raises:
+            DataError: the list cannot be written.
+        """
+        for image, message in images.items():
+            if (where, image) not in self.known:
+                self.known.add((where, image))
+                records.append_line(self.path, {"where": where, "image": image, "message": message})
+                self.console.print(f"skipped: {message}", style="yellow", highlight=False, markup=False)
 
 
 def score_domains(
@@ -184,12 +234,14 @@ def score_domains(
     """Score a network on each domain.
 
     Raises:
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, and `data.on_bad_image` is to stop.
     """
     results = {}
+    skipped = Skipped(config.output / records.SKIPPED_FILE, console)
     with bar(console, len(tests), 0, "test") as show:
         for index, (name, images) in enumerate(tests.items()):
-            results[name] = evaluator.evaluate(
+            bad: dict[str, str] = {}
+            found = evaluator.evaluate(
                 network,
                 evaluation_batches(
                     images,
@@ -197,11 +249,14 @@ def score_domains(
                     domain=index,
                     batch_size=config.evaluation.batch_size,
                     limit=config.evaluation.limit,
+                    on_skip=bad.__setitem__,
                 ),
                 num_classes=len(space),
                 device=device,
                 panels=config.evaluation.panels,
             )
+            results[name] = dataclasses.replace(found, skipped=len(bad))
+            skipped.add(name, bad)
             show(index + 1, {})
     return results
 

@@ -68,7 +68,7 @@ def cost(
         image = torch.empty(1, 3, *size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network.eval()(image)
-        kept = _kept_for_backward(network, image)
+        kept = kept_for_backward(network, image)
     return Cost(
         method,
         backbone,
@@ -84,7 +84,7 @@ def _build(method: Method, backbone: str, num_classes: int, num_domains: int, *,
     return method.build(model, num_classes=num_classes, num_domains=num_domains)
 
 
-def _kept_for_backward(network: Segmentor, image: Tensor) -> int:
+def kept_for_backward(network: Segmentor, image: Tensor) -> int:
     """Bytes of the tensors that autograd keeps, parameters excepted; each memory counts once."""
     own = {p.untyped_storage()._cdata for p in (*network.parameters(), *network.buffers())}
     kept: dict[int, tuple[Tensor, int]] = {}

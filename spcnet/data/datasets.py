@@ -10,6 +10,7 @@ names, folders, and that each photo has its label. What is inside a file is chec
 import mmap
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data import labels, streets, weather
 from spcnet.data.catalog import dataset
-from spcnet.data.folders import Pair, find_pairs, root_of
+from spcnet.data.folders import Pair, find_pairs, read_excluded, root_of
 from spcnet.data.images import read_image, read_label
 from spcnet.data.labels import LabelSpace
 from spcnet.errors import DataError, UsageError, one_of
@@ -59,15 +60,23 @@ class SegmentationSet(ABC):
 class FolderSet(SegmentationSet):
     """Photos and label images that lie on disk as pairs."""
 
-    def __init__(self, pairs: list[Pair], *, table: NDArray[np.uint8], wide: bool = False) -> None:
+    def __init__(
+        self,
+        pairs: list[Pair],
+        *,
+        table: NDArray[np.uint8],
+        wide: bool = False,
+        colors: Mapping[tuple[int, int, int], int] | None = None,
+    ) -> None:
         """Keep the pairs in the order given.
 
         Args:
             pairs: where the files lie.
             table: class of each native id, 256 entries (`labels.remap`).
             wide: label images may have 16 bits a channel.
+            colors: native id of each RGB colour, where label images may be of colours.
         """
-        self.pairs, self.table, self.wide = pairs, table, wide
+        self.pairs, self.table, self.wide, self.colors = pairs, table, wide, colors
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -76,7 +85,7 @@ class FolderSet(SegmentationSet):
         """Read one pair from disk; see `SegmentationSet.read`."""
         pair = self.pairs[index]
         image = read_image(pair.image)
-        label = read_label(pair.label, wide=self.wide)
+        label = read_label(pair.label, wide=self.wide, colors=self.colors)
         if image.shape[:2] != label.shape:
             raise DataError(
                 f"{pair.label} is {label.shape[1]}×{label.shape[0]} but its image {pair.image} is "
@@ -246,9 +255,9 @@ def open_domain(
         UsageError: a set, subset, split or style is unknown, or the space cannot tell the set's classes apart.
         DataError: the set's files are not where they should be.
     """
-    info = dataset(spec.dataset)
+    info = dataset(spec.dataset, data)
     for given in data.roots:
-        dataset(given)
+        dataset(given, data)
     if spec.subset is not None and spec.subset not in info.subsets:
         if not info.subsets:
             raise UsageError(f"the data set {spec.dataset} has no subsets: write {spec.dataset} instead of {spec}")
@@ -260,7 +269,7 @@ def open_domain(
 
     split = spec.split or (info.train_split if training else info.test_split)
     opened: SegmentationSet
-    if info.layout is None:
+    if not info.layouts:
         if spec.subset is None:
             raise UsageError(
                 f"{spec} does not say which rendering style: write {spec.dataset}/STYLE, where STYLE is one of "
@@ -278,6 +287,16 @@ def open_domain(
             with_depth=spec.style is not None,
         )
     else:
-        pairs, native = find_pairs(spec.dataset, root_of(spec.dataset, data), split=split, subset=spec.subset)
-        opened = FolderSet(pairs, table=labels.remap(native, space, spec.dataset), wide=info.layout.wide)
+        if spec.dataset in data.sets:
+            for name in info.native.values():
+                if name not in labels.known_names(space):
+                    known = labels.known_names(space)
+                    raise one_of(
+                        name, known, f"class of the label space {space.name} in data.sets.{spec.dataset}.table"
+                    )
+        excluded = read_excluded(data.exclude).get(spec.dataset, frozenset())
+        root = root_of(spec.dataset, data)
+        pairs, native = find_pairs(spec.dataset, root, split=split, subset=spec.subset, data=data, excluded=excluded)
+        table = labels.remap(native, space, spec.dataset)
+        opened = FolderSet(pairs, table=table, wide=info.wide, colors=info.colors)
     return WeatherSet(opened, spec.style, seed=seed) if spec.style else opened

@@ -1,90 +1,266 @@
-"""Reading photographs and label images, and saying in one line what is wrong with a file."""
+"""Reading photographs and label images, and saying in one line what is wrong with a file.
 
+Files come from anywhere, so nothing in them is trusted: a size is checked before a pixel is decoded, and whatever a
+decoder raises becomes a `DataError`. Pixels are given as they are stored. What a camera notes about how it was held
+(EXIF) is not followed, for label images carry no such note and would no longer fit; colour profiles and transparency
+are dropped; of several pictures in a file there is the first.
+"""
+
+import io
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from spcnet.data import labels
 from spcnet.errors import DataError
 
+MAX_PIXELS = 2**27
+"""Pixels that an image may have; while one is decoded it takes some eight bytes for each."""
+MAX_BYTES = 2**30
+"""Bytes that an image file may have."""
+MAX_SCANS = 100
+"""Times that a JPEG file may go over its pixels; programs write a dozen, and each takes as long as the whole image."""
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF")
+"""Kinds of image files that are read."""
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """A photo as RGB, H×W×3.
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+_STEP = {2: 85, 4: 17}
+"""By how much grey of so few bits is multiplied to fill a byte; in a label image that has to be taken back."""
+
+
+def read_image(path: Path, *, at_least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """A photo as RGB, H×W×3, as it is stored: not turned by what EXIF says.
+
+    Grey becomes three equal channels, of 16 bits a channel the upper eight are kept, inks (CMYK) are converted.
+
+    Args:
+        path: the file.
+        at_least: height and width that suffice. A JPEG may then come at a half, a quarter or an eighth of its size, as
+            long as it is no smaller than this: read several times as fast, with pixels that are averages of its own.
 
     Raises:
-        DataError: the file is missing, no image, or damaged.
+        DataError: the file is missing, no image, damaged, too large, or of numbers that are no colours.
     """
-    with _open(path) as image:
+    content = _content(path)
+    try:
+        image = _decode(path, content, at_least=at_least)
+        if image.mode.startswith("I;16"):
+            return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+        if image.mode in ("I", "F"):
+            raise DataError(
+                f"{path} is an image of mode {image.mode}: a photo has 8 or 16 bits a channel. Convert it to PNG or JPEG"
+            )
+        if image.mode == "RGB":
+            return np.array(image)
+        # Of a transparent colour Pillow warns that it is lost.
+        image.info.pop("transparency", None)
         return np.array(image.convert("RGB"))
+    except DataError:
+        raise
+    except Exception as error:  # a broken file may raise anything in the decoders
+        raise _unreadable(path, error) from error
 
 
-def read_label(path: Path, *, wide: bool = False) -> NDArray[np.uint8]:
+def read_label(
+    path: Path, *, wide: bool = False, colors: Mapping[tuple[int, int, int], int] | None = None
+) -> NDArray[np.uint8]:
     """A label image as its native ids, H×W.
 
     Args:
         path: the file.
         wide: it may have 16 bits a channel, the class in the first (SYNTHIA).
+        colors: RGB colour → native id, for a set whose labels may be colours. In an image with one channel or a palette
+            the ids are the pixels' values all the same.
 
     Raises:
-        DataError: the file is missing, no image, damaged, or not 8-bit with one channel.
+        DataError: the file is missing, no image, damaged, too large, or not of a form that holds ids.
     """
-    if wide and _bits(path) == 16:
-        return _read_wide(path)
-    with _open(path) as image:
-        if image.mode not in ("L", "P"):
-            raise DataError(
-                f"{path} is an image of mode {image.mode}: a label image has one 8-bit channel with the class of each "
-                "pixel (mode L or P), not colours"
-            )
-        return np.array(image)
-
-
-def _bits(path: Path) -> int:
-    """Bits a channel of a PNG file, 0 of any other."""
+    content = _content(path)
     try:
-        with path.open("rb") as file:
-            head = file.read(26)
-    except OSError:
-        return 0
-    return head[24] if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) == 26 else 0
+        return _ids(path, content, wide=wide, colors=colors)
+    except DataError:
+        raise
+    except Exception as error:  # a broken file may raise anything in the decoders
+        raise _unreadable(path, error) from error
 
 
-def _read_wide(path: Path) -> NDArray[np.uint8]:
-    """First channel of a PNG with 16 bits a channel, of which Pillow by itself gives the upper eight.
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width in pixels that an image file says it has; nothing is decoded.
 
-    Read with the two bytes of a number the other way round, it gives the lower eight.
+    Raises:
+        DataError: the file is missing, no image, or too large.
     """
-    image = _open(path)
-    if image.mode.startswith("I"):  # a single channel is whole as it is
-        pixels = np.array(image)
+    content = _content(path)
+    try:
+        image = _opened(path, content)
+    except DataError:
+        raise
+    except Exception as error:  # a broken file may raise anything in the decoders
+        raise _unreadable(path, error) from error
+    return image.height, image.width
+
+
+def fault(path: Path) -> str:
+    """What is wrong with a PNG or JPEG file although it can be decoded, in a few words; empty where nothing is.
+
+    Decoders pass over a PNG's checksums, and over an end that is missing behind the last pixel. Reading leaves this
+    out: the files of a set are checked once, not in every epoch.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    content = _content(path)
+    if content.startswith(_PNG):
+        return _png_fault(content)
+    # Programs write notes of their own behind the end marker, so that it need not be the last.
+    if content.startswith(_JPEG) and b"\xff\xd9" not in content[-(2**16) :]:
+        return "its end is missing"
+    return ""
+
+
+def _png_fault(content: bytes) -> str:
+    place, kind, view = len(_PNG), b"", memoryview(content)
+    while kind != b"IEND":
+        if place + 12 > len(content):
+            return "its end is missing"
+        length, kind = struct.unpack_from(">I4s", content, place)
+        end = place + 8 + length
+        if end + 4 > len(content):
+            return "its end is missing"
+        if zlib.crc32(view[place + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
+            return f"the checksum of its part {kind.decode('ascii', 'replace')!r} is wrong"
+        place = end + 4
+    return ""
+
+
+def _content(path: Path) -> bytes:
+    """All bytes of a file."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path} is no file but a {'folder' if path.is_dir() else 'device'}: give an image file")
+        if status.st_size > MAX_BYTES:
+            raise DataError(
+                f"{path} has {status.st_size:,} bytes: an image file may have {MAX_BYTES:,}. Make it smaller or leave it out"
+            )
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} does not exist: it was there when the data set was opened, or the path is wrong"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise DataError(f"cannot read {path}: {reason or error}. Check the path and its permissions") from None
+
+
+def _decode(
+    path: Path, content: bytes, *, at_least: tuple[int, int] | None = None, rawmodes: Mapping[str, str] | None = None
+) -> Image.Image:
+    """Decode an image.
+
+    Args:
+        path: where it lies, for the messages.
+        content: of the file.
+        at_least: as for `read_image`.
+        rawmodes: other ways to take the bytes of a pixel than those that Pillow chooses.
+
+    Raises:
+        DataError: it is no image or too large.
+        Exception: whatever Pillow raises on a damaged file; its documentation names only some.
+    """
+    image = _opened(path, content)
+    if content.startswith(_JPEG) and content.count(b"\xff\xda") > MAX_SCANS:
+        raise DataError(f"{path} goes over its pixels more than {MAX_SCANS} times: no usual JPEG. Save it anew")
+    if at_least is not None:
+        image.draft(None, (at_least[1], at_least[0]))
+    if rawmodes is not None:
+        image.tile = [tile._replace(args=rawmodes.get(str(tile.args), tile.args)) for tile in image.tile]
+    # What is odd in a file is either an error or of no matter.
+    with warnings.catch_warnings(action="ignore"):
+        image.load()
+    return image
+
+
+def _opened(path: Path, content: bytes) -> ImageFile.ImageFile:
+    """An image of which only the beginning is read."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, " ".join(str(error).split())) from None
+    except UnidentifiedImageError:
+        raise DataError(
+            f"cannot read {path}: it is none of {', '.join(FORMATS)}, or damaged at its beginning. Copy it anew"
+        ) from None
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(path, f"it says that it has {image.width}×{image.height} pixels")
+    return image
+
+
+def _ids(
+    path: Path, content: bytes, *, wide: bool, colors: Mapping[tuple[int, int, int], int] | None
+) -> NDArray[np.uint8]:
+    kind = _png_kind(content)
+    if wide and kind.bits == 16:
+        return _wide_ids(path, content, kind.channels)
+    image = _decode(path, content)
+    if content.startswith(_JPEG):
+        raise DataError(f"{path} is a JPEG: it changes the ids of a label image's pixels a little. Take the PNG")
+    if image.mode in ("L", "P", "1"):
+        ids = np.array(image, dtype=np.uint8)
+        return ids // np.uint8(_STEP[kind.bits]) if image.mode == "L" and kind.bits in _STEP else ids
+    if colors is not None and image.mode in ("RGB", "RGBA"):
+        return labels.from_colors(np.asarray(image)[:, :, :3], colors)
+    raise DataError(
+        f"{path} is an image of mode {image.mode}: a label image has one 8-bit channel with the class of each "
+        f"pixel (mode L or P){', not colours' if colors is None else ' or their colours (RGB)'}"
+    )
+
+
+class _PngKind(NamedTuple):
+    bits: int
+    """Of a channel; 0 where the file is no PNG."""
+    channels: int
+
+
+def _png_kind(content: bytes) -> _PngKind:
+    if not content.startswith(_PNG) or len(content) < 26:
+        return _PngKind(0, 0)
+    return _PngKind(content[24], {0: 1, 2: 3, 4: 2, 6: 4}.get(content[25], 1))
+
+
+def _wide_ids(path: Path, content: bytes, channels: int) -> NDArray[np.uint8]:
+    """First channel of a PNG with 16 bits a channel, of which Pillow by itself gives the upper eight."""
+    if channels == 1:
+        pixels = np.asarray(_decode(path, content))
+    elif channels == 2:  # four bytes, of which the first two are the class
+        both = np.asarray(_decode(path, content, rawmodes={"LA;16B": "RGBA"}))
+        pixels = both[:, :, 0].astype(np.uint16) * 256 + both[:, :, 1]
     else:
-        upper, lower = np.array(image, dtype=np.uint16), np.array(_open(path, swapped=True))
-        pixels = (256 * upper + lower)[:, :, 0]
+        upper = np.asarray(_decode(path, content))
+        # With the two bytes of a number taken the other way round, it gives the lower eight.
+        lower = np.asarray(_decode(path, content, rawmodes={"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}))
+        pixels = upper[:, :, 0].astype(np.uint16) * 256 + lower[:, :, 0]
     if pixels.max(initial=0) > labels.IGNORE:
         raise DataError(f"{path} has the label {pixels.max()}: native ids lie in 0..{labels.IGNORE}")
     narrow: NDArray[np.uint8] = pixels.astype(np.uint8)
     return narrow
 
 
-def _open(path: Path, *, swapped: bool = False) -> Image.Image:
-    """Open and decode an image, or say in one line which file is broken and how.
+def _too_large(path: Path, found: str) -> DataError:
+    return DataError(
+        f"{path} is too large: {found}, and an image may have {MAX_PIXELS:,} pixels. Make it smaller, or copy it anew if it is damaged"
+    )
 
-    Args:
-        path: the file.
-        swapped: take the bytes of 16-bit channels the other way round.
-    """
-    try:
-        image = Image.open(path)
-        if swapped:
-            image.tile = [tile._replace(args=str(tile.args).replace(";16B", ";16L")) for tile in image.tile]
-        image.load()
-    except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist: it was there when the data set was opened, or the path is wrong"
-        ) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"cannot read {path}: {reason}. The file is damaged or no image; copy it anew") from None
-    return image
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"cannot read {path}: {reason}. The file is damaged or no image; copy it anew")

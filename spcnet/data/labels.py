@@ -5,8 +5,9 @@ space knows which native names make up each of its classes. `remap` joins the tw
 a table, never code. Native ids that a set's table does not know are an error of the file, found by `apply`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -143,6 +144,11 @@ CITYSCAPES_IDS: dict[int, str] = {i: VOID for i in (*range(7), 9, 10, 14, 15, 16
 GTAV: dict[int, str] = CITYSCAPES_IDS | {34: VOID}
 """GTAV's palette indices: Cityscapes' native ids, with the licence plate at 34."""
 
+CITYSCAPES_COLORS: dict[tuple[int, int, int], int] = {
+    color: native_id for name, color in _CITYSCAPES for native_id, known in CITYSCAPES_IDS.items() if known == name
+}
+"""RGB colour → native id of the 19 classes, for label images of colours; any other colour is void."""
+
 SYNTHIA: dict[int, str] = {
     **dict.fromkeys((0, 13, 14, 22), VOID),
     1: "sky",
@@ -215,6 +221,283 @@ caravans and trailers in vehicle fallback, tunnels in bridge, the fallback backg
 IDD_LITE: dict[int, str] = {i: name for i, (name, _, _) in enumerate(_IDD7)} | {IGNORE: VOID}
 """IDD-Lite's seven level-1 groups."""
 
+URBANSYN: dict[int, str] = CITYSCAPES_TRAIN_IDS | {19: VOID}
+"""UrbanSyn's ids: Cityscapes' train ids, 19 unlabelled."""
+
+WILDDASH2: dict[int, str] = CITYSCAPES_IDS | {
+    34: "truck",
+    35: "car",
+    36: "billboard",
+    37: "obs-str-bar-fallback",
+    38: "road",
+}
+"""WildDash 2's ids: Cityscapes', and pickup, van, billboard, street light and road marking, named as its own tool for
+conversion to Cityscapes and IDD (wd2_unified_label_policy.json) does."""
+
+MAPILLARY_V12: tuple[str, ...] = (
+    "animal--bird",
+    "animal--ground-animal",
+    "construction--barrier--curb",
+    "construction--barrier--fence",
+    "construction--barrier--guard-rail",
+    "construction--barrier--other-barrier",
+    "construction--barrier--wall",
+    "construction--flat--bike-lane",
+    "construction--flat--crosswalk-plain",
+    "construction--flat--curb-cut",
+    "construction--flat--parking",
+    "construction--flat--pedestrian-area",
+    "construction--flat--rail-track",
+    "construction--flat--road",
+    "construction--flat--service-lane",
+    "construction--flat--sidewalk",
+    "construction--structure--bridge",
+    "construction--structure--building",
+    "construction--structure--tunnel",
+    "human--person",
+    "human--rider--bicyclist",
+    "human--rider--motorcyclist",
+    "human--rider--other-rider",
+    "marking--crosswalk-zebra",
+    "marking--general",
+    "nature--mountain",
+    "nature--sand",
+    "nature--sky",
+    "nature--snow",
+    "nature--terrain",
+    "nature--vegetation",
+    "nature--water",
+    "object--banner",
+    "object--bench",
+    "object--bike-rack",
+    "object--billboard",
+    "object--catch-basin",
+    "object--cctv-camera",
+    "object--fire-hydrant",
+    "object--junction-box",
+    "object--mailbox",
+    "object--manhole",
+    "object--phone-booth",
+    "object--pothole",
+    "object--street-light",
+    "object--support--pole",
+    "object--support--traffic-sign-frame",
+    "object--support--utility-pole",
+    "object--traffic-light",
+    "object--traffic-sign--back",
+    "object--traffic-sign--front",
+    "object--trash-can",
+    "object--vehicle--bicycle",
+    "object--vehicle--boat",
+    "object--vehicle--bus",
+    "object--vehicle--car",
+    "object--vehicle--caravan",
+    "object--vehicle--motorcycle",
+    "object--vehicle--on-rails",
+    "object--vehicle--other-vehicle",
+    "object--vehicle--trailer",
+    "object--vehicle--truck",
+    "object--vehicle--wheeled-slow",
+    "void--car-mount",
+    "void--ego-vehicle",
+    "void--unlabeled",
+)
+"""Mapillary Vistas' own names of its ids, version 1.2."""
+
+# What a name means, for both versions. What Cityscapes' classes leave out keeps its group where that is certain.
+_MAPILLARY: dict[str, tuple[str, ...]] = {
+    "road": (
+        "construction--flat--road",
+        "marking--general",
+        "marking--continuous--dashed",
+        "marking--continuous--solid",
+        "marking--continuous--zigzag",
+        "marking--discrete--ambiguous",
+        "marking--discrete--arrow--left",
+        "marking--discrete--arrow--other",
+        "marking--discrete--arrow--right",
+        "marking--discrete--arrow--split-left-or-straight",
+        "marking--discrete--arrow--split-right-or-straight",
+        "marking--discrete--arrow--straight",
+        "marking--discrete--give-way-row",
+        "marking--discrete--give-way-single",
+        "marking--discrete--hatched--chevron",
+        "marking--discrete--hatched--diagonal",
+        "marking--discrete--other-marking",
+        "marking--discrete--stop-line",
+        "marking--discrete--symbol--bicycle",
+        "marking--discrete--symbol--other",
+        "marking--discrete--text",
+        "marking-only--continuous--dashed",
+        "marking-only--discrete--other-marking",
+        "marking-only--discrete--text",
+        "object--manhole",
+    ),
+    "sidewalk": ("construction--barrier--curb", "construction--flat--sidewalk"),
+    "building": ("construction--structure--building",),
+    "wall": ("construction--barrier--wall",),
+    "fence": ("construction--barrier--fence",),
+    "pole": ("object--support--pole", "object--support--utility-pole"),
+    "traffic light": (
+        "object--traffic-light",
+        "object--traffic-light--cyclists",
+        "object--traffic-light--general-horizontal",
+        "object--traffic-light--general-single",
+        "object--traffic-light--general-upright",
+        "object--traffic-light--other",
+        "object--traffic-light--pedestrians",
+    ),
+    "traffic sign": (
+        "object--traffic-sign--front",
+        "object--traffic-sign--direction-front",
+        "object--traffic-sign--information-parking",
+        "object--traffic-sign--temporary-front",
+    ),
+    "vegetation": ("nature--vegetation",),
+    "terrain": ("nature--terrain",),
+    "sky": ("nature--sky",),
+    "person": ("human--person", "human--person--individual", "human--person--person-group"),
+    "rider": ("human--rider--bicyclist", "human--rider--motorcyclist", "human--rider--other-rider"),
+    "car": ("object--vehicle--car",),
+    "truck": ("object--vehicle--truck",),
+    "bus": ("object--vehicle--bus",),
+    "train": ("object--vehicle--on-rails",),
+    "motorcycle": ("object--vehicle--motorcycle",),
+    "bicycle": ("object--vehicle--bicycle",),
+    "animal": ("animal--bird", "animal--ground-animal"),
+    "drivable fallback": (
+        "construction--flat--bike-lane",
+        "construction--flat--crosswalk-plain",
+        "construction--flat--parking",
+        "construction--flat--parking-aisle",
+        "construction--flat--service-lane",
+        "marking--crosswalk-zebra",
+        "marking--discrete--crosswalk-zebra",
+        "marking-only--discrete--crosswalk-zebra",
+        "object--catch-basin",
+        "object--pothole",
+    ),
+    "vehicle fallback": (
+        "object--vehicle--caravan",
+        "object--vehicle--other-vehicle",
+        "object--vehicle--trailer",
+        "object--vehicle--vehicle-group",
+        "object--vehicle--wheeled-slow",
+    ),
+    "guard rail": ("construction--barrier--guard-rail",),
+    "billboard": (
+        "object--billboard",
+        "object--sign--advertisement",
+        "object--sign--ambiguous",
+        "object--sign--back",
+        "object--sign--information",
+        "object--sign--other",
+        "object--sign--store",
+    ),
+    "bridge": ("construction--structure--bridge", "construction--structure--tunnel"),
+    "obs-str-bar-fallback": (
+        "construction--barrier--ambiguous",
+        "construction--barrier--concrete-block",
+        "construction--barrier--other-barrier",
+        "construction--barrier--road-median",
+        "construction--barrier--road-side",
+        "construction--barrier--separator",
+        "construction--barrier--temporary",
+        "object--banner",
+        "object--bench",
+        "object--bike-rack",
+        "object--cctv-camera",
+        "object--fire-hydrant",
+        "object--junction-box",
+        "object--mailbox",
+        "object--parking-meter",
+        "object--phone-booth",
+        "object--street-light",
+        "object--support--pole-group",
+        "object--support--traffic-sign-frame",
+        "object--traffic-cone",
+        "object--traffic-sign--ambiguous",
+        "object--traffic-sign--back",
+        "object--traffic-sign--direction-back",
+        "object--traffic-sign--temporary-back",
+        "object--trash-can",
+        "object--water-valve",
+    ),
+    VOID: (
+        "construction--flat--curb-cut",
+        "construction--flat--driveway",
+        "construction--flat--pedestrian-area",
+        "construction--flat--rail-track",
+        "construction--flat--road-shoulder",
+        "construction--flat--traffic-island",
+        "construction--structure--garage",
+        "nature--mountain",
+        "nature--sand",
+        "nature--snow",
+        "nature--water",
+        "object--vehicle--boat",
+        "void--car-mount",
+        "void--dynamic",
+        "void--ego-vehicle",
+        "void--ground",
+        "void--static",
+        "void--unlabeled",
+    ),
+}
+_MAPILLARY_REIN: dict[str, tuple[str, ...]] = {
+    "road": (
+        "construction--flat--bike-lane",
+        "construction--flat--crosswalk-plain",
+        "construction--flat--parking",
+        "construction--flat--parking-aisle",
+        "construction--flat--service-lane",
+        "marking--crosswalk-zebra",
+        "marking--discrete--crosswalk-zebra",
+        "marking-only--discrete--crosswalk-zebra",
+    ),
+    "sidewalk": ("construction--flat--curb-cut", "construction--flat--pedestrian-area"),
+    "pole": ("object--street-light", "object--support--pole-group"),
+    "traffic sign": (
+        "object--support--traffic-sign-frame",
+        "object--traffic-sign--ambiguous",
+        "object--traffic-sign--back",
+        "object--traffic-sign--direction-back",
+        "object--traffic-sign--temporary-back",
+    ),
+    "drivable fallback": ("object--manhole",),
+}
+
+MAPILLARY_V20: tuple[str, ...] = tuple(
+    sorted(
+        {name for names in _MAPILLARY.values() for name in names}
+        - {
+            "human--person",
+            "marking--crosswalk-zebra",
+            "marking--general",
+            "object--billboard",
+            "object--traffic-light",
+        }
+    )
+)
+"""Mapillary Vistas' own names of what version 2.0 tells apart. Which number has which name stands in the set's folder."""
+
+
+def mapillary(names: Sequence[str], *, rein: bool = False) -> dict[int, str]:
+    """The label table of Mapillary Vistas.
+
+    Args:
+        names: what its configuration calls the ids 0, 1, ...; `MAPILLARY_V12` for version 1.2.
+        rein: the classes that Rein and openseg take its names for (more of them road, sidewalk, pole and sign; manholes
+            not) instead of those that RobustNet and SPC-Net do.
+
+    Raises:
+        KeyError: neither version has such a name.
+    """
+    meaning = {name: meant for meant, members in _MAPILLARY.items() for name in members}
+    if rein:
+        meaning |= {name: meant for meant, members in _MAPILLARY_REIN.items() for name in members}
+    return {native_id: meaning[name] for native_id, name in enumerate(names)}
+
 
 def label_space(name: str) -> LabelSpace:
     """The space of that name.
@@ -223,6 +506,11 @@ def label_space(name: str) -> LabelSpace:
         UsageError: no space has that name.
     """
     return named(name, SPACES, "label space")
+
+
+def known_names(space: LabelSpace) -> list[str]:
+    """The native names that a space understands, those of nothing that it tells apart last."""
+    return [*(name for members in space.members.values() for name in members), *sorted(space.ignored), VOID]
 
 
 def remap(native: Mapping[int, str], space: LabelSpace, what: str) -> npt.NDArray[np.uint8]:
@@ -243,7 +531,7 @@ def remap(native: Mapping[int, str], space: LabelSpace, what: str) -> npt.NDArra
     class_of |= dict.fromkeys((VOID, *space.ignored), IGNORE)
     homeless = sorted({name for name in native.values() if name not in class_of})
     if homeless:
-        fitting = [s.name for s in SPACES.values() if all(_has(s, name) for name in native.values())]
+        fitting = [s.name for s in SPACES.values() if set(known_names(s)).issuperset(native.values())]
         raise UsageError(
             f"the data set {what} has classes that the label space {space.name} cannot tell apart "
             f"({', '.join(homeless)}): " + (f"set data.space to {' or '.join(fitting)}" if fitting else "no space can")
@@ -252,10 +540,6 @@ def remap(native: Mapping[int, str], space: LabelSpace, what: str) -> npt.NDArra
     for native_id, name in native.items():
         table[native_id] = class_of[name]
     return table
-
-
-def _has(space: LabelSpace, name: str) -> bool:
-    return name == VOID or name in space.ignored or any(name in members for members in space.members.values())
 
 
 def apply(table: npt.NDArray[np.uint8], label: npt.NDArray[np.uint8], where: str) -> npt.NDArray[np.uint8]:
@@ -273,3 +557,28 @@ def apply(table: npt.NDArray[np.uint8], label: npt.NDArray[np.uint8], where: str
             "Check that the file is a label image of this set and not a colour or instance image"
         )
     return mapped
+
+
+def from_colors(pixels: npt.NDArray[np.uint8], table: Mapping[tuple[int, int, int], int]) -> npt.NDArray[np.uint8]:
+    """The native ids of a label image of colours.
+
+    Args:
+        pixels: RGB, H×W×3.
+        table: colour → native id, 0..254.
+
+    Returns:
+        Native id of each pixel, H×W; `IGNORE` for a colour that the table does not have.
+    """
+    lookup = _color_lookup(tuple(table.items()))
+    packed = np.zeros((*pixels.shape[:2], 4), np.uint8)
+    packed[:, :, :3] = pixels
+    return np.take(lookup, packed.view("<u4")[:, :, 0]) - np.uint8(1)
+
+
+@lru_cache(maxsize=8)
+def _color_lookup(table: tuple[tuple[tuple[int, int, int], int], ...]) -> npt.NDArray[np.uint8]:
+    """1 + the native id of each of the 2^24 colours, 0 for one without: zeros take no memory until they are written."""
+    lookup = np.zeros(2**24, np.uint8)
+    for (red, green, blue), native_id in table:
+        lookup[red | green << 8 | blue << 16] = native_id + 1
+    return lookup

@@ -22,6 +22,8 @@ CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
 TRAIN_FILE = "train.jsonl"
 RESULTS_FILE = "results.jsonl"
+SKIPPED_FILE = "skipped.jsonl"
+"""Images that a run could not read and went on without, with `data.on_bad_image: skip`."""
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:

@@ -59,6 +59,8 @@ class DomainResult:
     """For each style layer the mean share of each of the M source styles (λ); None if the network has none."""
     panels: tuple[Panel, ...] = ()
     """Some images to look at, spread evenly over the domain."""
+    skipped: int = 0
+    """How many images could not be read and were left out."""
 
 
 @contextmanager
@@ -234,6 +236,7 @@ def _domain_record(name: str, result: DomainResult, roles: Mapping[str, Role], s
     return {
         "role": roles[name],
         "images": result.images,
+        "skipped": result.skipped,
         "miou": _or_none(mean_iou(result.counts)),
         "iou": dict(zip(space.classes, map(_or_none, iou(result.counts).tolist()), strict=True)),
         "pixel_accuracy": _or_none(pixel_accuracy(result.counts)),

@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from spcnet.data import labels
 from spcnet.data.labels import CAMVID, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, IDD_LITE, IGNORE, SPACES, UNKNOWN, VOID
@@ -91,3 +94,48 @@ def test_an_id_that_the_set_does_not_have_is_refused(strange: int) -> None:
     table = labels.remap(CAMVID, SPACES["idd7"], "camvid")
     with pytest.raises(DataError, match=rf"here\.png.*\[{strange}\]"):
         labels.apply(table, np.array([[0, strange]], np.uint8), "here.png")
+
+
+def test_mapillary_s_and_wilddash_s_names_are_known_to_both_spaces() -> None:
+    for space in SPACES.values():
+        for rein in (False, True):
+            labels.remap(labels.mapillary(labels.MAPILLARY_V20, rein=rein), space, "mapillary")
+        labels.remap(labels.WILDDASH2, space, "wilddash2")
+        labels.remap(labels.URBANSYN, space, "urbansyn")
+
+
+def test_wilddash_s_own_classes_are_what_its_tool_makes_of_them() -> None:
+    table = labels.remap(labels.WILDDASH2, SPACES["cityscapes19"], "wilddash2")
+    same = labels.remap(CITYSCAPES_IDS, SPACES["cityscapes19"], "cityscapes")
+    assert table[:34].tolist() == same[:34].tolist()
+    assert table[34:40].tolist() == [14, 13, IGNORE, IGNORE, 0, UNKNOWN]
+
+
+def slow_from_colors(pixels: NDArray[np.uint8], table: dict[tuple[int, int, int], int]) -> NDArray[np.uint8]:
+    return np.array([[table.get(tuple(map(int, color)), IGNORE) for color in row] for row in pixels], np.uint8)
+
+
+COLOR = st.tuples(*[st.integers(0, 255)] * 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    table=st.dictionaries(COLOR, st.integers(0, 254), max_size=8),
+    others=st.lists(COLOR, min_size=1, max_size=4),
+    seed=st.integers(0, 9),
+)
+def test_colours_are_looked_up_one_by_one(
+    table: dict[tuple[int, int, int], int], others: list[tuple[int, int, int]], seed: int
+) -> None:
+    colors = np.array([*table, *others], np.uint8)
+    pixels = colors[np.random.default_rng(seed).integers(0, len(colors), (3, 5))]
+    for view in (pixels, pixels[:, ::-1], pixels[::2]):
+        assert np.array_equal(labels.from_colors(view, table), slow_from_colors(view, table))
+
+
+def test_the_colours_of_cityscapes_are_those_of_its_19_classes_and_no_others() -> None:
+    colors = np.array([[*labels.CITYSCAPES_COLORS, (0, 0, 0), (0, 0, 143), (153, 153, 154)]], np.uint8)
+    table = labels.remap(labels.GTAV, SPACES["cityscapes19"], "gtav")
+    found = labels.apply(table, labels.from_colors(colors, labels.CITYSCAPES_COLORS), "here")
+    assert found[0].tolist() == [*range(19), IGNORE, IGNORE, IGNORE]
+    assert tuple(labels.CITYSCAPES_COLORS) == SPACES["cityscapes19"].colors

@@ -1,36 +1,53 @@
+import gc
 import pickle
+import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchvision import tv_tensors
+from PIL import Image
 
 from spcnet.config import AugmentationConfig, DataConfig
-from spcnet.data.datasets import Sample, SegmentationSet
-from spcnet.data.loading import BalancedSampler, draw, evaluation_batches, photometric_trials, training_batches
-from spcnet.data.transforms import evaluation_transform, normalise
-from spcnet.errors import DataError
+from spcnet.data import transforms
+from spcnet.data.centroids import Centres
+from spcnet.data.datasets import FolderSet, Sample, SegmentationSet, WeatherSet
+from spcnet.data.folders import Pair
+from spcnet.data.loading import (
+    Draw,
+    Stream,
+    TrainingSampler,
+    evaluation_batches,
+    num_domains,
+    photometric_trials,
+    training_batches,
+)
+from spcnet.data.transforms import denormalise, evaluation_transform, normalise
+from spcnet.errors import DataError, UsageError
 from spcnet.types import IGNORE_INDEX, Batch
 
 
 class Pictures(SegmentationSet):
     """Images that show their own number, some with labels of another size, one perhaps broken."""
 
-    def __init__(self, title: str, count: int, *, wide: tuple[int, ...] = (), broken: int | None = None) -> None:
+    def __init__(
+        self, title: str, count: int, *, wide: tuple[int, ...] = (), broken: int | tuple[int, ...] = ()
+    ) -> None:
         self.title = title
         self.count = count
         self.wide = wide
-        self.broken = broken
+        self.broken = (broken,) if isinstance(broken, int) else broken
 
     def __len__(self) -> int:
         return self.count
 
     def read(self, index: int, /) -> Sample:
-        if index == self.broken:
+        if index in self.broken:
             raise DataError(f"{self.title}/{index}.png is damaged")
         size = (40, 90) if index in self.wide else (40, 60)
         rng = np.random.default_rng(index)
@@ -75,7 +92,8 @@ def test_image_label_and_name_belong_together() -> None:
 @settings(max_examples=50, deadline=None)
 @given(length=st.integers(1, 40), seed=st.integers(0, 2**40), epoch=st.integers(0, 5), domain=st.integers(0, 3))
 def test_an_epoch_shows_every_image_once(length: int, seed: int, epoch: int, domain: int) -> None:
-    draws = [draw(domain, epoch * length + i, length=length, seed=seed) for i in range(length)]
+    stream = Stream([length], seed=seed, first=domain)
+    draws = [stream.draw(epoch * length + i) for i in range(length)]
     assert sorted(d.image for d in draws) == list(range(length))
     assert len({d.seed for d in draws}) == length
     assert {d.domain for d in draws} == {domain}
@@ -83,7 +101,8 @@ def test_an_epoch_shows_every_image_once(length: int, seed: int, epoch: int, dom
 
 def test_each_epoch_domain_and_seed_has_its_own_order() -> None:
     def order(domain: int, epoch: int, seed: int) -> tuple[int, ...]:
-        return tuple(draw(domain, epoch * 30 + i, length=30, seed=seed).image for i in range(30))
+        stream = Stream([30], seed=seed, first=domain)
+        return tuple(stream.draw(epoch * 30 + i).image for i in range(30))
 
     orders = {order(domain, epoch, seed) for domain in (0, 1) for epoch in (0, 1) for seed in (0, 1)}
     assert len(orders) == 8
@@ -139,16 +158,16 @@ def test_loading_leaves_the_random_state_alone() -> None:
 
 
 def test_processes_that_train_together_share_an_epoch_between_them() -> None:
-    plan = {"images_per_domain": 2, "seed": 0, "iterations": 5}
-    ranks = [list(BalancedSampler([20], rank=rank, world_size=2, **plan)) for rank in (0, 1)]
+    stream = Stream([20], seed=0)
+    ranks = [list(TrainingSampler([stream], images=2, iterations=5, rank=rank, world_size=2)) for rank in (0, 1)]
     images = [d.image for iteration in zip(*ranks, strict=True) for draws in iteration for d in draws]
     assert sorted(images) == list(range(20))
 
 
 def test_two_processes_draw_together_what_one_with_twice_the_batch_draws() -> None:
-    plan = {"seed": 0, "iterations": 5}
-    alone = list(BalancedSampler([20], images_per_domain=4, **plan))
-    ranks = [list(BalancedSampler([20], images_per_domain=2, rank=rank, world_size=2, **plan)) for rank in (0, 1)]
+    stream = Stream([20], seed=0)
+    alone = list(TrainingSampler([stream], images=4, iterations=5))
+    ranks = [list(TrainingSampler([stream], images=2, iterations=5, rank=rank, world_size=2)) for rank in (0, 1)]
     assert alone == [first + second for first, second in zip(*ranks, strict=True)]
 
 
@@ -165,7 +184,7 @@ def test_pairs_are_an_altered_image_and_its_original() -> None:
     assert first.domain.tolist() == [0, 0, 1, 1, 2, 2]
     assert first.name[0] == f"{first.name[1]} altered"
     (plain,) = (sample for sample in map(SETS[0].read, range(7)) if sample.name == first.name[1])
-    original = evaluation_transform(DATA)(tv_tensors.Image(torch.from_numpy(plain.image).permute(2, 0, 1)))
+    original = evaluation_transform(DATA)(torch.from_numpy(plain.image).permute(2, 0, 1))
     torch.testing.assert_close(first.image[1], normalise(original), rtol=0, atol=0)
     assert not torch.equal(first.image[0], first.image[1])
     assert bool((first.label == IGNORE_INDEX).all())
@@ -257,3 +276,224 @@ def test_images_of_their_own_sizes_are_cut_for_training_and_whole_elsewhere() ->
     pairs = list(trial)
     assert len(pairs) == 12
     assert {(len(batch.image), batch.image.shape[3]) for batch in pairs} == {(2, 60), (2, 90)}
+
+
+def draws(streams: list[Stream], count: int, **options: Any) -> list[list[Draw]]:
+    return list(TrainingSampler(streams, iterations=count, **options))
+
+
+def test_joined_sources_come_in_proportion_and_each_image_once_an_epoch() -> None:
+    data = replace(DATA, sampling="proportional", sources=["a/x", "b/x", "c/x"])
+    batches = list(training_batches(SETS, data, seed=0, iterations=29))  # 29 images in all, 9 in a batch
+    assert {len(batch.name) for batch in batches} == {9}
+    assert set(Counter(name for batch in batches for name in batch.name).values()) == {9}
+    for batch in batches:
+        assert [name[0] for name in batch.name] == ["abc"[domain] for domain in batch.domain.tolist()]
+    ranks = [
+        [d for one in draws([Stream([7, 20, 2], seed=0)], 29, images=1, rank=r, world_size=2) for d in one]
+        for r in (0, 1)
+    ]
+    assert len({d[:2] for rank in ranks for d in rank[:14]}) == 28
+
+
+def test_alternating_sources_have_a_batch_each_in_turn() -> None:
+    data = replace(DATA, sampling="alternating")
+    batches = list(training_batches(SETS, data, seed=0, iterations=7))
+    assert [batch.domain.tolist() for batch in batches] == [[i % 3] * 3 for i in range(7)]
+    balanced = list(training_batches(SETS, DATA, seed=0, iterations=3))
+    for iteration, batch in enumerate(batches):
+        turn, source = divmod(iteration, 3)
+        assert batch.name == balanced[turn].name[3 * source : 3 * source + 3]
+
+
+@pytest.mark.parametrize("sampling", ["proportional", "alternating"])
+def test_however_sources_are_sampled_a_resumed_run_sees_the_same(sampling: Any) -> None:
+    data = replace(DATA, sampling=sampling)
+    whole = list(training_batches(SETS, data, seed=3, iterations=6))
+    rest = list(training_batches(SETS, replace(data, workers=2), seed=3, iterations=6, start=4))
+    assert all(same(one, other) for one, other in zip(whole[4:], rest, strict=True))
+
+
+def centres(*places: tuple[int, int]) -> Centres:
+    """Image and class of each; all in the middle."""
+    image, label = np.array(places).reshape(-1, 2).T
+    half = np.full(len(places), 0.5, np.float32)
+    return Centres(image.astype(np.int32), label.astype(np.uint8), half, half)
+
+
+def test_a_rare_class_is_drawn_as_often_as_a_common_one() -> None:
+    known = centres(*((i, 0) for i in range(100)), *((i, 1) for i in range(50)), (42, 2))
+    stream = Stream([100], seed=0, centres=[known], num_classes=5, share=0.5)
+    drawn = [stream.draw(i) for i in range(100 * 20)]
+    with_class = [d.image for d in drawn if d.centre is not None]
+    # Classes 0, 1 and 2 of five get a tenth each; the two that no image shows leave theirs to random images.
+    assert len(with_class) == 600
+    assert 200 <= with_class.count(42) <= 200 + 20
+    assert len({d.seed for d in drawn}) == 2000
+    rest = Counter(d.image for d in drawn if d.centre is None)
+    assert len(rest) == 100
+    assert max(rest.values()) <= 20
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=3),
+    num_classes=st.integers(1, 25),
+    share=st.floats(0.01, 1),
+    seed=st.integers(0, 99),
+)
+def test_over_the_epochs_each_class_gets_its_share(
+    lengths: list[int], num_classes: int, share: float, seed: int
+) -> None:
+    known = [centres(*((i, k) for i in range(length) for k in range(num_classes))) for length in lengths]
+    # The class of a draw is told by its row.
+    known = [one._replace(row=(one.label / 100).astype(np.float32)) for one in known]
+    stream = Stream(lengths, seed=seed, centres=known, num_classes=num_classes, share=share)
+    length, epochs = sum(lengths), 6
+    drawn = [stream.draw(i) for i in range(length * epochs)]
+    counts = Counter(round(d.centre[0] * 100) for d in drawn if d.centre)
+    dealt = int(epochs * length * share)
+    assert sum(counts.values()) == dealt
+    assert all(dealt // num_classes <= counts[k] <= dealt // num_classes + 1 for k in range(num_classes))
+    assert all(0 <= d.image < lengths[d.domain] for d in drawn)
+
+
+def test_a_draw_does_not_depend_on_those_before_it() -> None:
+    def stream() -> Stream:
+        return Stream([9], seed=1, centres=[centres((3, 0), (4, 0), (8, 1))], num_classes=2, share=0.6)
+
+    one = stream()
+    in_order = [one.draw(i) for i in range(40)]
+    assert [stream().draw(i) for i in reversed(range(40))] == in_order[::-1]
+
+
+def test_class_uniform_crops_show_the_rare_class() -> None:
+    class Spotted(Pictures):
+        """A single pixel-sized spot of class 18 in the corner of one image in ten."""
+
+        def read(self, index: int, /) -> Sample:
+            label = np.zeros((200, 300), np.uint8)
+            if index % 10 == 0:
+                label[190:194, 290:294] = 18
+            return Sample(np.zeros((200, 300, 3), np.uint8), label, f"s{index}")
+
+    data = replace(DATA, size=None, crop=(40, 40), class_uniform=1.0, images_per_domain=19)
+    steps: list[tuple[int, int]] = []
+    loader = training_batches(
+        [Spotted("s", 20)], data, seed=0, iterations=20, on_progress=lambda *step: steps.append(step)
+    )
+    assert steps[-1] == (20, 20)
+    shown = sum(int((label == 18).any()) for batch in loader for label in batch.label)
+    # A nineteenth of the draws are of class 18, of 380; by chance a crop shows it in one of some 300.
+    assert 18 <= shown <= 26
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_images_are_skipped_and_told_of(workers: int) -> None:
+    data = replace(DATA, workers=workers, on_bad_image="skip", images_per_domain=4)
+    loader = training_batches([Pictures("a", 8, broken=(2, 3)), Pictures("b", 4)], data, seed=0, iterations=4)
+    assert loader.skipped == {}
+    whole = list(
+        training_batches([Pictures("a", 8), Pictures("b", 4)], replace(DATA, images_per_domain=4), seed=0, iterations=4)
+    )
+    for batch, plain in zip(loader, whole, strict=True):
+        for name, wanted, image, original in zip(batch.name, plain.name, batch.image, plain.image, strict=True):
+            assert name == ("a4" if wanted in {"a2", "a3"} else wanted)
+            assert torch.equal(image, original) or wanted in {"a2", "a3"}
+    assert loader.skipped == {"image 2": "a/2.png is damaged", "image 3": "a/3.png is damaged"}
+
+
+def test_where_nothing_can_be_read_the_run_stops() -> None:
+    data = replace(DATA, on_bad_image="skip")
+    with pytest.raises(DataError, match=r"none of the 2 images of a source can be read; of image \d: a/\d.png is dam"):
+        list(training_batches([Pictures("a", 2, broken=(0, 1))], data, seed=0, iterations=1))
+    (trial,) = photometric_trials([Pictures("a", 3, broken=1)], data, seed=0, trials=1, pairs=3)
+    assert sum(len(batch.name) for batch in trial) == 6
+    assert trial.skipped == {"image 1": "a/1.png is damaged"}
+
+
+def test_an_unreadable_image_is_called_by_its_name(tmp_path: Path) -> None:
+    pairs = [Pair(f"street{i}", tmp_path / f"{i}.png", tmp_path / f"{i}_label.png") for i in range(2)]
+    for path in pairs[0][1:]:
+        Image.fromarray(np.zeros((50, 60), np.uint8)).convert("RGB" if path == pairs[0].image else "L").save(path)
+    folder = WeatherSet(FolderSet(pairs, table=np.arange(256, dtype=np.uint8)), "fog", seed=0)
+    data = replace(DATA, on_bad_image="skip")
+    loader = training_batches([folder], data, seed=0, iterations=1)
+    assert {name for batch in loader for name in batch.name} == {"street0"}
+    assert list(loader.skipped) == ["street1"]
+    told: list[tuple[str, str]] = []
+    batches = evaluation_batches(folder, data, domain=0, batch_size=4, on_skip=lambda *what: told.append(what))
+    assert [batch.name for batch in batches] == [("street0",)]
+    assert told == list(loader.skipped.items())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_leaves_out_only_what_it_may(workers: int) -> None:
+    pictures, data = Pictures("a", 5, broken=1), replace(DATA, workers=workers, on_bad_image="skip")
+    told: list[tuple[str, str]] = []
+    found = list(evaluation_batches(pictures, data, domain=0, batch_size=2, on_skip=lambda *what: told.append(what)))
+    assert [batch.name for batch in found] == [("a0", "a2"), ("a3", "a4")]
+    assert told == [("image 1", "a/1.png is damaged")]
+    for unwatched, on_skip in ((data, None), (replace(data, on_bad_image="stop"), lambda *what: told.append(what))):
+        with pytest.raises(DataError, match="is damaged"):
+            list(evaluation_batches(pictures, unwatched, domain=0, batch_size=2, on_skip=on_skip))
+    assert len(told) == 1
+
+
+def test_a_run_that_stops_at_a_broken_file_ends_at_once() -> None:
+    batches = training_batches([Pictures("a", 2, broken=(0, 1))], replace(DATA, workers=2), seed=0, iterations=9)
+    with pytest.raises(DataError):
+        list(batches)
+    start = time.perf_counter()
+    del batches
+    gc.collect()
+    assert time.perf_counter() - start < 4  # and does not wait for workers that nobody told
+
+
+PSEUDO = replace(DATA, sources=["a/x"], images_per_domain=30)
+
+
+def pseudo(by: Any, count: int = 3, **augmentation: Any) -> DataConfig:
+    return replace(PSEUDO, augmentation=AugmentationConfig(**augmentation), pseudo_domains=count, pseudo_by=by)
+
+
+def test_the_number_of_domains_is_that_of_the_sources_or_of_their_parts() -> None:
+    assert num_domains(replace(DATA, sources=["a/x", "b/x"])) == 2
+    assert num_domains(pseudo("random", 7)) == 7
+
+
+def test_domains_by_style_are_the_styles_and_the_images_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    styles = ["night", "fog", "snow"]
+
+    def paint(image, label, style, **options):
+        return np.full_like(image, 60 * (1 + styles.index(style))), label
+
+    monkeypatch.setattr(transforms, "apply_weather_pair", paint)
+    data = pseudo("style", styles=styles, scale=(1, 1), jitter=0, blur=None)
+    (batch,) = training_batches([Pictures("a", 30)], data, seed=0, iterations=1)
+    found = denormalise(batch.image)
+    seen = set()
+    for image, domain in zip(found, batch.domain.tolist(), strict=True):
+        style = int(image[0, 0, 0]) // 60 if bool((image == image[0, 0, 0]).all()) else 0
+        assert domain == (1 + (style - 1) % 2 if style else 0)
+        seen.add(style)
+    assert seen == {0, 1, 2, 3}
+
+
+def test_domains_by_chance_are_a_fixed_division_of_the_images() -> None:
+    data = pseudo("random", 4)
+    parts: dict[str, set[int]] = {}
+    for batch in training_batches([Pictures("a", 10)], data, seed=0, iterations=3):
+        for name, domain in zip(batch.name, batch.domain.tolist(), strict=True):
+            parts.setdefault(name, set()).add(domain)
+    assert all(len(domains) == 1 for domains in parts.values())
+    assert sorted(Counter(next(iter(domains)) for domains in parts.values()).values()) == [2, 2, 3, 3]
+    other = training_batches([Pictures("a", 10)], data, seed=1, iterations=1)
+    assert any(parts[n] != {d} for batch in other for n, d in zip(batch.name, batch.domain.tolist(), strict=True))
+    with pytest.raises(UsageError, match=r"data\.pseudo_domains is 4, but the source has 3 images"):
+        training_batches([Pictures("a", 3)], data, seed=0, iterations=1)
+
+
+def test_domains_by_cluster_are_left_to_the_network() -> None:
+    (batch,) = training_batches([Pictures("a", 10)], pseudo("cluster"), seed=0, iterations=1)
+    assert set(batch.domain.tolist()) == {0}

@@ -1,0 +1,236 @@
+"""Where in the images of a set each class lies, so that training can draw a class first and then a crop that shows it.
+
+Rare classes are in few images and on few of their pixels. Class-uniform sampling (Zhu et al., CVPR 2019; RobustNet)
+draws each class equally often: an image is divided into tiles, and for each class in a tile the centre of its pixels is
+noted. RobustNet takes only tiles that lie wholly in the image, so that an image lower or narrower than a tile (SYNTHIA,
+BDD at 1024 pixels) has none and is left out; here the last tiles are cut off at the border.
+"""
+
+import hashlib
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from spcnet.data import labels
+from spcnet.data.datasets import FolderSet, SegmentationSet
+from spcnet.data.images import read_label
+from spcnet.errors import DataError
+from spcnet.files import write_whole
+
+FORMAT = 1
+"""Version of the stored file; another one, and what was stored is made anew."""
+CHUNK = 16
+"""Labels that a worker process reads before it hands over."""
+
+
+class Centres(NamedTuple):
+    """Where each class of each tile has the centre of its pixels; N of them in all, image after image."""
+
+    image: NDArray[np.int32]
+    """Number of the image in its set, N."""
+    label: NDArray[np.uint8]
+    """The class, N."""
+    row: NDArray[np.float32]
+    """Place of the centre as a share of the image's height, 0..1, N."""
+    column: NDArray[np.float32]
+    """Place of the centre as a share of the image's width, 0..1, N."""
+
+
+def tile_centres(
+    label: NDArray[np.uint8], *, tile: int, whole_tiles: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """The centre of each class in each tile of one image.
+
+    Args:
+        label: class of each pixel, H×W; `labels.IGNORE` is none.
+        tile: side of a tile in pixels.
+        whole_tiles: leave out what remains at the right and lower border, as RobustNet does.
+
+    Returns:
+        Class, row and column of each centre, in pixels, cut off to whole ones; tile after tile, row by row.
+    """
+    if whole_tiles:
+        label = np.ascontiguousarray(label[: label.shape[0] // tile * tile, : label.shape[1] // tile * tile])
+    width = label.shape[1]
+    # Of whole runs of equal pixels in a row, for there are far fewer of them than pixels.
+    begins = np.empty(label.shape, np.bool_)
+    np.not_equal(label[:, 1:], label[:, :-1], out=begins[:, 1:])
+    begins[:, ::tile] = True
+    first = np.flatnonzero(begins)
+    length = np.diff(first, append=label.size)
+    row, column = np.divmod(first, width or 1)
+    tiles_across = math.ceil(width / tile)
+    key = ((row // tile) * tiles_across + column // tile) * 256 + label.reshape(-1)[first]
+    pixels = np.bincount(key, length)
+    rows = np.bincount(key, length * row)
+    columns = np.bincount(key, length * (column + (length - 1) / 2))
+    found = np.flatnonzero(pixels)
+    found = found[found % 256 != labels.IGNORE]
+    return (
+        (found % 256).astype(np.uint8),
+        (rows[found] // pixels[found]).astype(np.int64),
+        (columns[found] // pixels[found]).astype(np.int64),
+    )
+
+
+def class_centres(
+    images: SegmentationSet,
+    *,
+    tile: int,
+    workers: int = 0,
+    skip_bad: bool = False,
+    whole_tiles: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Centres:
+    """Where the classes lie in each image of a set.
+
+    Of a set on disk every label file is read once; what was found is stored in the folder `.spcnet` beside the data, or
+    where that cannot be written to, in the user's cache folder, and taken from there as long as no label file has
+    changed. Generated scenes are all drawn once, which leaves them in their memory; nothing of them is stored.
+
+    Args:
+        images: the set. Of one with weather put on, the set below is taken.
+        tile: side of a tile in pixels.
+        workers: processes that read labels beside this one.
+        skip_bad: leave out labels that cannot be read; the training then meets them, and tells of them.
+        whole_tiles: as in `tile_centres`.
+        on_progress: called with the number of images that are done, and of all.
+
+    Raises:
+        DataError: a label cannot be read.
+    """
+    plain = images
+    while len(getattr(plain, "plain", ())) == len(images):
+        plain = plain.plain  # type: ignore[attr-defined]
+    places = _places(plain, tile, whole_tiles) if isinstance(plain, FolderSet) else []
+    for place in places:
+        stored = _stored(place, len(plain))
+        if stored is not None:
+            return stored
+    found = _search(_Labels(plain, tile, whole_tiles), workers, skip_bad, on_progress or (lambda done, total: None))
+    for place in places:
+        try:
+            write_whole(place, lambda file: np.savez_compressed(file, **found._asdict()))
+        except DataError:
+            continue  # not ours to write to: the next place, or none, and it is searched again the next time
+        break
+    return found
+
+
+class _Labels(Dataset[list[tuple[NDArray[np.generic], ...] | DataError]]):
+    """Class, row and column of the centres of each image, so many images at a time."""
+
+    def __init__(self, plain: SegmentationSet, tile: int, whole_tiles: bool) -> None:
+        self.plain, self.tile, self.whole_tiles = plain, tile, whole_tiles
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.plain) / CHUNK)
+
+    def __getitem__(self, chunk: int) -> list[tuple[NDArray[np.generic], ...] | DataError]:
+        last = min((chunk + 1) * CHUNK, len(self.plain))
+        return [self._centres(index) for index in range(chunk * CHUNK, last)]
+
+    def _centres(self, index: int) -> tuple[NDArray[np.generic], ...] | DataError:
+        try:
+            label = self._label(index)
+        except DataError as error:
+            return error
+        kind, row, column = tile_centres(label, tile=self.tile, whole_tiles=self.whole_tiles)
+        # The middle of the pixel, which is in the same pixel after rounding.
+        height, width = label.shape
+        return kind, ((row + 0.5) / height).astype(np.float32), ((column + 0.5) / width).astype(np.float32)
+
+    def _label(self, index: int) -> NDArray[np.uint8]:
+        if not isinstance(self.plain, FolderSet):
+            return self.plain.read(index).label
+        path = self.plain.pairs[index].label
+        label = read_label(path, wide=self.plain.wide, colors=self.plain.colors)
+        return labels.apply(self.plain.table, label, str(path))
+
+
+def _search(numbered: _Labels, workers: int, skip_bad: bool, on_progress: Callable[[int, int], None]) -> Centres:
+    counts: list[int] = []
+    columns: list[tuple[NDArray[np.generic], ...]] = []
+    for item in _items(numbered, workers):
+        if isinstance(item, DataError):
+            if not skip_bad:
+                raise item
+            counts.append(0)
+        else:
+            counts.append(len(item[0]))
+            columns.append(item)
+        on_progress(len(counts), len(numbered.plain))
+    kind, row, column = (
+        np.concatenate([np.empty(0, dtype), *(part[place] for part in columns)], dtype=dtype)
+        for place, dtype in enumerate((np.uint8, np.float32, np.float32))
+    )
+    return Centres(np.repeat(np.arange(len(counts), dtype=np.int32), counts), kind, row, column)
+
+
+def _items(numbered: _Labels, workers: int) -> Iterator[tuple[NDArray[np.generic], ...] | DataError]:
+    loader = DataLoader(
+        numbered,
+        batch_size=None,
+        num_workers=min(workers, len(numbered)),
+        worker_init_fn=leave_signals_to_the_parent,
+        collate_fn=unchanged,
+        generator=torch.Generator(),
+    )
+    for chunk in loader:
+        yield from chunk
+
+
+def unchanged(item: Any) -> Any:
+    """What comes, for a loader that would make tensors of it."""
+    return item
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the parent ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _places(plain: FolderSet, tile: int, whole_tiles: bool) -> list[Path]:
+    """Where the centres of a set may be stored, the best place first.
+
+    The name is another one when anything that the centres depend on is another.
+    """
+    root = Path(os.path.commonpath([path.absolute().parent for pair in plain.pairs for path in pair[1:]]))
+    about_all = (FORMAT, tile, whole_tiles, plain.wide, plain.colors, plain.table.tobytes())
+    content = hashlib.sha256(repr(about_all).encode())
+    for pair in plain.pairs:
+        try:
+            about = pair.label.stat()
+        except OSError:
+            size, changed = -1, -1  # reading it will say what is wrong
+        else:
+            size, changed = about.st_size, about.st_mtime_ns
+        content.update(repr((os.path.relpath(pair.label.absolute(), root), size, changed)).encode())
+    name = f"centroids-{content.hexdigest()[:32]}.npz"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spcnet"
+    # Images and labels on two disks have no folder of their own in common.
+    return [home / name] if root == Path(root.anchor) else [root / ".spcnet" / name, home / name]
+
+
+def _stored(path: Path, num_images: int) -> Centres | None:
+    """What a file holds, if it is there and whole."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = Centres(*(file[name] for name in Centres._fields))
+    except Exception:  # noqa: BLE001  # whatever a damaged file makes of NumPy and zipfile: it is made anew
+        return None
+    kinds = [(column.dtype, column.shape) for column in found]
+    wanted = [(np.dtype(dtype), found.image.shape) for dtype in (np.int32, np.uint8, np.float32, np.float32)]
+    if kinds != wanted or found.image.ndim != 1:
+        return None
+    if len(found.image) and not 0 <= found.image.min() <= found.image.max() < num_images:
+        return None
+    return found

@@ -1,0 +1,467 @@
+"""A look at every file of a data set: what is missing, what is broken, and what the labels hold.
+
+`check` reads each photo and each label once, in several processes. What it finds is a `CheckReport`: for a person as
+tables, for a program as JSON, and as a list of images that training and evaluation may leave out (`data.exclude`).
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import rich.table
+from numpy.typing import NDArray
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+
+from spcnet.config import DataConfig
+from spcnet.data import labels
+from spcnet.data.catalog import Table, dataset
+from spcnet.data.folders import Listing, Pair, read_excluded, survey
+from spcnet.data.images import fault, read_image, read_label
+from spcnet.data.labels import IGNORE, VOID, LabelSpace
+from spcnet.data.parallel import in_processes
+from spcnet.errors import DataError, UsageError, one_of
+
+EXPECTED: dict[str, dict[str, tuple[int, ...]]] = {
+    "camvid": {"train": (367,), "val": (101,), "test": (233,)},
+    "idd_lite": {"train": (1403,), "val": (204,)},
+    "gtav": {"train": (12388,), "val": (6382,), "test": (6181,), "full": (24966,)},
+    "synthia": {"train": (6580,), "val": (2820,), "full": (9400,)},
+    "bdd100k": {"train": (7000,), "val": (1000,)},
+    "idd": {"val": (981, 2036)},
+    "acdc": {"train": (1600,), "val": (406,)},
+    "dark_zurich": {"val": (50,)},
+    "nighttime_driving": {"test": (50,)},
+    "kitti": {"train": (200,)},
+    "cityscapes": {"train": (2975,), "val": (500,)},
+    "mapillary": {"train": (18000,), "val": (2000,)},
+}
+"""Images of each split, as the sets' authors published them; of IDD part I alone, or both parts. Of a set or split that is
+not here the number is not known, and none is expected."""
+
+Kind = Literal[
+    "incomplete",
+    "no label",
+    "no photo",
+    "unreadable",
+    "damaged",
+    "sizes differ",
+    "single colour",
+    "unknown ids",
+    "only void",
+    "duplicate",
+]
+"""What can be wrong."""
+
+_MEANING: Mapping[Kind, str] = {
+    "incomplete": "a split has fewer or more images than its authors published",
+    "no label": "photos whose label image is missing",
+    "no photo": "label images whose photo is missing",
+    "unreadable": "files that are no image, cut off, or too large",
+    "damaged": "files that decode, but are not what was written",
+    "sizes differ": "photo and label have different sizes",
+    "single colour": "photos that are one colour all over",
+    "unknown ids": "labels with ids that the set does not have",
+    "only void": "labels in which nothing is labelled",
+    "duplicate": "photos that are byte for byte the same as an earlier one",
+}
+_EXCLUDED: frozenset[Kind] = frozenset(
+    {"no label", "unreadable", "damaged", "sizes differ", "single colour", "unknown ids", "only void"}
+)
+"""What makes an image unfit to train and to test on."""
+
+_SAME_COLOUR = 2
+"""By how much the pixels of a photo of a single colour may differ: a JPEG does not keep them exactly."""
+_EXAMPLES = 3
+_SIZES = 5
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    kind: Kind
+    image: str
+    """Path of the photo below the root; of a label without a photo the label's; of an incomplete split its name."""
+    detail: str
+    """What was found, in one line."""
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """How many files a split has."""
+
+    split: str
+    pairs: int
+    """Photos with a label."""
+    expected: tuple[int, ...]
+    """How many there should be; several numbers where the set comes in several extents, none where it is not known."""
+    no_label: int
+    no_photo: int
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """How much of a set one class is."""
+
+    name: str
+    pixels: int
+    images: int
+    """Label images in which it occurs."""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What lies in the folder of a data set, and what is wrong with it."""
+
+    name: str
+    root: str
+    splits: tuple[SplitCount, ...]
+    images: int
+    """Photos with a label that were read, each once, however many splits it is in."""
+    native: tuple[ClassCount, ...]
+    """The set's own classes, most pixels first; all that its table knows."""
+    space: str | None
+    """Label space of `classes`."""
+    classes: tuple[ClassCount, ...]
+    """The classes of the space in its order, and what is none of them (void)."""
+    sizes: Mapping[tuple[int, int], int]
+    """Height and width in pixels → photos of that size, most first."""
+    problems: tuple[Problem, ...]
+    seconds: float
+    """How long reading took."""
+    left_out: int = 0
+    """Images that `data.exclude` names, which were not read."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 where nothing is wrong, else 1."""
+        return 1 if self.problems else 0
+
+    def excluded(self) -> list[tuple[str, str, str]]:
+        """The images to leave out: data set, path of the photo below the root, reason. For `folders.write_excluded`."""
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for problem in self.problems:
+            if problem.kind in _EXCLUDED:
+                reasons[problem.image].append(f"{problem.kind}: {problem.detail}")
+        return [(self.name, image, "; ".join(reasons[image])) for image in sorted(reasons)]
+
+    def as_json(self) -> str:
+        """All of it as one JSON object, indented."""
+        content = dataclasses.asdict(self) | {
+            "sizes": [{"height": height, "width": width, "images": n} for (height, width), n in self.sizes.items()]
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+    def render(self, console: Console) -> None:
+        """Write it as tables."""
+        rate = self.images / self.seconds if self.seconds else 0.0
+        console.print(
+            f"[bold]{escape(self.name)}[/] in {escape(self.root)}: {self.images:,} images read in {self.seconds:.1f} s "
+            f"({rate:,.0f} a second)" + (f", {self.left_out:,} left out by data.exclude" if self.left_out else ""),
+            highlight=False,
+        )
+        console.print(self._split_table(), self._class_table(), sep="\n")
+        if not self.problems:
+            console.print("[green]Nothing is wrong.[/]")
+            return
+        found = Counter(problem.kind for problem in self.problems)
+        for kind in get_args(Kind):
+            if kind not in found:
+                continue
+            console.print(f"[bold red]{found[kind]:,} × {kind}[/] [dim]{_MEANING[kind]}[/]", highlight=False)
+            examples = [problem for problem in self.problems if problem.kind == kind][:_EXAMPLES]
+            for problem in examples:
+                console.print(f"  {escape(problem.image)}: {escape(problem.detail)}", highlight=False, soft_wrap=True)
+            if found[kind] > len(examples):
+                console.print(f"  [dim]and {found[kind] - len(examples):,} more[/]", highlight=False)
+
+    def _split_table(self) -> rich.table.Table:
+        table = rich.table.Table(box=SIMPLE, pad_edge=False)
+        table.add_column("split")
+        for title in ("images", "expected", "no label", "no photo"):
+            table.add_column(title, justify="right")
+        for split in self.splits:
+            expected = " or ".join(f"{number:,}" for number in split.expected) or "?"
+            table.add_row(split.split, f"{split.pairs:,}", expected, f"{split.no_label:,}", f"{split.no_photo:,}")
+        sizes = [f"{width}×{height} ({number:,})" for (height, width), number in [*self.sizes.items()][:_SIZES]]
+        more = f" and {len(self.sizes) - _SIZES:,} more" if len(self.sizes) > _SIZES else ""
+        table.caption = f"sizes: {', '.join(sizes) or 'none'}{more}"
+        table.caption_justify = "left"
+        return table
+
+    def _class_table(self) -> rich.table.Table:
+        table = rich.table.Table(box=SIMPLE, pad_edge=False)
+        table.add_column("class of the set" if self.space is None else f"class of {self.space}", ratio=1)
+        for title in ("pixels", "share", "images"):
+            table.add_column(title, justify="right", no_wrap=True)
+        counts = self.native if self.space is None else self.classes
+        total = sum(count.pixels for count in counts)
+        for count in counts:
+            share = f"{count.pixels / total:.2%}" if total else "-"
+            style = "dim" if count.name == VOID or not count.pixels else None
+            table.add_row(escape(count.name), f"{count.pixels:,}", share, f"{count.images:,}", style=style)
+        return table
+
+
+def check(
+    name: str,
+    root: Path,
+    *,
+    split: str | None = None,
+    space: str | None = None,
+    workers: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+    data: DataConfig | None = None,
+) -> CheckReport:
+    """Read every photo and every label image of a data set.
+
+    Args:
+        name: a set that lies on disk, or one of `data.sets`.
+        root: its folder.
+        split: one of its splits; all that are there if not given.
+        space: count the pixels of this label space's classes, too.
+        workers: processes that read; with 0 the calling one does.
+        on_progress: told how many images of how many are read.
+        data: the user's own sets, and the files that name images to leave out.
+
+    Raises:
+        UsageError: the set is generated, or the split or space is unknown or the set too coarse for the space.
+        DataError: there are no images of the set in that folder, or a list of images to leave out cannot be read.
+    """
+    wanted = None if space is None else labels.label_space(space)
+    started = time.perf_counter()
+    found = list_splits(name, root, splits=None if split is None else [split], data=data)
+    info = dataset(name, data)
+    tally = _Tally(name, root, [one.table for listings in found.values() for one in listings], wanted)
+    left_out = read_excluded(data.exclude if data else []).get(name, frozenset())
+    problems: list[Problem] = []
+    counts: list[SplitCount] = []
+    pairs: dict[Path, _Work] = {}
+    skipped: set[Path] = set()
+    for part, listings in found.items():
+        number = sum(len(listing.pairs) for listing in listings)
+        expected = EXPECTED.get(name, {}).get(part, ())
+        bare = [pair for listing in listings for pair in listing.bare if below(root, pair.image) not in left_out]
+        orphans = [path for listing in listings for path in listing.orphans]
+        counts.append(SplitCount(part, number, expected, len(bare), len(orphans)))
+        whole = number + sum(len(listing.bare) for listing in listings)
+        if expected and whole not in expected:
+            published = " or ".join(f"{n:,}" for n in expected)
+            problems.append(Problem("incomplete", part, f"{whole:,} images, of {published} that were published"))
+        problems += [
+            Problem("no label", below(root, pair.image), f"{below(root, pair.label)} is missing") for pair in bare
+        ]
+        problems += [Problem("no photo", below(root, path), "its photo is missing") for path in orphans]
+        for listing in listings:
+            skipped |= {pair.image for pair in listing.bare if below(root, pair.image) in left_out}
+            for pair in listing.pairs:
+                if below(root, pair.image) in left_out:
+                    skipped.add(pair.image)
+                else:
+                    pairs.setdefault(pair.image, _Work(pair, listing.table))
+    work = partial(_examine, wide=info.wide, colors=info.colors)
+    items = list(pairs.values())
+    with closing(in_processes(work, items, workers=workers, on_progress=on_progress)) as all_seen:
+        for item, seen in zip(items, all_seen, strict=True):
+            tally.add(item, seen)
+    return CheckReport(
+        name=name,
+        root=str(root),
+        splits=tuple(counts),
+        images=len(items),
+        native=tuple(sorted(tally.native.counts(), key=lambda count: -count.pixels)),
+        space=space,
+        classes=tally.space.counts(),
+        sizes=dict(tally.sizes.most_common()),
+        # What is in several splits is told once.
+        problems=tuple(dict.fromkeys((*problems, *tally.problems))),
+        seconds=time.perf_counter() - started,
+        left_out=len(skipped),
+    )
+
+
+def list_splits(
+    name: str, root: Path, *, splits: Sequence[str] | None, data: DataConfig | None
+) -> dict[str, list[Listing]]:
+    """What lies in the folders of a data set, by split, complete or not.
+
+    Args:
+        name: a set that lies on disk, or one of `data.sets`.
+        root: its folder.
+        splits: the ones wanted; all that are there if not given.
+        data: the user's own sets.
+
+    Raises:
+        UsageError: the set is generated, or a split is unknown.
+        DataError: a split that is wanted has no images, or there is none at all.
+    """
+    info = dataset(name, data)
+    if not info.layouts:
+        raise UsageError(
+            f"the data set {name} is generated, so that there are no files of it: name one that lies on disk"
+        )
+    for split in splits or ():
+        if split not in info.splits:
+            raise one_of(split, list(info.splits), f"split of {name}")
+    by_folder = any("{subset}" in pattern for layout in info.layouts for pattern in layout.images)
+    found: dict[str, list[Listing]] = {}
+    missing: DataError | None = None
+    for split in splits or info.splits:
+        listings = []
+        for subset in info.subsets if by_folder else [None]:
+            try:
+                listings.append(survey(name, root, split=split, subset=subset, data=data))
+            except DataError as error:
+                missing = missing or error
+                if splits is not None:
+                    raise
+        if listings:
+            found[split] = listings
+    if not found and missing:
+        raise missing
+    return found
+
+
+class _Work(NamedTuple):
+    """One image to look at."""
+
+    pair: Pair
+    table: Table
+    """What the ids in its label mean."""
+
+
+class _Seen(NamedTuple):
+    """What one image and its label are."""
+
+    size: tuple[int, int] | None
+    """Height and width of the photo, where it can be read."""
+    digest: bytes
+    """Of the photo's file."""
+    pixels: Mapping[int, int]
+    """Native id → pixels that have it."""
+    problems: tuple[tuple[Kind, str], ...]
+
+
+def _examine(work: _Work, *, wide: bool, colors: Mapping[tuple[int, int, int], int] | None) -> _Seen:
+    pair, problems = work.pair, list[tuple[Kind, str]]()
+    size, digest, pixels = None, b"", dict[int, int]()
+    try:
+        image = read_image(pair.image)
+        size = image.shape[:2]
+        digest = hashlib.blake2b(pair.image.read_bytes(), digest_size=16).digest()
+        if _is_of_one_colour(image):
+            problems.append(("single colour", f"it is {tuple(image[0, 0].tolist())} all over"))
+        if wrong := fault(pair.image):
+            problems.append(("damaged", wrong))
+    except (DataError, OSError) as error:
+        problems.append(("unreadable", str(error)))
+    try:
+        label = read_label(pair.label, wide=wide, colors=colors)
+        if wrong := fault(pair.label):
+            problems.append(("damaged", f"the label {pair.label.name}: {wrong}"))
+    except DataError as error:
+        problems.append(("unreadable", str(error)))
+        return _Seen(size, digest, pixels, tuple(problems))
+    if size is not None and size != label.shape:
+        there = f"{label.shape[1]}×{label.shape[0]}"
+        problems.append(("sizes differ", f"it is {size[1]}×{size[0]}, its label {there}"))
+    counts = np.bincount(label.reshape(-1), minlength=256)
+    pixels = {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
+    unknown = {i: n for i, n in pixels.items() if i not in work.table}
+    if unknown:
+        told = ", ".join(f"{i} ({n:,} pixels)" for i, n in unknown.items())
+        problems.append(("unknown ids", f"{pair.label.name} has {told}"))
+    elif all(work.table[i] == VOID for i in pixels):
+        problems.append(("only void", f"{pair.label.name} has the ids {', '.join(map(str, pixels))} alone"))
+    return _Seen(size, digest, pixels, tuple(problems))
+
+
+def _is_of_one_colour(image: NDArray[np.uint8]) -> bool:
+    # Almost always a few pixels show that it is not.
+    few = image[:: max(1, len(image) // 8), :: max(1, image.shape[1] // 8)]
+    return all(bool((np.ptp(pixels, axis=(0, 1)) <= _SAME_COLOUR).all()) for pixels in (few, image))
+
+
+class _Tally:
+    """What was seen, summed up."""
+
+    def __init__(self, name: str, root: Path, tables: Sequence[Table], space: LabelSpace | None) -> None:
+        """Begin with nothing.
+
+        Args:
+            name: of the data set.
+            root: its folder.
+            tables: what ids mean, in each part of the set.
+            space: the classes to count, besides the set's own.
+
+        Raises:
+            UsageError: the set is too coarse for the space.
+        """
+        self.root = root
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.problems: list[Problem] = []
+        self.first: dict[bytes, str] = {}
+        """Digest of a photo's file → the first photo that has it."""
+        self.native = _Counts(dict.fromkeys(known for table in tables for known in table.values()))
+        self.space = _Counts(() if space is None else (*space.classes, VOID))
+        self.class_of: dict[str, str] = {}
+        """Native name → class of the space."""
+        if space is not None:
+            for table in tables:
+                classes = labels.remap(table, space, name)
+                self.class_of |= {
+                    known: VOID if classes[i] == IGNORE else space.classes[classes[i]] for i, known in table.items()
+                }
+
+    def add(self, work: _Work, seen: _Seen) -> None:
+        """Count what one image and its label are."""
+        image = below(self.root, work.pair.image)
+        if seen.size:
+            self.sizes[seen.size] += 1
+        self.problems += [Problem(kind, image, detail) for kind, detail in seen.problems]
+        if seen.digest and (first := self.first.setdefault(seen.digest, image)) != image:
+            self.problems.append(Problem("duplicate", image, f"it is the same as {first}"))
+        known = {work.table[i]: 0 for i in seen.pixels if i in work.table}
+        for i, number in seen.pixels.items():
+            if i in work.table:
+                known[work.table[i]] += number
+        self.native.add(known.items())
+        if self.class_of:
+            self.space.add((self.class_of[name], number) for name, number in known.items())
+
+
+class _Counts:
+    """Pixels, and images, of each class."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.pixels = dict.fromkeys(names, 0)
+        self.images = dict.fromkeys(self.pixels, 0)
+
+    def add(self, found: Iterable[tuple[str, int]]) -> None:
+        """Count one image: pixels of classes, of which one may come several times."""
+        present = set()
+        for name, number in found:
+            self.pixels[name] += number
+            present.add(name)
+        for name in present:
+            self.images[name] += 1
+
+    def counts(self) -> tuple[ClassCount, ...]:
+        """What was counted, in the order of the names."""
+        return tuple(ClassCount(name, self.pixels[name], self.images[name]) for name in self.pixels)
+
+
+def below(root: Path, path: Path) -> str:
+    """The path of a file below a folder, with slashes."""
+    return path.relative_to(root).as_posix()

@@ -1,0 +1,356 @@
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from spcnet.config import DataConfig, DomainSpec, OwnSet
+from spcnet.data.cache import MARKER, nearest, write_cache
+from spcnet.data.catalog import DATASETS
+from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.folders import write_excluded
+from spcnet.data.labels import label_space
+from spcnet.errors import DataError, UsageError
+
+SIZE = (48, 64)
+NAMES = ("0001TP_1", "0006R0_2", "0016E5_3")
+
+
+def smooth(seed: int) -> NDArray[np.uint8]:
+    """Colours that change slowly, as a photo's do."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((SIZE[1], SIZE[0]), Image.Resampling.BICUBIC))
+
+
+def truth(seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 12, SIZE, dtype=np.uint8)
+
+
+def save(path: Path, pixels: NDArray[np.generic], **options: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A set of three images to train on and one to test on."""
+    for seed, name in enumerate(NAMES):
+        save(tmp_path / "set" / "train" / f"{name}.png", smooth(seed))
+        save(tmp_path / "set" / "trainannot" / f"{name}.png", truth(seed))
+    save(tmp_path / "set" / "test" / "Seq05VD_4.png", smooth(4))
+    save(tmp_path / "set" / "testannot" / "Seq05VD_4.png", truth(4))
+    return tmp_path / "set"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def opened(name: str, root: Path, *, split: str, space: str = "cityscapes19", **more: object) -> SegmentationSet:
+    data = DataConfig(roots={name: str(root)}, **more)  # type: ignore[arg-type]
+    return open_domain(DomainSpec.parse(f"{name}@{split}"), data=data, space=label_space(space), training=False)
+
+
+def test_the_copy_opens_like_the_set_with_the_same_labels_and_nearly_the_same_photos(
+    root: Path, tmp_path: Path
+) -> None:
+    before = contents(root)
+    report = write_cache("camvid", root, tmp_path / "copy")
+    assert contents(root) == before
+    assert (report.images, report.written, report.exit_code, dict(report.failed)) == (4, 4, 0, {})
+    for split in ("train", "test"):
+        plain, copy = opened("camvid", root, split=split), opened("camvid", tmp_path / "copy", split=split)
+        assert len(plain) == len(copy)
+        for index in range(len(plain)):
+            ours, theirs = plain.read(index), copy.read(index)
+            assert ours.name == theirs.name
+            assert np.array_equal(ours.label, theirs.label)
+            assert np.abs(ours.image.astype(int) - theirs.image).mean() < 1.5
+    files = [path for path in (tmp_path / "copy").rglob("*") if path.is_file() and path.name != MARKER]
+    assert report.bytes_after == sum(path.stat().st_size for path in files)
+    assert report.bytes_before == sum(path.stat().st_size for path in root.rglob("*.png"))
+
+
+def test_a_copy_of_another_size_is_resized_as_evaluation_resizes(root: Path, tmp_path: Path) -> None:
+    write_cache("camvid", root, tmp_path / "copy", size=(20, 30), quality=100)
+    copy = opened("camvid", tmp_path / "copy", split="train")
+    for index, (seed, _) in enumerate(enumerate(NAMES)):
+        sample = copy.read(index)
+        expected = torch.nn.functional.interpolate(
+            torch.from_numpy(smooth(seed).copy()).permute(2, 0, 1)[None].float(),
+            (20, 30), mode="bilinear", antialias=True,
+        )[0].permute(1, 2, 0)  # fmt: skip
+        assert sample.image.shape == (20, 30, 3)
+        assert np.abs(sample.image - expected.numpy()).mean() < 2
+        kept = np.asarray(Image.open(tmp_path / "copy" / "trainannot" / f"{NAMES[index]}.png"))
+        wanted = torch.nn.functional.interpolate(
+            torch.from_numpy(truth(seed))[None, None].float(), (20, 30), mode="nearest-exact"
+        )
+        assert np.array_equal(kept, wanted[0, 0].numpy())
+
+
+@settings(deadline=None, max_examples=40)
+@given(sizes=st.tuples(*[st.integers(1, 60)] * 4))
+def test_of_a_label_the_pixel_at_the_middle_is_taken(sizes: tuple[int, int, int, int]) -> None:
+    label = np.random.default_rng(0).integers(0, 256, sizes[:2], dtype=np.uint8)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(label)[None, None].double(), sizes[2:], mode="nearest-exact"
+    )[0, 0]
+    ours = nearest(label, sizes[2:])
+    # Where the middle falls on the border of two pixels, rounding decides: either is right.
+    exact = [
+        all((2 * place + 1) * old % (2 * new) for place in range(new)) or old == new
+        for old, new in zip(sizes[:2], sizes[2:], strict=True)
+    ]
+    assert ours.shape == sizes[2:]
+    if all(exact):
+        assert np.array_equal(ours, expected.numpy())
+
+
+def test_a_jpeg_that_keeps_its_size_is_copied_byte_for_byte(root: Path, tmp_path: Path) -> None:
+    (root / "train" / "0001TP_1.png").unlink()
+    save(root / "train" / "0001TP_1.jpg", smooth(0), quality=80)
+    write_cache("camvid", root, tmp_path / "copy")
+    there = (tmp_path / "copy" / "train" / "0001TP_1.jpg").read_bytes()
+    assert there == (root / "train" / "0001TP_1.jpg").read_bytes()
+
+
+def test_the_second_time_nothing_is_written(root: Path, tmp_path: Path) -> None:
+    write_cache("camvid", root, tmp_path / "copy")
+    before = contents(tmp_path / "copy")
+    told: list[tuple[int, int]] = []
+    report = write_cache("camvid", root, tmp_path / "copy", on_progress=lambda done, total: told.append((done, total)))
+    assert (report.images, report.written) == (4, 0)
+    assert contents(tmp_path / "copy") == before
+    assert told[-1] == (4, 4)
+
+
+def test_what_was_stopped_and_gone_on_with_is_what_was_never_stopped(root: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    write_cache("camvid", root, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        write_cache("camvid", root, tmp_path / "parts", on_progress=stop)
+    assert len(contents(tmp_path / "parts")) < len(contents(tmp_path / "whole"))
+    report = write_cache("camvid", root, tmp_path / "parts", workers=2)
+    assert 0 < report.written < 4
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert not list((tmp_path / "parts").rglob("*.part"))
+
+
+@pytest.mark.parametrize("change", ["photo", "label", "copy lost", "copy cut"])
+def test_what_changed_or_was_lost_is_written_anew(root: Path, tmp_path: Path, change: str) -> None:
+    copy = tmp_path / "copy"
+    write_cache("camvid", root, copy)
+    if change == "photo":
+        save(root / "train" / f"{NAMES[0]}.png", smooth(9))
+    elif change == "label":
+        save(root / "trainannot" / f"{NAMES[0]}.png", truth(9))
+    elif change == "copy lost":
+        (copy / "train" / f"{NAMES[0]}.jpg").unlink()
+    else:
+        (copy / "trainannot" / f"{NAMES[0]}.png").write_bytes(b"half")
+    assert write_cache("camvid", root, copy).written == 1
+    write_cache("camvid", root, tmp_path / "new")
+    assert contents(copy) == contents(tmp_path / "new")
+
+
+def test_a_bad_file_is_listed_and_left_out_and_the_rest_opens(root: Path, tmp_path: Path) -> None:
+    write_cache("camvid", root, tmp_path / "copy")
+    for bad in (root / "train" / f"{NAMES[0]}.png", root / "trainannot" / f"{NAMES[1]}.png"):
+        bad.write_bytes(bad.read_bytes()[:-60])
+    report = write_cache("camvid", root, tmp_path / "copy")
+    assert report.exit_code == 1
+    assert list(report.failed) == [f"train/{NAMES[0]}.png", f"train/{NAMES[1]}.png"]
+    assert all("cannot read" in reason and "\n" not in reason for reason in report.failed.values())
+    assert len(opened("camvid", tmp_path / "copy", split="train")) == 1
+    assert report.images == 2
+
+
+def test_a_photo_and_a_label_of_different_sizes_do_not_become_a_pair(root: Path, tmp_path: Path) -> None:
+    save(root / "train" / f"{NAMES[0]}.png", smooth(0)[:40])
+    report = write_cache("camvid", root, tmp_path / "copy", size=(20, 30))
+    assert "is 64×40, its label 64×48" in report.failed[f"train/{NAMES[0]}.png"]
+
+
+def test_images_that_a_list_leaves_out_are_not_in_the_copy(root: Path, tmp_path: Path) -> None:
+    (root / "trainannot" / f"{NAMES[0]}.png").unlink()
+    assert list(write_cache("camvid", root, tmp_path / "copy").failed) == [f"train/{NAMES[0]}.png"]
+    rows = [("camvid", f"train/{name}.png", "bad") for name in NAMES[:2]]
+    write_excluded(tmp_path / "bad.txt", rows)
+    report = write_cache("camvid", root, tmp_path / "copy", data=DataConfig(exclude=[str(tmp_path / "bad.txt")]))
+    assert report.exit_code == 0
+    assert [path.name for path in (tmp_path / "copy" / "train").iterdir()] == [f"{NAMES[2]}.jpg"]
+    assert [path.name for path in (tmp_path / "copy" / "trainannot").iterdir()] == [f"{NAMES[2]}.png"]
+
+
+def test_only_the_splits_that_are_named_are_copied(root: Path, tmp_path: Path) -> None:
+    assert write_cache("camvid", root, tmp_path / "copy", splits=["test"]).images == 1
+    assert not (tmp_path / "copy" / "train").exists()
+    assert write_cache("camvid", root, tmp_path / "copy", splits=["train"]).images == 3
+    assert len(opened("camvid", tmp_path / "copy", split="test")) == 1
+
+
+def test_the_marker_says_what_the_copy_is_of(root: Path, tmp_path: Path) -> None:
+    write_cache("camvid", root, tmp_path / "copy", size=(20, 30), quality=90)
+    marker = json.loads((tmp_path / "copy" / MARKER).read_text())
+    assert {key: marker[key] for key in ("version", "set", "source", "size", "quality")} == {
+        "version": 1, "set": "camvid", "source": str(root.resolve()), "size": [20, 30], "quality": 90
+    }  # fmt: skip
+
+
+def _png16(path: Path, label: NDArray[np.uint8]) -> None:
+    """A label as SYNTHIA has it: the class in the first of three channels of 16 bits."""
+    from tests.data.test_images import png
+
+    deep = np.random.default_rng(0).integers(0, 2**16, (*label.shape, 3), dtype=np.uint16)
+    deep[:, :, 0] = label
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(deep, bits=16, color_type=2))
+
+
+def test_wide_labels_and_labels_of_colours_become_plain_ids(tmp_path: Path) -> None:
+    synthia, gtav = tmp_path / "synthia", tmp_path / "gtav"
+    save(synthia / "RGB" / "0000000.png", smooth(0))
+    _png16(synthia / "GT" / "LABELS" / "0000000.png", truth(0))
+    colors = np.array(list(DATASETS["gtav"].colors or ()), np.uint8)
+    save(gtav / "images" / "train" / "00001.png", smooth(0))
+    save(gtav / "labels" / "train" / "00001.png", colors[truth(0)])
+    for name, folder, split in (("synthia", synthia, "full"), ("gtav", gtav, "train")):
+        copy = tmp_path / f"{name} copy"
+        report = write_cache(name, folder, copy, splits=[split])
+        assert report.exit_code == 0
+        with Image.open(next(copy.rglob("0000[0-9]*.png"))) as image:
+            assert image.mode == "L"
+        ours, theirs = opened(name, folder, split=split).read(0), opened(name, copy, split=split).read(0)
+        assert np.array_equal(ours.label, theirs.label)
+
+
+def test_the_table_of_a_set_goes_with_its_copy(tmp_path: Path) -> None:
+    from spcnet.data import labels
+
+    root = tmp_path / "set"
+    save(root / "training" / "images" / "a.jpg", smooth(0))
+    save(root / "training" / "labels" / "a.png", truth(0))
+    names = [{"name": name} for name in labels.MAPILLARY_V12]
+    (root / "config.json").write_text(json.dumps({"labels": names}))
+    write_cache("mapillary", root, tmp_path / "copy")
+    assert (tmp_path / "copy" / "config.json").read_bytes() == (root / "config.json").read_bytes()
+
+
+def test_photos_of_a_set_of_ones_own_keep_the_ending_that_its_pattern_asks_for(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    save(root / "photos" / "a.png", smooth(0))
+    save(root / "masks" / "a.png", truth(0) % 2)
+    own = OwnSet(images="photos/*.png", labels="masks/*.png", table={0: "road", 1: "sky"}, splits=["all"])
+    write_cache("mine", root, tmp_path / "copy", data=DataConfig(sets={"mine": own}))
+    copy = opened("mine", tmp_path / "copy", split="all", sets={"mine": own})
+    assert np.array_equal(copy.read(0).image, smooth(0))
+
+
+def _other_files(root: Path, copy: Path) -> None:
+    copy.mkdir()
+    (copy / "thesis.tex").write_text("mine")
+
+
+def _strange_marker(text: str) -> Callable[[Path, Path], None]:
+    def plant(root: Path, copy: Path) -> None:
+        copy.mkdir()
+        (copy / MARKER).write_text(text)
+
+    return plant
+
+
+_OUTSIDE = '{"version":1,"set":"camvid","size":null,"quality":95,"files":{"a":[[1,1,1,1],["../set/train/0001TP_1.png","b"],[1,1]]}}'
+
+
+@pytest.mark.parametrize(
+    ("plant", "told"),
+    [
+        (_other_files, f"holds files and no {MARKER}"),
+        (_strange_marker("{"), "cannot read"),
+        (_strange_marker("[]"), "cannot read"),
+        (_strange_marker("[" * 100_000), "cannot read"),
+        (_strange_marker(_OUTSIDE), "do not lie below it"),
+        (lambda root, copy: write_cache("camvid", root, copy, quality=80), "quality 80 and not 95"),
+        (lambda root, copy: write_cache("camvid", root, copy, size=(4, 4)), r"size \[4, 4\] and not None"),
+    ],
+)
+def test_a_folder_with_something_else_in_it_is_left_alone(
+    root: Path, tmp_path: Path, plant: Callable[[Path, Path], object], told: str
+) -> None:
+    copy = tmp_path / "copy"
+    plant(root, copy)
+    before = contents(copy), contents(root)
+    with pytest.raises(DataError, match=told):
+        write_cache("camvid", root, copy)
+    assert (contents(copy), contents(root)) == before
+
+
+@pytest.mark.parametrize("folder", [".", "train", "train/deep", "..", "../link"])
+def test_no_copy_is_written_into_the_set_or_around_it(root: Path, folder: str) -> None:
+    os.symlink(root, root.parent / "link")
+    before = contents(root)
+    with pytest.raises(UsageError, match="name a folder beside it"):
+        write_cache("camvid", root, root / folder)
+    assert contents(root) == before
+
+
+def test_what_no_copy_can_be_is_said(root: Path, tmp_path: Path) -> None:
+    for wrong, told in (({"quality": 0}, "quality"), ({"size": (0, 5)}, "0×5"), ({"splits": ["tset"]}, "split")):
+        with pytest.raises(UsageError, match=told):
+            write_cache("camvid", root, tmp_path / "copy", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="generated"):
+        write_cache("streets", root, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to_is_one_line(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(DataError, match="cannot write"):
+        write_cache("camvid", root, tmp_path / "closed" / "copy")
+
+
+def test_where_writing_fails_all_ends_and_no_image_is_blamed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, write: object) -> None:
+        raise DataError(f"cannot write {path}: no space")
+
+    write_cache("camvid", root, tmp_path / "copy", splits=["test"])
+    monkeypatch.setattr("spcnet.data.cache.write_whole", full)
+    with pytest.raises(DataError, match="no space"):
+        write_cache("camvid", root, tmp_path / "copy")
+
+
+REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "camvid"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here")
+def test_real_photos_are_hardly_changed_by_the_copy(tmp_path: Path) -> None:
+    names = sorted(path.stem for path in (REAL / "test").glob("*.jpg"))[:6]
+    for name in names:
+        for folder, ending in (("test", ".jpg"), ("testannot", ".png")):
+            (tmp_path / "set" / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(REAL / folder / f"{name}{ending}", tmp_path / "set" / folder)
+    write_cache("camvid", tmp_path / "set", tmp_path / "copy", size=(180, 240))
+    copy, plain = opened("camvid", tmp_path / "copy", split="test"), opened("camvid", tmp_path / "set", split="test")
+    for index in range(len(names)):
+        photo = Image.fromarray(plain.read(index).image).resize((240, 180), Image.Resampling.BILINEAR)
+        assert np.abs(copy.read(index).image.astype(int) - np.asarray(photo)).mean() < 2.5

@@ -1,0 +1,175 @@
+"""The whole path of every set: made in one of its layouts, trained on for two steps, tested on, its labels scored."""
+
+import dataclasses
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from spcnet import commands, rehearsal
+from spcnet.config import AugmentationConfig, DataConfig, EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
+from spcnet.data.catalog import DATASETS
+from spcnet.data.fixture import write_fixture
+from spcnet.errors import DataError, UsageError
+
+SETS = [name for name, info in DATASETS.items() if info.layouts]
+MODEL = ModelConfig(backbone="shufflenet_v2", weights=None, output_stride=32)
+
+
+def run_of(output: Path, *, data: dict[str, Any], method: str = "spcnet", iterations: int = 2) -> RunConfig:
+    values = {"size": (48, 96), "images_per_domain": 2, "workers": 0, "targets": []} | data
+    return RunConfig(
+        method=method,
+        model=MODEL,
+        data=DataConfig(**values),
+        training=TrainingConfig(iterations=iterations, log_every=1, checkpoint_every=iterations, accelerator="cpu"),
+        evaluation=EvaluationConfig(batch_size=1, panels=0, limit=1),
+        output=output,
+    )
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_set_is_trained_on_and_tested_on(name: str, tmp_path: Path) -> None:
+    write_fixture(name, tmp_path / "data" / name)
+    space = "idd7" if name in ("camvid", "idd_lite") else "cityscapes19"
+    data = {"sources": [name], "root": str(tmp_path / "data"), "space": space, "class_uniform": 0.5}
+    record = commands.train(run_of(tmp_path / "run", data=data))
+    assert record["iteration"] == 2
+    scored = record["domains"][name]
+    assert scored["images"] == 1
+    assert np.sum(scored["confusion"]) > 1000
+    # Labels that were decoded wrongly would be nearly all void, or nearly all one class.
+    assert sum(row > 0 for row in np.sum(scored["confusion"], axis=1)) >= 4
+
+
+@pytest.mark.parametrize("by", ["style", "cluster", "random"])
+def test_a_single_source_fills_every_base(by: str, tmp_path: Path) -> None:
+    write_fixture("cityscapes", tmp_path / "data" / "cityscapes", images_per_split=6)
+    data = {
+        "sources": ["cityscapes"],
+        "root": str(tmp_path / "data"),
+        "pseudo_domains": 3,
+        "pseudo_by": by,
+        "images_per_domain": 4,
+        "augmentation": AugmentationConfig(styles=["noise", "fog"], style_probability=0.6),
+    }
+    config = run_of(tmp_path / "run", data=data, iterations=8)
+    commands.train(config)
+    network, card = commands.restore(tmp_path / "run")
+    assert card.domains == ("cityscapes#1", "cityscapes#2", "cityscapes#3")
+    for layer in network.style_layers:
+        assert layer.base_mean.isfinite().all()
+        # What was never filled still has the deviation 1 that it began with.
+        assert (layer.base_std != 1).any(dim=1).all()
+
+
+def test_a_run_that_is_resumed_clusters_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_fixture("cityscapes", tmp_path / "data" / "cityscapes", images_per_split=6)
+    data = {"sources": ["cityscapes"], "root": str(tmp_path / "data"), "pseudo_domains": 3, "pseudo_by": "cluster"}
+    whole, parts = (run_of(tmp_path / name, data=data, iterations=6) for name in ("whole", "parts"))
+    commands.train(whole)
+
+    def bar(*_: Any) -> Any:
+        """Kills the run in its fifth step."""
+
+        def show(done: int, losses: dict[str, float], total: int = 0) -> None:
+            if done > 4:
+                raise KeyboardInterrupt
+
+        return nullcontext(show)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "bar", bar)
+        often = dataclasses.replace(parts, training=dataclasses.replace(parts.training, checkpoint_every=3))
+        with pytest.raises(KeyboardInterrupt):
+            commands.train(often)
+    commands.train(parts, resume=True)
+    expected, found = (commands.restore(config.output)[0].state_dict() for config in (whole, parts))
+    assert expected["clusters.share"].sum() > 0
+    for name, value in expected.items():
+        assert value.equal(found[name]), name
+
+
+def test_a_bad_image_stops_the_run_or_is_skipped_and_told_of(tmp_path: Path) -> None:
+    root = tmp_path / "data" / "cityscapes"
+    write_fixture("cityscapes", root, images_per_split=3)
+    for split in ("train", "val"):
+        photo = min((root / "leftImg8bit").rglob(f"{split}/**/*.png"))
+        photo.write_bytes(photo.read_bytes()[:200])
+    data = {"sources": ["cityscapes"], "root": str(tmp_path / "data")}
+    with pytest.raises(DataError, match="cannot read"):
+        commands.train(run_of(tmp_path / "stop", data=data, iterations=3))
+    console = Console(record=True, width=300, file=(tmp_path / "out.txt").open("w"))
+    config = run_of(tmp_path / "skip", data={**data, "on_bad_image": "skip"}, iterations=3)
+    record = commands.train(dataclasses.replace(config, evaluation=EvaluationConfig(panels=0)), console=console)
+    assert record["domains"]["cityscapes"]["skipped"] == 1
+    assert record["domains"]["cityscapes"]["images"] == 2
+    listed = [json.loads(line) for line in (tmp_path / "skip" / "skipped.jsonl").read_text().splitlines()]
+    assert [line["where"] for line in listed] == ["training", "cityscapes"]
+    assert all("cannot read" in line["message"] for line in listed)
+    assert console.export_text().count("skipped: cannot read") == 2
+
+
+def test_images_on_an_exclude_list_are_not_trained_on(tmp_path: Path) -> None:
+    root = tmp_path / "data" / "cityscapes"
+    write_fixture("cityscapes", root, images_per_split=3)
+    photo = min((root / "leftImg8bit").rglob("train/**/*.png"))
+    photo.write_bytes(b"broken")
+    listed = tmp_path / "exclude.txt"
+    listed.write_text(f"cityscapes\t{photo.relative_to(root).as_posix()}\tunreadable\n")
+    data = {"sources": ["cityscapes"], "root": str(tmp_path / "data"), "exclude": [str(listed)]}
+    commands.train(run_of(tmp_path / "run", data=data, iterations=3))
+
+
+def test_a_target_in_a_style_of_the_training_is_refused(tmp_path: Path) -> None:
+    for target, style in (("cityscapes+rain", "drizzle"), ("streets/night", "darkness"), ("camvid+fog", "fog")):
+        data = {"sources": ["streets/game"], "targets": [target], "augmentation": AugmentationConfig(styles=[style])}
+        with pytest.raises(UsageError, match=f"{style}.*family"):
+            commands.check_unseen(run_of(tmp_path, data=data).data)
+    data = {"targets": ["cityscapes+rain", "streets/night"], "augmentation": AugmentationConfig(styles=["fog", "dusk"])}
+    commands.check_unseen(run_of(tmp_path, data=data).data)
+
+
+def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path) -> None:
+    write_fixture("gtav", tmp_path / "data" / "gtav")
+    data = {"sources": ["gtav"], "targets": ["gtav@test"], "root": str(tmp_path / "data")}
+    config = run_of(tmp_path / "run", data=data)
+    found = rehearsal.rehearse(config)
+    assert found.ready
+    assert not (tmp_path / "run").exists()
+    assert [domain.images for domain in found.domains] == [2, 2, 2]
+    assert found.step_seconds
+    assert found.peak
+    assert found.needed > 4 * found.parameters
+    console = Console(record=True, width=100, file=(tmp_path / "out.txt").open("w"))
+    rehearsal.show(found, config, console)
+    text = console.export_text()
+    assert "for 2 iterations" in text
+    assert "Ready" in text
+
+
+def test_a_dry_run_tells_all_that_is_missing_at_once(tmp_path: Path) -> None:
+    write_fixture("gtav", tmp_path / "data" / "gtav")
+    photo = next((tmp_path / "data" / "gtav" / "images").rglob("*.png"))
+    Image.new("RGB", (5, 5)).save(photo)
+    data = {"sources": ["gtav", "synthia"], "targets": ["bdd100k"], "root": str(tmp_path / "data")}
+    config = run_of(tmp_path / "run", data=data)
+    config = dataclasses.replace(config, model=dataclasses.replace(MODEL, weights=str(tmp_path / "none.safetensors")))
+    found = rehearsal.rehearse(config)
+    assert not found.ready
+    assert {domain.name for domain in found.domains if domain.problem} >= {"synthia", "bdd100k"}
+    assert found.made_up
+    assert found.step_seconds
+    assert "none.safetensors" in found.problems[0]
+
+
+def test_a_step_that_cannot_fit_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "_free", lambda device: 2**20)
+    found = rehearsal.rehearse(run_of(tmp_path / "run", data={"sources": ["streets/game"]}))
+    assert found.step_seconds is None
+    assert "images_per_domain" in found.problems[0]
