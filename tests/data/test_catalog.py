@@ -307,7 +307,7 @@ def test_linked_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
         elsewhere = tmp_path / f"elsewhere_{inside}"
         (tmp_path / "set" / inside / "train" / "town").rename(elsewhere)
         (tmp_path / "set" / inside / "train" / "town").symlink_to(elsewhere)
-        (elsewhere / "loop").symlink_to(tmp_path / "set" / inside)
+        (elsewhere / "loop").symlink_to(tmp_path / "set" / inside / "train")
         (tmp_path / "set" / inside / "train" / "up").symlink_to("..")
     assert len(find_pairs("cityscapes", tmp_path / "set", split="train")[0]) == 2
 
