@@ -505,6 +505,8 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
             filled[key] = from_dict(hint, value)
         elif get_origin(hint) is dict and isinstance(value, Mapping) and dataclasses.is_dataclass(get_args(hint)[1]):
             filled[key] = {name: from_dict(get_args(hint)[1], one) for name, one in value.items()}
+        elif get_origin(hint) is dict and isinstance(value, Mapping) and get_args(hint)[0] is int:
+            filled[key] = {int(number) if str(number).isdigit() else number: one for number, one in value.items()}
         elif isinstance(value, list) and "tuple" in str(hint):
             filled[key] = tuple(value)
         elif hint is Path:

@@ -17,6 +17,7 @@ from spcnet.config import (
     EvaluationConfig,
     LossConfig,
     ModelConfig,
+    OwnSet,
     RunConfig,
     StyleConfig,
     TrainingConfig,
@@ -70,6 +71,11 @@ BAD: list[tuple[type, str, Any, str]] = [
     (EvaluationConfig, "batch_size", 0, "evaluation.batch_size is 0"),
     (EvaluationConfig, "panels", -1, "evaluation.panels is -1"),
     (EvaluationConfig, "limit", -1, "evaluation.limit is -1"),
+    (AugmentationConfig, "style_probability", 1.5, "data.augmentation.style_probability is 1.5"),
+    (AugmentationConfig, "style_strength", (0.5, 0.2), "data.augmentation.style_strength is (0.5, 0.2)"),
+    (AugmentationConfig, "styles", ["fog", "fog"], "data.augmentation.styles names fog twice"),
+    (DataConfig, "class_uniform", 1.5, "data.class_uniform is 1.5"),
+    (DataConfig, "tile", 8, "data.tile is 8"),
 ]
 
 
@@ -79,6 +85,51 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(kind: type, option: str,
         kind(**{option: value})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+SINGLE = {"sources": ["gtav"], "pseudo_domains": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sources": ["gtav", "idd"], "pseudo_domains": 3}, "data.pseudo_domains is 3 with 2 sources"),
+        ({"sources": ["gtav"], "pseudo_domains": 1}, "data.pseudo_domains is 1"),
+        (SINGLE, "data.augmentation.styles has 0"),
+        ({**SINGLE, "augmentation": AugmentationConfig(styles=["fog"])}, "data.augmentation.styles has 1"),
+        (
+            {**SINGLE, "augmentation": AugmentationConfig(styles=["fog", "rain"], style_probability=1.0)},
+            "images without",
+        ),
+    ],
+)
+def test_pseudo_domains_that_could_stay_empty_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        DataConfig(**options)
+
+
+def test_pseudo_domains_that_can_be_filled_are_allowed() -> None:
+    DataConfig(**SINGLE, augmentation=AugmentationConfig(styles=["fog", "rain"]))
+    DataConfig(**SINGLE, pseudo_by="cluster")
+    DataConfig(**SINGLE, pseudo_by="random")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": "/a/*.png"}, "below the set's root"),
+        ({"labels": "../b/*.png"}, "below the set's root"),
+        ({"images": "a/*.png"}, r"says \{split\}"),
+        ({"images": "a/{split}/*/*.png"}, "the same stars"),
+        ({"images": "a/{split}.png", "labels": "b/{split}.png"}, "at least one"),
+        ({"table": {}}, "table is empty"),
+        ({"table": {256: "road"}}, r"\[256\]"),
+        ({"splits": []}, "splits is empty"),
+    ],
+)
+def test_a_set_of_ones_own_that_cannot_be_found_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        OwnSet(**{"images": "a/{split}/*.png", "labels": "b/{split}/*.png", "table": {0: "road"}} | options)
 
 
 def test_an_unknown_precision_is_refused_where_nothing_checks_types() -> None:
@@ -111,7 +162,10 @@ CHANGED = RunConfig(
         targets=["cityscapes+fog"],
         roots={"camvid": "/data/camvid"},
         size=(64, 96),
-        augmentation=AugmentationConfig(scale=(1.0, 1.5), blur=None),
+        augmentation=AugmentationConfig(scale=(1.0, 1.5), blur=None, styles=["fog"], style_strength=(0.0, 0.5)),
+        sets={"town": OwnSet("a/{split}/*.png", "b/{split}/*.png", {0: "road", 255: "void"}, ["one", "two"])},
+        sampling="alternating",
+        on_bad_image="skip",
     ),
     training=TrainingConfig(iterations=7, devices="auto"),
     evaluation=EvaluationConfig(limit=3),

@@ -127,6 +127,7 @@ def write_cache(
         jobs.pop(image, None)
     for image in [image for image in index if image in left_out or not (root / image).exists()]:
         _remove(folder, index.pop(image))
+    _write_index(folder, name, root, settings, index)  # first, so that a folder that was begun is known as such
     for path in _tables(name, root, data):
         write_whole(folder / below(root, path), partial(_write, content=path.read_bytes()))
 

@@ -45,6 +45,9 @@ EXPECTED: dict[str, dict[str, tuple[int, ...]]] = {
     "kitti": {"train": (200,)},
     "cityscapes": {"train": (2975,), "val": (500,)},
     "mapillary": {"train": (18000,), "val": (2000,)},
+    "mapillary_rein": {"train": (18000,), "val": (2000,)},
+    "urbansyn": {"full": (7539,)},
+    "wilddash2": {"full": (4256,)},
 }
 """Images of each split, as the sets' authors published them; of IDD part I alone, or both parts. Of a set or split that is
 not here the number is not known, and none is expected."""

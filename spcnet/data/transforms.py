@@ -209,7 +209,8 @@ def _bands(image: Shaped[Tensor, "C H W"]) -> list[slice]:
 def _grey(image: Float32[Tensor, "3 H W"]) -> Float32[Tensor, "H W"]:
     """Brightness of each pixel, as whole numbers."""
     red, green, blue = image
-    return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_()
+    brightness: Tensor = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+    return brightness.floor_()
 
 
 def _turn_hue(image: Float32[Tensor, "3 H W"], turn: float) -> Float32[Tensor, "3 H W"]:

@@ -153,6 +153,20 @@ def test_what_was_stopped_and_gone_on_with_is_what_was_never_stopped(root: Path,
     assert not list((tmp_path / "parts").rglob("*.part"))
 
 
+def test_a_copy_that_was_killed_before_the_first_image_can_be_gone_on_with(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        written = [path.name for path in (tmp_path / "copy").iterdir()]
+        shutil.copytree(tmp_path / "copy", tmp_path / "left")
+        assert written == [MARKER]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_cache("camvid", root, tmp_path / "copy", on_progress=killed)
+    assert write_cache("camvid", root, tmp_path / "left").written == 4
+
+
 @pytest.mark.parametrize("change", ["photo", "label", "copy lost", "copy cut"])
 def test_what_changed_or_was_lost_is_written_anew(root: Path, tmp_path: Path, change: str) -> None:
     copy = tmp_path / "copy"
@@ -197,6 +211,8 @@ def test_images_that_a_list_leaves_out_are_not_in_the_copy(root: Path, tmp_path:
     assert report.exit_code == 0
     assert [path.name for path in (tmp_path / "copy" / "train").iterdir()] == [f"{NAMES[2]}.jpg"]
     assert [path.name for path in (tmp_path / "copy" / "trainannot").iterdir()] == [f"{NAMES[2]}.png"]
+    marker = json.loads((tmp_path / "copy" / MARKER).read_text())
+    assert sorted(marker["files"]) == ["test/Seq05VD_4.png", f"train/{NAMES[2]}.png"]
 
 
 def test_only_the_splits_that_are_named_are_copied(root: Path, tmp_path: Path) -> None:
@@ -302,12 +318,12 @@ def test_a_folder_with_something_else_in_it_is_left_alone(
     assert (contents(copy), contents(root)) == before
 
 
-@pytest.mark.parametrize("folder", [".", "train", "train/deep", "..", "../link"])
+@pytest.mark.parametrize("folder", ["set", "set/train", "set/train/deep", ".", "link", "link/deep"])
 def test_no_copy_is_written_into_the_set_or_around_it(root: Path, folder: str) -> None:
     os.symlink(root, root.parent / "link")
     before = contents(root)
     with pytest.raises(UsageError, match="name a folder beside it"):
-        write_cache("camvid", root, root / folder)
+        write_cache("camvid", root, root.parent / folder)
     assert contents(root) == before
 
 
@@ -315,6 +331,8 @@ def test_what_no_copy_can_be_is_said(root: Path, tmp_path: Path) -> None:
     for wrong, told in (({"quality": 0}, "quality"), ({"size": (0, 5)}, "0×5"), ({"splits": ["tset"]}, "split")):
         with pytest.raises(UsageError, match=told):
             write_cache("camvid", root, tmp_path / "copy", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="camvid@val"):
+        write_cache("camvid", root, tmp_path / "copy", splits=["train", "val"])
     with pytest.raises(UsageError, match="generated"):
         write_cache("streets", root, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()

@@ -1,3 +1,4 @@
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,6 +145,10 @@ def test_anything_that_changes_the_centres_has_them_made_anew(made: Made, tmp_pa
     Image.fromarray(np.zeros((21, 30), np.uint8)).save(made.set.pairs[3].label)
     again = class_centres(made.set, tile=16)
     assert set(again.label[again.image == 3]) == {7} != set(first.label[first.image == 3])
+    before = len(stored(tmp_path))
+    os.utime(made.set.pairs[4].label, ns=(1, 1))  # another file of the same size, for all we know
+    class_centres(made.set, tile=16)
+    assert len(stored(tmp_path)) == before + 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "pickle", "foreign", "range"])

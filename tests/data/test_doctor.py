@@ -29,7 +29,8 @@ def photo(seed: int) -> NDArray[np.uint8]:
 
 
 def truth(seed: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 12, SIZE, dtype=np.uint8)
+    """Ids of all classes, or of half of them."""
+    return np.random.default_rng(seed).integers(0, 12 if seed % 2 else 6, SIZE, dtype=np.uint8)
 
 
 def save(path: Path, pixels: NDArray[np.generic]) -> Path:
@@ -174,6 +175,14 @@ def test_a_split_that_is_not_whole_is_a_problem_and_an_unknown_number_is_none(
     assert check("camvid", root).problems == (
         Problem("incomplete", "train", "3 images, of 4 or 9 that were published"),
     )
+
+
+def test_a_split_is_whole_at_any_of_its_extents_and_with_labels_missing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EXPECTED, "camvid", {"train": (9, 3)})
+    (root / LABEL).unlink()
+    assert found(check("camvid", root)) == [("no label", PHOTO)]
 
 
 def test_every_number_that_is_expected_is_of_a_split_that_the_set_has() -> None:

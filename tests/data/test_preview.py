@@ -71,6 +71,7 @@ def test_pixels_of_no_class_are_striped_and_no_class_has_their_colours() -> None
     painted = paint(np.full((16, 16), IGNORE, np.uint8), SPACE)
     colours = colours_of(painted)
     assert len(colours) == 2
+    assert all(20 < red == green == blue < 120 for red, green, blue in colours)
     assert not colours & set(SPACE.colors)
     for name in ("cityscapes19", "idd7"):
         space = label_space(name)

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -274,9 +275,15 @@ def test_pictures_of_many_bands_are_blurred_and_normalised_as_those_of_one(monke
 
 
 def test_a_blur_that_is_left_out_would_change_nothing() -> None:
-    image = photo(30, 30)
-    assert gaussian_blur(image, sigma=0.15) is image
-    assert not torch.equal(gaussian_blur(image, sigma=0.35), image)
+    """The worst case: each white pixel alone on black, and each black one on white."""
+    image = photo(30, 30) // 128 * 255
+    assert gaussian_blur(image, sigma=0.2) is image
+    for sigma in (0.15, 0.2, 0.25, 0.27, 0.28, 0.29, 0.3):
+        weight = math.exp(-1 / (2 * sigma**2))
+        kernel = torch.tensor([weight, 1, weight], dtype=torch.float64) / (1 + 2 * weight)
+        padded = torch.nn.functional.pad(image[:, None].double(), (1, 1, 1, 1), mode="replicate")
+        expected = torch.nn.functional.conv2d(padded, torch.outer(kernel, kernel)[None, None])[:, 0].round()
+        assert torch.equal(gaussian_blur(image, sigma=sigma).double(), expected)
 
 
 @settings(max_examples=60, deadline=None)
