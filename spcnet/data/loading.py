@@ -162,11 +162,6 @@ class TrainingSampler(Sampler[list[Draw]]):
             ]
 
 
-def num_domains(data: DataConfig) -> int:
-    """How many domains a network is trained on: the sources, or what the only source is divided into."""
-    return data.pseudo_domains or len(data.sources)
-
-
 class _Domains:
     """The domain index of each image: its source's, or that of its part of the only source."""
 

@@ -23,7 +23,6 @@ from spcnet.data.loading import (
     Stream,
     TrainingSampler,
     evaluation_batches,
-    num_domains,
     photometric_trials,
     training_batches,
 )
@@ -455,11 +454,6 @@ PSEUDO = replace(DATA, sources=["a/x"], images_per_domain=30)
 
 def pseudo(by: Any, count: int = 3, **augmentation: Any) -> DataConfig:
     return replace(PSEUDO, augmentation=AugmentationConfig(**augmentation), pseudo_domains=count, pseudo_by=by)
-
-
-def test_the_number_of_domains_is_that_of_the_sources_or_of_their_parts() -> None:
-    assert num_domains(replace(DATA, sources=["a/x", "b/x"])) == 2
-    assert num_domains(pseudo("random", 7)) == 7
 
 
 def test_domains_by_style_are_the_styles_and_the_images_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
