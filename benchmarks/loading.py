@@ -3,8 +3,8 @@
 Plain is RobustNet's way: Pillow resizes the whole photograph by the random factor (bicubic, labels nearest), pads and
 crops, flips, changes the colours one step after the other, blurs (RobustNet: scikit-image, which is slower); then
 torchvision's ToTensor and Normalize. Both sides get the same pictures and the same random factors: a 1914×1052
-photograph and its palette label as PNG, scale 0.5..2, crop 768, flip, jitter with probability 0.5, blur. `cached` reads
-the same pictures as JPEG of quality 95 without subsampling, and lightly compressed labels, as a cache holds them.
+photograph and its palette label as PNG, scale 0.5..2, crop 768, flip, jitter with probability 0.5, blur. `jpeg` and `raw`
+read the copies that `spcnet data cache` makes of them, at the same size.
 
 One thread, one image after the other, in seconds of computing time, so that a busy machine changes little; each side in
 a process of its own, of which the peak of memory is given, in turns, of which the fastest counts.
@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -37,8 +37,9 @@ from torchvision.transforms import functional
 
 from spcnet.config import DataConfig
 from spcnet.data import labels, streets
+from spcnet.data.cache import Form, write_cache
 from spcnet.data.datasets import FolderSet
-from spcnet.data.folders import Pair
+from spcnet.data.folders import find_pairs
 from spcnet.data.images import read_image, read_label
 from spcnet.data.loading import Draw, Stream, training_batches
 from spcnet.data.transforms import Cut, TrainingTransform, change_colours, gaussian_blur, normalise
@@ -48,12 +49,12 @@ SIZE = (1052, 1914)
 CROP = (768, 768)
 DATA = DataConfig(size=None, crop=CROP, images_per_domain=1, workers=0)
 TRANSFORM = TrainingTransform(DATA)
-SIDES = {"plain": "original", "ours": "original", "ours, cached": "cached"}
+SIDES = {"plain": "original", "ours": "original", "ours, jpeg": "jpeg", "ours, raw": "raw"}
 """Which pictures each side reads."""
 
 
 def make_pictures(folder: Path, photos: Path | None, count: int) -> None:
-    """Photographs with labels, as `original` and as `cached`."""
+    """A small GTAV, and its copies."""
     rng = np.random.default_rng(0)
     known = sorted(path for path in photos.rglob("*") if path.suffix in {".png", ".jpg"})[:count] if photos else []
     for index in range(count):
@@ -63,15 +64,15 @@ def make_pictures(folder: Path, photos: Path | None, count: int) -> None:
         photo = Image.fromarray((large + rng.normal(0, 1.6, (*SIZE, 3))).round().clip(0, 255).astype(np.uint8))
         label = Image.fromarray(scene.label).resize(SIZE[::-1], Image.Resampling.NEAREST)
         label.putpalette(rng.integers(0, 256, 768).tolist())
-        for kind, ending, saved in (("original", "png", {}), ("cached", "jpg", {"quality": 95, "subsampling": 0})):
-            (folder / kind).mkdir(exist_ok=True)
-            photo.save(folder / kind / f"{index}.{ending}", **saved)
-            label.save(folder / kind / f"{index}_label.png", compress_level=1 if kind == "cached" else 6)
+        for kind, image in (("images", photo), ("labels", label)):
+            (folder / "original" / kind).mkdir(parents=True, exist_ok=True)
+            image.save(folder / "original" / kind / f"{index + 1:05d}.png")
+    for form in get_args(Form):
+        write_cache("gtav", folder / "original", folder / form, form=form)
 
 
 def pictures(folder: Path) -> FolderSet:
-    images = sorted(path for path in folder.iterdir() if not path.stem.endswith("_label"))
-    pairs = [Pair(path.stem, path, path.with_name(f"{path.stem}_label.png")) for path in images]
+    pairs, _ = find_pairs("gtav", folder, split="full")
     return FolderSet(pairs, table=np.arange(256, dtype=np.uint8))
 
 
@@ -212,7 +213,7 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         make_pictures(Path(folder), arguments.photos, arguments.pictures)
-        sizes = [path.stat().st_size / 2**20 for path in sorted(Path(folder).glob("*/0.*"))]
+        sizes = {path.suffix[1:]: path.stat().st_size / 2**20 for path in Path(folder).glob("*/images/00001.*")}
         for _ in range(arguments.turns):
             for side in SIDES:
                 command = [
@@ -231,7 +232,8 @@ def main() -> None:
                 results[side].append(json.loads(done.stdout))
     best = {side: min(found, key=lambda result: result["all"]) for side, found in results.items()}
     print(describe())
-    print(f"{SIZE[1]}×{SIZE[0]} pixels; a photograph has {sizes[1]:.1f} MiB as PNG, {sizes[0]:.1f} MiB as JPEG")
+    held = ", ".join(f"{size:.1f} MiB as {kind}" for kind, size in sizes.items())
+    print(f"{SIZE[1]}×{SIZE[0]} pixels; a photograph has {held}")
     print(f"\n{'ms for an image':<20}" + "".join(f"{side:>15}" for side in SIDES))
     for step in best["plain"]["steps"]:
         print(f"{step:<20}" + "".join(f"{best[side]['steps'][step]:>15.1f}" for side in SIDES))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spcnet.config import DataConfig, DomainSpec, RunConfig, from_dict, recipe_path
-from spcnet.data.cache import write_cache
+from spcnet.data.cache import Form, write_cache
 from spcnet.data.catalog import DATASETS, dataset
 from spcnet.data.datasets import open_domain
 from spcnet.data.doctor import check
@@ -165,6 +165,7 @@ def copy_set(
     *,
     size: tuple[int, int] | None = None,
     splits: Sequence[str] | None = None,
+    form: Form = "jpeg",
     quality: int = 95,
     workers: int = 0,
     recipe: str | None = None,
@@ -178,6 +179,7 @@ def copy_set(
         folder: of the copy.
         size: height and width of its images; each image's own by default.
         splits: the parts to copy; all by default.
+        form: "jpeg", or "raw" for unpacked pixels.
         quality: of the JPEG files, 1..100.
         workers: processes that read and write.
         recipe: where the user's own sets stand.
@@ -198,6 +200,7 @@ def copy_set(
             folder,
             size=size,
             splits=splits,
+            form=form,
             quality=quality,
             workers=workers,
             data=data,

@@ -1,8 +1,8 @@
 """A copy of a data set as small and quick to read as training needs it, in the set's own layout.
 
 Large PNG photos take longer to decode than to train on. `write_cache` writes them once as JPEG of high quality without
-colour subsampling, at the size that is trained on, and the label images as PNG with the same ids; the copy is opened by
-naming its folder as the set's root. The set itself is only read.
+colour subsampling, at the size that is trained on, and the label images as PNG with the same ids; or both as unpacked
+pixels. The copy is opened by naming its folder as the set's root. The set itself is only read.
 """
 
 import io
@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,14 @@ from PIL import Image
 from spcnet.config import DataConfig
 from spcnet.data.catalog import dataset
 from spcnet.data.doctor import below, list_splits
-from spcnet.data.folders import Pair, read_excluded
-from spcnet.data.images import read_image, read_label, size_of
+from spcnet.data.folders import MARKER, Pair, read_excluded
+from spcnet.data.images import ARRAY, read_image, read_label, size_of
 from spcnet.data.parallel import in_processes
-from spcnet.errors import DataError, UsageError
+from spcnet.errors import DataError, UsageError, one_of
 from spcnet.files import write_text, write_whole
 
-MARKER = "spcnet-cache.json"
-"""File in the copy's folder that says what it is a copy of, and what of it is up to date."""
+Form = Literal["jpeg", "raw"]
+"""How photos are stored: packed as JPEG, or as unpacked pixels, which take ten times the room and no time."""
 VERSION = 1
 """Of the way in which copies are written; one of another version is not gone on with."""
 
@@ -73,6 +73,7 @@ def write_cache(
     *,
     size: tuple[int, int] | None = None,
     splits: Sequence[str] | None = None,
+    form: Form = "jpeg",
     quality: int = 95,
     workers: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
@@ -89,6 +90,8 @@ def write_cache(
         folder: of the copy; new, empty, or with a copy of the same set.
         size: height and width in pixels of all images of the copy; each image's own if not given.
         splits: the parts to copy; all that are there if not given.
+        form: "jpeg", or "raw" for unpacked pixels: nothing is lost, and a crop is read without the rest of its photo; takes
+            three bytes a pixel, and one for the label.
         quality: of the JPEG files, 1..100.
         workers: processes that read and write; with 0 the calling one does.
         on_progress: told how many images of how many are done.
@@ -100,6 +103,8 @@ def write_cache(
     """
     if size is not None and min(size) < 1:
         raise UsageError(f"the size of the copy is {size[0]}×{size[1]}: height and width must be at least 1")
+    if form not in get_args(Form):
+        raise one_of(form, get_args(Form), "form of a copy")
     if not 1 <= quality <= 100:
         raise UsageError(f"the quality of the JPEG files is {quality}: it must lie in 1..100")
     here, there = root.resolve(), folder.resolve()
@@ -109,7 +114,7 @@ def write_cache(
         )
     found = list_splits(name, root, splits=splits, data=data)
     left_out = read_excluded(data.exclude if data else []).get(name, frozenset())
-    settings = _Settings(size, quality)
+    settings = _Settings(size, form, quality if form == "jpeg" else 0)
     index = _read_index(folder, name, settings)
     jobs: dict[str, _Job] = {}
     failed: dict[str, str] = {}
@@ -119,9 +124,12 @@ def write_cache(
             failed[below(root, pair.image)] = f"its label {below(root, pair.label)} is missing"
         for pair in listing.pairs:
             source = below(root, pair.image)
-            place = folder / source
-            place = place.with_suffix(".jpg") if as_jpeg else place
-            jobs[source] = _Job(pair, place, folder / below(root, pair.label))
+            photo, label = folder / source, folder / below(root, pair.label)
+            if form == "raw":
+                photo, label = photo.with_suffix(ARRAY), label.with_suffix(ARRAY)
+            elif as_jpeg:
+                photo = photo.with_suffix(".jpg")
+            jobs[source] = _Job(pair, photo, label)
     for image in left_out:
         failed.pop(image, None)
         jobs.pop(image, None)
@@ -177,7 +185,9 @@ class _Settings(NamedTuple):
     """How a copy is made."""
 
     size: tuple[int, int] | None
+    form: str
     quality: int
+    """Of the JPEG files; 0 where there are none."""
 
 
 class _Job(NamedTuple):
@@ -230,18 +240,20 @@ def _copy(job: _Job, *, settings: _Settings, wide: bool, colors: Mapping[tuple[i
         return _Copy((0, 0), str(error))
     is_jpeg = job.image.suffix.lower() in (".jpg", ".jpeg")
     original = job.pair.image.read_bytes()
-    if is_jpeg and size in (None, own_size) and original.startswith(b"\xff\xd8"):
-        photo = original  # encoding it again would only lose
+    truth = label if size is None else nearest(label, size)
+    shown = Image.fromarray(image)
+    if size is not None and image.shape[:2] != size:
+        shown = shown.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    if settings.form == "raw":
+        photo, ids = _packed(np.asarray(shown)), _packed(truth)
     else:
-        shown = Image.fromarray(image)
-        if size is not None and image.shape[:2] != size:
-            shown = shown.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        photo = (
-            _encoded(shown, "JPEG", quality=settings.quality, subsampling=0)
-            if is_jpeg
-            else _encoded(shown, "PNG", compress_level=1)
-        )
-    ids = _encoded(Image.fromarray(label if size is None else nearest(label, size)), "PNG", compress_level=1)
+        if is_jpeg and size in (None, own_size) and original.startswith(b"\xff\xd8"):
+            photo = original  # encoding it again would only lose
+        elif is_jpeg:
+            photo = _encoded(shown, "JPEG", quality=settings.quality, subsampling=0)
+        else:
+            photo = _encoded(shown, "PNG", compress_level=1)
+        ids = _encoded(Image.fromarray(truth), "PNG", compress_level=1)
     # The label first: where writing ends between the two, a label without a photo is in nobody's way.
     write_whole(job.label, partial(_write, content=ids))
     write_whole(job.image, partial(_write, content=photo))
@@ -258,6 +270,12 @@ def nearest(label: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
 def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     memory = io.BytesIO()
     image.save(memory, kind, **options)
+    return memory.getvalue()
+
+
+def _packed(pixels: NDArray[np.uint8]) -> bytes:
+    memory = io.BytesIO()
+    np.save(memory, np.ascontiguousarray(pixels), allow_pickle=False)
     return memory.getvalue()
 
 
@@ -300,6 +318,7 @@ def _write_index(folder: Path, name: str, root: Path, settings: _Settings, index
         "set": name,
         "source": str(root.resolve()),
         "size": settings.size,
+        "form": settings.form,
         "quality": settings.quality,
         "files": {image: index[image] for image in sorted(index)},
     }
@@ -316,7 +335,7 @@ def _read_index(folder: Path, name: str, settings: _Settings) -> dict[str, _Entr
         if not folder.exists() or not any(folder.iterdir()):
             return {}
         content = json.loads((folder / MARKER).read_bytes())
-        found = {key: content[key] for key in ("version", "set", "size", "quality")}
+        found = {key: content[key] for key in ("version", "set", "size", "form", "quality")}
         index = {str(image): _entry(folder, values) for image, values in content["files"].items()}
     except FileNotFoundError:
         raise DataError(f"{folder} holds files and no {MARKER}: a copy needs a folder that is new or empty") from None
@@ -329,6 +348,7 @@ def _read_index(folder: Path, name: str, settings: _Settings) -> dict[str, _Entr
         "version": VERSION,
         "set": name,
         "size": settings.size and list(settings.size),
+        "form": settings.form,
         "quality": settings.quality,
     }
     for key, value in wanted.items():

@@ -4,17 +4,22 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from spcnet.config import DataConfig
 from spcnet.data.catalog import DatasetInfo, Layout, Table, dataset
+from spcnet.data.images import ARRAY
 from spcnet.errors import DataError
 from spcnet.files import write_text
 
 ROOT_VARIABLE = "SPCNET_DATA"
 """Environment variable with the folder that holds one folder per data set, named as the set is."""
+
+MARKER = "spcnet-cache.json"
+"""File in the folder of a copy (`spcnet.data.cache`) that says what it is a copy of."""
 
 
 class Pair(NamedTuple):
@@ -140,6 +145,8 @@ def survey(
     assert info.layouts, f"{name} is generated"
     seen = _Seen(root)
     tried = [layout for layout in info.layouts if not layout.only or split in layout.only]
+    if (root / MARKER).is_file():
+        tried = [*map(_of_arrays, tried), *tried]
     best: _Found | None = None
     for layout in tried:
         place = {"split": split, "folder": layout.folders.get(split, split), "subset": subset or ""}
@@ -152,6 +159,15 @@ def survey(
     if best is None or (not best.labels and len(tried) > 1):
         raise DataError(_missing(name, info, tried, root, split, subset, best))
     return _listing(info, best, root, seen, excluded)
+
+
+def _of_arrays(layout: Layout) -> Layout:
+    """The layout as a copy of unpacked pixels has it."""
+    images, labels = (
+        tuple(dict.fromkeys(str(PurePosixPath(pattern).with_suffix(ARRAY)) for pattern in patterns))
+        for patterns in (layout.images, (layout.labels,))
+    )
+    return replace(layout, images=images, labels=labels[0])
 
 
 class _Found(NamedTuple):

@@ -11,9 +11,9 @@ import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,11 @@ MAX_SCANS = 100
 """Times that a JPEG file may go over its pixels; programs write a dozen, and each takes as long as the whole image."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF")
 """Kinds of image files that are read."""
+
+T = TypeVar("T")
+
+ARRAY = ".npy"
+"""Ending of unpacked pixels, as `spcnet.data.cache` may write them: an array of bytes in NumPy's own form."""
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _STEP = {2: 85, 4: 17}
@@ -49,6 +54,8 @@ def read_image(path: Path, *, at_least: tuple[int, int] | None = None) -> NDArra
     Raises:
         DataError: the file is missing, no image, damaged, too large, or of numbers that are no colours.
     """
+    if path.suffix == ARRAY:
+        return _array(path, channels=3)
     content = _content(path)
     try:
         image = _decode(path, content, at_least=at_least)
@@ -83,6 +90,8 @@ def read_label(
     Raises:
         DataError: the file is missing, no image, damaged, too large, or not of a form that holds ids.
     """
+    if path.suffix == ARRAY:
+        return _array(path)
     content = _content(path)
     try:
         return _ids(path, content, wide=wide, colors=colors)
@@ -92,12 +101,45 @@ def read_label(
         raise _unreadable(path, error) from error
 
 
+def _array(path: Path, *, channels: int | None = 0) -> NDArray[np.uint8]:
+    """Unpacked pixels, read from the disk only where they are looked at; what is written into them stays in memory.
+
+    Args:
+        path: the file.
+        channels: 3 for a photo, 0 for a label image, None for either.
+
+    Raises:
+        DataError: the file is missing, damaged, too large, or of another form.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            array = _taken(path, lambda path: np.load(path, mmap_mode="c", allow_pickle=False))
+    except DataError:
+        raise
+    except Exception as error:  # a broken file may raise anything in the reader
+        raise _unreadable(path, error) from error
+    shapes = {3: ((3,),), 0: ((),), None: ((3,), ())}[channels]
+    if array.dtype != np.uint8 or array.shape[2:] not in shapes or array.ndim < 2 or not array.flags.c_contiguous:
+        raise DataError(
+            f"{path} has pixels of the form {array.dtype} {array.shape}: a copy has bytes, H×W×3 for a photo and H×W for a "
+            "label image; make the copy anew"
+        )
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise _too_large(path, f"{array.shape[1]}×{array.shape[0]} pixels")
+    pixels: NDArray[np.uint8] = array.view(np.ndarray)
+    return pixels
+
+
 def size_of(path: Path) -> tuple[int, int]:
     """Height and width in pixels that an image file says it has; nothing is decoded.
 
     Raises:
         DataError: the file is missing, no image, or too large.
     """
+    if path.suffix == ARRAY:
+        array = _array(path, channels=None)
+        return array.shape[0], array.shape[1]
     content = _content(path)
     try:
         image = _opened(path, content)
@@ -143,6 +185,11 @@ def _png_fault(content: bytes) -> str:
 
 def _content(path: Path) -> bytes:
     """All bytes of a file."""
+    return _taken(path, Path.read_bytes)
+
+
+def _taken(path: Path, read: Callable[[Path], T]) -> T:
+    """What is read from a file, if it is one and not too large."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -151,7 +198,7 @@ def _content(path: Path) -> bytes:
             raise DataError(
                 f"{path} has {status.st_size:,} bytes: an image file may have {MAX_BYTES:,}. Make it smaller or leave it out"
             )
-        return path.read_bytes()
+        return read(path)
     except FileNotFoundError:
         raise DataError(
             f"{path} does not exist: it was there when the data set was opened, or the path is wrong"

@@ -17,6 +17,7 @@ from spcnet.config import DataConfig, DomainSpec, OwnSet
 from spcnet.data.cache import MARKER, nearest, write_cache
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.fixture import write_fixture
 from spcnet.data.folders import write_excluded
 from spcnet.data.labels import label_space
 from spcnet.errors import DataError, UsageError
@@ -128,6 +129,38 @@ def test_a_jpeg_that_keeps_its_size_is_copied_byte_for_byte(root: Path, tmp_path
     assert there == (root / "train" / "0001TP_1.jpg").read_bytes()
 
 
+def test_a_raw_copy_holds_the_very_pixels_and_is_read_where_it_is_looked_at(root: Path, tmp_path: Path) -> None:
+    report = write_cache("camvid", root, tmp_path / "copy", form="raw")
+    assert report.images == 4
+    assert {path.suffix for path in (tmp_path / "copy").rglob("*") if path.is_file()} == {".npy", ".json"}
+    before = contents(tmp_path / "copy")
+    for split in ("train", "test"):
+        plain, copy = opened("camvid", root, split=split), opened("camvid", tmp_path / "copy", split=split)
+        for index in range(len(plain)):
+            ours, theirs = plain.read(index), copy.read(index)
+            assert ours.name == theirs.name
+            assert np.array_equal(ours.image, theirs.image)
+            assert np.array_equal(ours.label, theirs.label)
+            theirs.image[:] = 0  # what is done to an image stays in memory
+            torch.from_numpy(theirs.image)
+    assert contents(tmp_path / "copy") == before
+    assert write_cache("camvid", root, tmp_path / "copy", form="raw").written == 0
+    with pytest.raises(DataError, match="form raw and not jpeg"):
+        write_cache("camvid", root, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.layouts])
+def test_every_set_opens_from_a_raw_copy(name: str, tmp_path: Path) -> None:
+    write_fixture(name, tmp_path / "set", images_per_split=1, size=(32, 48))
+    write_cache(name, tmp_path / "set", tmp_path / "copy", form="raw")
+    space = "idd7" if name in ("camvid", "idd_lite") else "cityscapes19"
+    for split in DATASETS[name].splits:
+        plain, copy = (opened(name, tmp_path / folder, split=split, space=space) for folder in ("set", "copy"))
+        assert len(plain) == len(copy) > 0
+        assert np.array_equal(plain.read(0).label, copy.read(0).label)
+        assert np.array_equal(plain.read(0).image, copy.read(0).image)
+
+
 def test_the_second_time_nothing_is_written(root: Path, tmp_path: Path) -> None:
     write_cache("camvid", root, tmp_path / "copy")
     before = contents(tmp_path / "copy")
@@ -225,8 +258,8 @@ def test_only_the_splits_that_are_named_are_copied(root: Path, tmp_path: Path) -
 def test_the_marker_says_what_the_copy_is_of(root: Path, tmp_path: Path) -> None:
     write_cache("camvid", root, tmp_path / "copy", size=(20, 30), quality=90)
     marker = json.loads((tmp_path / "copy" / MARKER).read_text())
-    assert {key: marker[key] for key in ("version", "set", "source", "size", "quality")} == {
-        "version": 1, "set": "camvid", "source": str(root.resolve()), "size": [20, 30], "quality": 90
+    assert {key: marker[key] for key in ("version", "set", "source", "size", "form", "quality")} == {
+        "version": 1, "set": "camvid", "source": str(root.resolve()), "size": [20, 30], "form": "jpeg", "quality": 90
     }  # fmt: skip
 
 
@@ -292,7 +325,7 @@ def _strange_marker(text: str) -> Callable[[Path, Path], None]:
     return plant
 
 
-_OUTSIDE = '{"version":1,"set":"camvid","size":null,"quality":95,"files":{"a":[[1,1,1,1],["../set/train/0001TP_1.png","b"],[1,1]]}}'
+_OUTSIDE = '{"version":1,"set":"camvid","size":null,"form":"jpeg","quality":95,"files":{"a":[[1,1,1,1],["../set/train/0001TP_1.png","b"],[1,1]]}}'
 
 
 @pytest.mark.parametrize(

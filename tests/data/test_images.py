@@ -1,12 +1,15 @@
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
 import textwrap
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,6 +197,50 @@ def test_a_label_as_jpeg_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_numbers_that_are_no_colours_are_no_photo(tmp_path: Path, mode: str) -> None:
     assert f"of mode {mode}" in one_line(written(tmp_path, encoded(Image.new(mode, (4, 4)), "TIFF")))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (np.zeros((4, 5), np.uint8), "(4, 5)"),
+        (np.zeros((4, 5, 4), np.uint8), "(4, 5, 4)"),
+        (np.zeros((4, 5, 3), np.float32), "float32"),
+        (np.zeros(5, np.uint8), "(5,)"),
+        (np.asfortranarray(np.zeros((4, 5, 3), np.uint8)), "make the copy anew"),
+        (np.array([None, "code"], dtype=object), "cannot read"),
+        (np.broadcast_to(np.uint8(0), (1, 2**28, 3)), "268435456"),
+    ],
+)
+def test_unpacked_pixels_of_another_form_are_refused(tmp_path: Path, content: Any, words: str) -> None:
+    path = tmp_path / "photo.npy"
+    if content.size > 2**20:
+        np.lib.format.open_memmap(path, "w+", content.dtype, content.shape).flush()  # a file with a hole
+    else:
+        np.save(path, content, allow_pickle=True)
+    with pytest.raises(DataError, match=re.escape(words)) as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+
+
+@given(place=st.integers(0, 127 + 60), value=st.integers(0, 255), cut=st.none() | st.integers(0, 187))
+@settings(max_examples=60, deadline=None)
+def test_damaged_unpacked_pixels_are_pixels_or_one_line(
+    place: int, value: int, cut: int | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("raw") / "photo.npy"
+    np.save(path, np.zeros((4, 5, 3), np.uint8))
+    content = bytearray(path.read_bytes())
+    content[place] = value
+    path.write_bytes(content[:cut])
+    with suppress(DataError):
+        assert read_image(path).shape[2] == 3
+
+
+def test_a_missing_array_and_a_pipe_are_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npy")
+    for name in ("none.npy", "pipe.npy"):
+        with pytest.raises(DataError, match=name):
+            read_label(tmp_path / name)
 
 
 def test_what_is_no_image_file_is_said(tmp_path: Path) -> None:
