@@ -1,5 +1,6 @@
 import io
 import os
+import pickle
 import re
 import struct
 import subprocess
@@ -234,6 +235,23 @@ def test_damaged_unpacked_pixels_are_pixels_or_one_line(
     path.write_bytes(content[:cut])
     with suppress(DataError):
         assert read_image(path).shape[2] == 3
+
+
+class Code:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_code_in_place_of_pixels_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "photo.npy").write_bytes(pickle.dumps(Code(tmp_path / "run")))
+    with pytest.raises(DataError, match=r"photo\.npy"):
+        read_image(tmp_path / "photo.npy")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_array_and_a_pipe_are_one_line(tmp_path: Path) -> None:

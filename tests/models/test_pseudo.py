@@ -83,6 +83,23 @@ def test_a_dead_centre_starts_again_at_the_image_that_is_served_worst() -> None:
     assert clusters.waiting is None
 
 
+def test_a_dead_centre_starts_again_where_many_images_are_rather_than_at_a_stray_one() -> None:
+    clusters = StyleClusters(3, CHANNELS)
+    clusters.mean[1] = 10
+    clusters.share.copy_(torch.tensor([0.95, 0.05, 0.0]))
+    stats = StyleStats(torch.tensor([1.0, 11.5])[:, None].expand(2, CHANNELS), torch.ones(2, CHANNELS))
+    assert clusters(stats).tolist() == [2, 1]
+
+
+def test_a_centre_that_was_never_filled_attracts_nothing() -> None:
+    """It lies where it was made, mean 0 and deviation 1, which is the place of no image."""
+    clusters = StyleClusters(3, CHANNELS)
+    clusters.mean[0] = 5
+    clusters.share.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    stats = StyleStats(torch.zeros(4, CHANNELS), torch.ones(4, CHANNELS))
+    assert clusters(stats).tolist() == [1, 0, 0, 0]
+
+
 def test_asking_changes_nothing() -> None:
     clusters, _ = learn([torch.tensor([0, 1, 2, 3])] * 20)
     before = {name: value.clone() for name, value in clusters.state_dict().items()}
