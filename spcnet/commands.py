@@ -55,14 +55,15 @@ def check_unseen(data: DataConfig) -> None:
     Raises:
         UsageError: names the target and the style.
     """
-    trained = {named(style, WEATHER, "weather style").family: style for style in data.augmentation.styles}
+    put_on = [style for style in (DomainSpec.parse(text).style for text in data.sources) if style]
+    trained = {named(style, WEATHER, "weather style").family: style for style in (*data.augmentation.styles, *put_on)}
     for text in data.targets:
         spec = DomainSpec.parse(text)
         shown = spec.style or (spec.subset if spec.dataset == "streets" else None)
         family = WEATHER[shown].family if shown in WEATHER else None
         if family in trained:
             raise UsageError(
-                f"the target {text} counts as unseen, but data.augmentation.styles trains with {trained[family]}, which is "
+                f"the target {text} counts as unseen, but the training has images in the style {trained[family]}, which is "
                 f"of the same family ({family}): leave one of them out"
             )
 
@@ -326,6 +327,7 @@ def evaluate(
         targets=list(targets) if targets is not None else config.data.targets,
         roots={**config.data.roots, **(roots or {})},
     )
+    check_unseen(data)
     config = dataclasses.replace(config, data=data, evaluation=evaluation or config.evaluation, output=run)
     network, card = restore(run)
     space = label_space(card.space)

@@ -4,6 +4,7 @@ Asked before hours are spent. Every domain is opened and its first image read; t
 from shapes alone, and where that fits some real steps are made and timed. Nothing is written.
 """
 
+import dataclasses
 import math
 import os
 import resource
@@ -122,7 +123,9 @@ def rehearse(config: RunConfig, *, say: Callable[[str], object] = lambda text: N
     )
     batches: Iterator[Batch] = repeat(_made_up(config, batch_size, len(space)))
     if len(sources) == len(config.data.sources):
-        loader = training_batches(sources, config.data, seed=config.training.seed, iterations=STEPS)
+        # To find the places of the classes would read every label, and store them beside the data.
+        plainly = dataclasses.replace(config.data, class_uniform=0.0)
+        loader = training_batches(sources, plainly, seed=config.training.seed, iterations=STEPS)
         batches = iter(loader)
     else:
         found.made_up = True

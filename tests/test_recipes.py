@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from spcnet.commands import check_unseen
 from spcnet.config import DomainSpec, RunConfig, from_dict, recipes_folder
 from spcnet.data import weather
 from spcnet.data.catalog import dataset
@@ -36,6 +37,7 @@ def test_a_recipe_can_be_started(name: str) -> None:
     network_of(config)
     assert config.output.parts[0] == "runs"
     assert config.expected
+    check_unseen(config.data)
     for text in (*config.data.sources, *config.data.targets):
         spec = DomainSpec.parse(text)
         info = dataset(spec.dataset)

@@ -131,16 +131,34 @@ def test_a_target_in_a_style_of_the_training_is_refused(tmp_path: Path) -> None:
         data = {"sources": ["streets/game"], "targets": [target], "augmentation": AugmentationConfig(styles=[style])}
         with pytest.raises(UsageError, match=f"{style}.*family"):
             commands.check_unseen(run_of(tmp_path, data=data).data)
+    data = {"sources": ["camvid+night"], "targets": ["cityscapes+darkness"]}
+    with pytest.raises(UsageError, match=r"night.*family"):
+        commands.check_unseen(run_of(tmp_path, data=data).data)
     data = {"targets": ["cityscapes+rain", "streets/night"], "augmentation": AugmentationConfig(styles=["fog", "dusk"])}
     commands.check_unseen(run_of(tmp_path, data=data).data)
 
 
+def test_a_finished_run_is_not_tested_on_a_style_of_its_training_as_unseen(tmp_path: Path) -> None:
+    write_fixture("cityscapes", tmp_path / "data" / "cityscapes")
+    data = {
+        "sources": ["cityscapes"],
+        "root": str(tmp_path / "data"),
+        "augmentation": AugmentationConfig(styles=["drizzle"]),
+    }
+    commands.train(run_of(tmp_path / "run", data=data, method="deeplabv3plus"))
+    with pytest.raises(UsageError, match=r"drizzle.*family"):
+        commands.evaluate(tmp_path / "run", targets=["cityscapes+rain"])
+    assert "cityscapes+fog" in commands.evaluate(tmp_path / "run", targets=["cityscapes+fog"])["domains"]
+
+
 def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path) -> None:
     write_fixture("gtav", tmp_path / "data" / "gtav")
-    data = {"sources": ["gtav"], "targets": ["gtav@test"], "root": str(tmp_path / "data")}
+    data = {"sources": ["gtav"], "targets": ["gtav@test"], "root": str(tmp_path / "data"), "class_uniform": 0.5}
     config = run_of(tmp_path / "run", data=data)
+    before = sorted(tmp_path.rglob("*"))
     found = rehearsal.rehearse(config)
     assert found.ready
+    assert sorted(tmp_path.rglob("*")) == before
     assert not (tmp_path / "run").exists()
     assert [domain.images for domain in found.domains] == [2, 2, 2]
     assert found.step_seconds
