@@ -7,7 +7,6 @@ the same losses as one that was not.
 
 import math
 import signal
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,15 +16,15 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.tensorboard.writer import SummaryWriter
 
 from spcnet import checkpoint
 from spcnet.config import RunConfig, TrainingConfig
-from spcnet.engine import records
-from spcnet.engine.optim import SCHEDULE, make_optimizer, pack, poly_rate, set_rate, unpack
-from spcnet.errors import CheckpointError, DataError, Interrupted
+from spcnet.engine import records, state
+from spcnet.engine.observer import Observer
+from spcnet.engine.optim import make_optimizer, poly_rate, set_rate
+from spcnet.errors import DataError, Interrupted
 from spcnet.memory import keep_freed_memory
-from spcnet.methods import Method, Segmentor, fill
+from spcnet.methods import Method, Segmentor
 from spcnet.types import Batch, StepResult
 
 Progress = Callable[[int, dict[str, float]], None]
@@ -80,24 +79,10 @@ class Trainer:
         Raises:
             CheckpointError: there is none, it is damaged, or it belongs to another run.
         """
-        tensors, card, state = checkpoint.read_all(self.latest)
-        if (card.method, card.classes, card.domains) != (self.card.method, self.card.classes, self.card.domains):
-            raise CheckpointError(
-                f"{self.latest} is of {card.method} on {', '.join(card.domains)} ({len(card.classes)} classes), this run "
-                f"is {self.card.method} on {', '.join(self.card.domains)} ({len(self.card.classes)} classes): "
-                "resume with the run's own settings or choose another --output"
-            )
-        changed = [k for k, v in state.get("schedule", {}).items() if getattr(self.config.training, k) != v]
-        if changed:
-            raise CheckpointError(
-                f"{self.latest} was trained with another training.{changed[0]} "
-                f"({state['schedule'][changed[0]]}): a resumed run must keep its schedule, seed and iterations"
-            )
-        own = {k: v for k, v in tensors.items() if not k.startswith(checkpoint.OPTIMIZER)}
-        fill(self.network, own, str(self.latest))
-        unpack(self.optimizer, tensors)
-        self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
-        self.iteration = int(state["iteration"])
+        precision = self.fabric.strategy.precision
+        found = state.resume(self.latest, self.network, self.optimizer, self.card, self.config.training)
+        precision.load_state_dict(found.get("precision", {}))
+        self.iteration = int(found["iteration"])
         if self.fabric.is_global_zero:
             for name in (records.TRAIN_FILE, records.RESULTS_FILE):
                 records.keep_until(self.config.output / name, self.iteration)
@@ -108,15 +93,9 @@ class Trainer:
         Raises:
             DataError: it cannot be written; the one before stays.
         """
-        training = self.config.training
-        state = {
-            "iteration": self.iteration,
-            "precision": self.fabric.strategy.precision.state_dict(),
-            "schedule": {name: getattr(training, name) for name in (*SCHEDULE, "seed")},
-        }
         if self.fabric.is_global_zero:
-            tensors = self.network.state_dict() | pack(self.optimizer)
-            checkpoint.write(self.latest, tensors, self.card, state)
+            more = {"iteration": self.iteration, "precision": self.fabric.strategy.precision.state_dict()}
+            state.save(self.latest, self.network, self.optimizer, self.card, self.config.training, more)
         self.fabric.barrier()
 
     def finish(self) -> Path:
@@ -149,9 +128,9 @@ class Trainer:
         """
         training, fabric = self.config.training, self.fabric
         network, optimizer = fabric.setup(self.network, self.optimizer)
-        log = _Log(self.config, enabled=fabric.is_global_zero)
+        observer = Observer(self.config, enabled=fabric.is_global_zero)
         statistics_at = self.method.statistics_at(self.network, self.config.model, training.iterations)
-        with _stop_on_signal() as stopped, closing(log):
+        with _stop_on_signal() as stopped, closing(observer):
             for batch in batches:
                 if self.iteration == statistics_at:
                     self._take_statistics(network, trials(), stopped)
@@ -163,7 +142,7 @@ class Trainer:
                 self.iteration += 1
                 last = self.iteration == training.iterations
                 if last or self.iteration % training.log_every == 0:
-                    on_progress(self.iteration, log.write(self.iteration, result, optimizer.param_groups[0]["lr"]))
+                    on_progress(self.iteration, observer.write(self.iteration, result, optimizer.param_groups[0]["lr"]))
                     self._check_finite(result)
                 else:
                     on_progress(self.iteration, {})
@@ -227,45 +206,6 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(
         image, batch.label.to(device, non_blocking=True), batch.domain.to(device, non_blocking=True), batch.name
     )
-
-
-class _Log:
-    """train.jsonl and TensorBoard, from one process only."""
-
-    def __init__(self, config: RunConfig, *, enabled: bool) -> None:
-        self.enabled, self.path = enabled, config.output / records.TRAIN_FILE
-        self.board = SummaryWriter(str(config.output / "tensorboard")) if enabled else None
-        self.started, self.seen = time.perf_counter(), 0
-        self.images = config.data.images_per_domain * len(config.data.sources)
-        self.first: int | None = None
-
-    def write(self, iteration: int, result: StepResult, rate: float) -> dict[str, float]:
-        parts = {name: float(value) for name, value in result.parts.items()}
-        loss, seconds = float(result.loss.detach()), time.perf_counter() - self.started
-        if self.first is None:
-            self.first, self.since = iteration, seconds
-        done = (iteration - self.first) * self.images
-        speed = done / (seconds - self.since) if done else 0.0
-        if self.enabled and self.board is not None:
-            records.append_line(
-                self.path,
-                {
-                    "iteration": iteration,
-                    "loss": loss,
-                    "parts": parts,
-                    "learning_rate": rate,
-                    "seconds": round(seconds, 3),
-                    "images_per_second": round(speed, 2),
-                },
-            )
-            for name, value in {"loss": loss, **{f"loss/{k}": v for k, v in parts.items()}, "rate": rate}.items():
-                self.board.add_scalar(name, value, iteration)
-        return {"loss": loss, **parts}
-
-    def close(self) -> None:
-        """See TensorBoard's file to the disk."""
-        if self.board is not None:
-            self.board.close()
 
 
 @contextmanager
