@@ -49,7 +49,7 @@ def by_spcnet(embedding: Tensor, label: Tensor, domain: Tensor, prototypes: Tens
     known = head.unit_prototypes
     sums = image_sums(embedding, label, domain, known)
     classes = class_sums(sums, domain, num_domains=num_domains)
-    var = compactness_loss(sums, domain, classes)
+    var = compactness_loss(classes)
     dis = discrimination_loss(classes, known, temperature=TEMPERATURE)
     (gradient,) = torch.autograd.grad(var + dis, embedding)
     head.update(classes)

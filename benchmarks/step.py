@@ -61,7 +61,7 @@ class Subject:
         result.loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.method.update(self.network, self.batch, result, progress=0.5)
+        self.method.update(self.network, result, progress=0.5)
 
 
 def batch_of(args: argparse.Namespace) -> Batch:
@@ -116,7 +116,7 @@ def parts(subjects: dict[str, Subject], args: argparse.Namespace) -> dict[str, f
         "linear classifier": lambda: through(plain.network.classifier, seen["head"]),
         "losses": lambda: losses(ours),
         "losses of the baseline": lambda: losses(plain),
-        "update": lambda: ours.method.update(ours.network, ours.batch, result, progress=0.5),
+        "update": lambda: ours.method.update(ours.network, result, progress=0.5),
     }
     which = 0 if args.device == "cuda" else 1
     seconds = {

@@ -18,19 +18,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spcnet.convert import load_model
     from spcnet.data.catalog import DATASETS
+    from spcnet.hub import from_pretrained, push_to_hub, save_pretrained
     from spcnet.methods import METHODS, build_model
     from spcnet.models.backbones import BACKBONES
 
 __version__ = importlib.metadata.version("spcnet")
 
-__all__ = ["BACKBONES", "DATASETS", "METHODS", "__version__", "build_model", "load_model"]
+__all__ = [
+    "BACKBONES",
+    "DATASETS",
+    "METHODS",
+    "__version__",
+    "build_model",
+    "from_pretrained",
+    "load_model",
+    "push_to_hub",
+    "save_pretrained",
+]
 
 _HOME = {
     "BACKBONES": "spcnet.models.backbones",
-    "DATASETS": "spcnet.data.datasets",
+    "DATASETS": "spcnet.data.catalog",
     "METHODS": "spcnet.methods",
     "build_model": "spcnet.methods",
+    "from_pretrained": "spcnet.hub",
     "load_model": "spcnet.convert",
+    "push_to_hub": "spcnet.hub",
+    "save_pretrained": "spcnet.hub",
 }
 
 

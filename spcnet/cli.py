@@ -14,10 +14,16 @@ from spcnet.config import EvaluationConfig, RunConfig, recipe_path
 from spcnet.errors import SpcnetError
 
 SHORT = {
-    **{f"--{name}": f"--training.{name}" for name in ("accelerator", "devices", "precision", "seed", "iterations")},
+    **{
+        f"--{name}": f"--training.{name}"
+        for name in ("accelerator", "devices", "precision", "seed", "iterations", "profile", "compile")
+    },
     **{f"--{name}": f"--data.{name}" for name in ("root", "on_bad_image")},
 }
 """Options of `train` that have a short form."""
+BARE = {"--profile": "10", "--compile": "true"}
+"""Options of `train` that may stand without a value, and what they then mean."""
+TRACEBACK = "Show the traceback of an error."
 USAGE, DATA, INTERRUPTED = 2, 1, 130
 """Exit codes: a wrong option, a wrong file, stopped by the user."""
 
@@ -40,7 +46,7 @@ def _add_train(parser: ArgumentParser) -> None:
 
 
 def _train(options: Namespace, console: Console) -> int:
-    from spcnet import commands
+    from spcnet import commands, processes
 
     known = {name: options[name] for name in RunConfig.__dataclass_fields__}
     config = RunConfig(**known)
@@ -51,11 +57,64 @@ def _train(options: Namespace, console: Console) -> int:
         rehearsal.show(found, config, console)
         return 0 if found.ready else DATA
     commands.train(config, resume=options.resume, overwrite=options.overwrite, console=console)
+    if processes.rank() > 0:
+        return 0
     commands.show_table([config.output], console)
     console.print(
         f"The run is in {config.output}; `spcnet report {config.output}` makes a page of it.", highlight=False
     )
     return 0
+
+
+def _add_sweep(parser: ArgumentParser) -> None:
+    parser.add_argument("recipe", type=str, help="A YAML file, or the name of one that comes with spcnet.")
+    parser.add_argument(
+        "--methods", type=str, default="", help="Methods, spcnet,deeplabv3plus or [spcnet,deeplabv3plus]; the recipe's."
+    )
+    parser.add_argument("--seeds", type=str, default="", help="Seeds, 0,1,2 or [0,1,2]; the recipe's.")
+    parser.add_argument(
+        "--vary",
+        action="append",
+        type=str,
+        default=[],
+        help="An option with its values, training.learning_rate=[0.01,5e-3]; can be given again.",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        type=str,
+        default=[],
+        help="An option with its value in all runs, training.iterations=100; can be given again.",
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/sweep"), help="Folder for the runs and their table.")
+    parser.add_argument("--jobs", type=int, default=1, help="Trainings at the same time; on GPUs each has its own.")
+    parser.add_argument(
+        "--select",
+        type=Literal["last", "best_on_source", "oracle"],
+        default="last",
+        help="Which evaluation of a run counts: the last, the best on its sources, or (oracle) the best on the test data.",
+    )
+    parser.add_argument(
+        "--dry_run", action=ActionYesNo, default=False, help="Only list the runs and what is left to do."
+    )
+
+
+def _sweep(options: Namespace, console: Console) -> int:
+    from spcnet import sweep
+
+    planned = sweep.plan(
+        options.recipe,
+        output=options.output,
+        methods=sweep.listed(options.methods),
+        seeds=sweep.seeds(options.seeds),
+        vary={path: sweep.listed(text) for path, text in sweep.assigned(options.vary, "--vary").items()},
+        settings=sweep.assigned(options.set, "--set"),
+    )
+    if options.dry_run:
+        sweep.show_plan(planned, console, jobs=options.jobs)
+        return 0
+    found = sweep.sweep(planned, output=options.output, jobs=options.jobs, rule=options.select, console=console)
+    return DATA if any(run["state"] != "done" for run in found["runs"]) else 0
 
 
 def _add_evaluate(parser: ArgumentParser) -> None:
@@ -74,12 +133,13 @@ def _add_evaluate(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int | None, default=None, help="Score only so many images of each domain.")
     parser.add_argument("--panels", type=int | None, default=None, help="Images of each domain kept for the report.")
+    parser.add_argument("--devices", type=int | str, default=1, help="How many devices share the images, or auto.")
 
 
 def _evaluate(options: Namespace, console: Console) -> int:
     import dataclasses
 
-    from spcnet import commands
+    from spcnet import commands, processes
 
     own: EvaluationConfig = commands.read_config(options.run).evaluation
     given = {name: options[name] for name in ("batch_size", "limit", "panels") if options[name] is not None}
@@ -88,8 +148,11 @@ def _evaluate(options: Namespace, console: Console) -> int:
         targets=options.targets,
         roots=options.roots,
         evaluation=dataclasses.replace(own, **given),
+        devices=options.devices,
         console=console,
     )
+    if processes.rank() > 0:
+        return 0
     commands.show_table([options.run], console)
     return 0
 
@@ -198,6 +261,93 @@ _CONVERT = (
 )
 
 
+def _add_export(parser: ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="Folder of a run, or a checkpoint file.")
+    parser.add_argument(
+        "--format",
+        type=Literal["onnx", "torch-export"],
+        default="onnx",
+        help="onnx, or torch-export for a file that torch.export.load reads.",
+    )
+    parser.add_argument("--output", type=Path, default=Path("model.onnx"), help="File to write, *.onnx or *.pt2.")
+    parser.add_argument(
+        "--output_kind",
+        type=Literal["logits", "labels"],
+        default="logits",
+        help="What the file answers: the scores of each pixel, or its class.",
+    )
+    parser.add_argument(
+        "--normalise", action=ActionYesNo, default=False, help="The file takes RGB 0..255 and normalises it itself."
+    )
+    parser.add_argument(
+        "--pixels", type=Literal["uint8", "float32"], default="uint8", help="Type of the image with --normalise."
+    )
+    parser.add_argument("--opset", type=int, default=20, help="Version of the ONNX operators.")
+    parser.add_argument("--licence", type=str | None, default=None, help="What the file says of its terms.")
+    parser.add_argument(
+        "--int8", action=ActionYesNo, default=False, help="Write NAME.int8.onnx as well, and what it loses."
+    )
+    parser.add_argument(
+        "--calibration", type=str | None, default=None, help="Domain or folder of images to calibrate int8 with."
+    )
+    parser.add_argument("--calibration_images", type=int, default=64, help="How many of them.")
+    parser.add_argument(
+        "--score", type=str | None, default=None, help="Domain to score the files on; the calibration's by default."
+    )
+    parser.add_argument("--limit", type=int, default=0, help="Score only so many images; 0 for all.")
+    parser.add_argument(
+        "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="Passes to time; 0 for none.")
+
+
+def _export(options: Namespace, console: Console) -> int:
+    from spcnet import commands
+
+    commands.export(**{name: options[name] for name in _EXPORT}, console=console)
+    return 0
+
+
+_EXPORT = (
+    "model",
+    "output",
+    "format",
+    "output_kind",
+    "normalise",
+    "pixels",
+    "opset",
+    "licence",
+    "int8",
+    "calibration",
+    "calibration_images",
+    "score",
+    "limit",
+    "roots",
+    "repeats",
+)
+
+
+def _add_push(parser: ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="Folder of a run, or a checkpoint file.")
+    parser.add_argument("repo_id", type=str, help="Repository on the Hugging Face Hub, OWNER/NAME; made if need be.")
+    parser.add_argument(
+        "--private", action=ActionYesNo, default=True, help="Of a new repository: only its owner sees it."
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path | None,
+        default=None,
+        help="Write network and model card into this folder, to look at, and upload nothing.",
+    )
+
+
+def _push(options: Namespace, console: Console) -> int:
+    from spcnet import commands
+
+    commands.push(options.model, options.repo_id, private=options.private, folder=options.folder, console=console)
+    return 0
+
+
 def _add_benchmark(parser: ArgumentParser) -> None:
     parser.add_argument("what", type=Literal["cost"], help="cost: parameters, multiply-accumulates, memory, time.")
     parser.add_argument("--methods", type=list[str] | None, default=None, help="Methods, [deeplabv3plus,spcnet]; all.")
@@ -220,6 +370,62 @@ def _benchmark(options: Namespace, console: Console) -> int:
     return 0
 
 
+def _add_robustness(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "models", type=Path, nargs="+", help="Folders of runs, or checkpoint files, of one label space."
+    )
+    parser.add_argument("--set", type=str, required=True, help="Data set to score on, for example cityscapes.")
+    parser.add_argument(
+        "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."
+    )
+    parser.add_argument(
+        "--corruptions", type=list[str] | None, default=None, help="Which corruptions, [fog,snow]; [] for none; all."
+    )
+    parser.add_argument(
+        "--styles", type=list[str] | None, default=None, help="Which weather styles, [rain,night]; [] for none; all."
+    )
+    parser.add_argument("--severities", type=list[int], default=[1, 2, 3, 4, 5], help="Which severities, each 1..5.")
+    parser.add_argument(
+        "--limit", type=int, default=0, help="Score only so many images, spread over the set; 0 for all."
+    )
+    parser.add_argument("--worst", type=int, default=6, help="How many of the worst cases are shown as pictures.")
+    parser.add_argument("--batch_size", type=int, default=8, help="Images that a network sees together.")
+    parser.add_argument("--workers", type=int, default=1, help="Processes that corrupt images; 0 for none.")
+    parser.add_argument("--seed", type=int, default=0, help="Of noise, flakes and drops.")
+    parser.add_argument("--accelerator", type=str, default="auto", help="Where to compute: auto, cpu, cuda or mps.")
+    parser.add_argument(
+        "--output", type=Path, default=Path("robustness"), help="Folder of the card; a later call goes on."
+    )
+
+
+def _robustness(options: Namespace, console: Console) -> int:
+    from spcnet import robustness
+    from spcnet.reports.robustness import render_terminal
+
+    given = {name: options[name] for name in _ROBUSTNESS}
+    card = robustness.robustness(**given, domain=options["set"], console=console)
+    for table in render_terminal(card):
+        console.print(table)
+    console.print(f"The card is {options.output / robustness.PAGE_FILE}", highlight=False, markup=False)
+    return 0
+
+
+_ROBUSTNESS = (
+    "models",
+    "roots",
+    "corruptions",
+    "styles",
+    "severities",
+    "limit",
+    "worst",
+    "batch_size",
+    "workers",
+    "seed",
+    "accelerator",
+    "output",
+)
+
+
 def _add_demo(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="Folder for the runs and the report.")
     parser.add_argument(
@@ -236,7 +442,11 @@ def _demo(options: Namespace, console: Console) -> int:
 
 
 def _data(options: Namespace, console: Console) -> int:
-    _, _, run = DATA_ACTIONS[options.action]
+    return _act("data", options, console)
+
+
+def _act(command: str, options: Namespace, console: Console) -> int:
+    _, _, run = ACTIONS[command][options.action]
     return run(options[options.action], console)
 
 
@@ -318,7 +528,7 @@ def _data_action(function: str) -> Callable[[Namespace, Console], int]:
     def run(options: Namespace, console: Console) -> int:
         from spcnet import dataset_commands
 
-        given = {name: value for name, value in vars(options).items() if name not in ("action", "debug")}
+        given = {name: value for name, value in vars(options).items() if name not in ("action", "traceback")}
         return getattr(dataset_commands, function)(**given, console=console) or 0
 
     return run
@@ -338,6 +548,29 @@ DATA_ACTIONS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[N
 }
 """Action of `spcnet data` → what it does, its options, its function."""
 
+
+def _add_replay(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="What the run left, RUN/nan.")
+    parser.add_argument(
+        "--accelerator", type=str | None, default=None, help="Where to compute, for example cpu; as the run did."
+    )
+
+
+def _replay(options: Namespace, console: Console) -> int:
+    from spcnet import debug_commands
+
+    debug_commands.replay(options.folder, accelerator=options.accelerator, console=console)
+    return 0
+
+
+DEBUG_ACTIONS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Namespace, Console], int]]] = {
+    "replay": ("Make a step whose loss was not finite again, and say where it goes wrong.", _add_replay, _replay),
+}
+"""Action of `spcnet debug` → what it does, its options, its function."""
+
+ACTIONS = {"data": DATA_ACTIONS, "debug": DEBUG_ACTIONS}
+"""Commands that have actions."""
+
 COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Namespace, Console], int]]] = {
     "demo": (
         "Train baseline and SPC-Net on generated streets, test on unseen weather, write a report.",
@@ -345,12 +578,29 @@ COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Names
         _demo,
     ),
     "train": ("Train a network on source domains and test it on unseen ones.", _add_train, _train),
+    "sweep": (
+        "Train a recipe with several methods, seeds and settings, and make a table of them.",
+        _add_sweep,
+        _sweep,
+    ),
     "data": ("List, check, look at, copy and make data sets; show the weather styles.", lambda parser: None, _data),
     "evaluate": ("Test a trained network.", _add_evaluate, _evaluate),
     "predict": ("Label images with a trained network.", _add_predict, _predict),
     "convert": ("Bring in a network from RobustNet or SPC-Net, or write one for them.", _add_convert, _convert),
+    "export": ("Write a network as ONNX or as a program of torch, and compare it.", _add_export, _export),
+    "push": ("Put a network with its model card on the Hugging Face Hub.", _add_push, _push),
     "benchmark": ("Measure what networks cost.", _add_benchmark, _benchmark),
+    "robustness": (
+        "Score networks under 19 corruptions and in weather styles, and write a card.",
+        _add_robustness,
+        _robustness,
+    ),
     "report": ("Make one HTML page of one or several runs.", _add_report, _report),
+    "debug": (
+        "Look again at what went wrong in a run.",
+        lambda parser: None,
+        lambda options, console: _act("debug", options, console),
+    ),
 }
 """Command → what it does, its options, its function."""
 
@@ -363,23 +613,23 @@ def make_parser() -> ArgumentParser:
         description="Domain-generalised semantic segmentation: train on streets with labels, work on streets without.",
         version=__version__,
     )
-    parser.add_argument("--debug", action=ActionYesNo, default=False, help="Show the traceback of an error.")
+    parser.add_argument("--debug", action=ActionYesNo, default=False, dest="traceback", help=TRACEBACK)
     commands = parser.add_subcommands(dest="command", required=True)
     for name, (summary, add_options, _) in COMMANDS.items():
         short = f" Short forms: {', '.join(f'{k} for {v}' for k, v in SHORT.items())}." if name == "train" else ""
         sub = ArgumentParser(description=summary + short)
-        sub.add_argument("--debug", action=ActionYesNo, default=False, help="Show the traceback of an error.")
+        sub.add_argument("--debug", action=ActionYesNo, default=False, dest="traceback", help=TRACEBACK)
         add_options(sub)
         commands.add_subcommand(name, sub, help=summary)
-        if name == "data":
+        if name in ACTIONS:
             # Only now, for jsonargparse wants levels from the top down.
-            _add_actions(sub)
+            _add_actions(sub, name)
     return parser
 
 
-def _add_actions(parser: ArgumentParser) -> None:
+def _add_actions(parser: ArgumentParser, command: str) -> None:
     actions = parser.add_subcommands(dest="action", required=True)
-    for name, (summary, add_options, _) in DATA_ACTIONS.items():
+    for name, (summary, add_options, _) in ACTIONS[command].items():
         sub = ArgumentParser(description=summary)
         add_options(sub)
         actions.add_subcommand(name, sub, help=summary)
@@ -400,7 +650,8 @@ def with_recipes(arguments: Sequence[str]) -> list[str]:
             name = "--" + name[2:].replace("-", "_")
             argument = found[i] = name + equals + value
         if "train" in found[:2] and name in SHORT:
-            found[i] = SHORT[name] + equals + value
+            alone = name in BARE and not equals and (i + 1 == len(found) or found[i + 1].startswith("-"))
+            found[i] = SHORT[name] + (f"={BARE[name]}" if alone else equals + value)
         if argument == "--config" and i + 1 < len(found):
             found[i + 1] = str(recipe_path(found[i + 1]))
         elif argument.startswith("--config="):
@@ -424,6 +675,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpcnetError as error:
         if debug:
             raise
+        if error.told_elsewhere:
+            return 0
         errors.print(f"spcnet: {error}", style="red", highlight=False, markup=False)
         return error.exit_code
     except KeyboardInterrupt:

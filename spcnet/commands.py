@@ -1,20 +1,23 @@
 """What the commands do: here, and only here, data, methods, engine, evaluation and reports meet."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from lightning.fabric import Fabric
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from spcnet import checkpoint
+from spcnet import checkpoint, processes
+from spcnet import export as exporting
 from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, from_dict
 from spcnet.convert import load_any, load_backbone, load_foreign, write_backbone, write_robustnet
 from spcnet.cost import PAPER_SIZE, costs, paper_table
@@ -23,10 +26,17 @@ from spcnet.data.labels import LabelSpace, label_space
 from spcnet.data.loading import evaluation_batches, photometric_trials, training_batches
 from spcnet.data.weather import WEATHER
 from spcnet.engine import records
+from spcnet.engine.devices import make_fabric, scorer
+from spcnet.engine.observer import Observer
 from spcnet.engine.progress import bar
-from spcnet.engine.trainer import Trainer, make_fabric
+from spcnet.engine.state import dead_workers_told
+from spcnet.engine.trackers import TRACKERS_FILE, check_installed
+from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError, named, one_of
 from spcnet.evaluation import evaluator
+from spcnet.evaluation.metrics import mean_iou
+from spcnet.files import write_whole
+from spcnet.hub import push_to_hub, save_pretrained
 from spcnet.inference.predictor import Predictor
 from spcnet.methods import BACKBONES, METHODS, card_for, method_named, restore
 from spcnet.models.backbones import backbone_info
@@ -102,6 +112,7 @@ def train(
     console = console or Console(quiet=True)
     method = method_named(config.method)
     method.check(config.model)
+    check_installed(config.logging)
     check_unseen(config.data)
     space = label_space(config.data.space)
     sources = [
@@ -109,9 +120,16 @@ def train(
         for text in config.data.sources
     ]
     tests = open_tests(config.data, space)
-    _claim(config.output, resume=resume, overwrite=overwrite)
-
     fabric = make_fabric(config.training)
+    if not fabric.is_global_zero:
+        console = Console(quiet=True)
+    with processes.together():
+        if fabric.is_global_zero:
+            _claim(config.output, resume=resume, overwrite=overwrite)
+    if resume and not checkpoint.exists(config.output):
+        resume = False
+        begun = f"{config.output} ended before its first checkpoint: it begins anew"
+        console.print(begun, style="yellow", highlight=False, markup=False)
     torch.manual_seed(config.training.seed)
     domains = domain_names(config.data)
     network = method.build(
@@ -129,28 +147,39 @@ def train(
         size=config.data.size,
     )
     trainer = Trainer(config, method, network, card, fabric)
-    if resume:
-        trainer.resume()
-    if fabric.is_global_zero:
-        records.open_run(config)
+    with processes.together():
+        told = trainer.resume() if resume else None
+        if fabric.is_global_zero:
+            records.open_run(config)
+    if told is not None:
+        console.print(told, style="yellow", highlight=False, markup=False)
 
     def score(iteration: int) -> Record:
-        results = score_domains(
-            fabric.setup_module(network), tests, config, space, device=fabric.device, console=console
-        )
-        return note(results, config, space, iteration)
+        results = score_domains(network, tests, config, space, fabric=fabric, console=console)
+        # One process writes; what goes wrong there ends all.
+        with processes.together():
+            record = note(results, config, space, iteration, write=fabric.is_global_zero)
+            observer.results(record)
+        return record
 
     with bar(console, 0, 0, "find the classes") if config.data.class_uniform else nullcontext() as look:
-        batches = training_batches(
+        make = partial(
+            training_batches,
             sources,
             config.data,
             seed=config.training.seed,
             iterations=config.training.iterations,
+            parts=config.training.accumulate,
             start=trainer.iteration,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
             on_progress=None if look is None else lambda done, total: look(done, {}, total),
         )
+        # The first process finds the classes, the others read what it found.
+        for first in (True, False):
+            with processes.together():
+                if fabric.is_global_zero is first:
+                    batches = make()
     whitening = config.model.whitening
     trials = partial(
         photometric_trials,
@@ -162,23 +191,39 @@ def train(
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
-    if trainer.iteration < config.training.iterations:
-        skipped = Skipped(config.output / records.SKIPPED_FILE, console)
-        with bar(console, config.training.iterations, trainer.iteration, f"train {config.method}") as show:
+    with processes.together():
+        observer = Observer(
+            config,
+            network,
+            start=trainer.iteration,
+            enabled=fabric.is_global_zero,
+            domains=domains,
+            colors=space.colors,
+            say=partial(console.print, highlight=False, markup=False, soft_wrap=True),
+        )
+    with closing(observer), dead_workers_told(config.output):
+        if trainer.iteration < config.training.iterations:
+            skipped = Skipped(config.output / records.SKIPPED_FILE, console)
+            skipping = config.data.on_bad_image == "skip"
+            with bar(console, config.training.iterations, trainer.iteration, f"train {config.method}") as show:
 
-            def progress(iteration: int, losses: dict[str, float]) -> None:
-                show(iteration, losses)
-                skipped.add("training", batches.skipped)
+                def progress(iteration: int, figures: dict[str, float]) -> None:
+                    show(iteration, figures)
+                    if skipping:
+                        for bad in processes.gather(batches.skipped):
+                            skipped.add("training", bad)
 
-            trainer.fit(batches, on_progress=progress, on_evaluate=score, trials=trials)
-    trainer.finish()
-    return score(trainer.iteration)
+                trainer.fit(batches, on_progress=progress, on_evaluate=score, trials=trials, observer=observer)
+        trainer.finish()
+        return score(trainer.iteration)
 
 
 def _claim(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to write over a run, and to resume none."""
-    exists = (output / checkpoint.LATEST_FILE).exists() or (output / records.RESULTS_FILE).exists()
-    if resume and not (output / checkpoint.LATEST_FILE).exists():
+    """Refuse to write over a run, and to resume none; one that ended before its first checkpoint begins anew."""
+    resumable, tested = checkpoint.exists(output), (output / records.RESULTS_FILE).exists()
+    exists = resumable or tested
+    begun = (output / records.CONFIG_FILE).exists() and not tested and not (output / checkpoint.MODEL_FILE).exists()
+    if resume and not resumable and not begun:
         raise DataError(f"{output} has no {checkpoint.LATEST_FILE} to resume from: leave out --resume to begin anew")
     if exists and not resume and not overwrite:
         raise UsageError(
@@ -186,13 +231,16 @@ def _claim(output: Path, *, resume: bool, overwrite: bool) -> None:
         )
     try:
         output.mkdir(parents=True, exist_ok=True)
-        if not resume:
+        if not (resume and resumable):
             for name in (
                 checkpoint.LATEST_FILE,
+                checkpoint.PREVIOUS_FILE,
+                checkpoint.DAMAGED_FILE,
                 checkpoint.MODEL_FILE,
                 records.TRAIN_FILE,
                 records.RESULTS_FILE,
                 records.SKIPPED_FILE,
+                TRACKERS_FILE,
             ):
                 (output / name).unlink(missing_ok=True)
             for event in (output / "tensorboard").glob("events.*"):
@@ -217,7 +265,7 @@ class Skipped:
             DataError: the list cannot be written.
         """
         for image, message in images.items():
-            if (where, image) not in self.known:
+            if (where, image) not in self.known and processes.rank() == 0:
                 self.known.add((where, image))
                 records.append_line(self.path, {"where": where, "image": image, "message": message})
                 self.console.print(f"skipped: {message}", style="yellow", highlight=False, markup=False)
@@ -229,41 +277,57 @@ def score_domains(
     config: RunConfig,
     space: LabelSpace,
     *,
-    device: torch.device,
+    fabric: Fabric,
     console: Console,
 ) -> dict[str, evaluator.DomainResult]:
-    """Score a network on each domain.
+    """Score a network on each domain; several processes share its images.
 
     Raises:
         DataError: an image cannot be read, and `data.on_bad_image` is to stop.
     """
     results = {}
+    forward = scorer(network, fabric)
     skipped = Skipped(config.output / records.SKIPPED_FILE, console)
     with bar(console, len(tests), 0, "test") as show:
         for index, (name, images) in enumerate(tests.items()):
             bad: dict[str, str] = {}
-            found = evaluator.evaluate(
-                network,
-                evaluation_batches(
-                    images,
-                    config.data,
-                    domain=index,
-                    batch_size=config.evaluation.batch_size,
-                    limit=config.evaluation.limit,
-                    on_skip=bad.__setitem__,
-                ),
-                num_classes=len(space),
-                device=device,
-                panels=config.evaluation.panels,
+            batches = evaluation_batches(
+                images,
+                config.data,
+                domain=index,
+                batch_size=config.evaluation.batch_size,
+                limit=config.evaluation.limit,
+                rank=processes.rank(),
+                world_size=processes.count(),
+                on_skip=bad.__setitem__,
             )
-            results[name] = dataclasses.replace(found, skipped=len(bad))
-            skipped.add(name, bad)
+            with processes.together():
+                own = evaluator.evaluate(
+                    network,
+                    batches,
+                    num_classes=len(space),
+                    device=fabric.device,
+                    forward=forward,
+                    panels=config.evaluation.panels,
+                    share=processes.count() > 1,
+                )
+            found = evaluator.whole(processes.gather(own), panels=config.evaluation.panels)
+            everywhere = {image: message for one in processes.gather(bad) for image, message in one.items()}
+            results[name] = dataclasses.replace(found, skipped=len(everywhere))
+            skipped.add(name, everywhere)
             show(index + 1, {})
     return results
 
 
-def note(results: Mapping[str, evaluator.DomainResult], config: RunConfig, space: LabelSpace, iteration: int) -> Record:
-    """Write an evaluation into the run's folder: a line of results.jsonl, and the panels."""
+def note(
+    results: Mapping[str, evaluator.DomainResult],
+    config: RunConfig,
+    space: LabelSpace,
+    iteration: int,
+    *,
+    write: bool = True,
+) -> Record:
+    """An evaluation as a record; in the run's folder it is a line of results.jsonl, and the panels."""
     sources = set(source_tests(config.data))
     record = evaluator.record(
         results,
@@ -278,10 +342,20 @@ def note(results: Mapping[str, evaluator.DomainResult], config: RunConfig, space
     if lines and lines[-1]["iteration"] == iteration and lines[-1]["classes"] == record["classes"]:
         # Testing a finished run on further domains adds to what is known of it.
         record = evaluator.joined(lines[-1], record)
-    records.append_line(config.output / records.RESULTS_FILE, record)
+    if not write:
+        return record
     for name, result in results.items():
         evaluator.save_panels(result, config.output / "panels", name, space=space)
+    # A run that was killed after its last line is tested again when it goes on; the line stays the only one.
+    if not lines or _scores(lines[-1]) != _scores(record):
+        records.append_line(config.output / records.RESULTS_FILE, record)
     return record
+
+
+def _scores(record: Record) -> Record:
+    """What a record says, without when and how fast it was found."""
+    domains = {name: {**domain, "seconds": None} for name, domain in record["domains"].items()}
+    return {**json.loads(json.dumps(record)), "domains": json.loads(json.dumps(domains)), "time": None}
 
 
 def read_config(run: Path) -> RunConfig:
@@ -307,6 +381,7 @@ def evaluate(
     targets: Sequence[str] | None = None,
     roots: Mapping[str, str] | None = None,
     evaluation: EvaluationConfig | None = None,
+    devices: int | str = 1,
     console: Console | None = None,
 ) -> Record:
     """Score the network of a run on its sources and on unseen domains, and add the result to the run.
@@ -316,6 +391,7 @@ def evaluate(
         targets: unseen domains instead of the run's own.
         roots: folders of data sets, beside the run's own.
         evaluation: batch size, panels, limit; the run's own by default.
+        devices: how many share the images, or `auto` for all.
         console: where progress is shown; nowhere by default.
 
     Raises:
@@ -332,17 +408,14 @@ def evaluate(
     network, card = restore(run)
     space = label_space(card.space)
     tests = open_tests(config.data, space)
-    fabric = make_fabric(config.training)
+    fabric = make_fabric(dataclasses.replace(config.training, devices=devices, nodes=1))
+    if not fabric.is_global_zero:
+        console = Console(quiet=True)
     state = checkpoint.read(checkpoint.find(run))[2]
-    results = score_domains(
-        fabric.setup_module(network),
-        tests,
-        config,
-        space,
-        device=fabric.device,
-        console=console or Console(quiet=True),
-    )
-    return note(results, config, space, int(state.get("iteration", 0)))
+    with dead_workers_told():
+        results = score_domains(network, tests, config, space, fabric=fabric, console=console or Console(quiet=True))
+    with processes.together():
+        return note(results, config, space, int(state.get("iteration", 0)), write=fabric.is_global_zero)
 
 
 def predict(
@@ -465,6 +538,177 @@ def convert(
     )
 
 
+def export(
+    model: Path,
+    *,
+    output: Path,
+    format: exporting.Format = "onnx",
+    output_kind: exporting.Kind = "logits",
+    normalise: bool = False,
+    pixels: exporting.Pixels = "uint8",
+    opset: int = exporting.OPSET,
+    licence: str | None = None,
+    int8: bool = False,
+    calibration: str | None = None,
+    calibration_images: int = 64,
+    score: str | None = None,
+    limit: int = 0,
+    roots: Mapping[str, str] | None = None,
+    repeats: int = 3,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Write a network as a file that runs without this package, with a report of how it compares with the network.
+
+    With `int8` a second file, `NAME.int8.onnx`, computes its convolutions in 8-bit integers; the report says what that
+    costs on a domain.
+
+    Args:
+        model: folder of a run, a checkpoint file, or one of RobustNet or SPC-Net.
+        output: file to write, `*.onnx` or `*.pt2`; the report is written beside it.
+        format: `onnx`, or `torch-export`.
+        output_kind: `logits` for the scores of each pixel, `labels` for its class.
+        normalise: let the file normalise images 0..255 itself.
+        pixels: type of those images.
+        opset: version of the ONNX operators.
+        licence: what the file says of its terms.
+        int8: write the second file.
+        calibration: domain, or folder of images, that shows how large activations are; of a domain its training split.
+        calibration_images: how many of them, spread evenly.
+        score: domain that both files are scored on; the test split of the calibration's by default, none for a folder.
+        limit: score so many images at most; 0 for all.
+        roots: folders of data sets, beside the run's own.
+        repeats: passes to time; 0 for none.
+        console: where the report is shown; nowhere by default.
+
+    Returns:
+        What the report says.
+
+    Raises:
+        UsageError, DataError, CheckpointError: see the message.
+    """
+    console = console or Console(quiet=True)
+    if int8 and format != "onnx":
+        raise UsageError(f"--int8 is for the format onnx, and the format is {format}: drop one of them")
+    if int8 and calibration is None:
+        raise UsageError(
+            "--int8 needs --calibration: a domain, for example camvid, or a folder of images like those to come"
+        )
+    if calibration_images < 1 or limit < 0 or repeats < 0:
+        raise UsageError(
+            f"calibration_images is {calibration_images}, limit {limit}, repeats {repeats}: there must be at least one image, "
+            "and the others must be 0 or more"
+        )
+    network, card = load_any(model)
+    own = read_config(model).data if (model / records.CONFIG_FILE).is_file() else DataConfig()
+    data = dataclasses.replace(own, size=card.size, space=card.space, workers=0, roots={**own.roots, **(roots or {})})
+    space = label_space(card.space)
+    shown: SegmentationSet | Path | None = None
+    if calibration is not None and Path(calibration).is_dir():
+        shown = Path(calibration)
+    elif calibration is not None:
+        spec = DomainSpec.parse(calibration)
+        shown = open_domain(spec, data=data, space=space, training=True)
+        score = score or str(dataclasses.replace(spec, split=None))
+    tested = open_domain(DomainSpec.parse(score), data=data, space=space, training=False) if score else None
+    written = exporting.export(
+        network,
+        card,
+        output,
+        format=format,
+        kind=output_kind,
+        pixels=pixels if normalise else None,
+        opset=opset,
+        licence=licence,
+    )
+    deployed = exporting.Deployed(network, card, kind=output_kind, pixels=pixels if normalise else None)
+    size = card.size or (512, 1024)
+    files = {output: written.checks}
+    if int8:
+        assert shown is not None
+        images = exporting.calibration_pictures(shown, data.size, limit=calibration_images)
+        content = exporting.quantise(output.read_bytes(), map(deployed.given, images))
+        small = output.with_name(f"{output.stem}.int8{output.suffix}")
+        write_whole(small, lambda file: file.write(content))
+        files[small] = ()
+    found: dict[str, Any] = {}
+    sizes = _cost_table(["file"], ["images", "size", "scores differ", "equal labels"])
+    table = _cost_table(["file"], ["MiB", *(["ms"] if repeats else []), *(["mIoU"] if tested else [])])
+    with bar(console, len(files), 0, "compare") as show:
+        for done, (path, checks) in enumerate(files.items(), start=1):
+            content = path.read_bytes()
+            program = exporting.onnx_program(content) if format == "onnx" else exporting.torch_program(content)
+            checks = checks or exporting.compare(deployed, program, exporting.checked_sizes(card.size))
+            time = exporting.timed(deployed, program, size, repeats=repeats) if repeats else None
+            result = (
+                exporting.score(program, deployed, tested, data, num_classes=len(space), limit=limit)
+                if tested
+                else None
+            )
+            found[path.name] = {
+                "bytes": len(content),
+                "checks": [check._asdict() for check in checks],
+                "timing": None if time is None else time._asdict(),
+                "domain": score,
+                "images": None if result is None else result.images,
+                "miou": None if result is None else mean_iou(result.counts),
+            }
+            table.add_row(
+                path.name,
+                f"{len(content) / 2**20:.1f}",
+                *([f"{1000 * time.file:.0f}"] if time else []),
+                *([f"{100 * found[path.name]['miou']:.2f}"] if result else []),
+            )
+            for check in checks:
+                of = (
+                    str(check.images),
+                    f"{check.height}×{check.width}",
+                    f"{check.difference:.1e}",
+                    f"{check.equal:.2%}",
+                )
+                sizes.add_row(path.name, *of)
+            show(done, {})
+    report = exporting.write_report(written, files=found)
+    console.print(sizes)
+    console.print(table)
+    console.print(
+        "Compared with the network on generated streets."
+        + (
+            f" ms: one image of {size[0]}×{size[1]}, median of {repeats}, cpu, {torch.get_num_threads()} threads; the network "
+            f"in torch {1000 * found[output.name]['timing']['network']:.0f}."
+            if repeats
+            else ""
+        )
+        + (f" mIoU on {score}, {found[output.name]['images']} images." if tested else ""),
+        highlight=False,
+    )
+    console.print(f"Written: {', '.join(map(str, files))}; the report is {report}", highlight=False, markup=False)
+    return found
+
+
+def push(
+    model: Path, repo_id: str, *, private: bool = True, folder: Path | None = None, console: Console | None = None
+) -> None:
+    """Put a network with its model card on the Hugging Face Hub, or into a folder to look at.
+
+    Args:
+        model: folder of a run, or a file that `load_model` reads.
+        repo_id: `OWNER/NAME`.
+        private: of a new repository, whether only its owner sees it.
+        folder: write there instead, and upload nothing.
+        console: where the address is shown; nowhere by default.
+
+    Raises:
+        UsageError, DataError, CheckpointError: see the message.
+    """
+    console = console or Console(quiet=True)
+    if folder is not None:
+        written = save_pretrained(model, folder, repo_id=repo_id)
+        console.print(f"Written to {written}; nothing was uploaded", highlight=False, markup=False)
+        return
+    address = push_to_hub(model, repo_id, private=private)
+    console.print(f"The network is at {address}", highlight=False, markup=False)
+
+
 def benchmark_cost(
     *,
     methods: Sequence[str] | None = None,
@@ -556,8 +800,10 @@ def report(
     """
     console = console or Console(quiet=True)
     method_named(baseline)
-    # An earlier page among what a glob found is no run.
-    runs = [run for run in runs if run.suffix != ".html" or not run.is_file()] or list(runs)
+    # An earlier page, and the tables of a sweep, among what a glob found are no runs.
+    runs = [run for run in runs if run.suffix not in (".html", ".md", ".tex", ".json") or not run.is_file()] or list(
+        runs
+    )
     board = ranked([load_run(run) for run in runs], baseline=baseline)
     page = write_report(board, output, title=title, baseline=baseline)
     show_table([run.folder for run in board], console, baseline=baseline)

@@ -396,17 +396,30 @@ class TrainingConfig:
     accelerator: str = "auto"
     """Where to compute: auto, cpu, cuda or mps."""
     devices: int | str = 1
-    """How many devices, or 'auto' for all."""
+    """How many devices, a process on each, or 'auto' for all; what torchrun or srun started needs no number."""
+    nodes: int = 1
+    """How many machines with so many devices each."""
+    accumulate: int = 1
+    """Parts of a batch that are looked at one after the other before an optimiser step, so that only one has to fit into memory; data.images_per_domain is of one part and process."""
+    freeze_batchnorm: bool = False
+    """Batch norms keep the statistics that they have, for small batches or a finished network."""
     precision: Precision = "32-true"
     """Precision: 32-true, bf16-mixed, 16-mixed or 64-true."""
     deterministic: bool = True
     """Refuse operations that do not repeat bit for bit, where the device offers others."""
+    profile: int = 0
+    """Steps, after a warm-up, whose operations are timed by torch.profiler and written to the run's folder profile/; 0 for none."""
+    compile: bool = False
+    """Translate the network's forward and backward into code for this device first (torch.compile): the first step takes minutes, the others are faster."""
+    activation_checkpointing: bool = False
+    """Compute backbone and decoder anew for their gradients instead of keeping what they computed: less memory, more time; the losses are the same."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "log_every", "checkpoint_every"):
+        for name in ("iterations", "log_every", "checkpoint_every", "nodes", "accumulate"):
             value = getattr(self, name)
             _require(value >= 1, f"training.{name} is {value}: it must be at least 1")
         _require(self.evaluate_every >= 0, f"training.evaluate_every is {self.evaluate_every}: it must be 0 or more")
+        _require(self.profile >= 0, f"training.profile is {self.profile}: it must be 0 (off) or more steps")
         _require(self.learning_rate > 0, f"training.learning_rate is {self.learning_rate}: it must be above 0")
         _require(0 <= self.momentum < 1, f"training.momentum is {self.momentum}: it must be 0 or more and below 1")
         _require(
@@ -441,6 +454,24 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class LoggingConfig:
+    """What is told of a run while it trains, beside train.jsonl and TensorBoard's losses."""
+
+    every: int = 500
+    """Iterations between two sample predictions, histograms of style weights and prototype similarities on TensorBoard; 0 for none."""
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the figures, too; needs pip install spcnet[wandb]."""
+    mlflow: str | None = None
+    """Address of MLflow, such as http://localhost:5000 or sqlite:///mlflow.db, that gets the figures, too; needs pip install spcnet[mlflow]."""
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 0, f"logging.every is {self.every}: it must be 0 (off) or more")
+        for name in ("wandb", "mlflow"):
+            value = getattr(self, name)
+            _require(value is None or value.strip() != "", f"logging.{name} is empty: name one, or leave it out")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A run from beginning to end: which method, on what, for how long."""
 
@@ -454,10 +485,19 @@ class RunConfig:
     """The training loop."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How the result is scored."""
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    """What is told of it meanwhile."""
     output: Path = Path("runs/spcnet")
     """Folder of the run: its log, checkpoints and results."""
     expected: str = ""
     """What this recipe should give, in words and figures with their source; not used by the program."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.training.accumulate == 1 or self.model.loss.weighting != "batch",
+            f"training.accumulate is {self.training.accumulate} and model.loss.weighting is batch, whose weights depend on "
+            "the labels of all parts: choose the weighting image, or one part",
+        )
 
 
 def recipes_folder() -> Path:

@@ -11,6 +11,8 @@ class SpcnetError(Exception):
     """Base of every error that a user can mend; the message says what came, the rule, and the remedy."""
 
     exit_code = 1
+    told_elsewhere = False
+    """Whether another process of the run tells it: all stop for it, and one speaks."""
 
 
 class DataError(SpcnetError):
@@ -37,7 +39,11 @@ class Interrupted(SpcnetError):
             f"stopped after iteration {iteration}, which is saved. Go on with: "
             f"spcnet train --config {output}/config.yaml --resume"
         )
-        self.iteration = iteration
+        self.iteration, self.output = iteration, output
+
+    def __reduce__(self) -> tuple[type, tuple[int, object]]:
+        """How it goes from one process to another."""
+        return type(self), (self.iteration, self.output)
 
 
 def named(name: str, table: Mapping[str, V], what: str) -> V:

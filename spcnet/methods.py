@@ -24,9 +24,10 @@ from spcnet.models.clustering import PrototypeHead
 from spcnet.models.deeplab import DeepLabDecoder, auxiliary_head, linear_classifier
 from spcnet.models.pseudo import StyleClusters
 from spcnet.models.segmentor import Segmentor
-from spcnet.models.style import Mode, Reduce, StyleProjection, domain_members
+from spcnet.models.style import Mode, StyleProjection, domain_members
 from spcnet.models.weights import load_imagenet
 from spcnet.models.whitening import InstanceWhitening, Kind, fill_slots, outputs_of, slots_of
+from spcnet.processes import Reduce
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
 
 __all__ = ["BACKBONES", "METHODS", "Method", "Segmentor", "build_model", "restore"]
@@ -145,7 +146,14 @@ class Method:
         )
 
     def losses(
-        self, network: Segmentor, output: SegOutput, batch: Batch, model: ModelConfig, *, progress: float = 0.0
+        self,
+        network: Segmentor,
+        output: SegOutput,
+        batch: Batch,
+        model: ModelConfig,
+        *,
+        progress: float = 0.0,
+        reduce: Reduce = lambda t: t,
     ) -> StepResult:
         """What this batch costs: L = L_CE + β·L_var + γ·L_dis (paper Eq. 12), each term where the method has it.
 
@@ -157,16 +165,15 @@ class Method:
             batch: the batch.
             model: the settings it was built with.
             progress: share of the run that is done, 0..1; relaxed borders may end before the run.
+            reduce: sums over processes (`spcnet.processes.total`); the losses are then those of the joined batch.
 
         Raises:
             DataError: a label lies outside 0..K-1 and is not 255; names the images.
             UsageError: a domain index lies outside 0..M-1.
         """
         check_labels(batch, output.logits.shape[1])
-        found = None
         if network.clusters is not None:
-            found = network.clusters(output.styles[0])
-            batch = batch._replace(domain=found)
+            batch = batch._replace(domain=network.clusters(output.styles[0]))
         if network.num_domains is not None:
             domain_members(batch.domain, network.num_domains)
         head, classes, clustering = network.prototype_head, None, {}
@@ -177,26 +184,29 @@ class Method:
             pixels = output.embedding.flatten(2).transpose(1, 2)
             prototypes = head.unit_prototypes
             sums = image_sums(pixels, label, batch.domain, prototypes)
-            classes = class_sums(sums, batch.domain, num_domains=prototypes.shape[1])
-            clustering["var"] = compactness_loss(sums, batch.domain, classes)
+            classes = class_sums(sums, batch.domain, num_domains=prototypes.shape[1], reduce=reduce)
+            clustering["var"] = compactness_loss(classes)
             clustering["dis"] = discrimination_loss(classes, prototypes, temperature=model.clustering.temperature)
-        parts = {"ce": segmentation_loss(output.logits, batch.label, model.loss, progress=progress), **clustering}
+        entropy = segmentation_loss(output.logits, batch.label, model.loss, progress=progress, reduce=reduce)
+        parts = {"ce": entropy, **clustering}
         loss = parts["ce"]
         if output.auxiliary is not None:
             small = labels_at(batch.label, (output.auxiliary.shape[2], output.auxiliary.shape[3]))
-            parts["aux"] = cross_entropy(output.auxiliary, small, weight=fixed_weights(model.loss, output.auxiliary))
+            weight = fixed_weights(model.loss, output.auxiliary)
+            parts["aux"] = cross_entropy(output.auxiliary, small, weight=weight, reduce=reduce)
             loss = loss + model.auxiliary_weight * parts["aux"]
         if clustering:
             loss = loss + model.clustering.var_weight * parts["var"] + model.clustering.dis_weight * parts["dis"]
         if output.whitened:
             parts["whitening"] = torch.stack(
                 [
-                    whitening_loss(feature, layer.mask, margin=layer.margin)
+                    whitening_loss(feature, layer.mask, margin=layer.margin, reduce=reduce)
                     for layer, feature in zip(network.whitening_layers, output.whitened, strict=True)
                 ]
             ).mean()
             loss = loss + model.whitening.weight * parts["whitening"]
-        return StepResult(loss, {name: part.detach() for name, part in parts.items()}, classes, output.styles, found)
+        told = {name: part.detach() for name, part in parts.items()}
+        return StepResult(loss, told, classes, output.styles, batch.domain)
 
     def statistics_at(self, network: Segmentor, model: ModelConfig, iterations: int) -> int | None:
         """The iteration before which selective whitening takes its statistics; None where nothing is selected.
@@ -247,35 +257,36 @@ class Method:
     def update(
         self,
         network: Segmentor,
-        batch: Batch,
         result: StepResult,
         *,
         progress: float,
         reduce: Reduce = lambda t: t,
     ) -> None:
-        """Pull style bases and prototypes towards this batch, after the optimiser's step.
+        """Pull style bases and prototypes towards a batch, after the optimiser's step.
 
         Args:
             network: what `build` made.
-            batch: the batch.
-            result: what `losses` returned for it.
+            result: what `losses` returned for the batch.
             progress: share of the run that is done, 0..1.
             reduce: sums over processes.
         """
-        domain = batch.domain if result.domain is None else result.domain
-        for layer, stats in zip(network.style_layers, result.styles, strict=True):
-            layer.update(stats, domain, reduce=reduce)
-        if network.clusters is not None:
-            network.clusters.update(result.styles[0], domain, reduce=reduce)
+        if result.domain is not None:
+            for layer, stats in zip(network.style_layers, result.styles, strict=True):
+                layer.update(stats, result.domain, reduce=reduce)
+            if network.clusters is not None:
+                network.clusters.update(result.styles[0], result.domain, reduce=reduce)
         if network.prototype_head is not None and result.classes is not None:
-            network.prototype_head.update(result.classes, progress=progress, reduce=reduce)
+            network.prototype_head.update(result.classes, progress=progress)
 
 
-def segmentation_loss(logits: Tensor, label: Tensor, config: LossConfig, *, progress: float = 0.0) -> Tensor:
+def segmentation_loss(
+    logits: Tensor, label: Tensor, config: LossConfig, *, progress: float = 0.0, reduce: Reduce = lambda t: t
+) -> Tensor:
     """The cross-entropy in the form that the settings ask for."""
     weight = fixed_weights(config, logits)
     if config.weighting in ("image", "batch"):
-        weight = frequency_weights(label, logits.shape[1], bound=config.bound, batch=config.weighting == "batch")
+        whole = config.weighting == "batch"
+        weight = frequency_weights(label, logits.shape[1], bound=config.bound, batch=whole, reduce=reduce)
     return cross_entropy(
         logits,
         label,
@@ -283,6 +294,7 @@ def segmentation_loss(logits: Tensor, label: Tensor, config: LossConfig, *, prog
         per_image=config.weighting == "image",
         border=config.border if progress < config.border_until else 0,
         strict=config.strict,
+        reduce=reduce,
     )
 
 

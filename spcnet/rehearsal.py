@@ -30,8 +30,10 @@ from spcnet.cost import kept_for_backward
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import LabelSpace, label_space
 from spcnet.data.loading import evaluation_batches, training_batches
+from spcnet.engine.devices import make_fabric
 from spcnet.engine.optim import make_optimizer
-from spcnet.engine.trainer import make_fabric
+from spcnet.engine.prepare import prepare
+from spcnet.engine.trackers import check_installed
 from spcnet.errors import CheckpointError, SpcnetError
 from spcnet.evaluation import evaluator
 from spcnet.methods import Method, Segmentor, method_named
@@ -98,17 +100,20 @@ def rehearse(config: RunConfig, *, say: Callable[[str], object] = lambda text: N
     """
     method = method_named(config.method)
     method.check(config.model)
+    check_installed(config.logging)
     check_unseen(config.data)
     space = label_space(config.data.space)
     found = Rehearsal()
     say("opening the domains")
     sources = _open(config.data, space, found)
-    fabric = make_fabric(config.training)
+    # One process is like the others.
+    fabric = make_fabric(dataclasses.replace(config.training, devices=1, nodes=1))
     network = _build(config, method, space, found)
     batch_size = config.data.images_per_domain * (
         1 if config.data.sampling == "alternating" else len(config.data.sources)
     )
     found.parameters = sum(p.numel() for p in network.parameters())
+    network.recompute = config.training.activation_checkpointing
     found.needed = _counted(network, config, batch_size, len(space))
     found.available = _free(fabric.device)
     _check_disk(config.output, found)
@@ -118,9 +123,9 @@ def rehearse(config: RunConfig, *, say: Callable[[str], object] = lambda text: N
             "data.images_per_domain or data.crop, raise model.output_stride, or use training.precision bf16-mixed"
         )
         return found
-    wrapped, optimizer = fabric.setup(
-        network.to(memory_format=torch.channels_last), make_optimizer(network.parameters(), config.training)
-    )
+    # Not compiled, which takes minutes: time and memory are those of a plain step.
+    prepared = prepare(network, dataclasses.replace(config.training, compile=False), device=fabric.device)
+    wrapped, optimizer = fabric.setup(prepared, make_optimizer(network.parameters(), config.training))
     batches: Iterator[Batch] = repeat(_made_up(config, batch_size, len(space)))
     if len(sources) == len(config.data.sources):
         # To find the places of the classes would read every label, and store them beside the data.
@@ -143,7 +148,7 @@ def rehearse(config: RunConfig, *, say: Callable[[str], object] = lambda text: N
             fabric.backward(result.loss)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            method.update(network, batch, result, progress=number / STEPS)
+            method.update(network, result, progress=number / STEPS)
             _wait_for(fabric.device)
             steps.append(time.perf_counter() - begun)
             if steps[0] > LONG:

@@ -56,12 +56,14 @@ class SegOutput(NamedTuple):
 
 
 class ClassSums(NamedTuple):
-    """What a batch says about each class of each domain."""
+    """What a batch says about each class of each domain, over all processes."""
 
     total: Float[Tensor, "K M D"]
     """Sum of the embeddings of its pixels."""
     pixels: Float[Tensor, "K M"]
     """Number of its pixels."""
+    distance: Float[Tensor, "K M"]
+    """Sum of (1 - e·p)² over them, p being the prototype of the class and the domain."""
 
 
 class StepResult(NamedTuple):
@@ -76,4 +78,4 @@ class StepResult(NamedTuple):
     styles: tuple[StyleStats, ...] = ()
     """For methods with style layers: what the style bases are then pulled towards."""
     domain: Int[Tensor, " B"] | None = None
-    """The domain that each image counts for, where the network found it; otherwise it is the batch's."""
+    """The domain that each image counts for: the batch's, or what the network found."""

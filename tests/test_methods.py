@@ -14,6 +14,8 @@ from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.losses.segmentation import cross_entropy, frequency_weights
 from spcnet.methods import BACKBONES, METHODS, build_model, card_for, fill, method_named, restore
 from spcnet.models.segmentor import Segmentor, device_of
+from spcnet.models.whitening import SwitchableWhitening
+from spcnet.processes import Parts
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
 
 CLASSES, DOMAINS = 5, 3
@@ -83,7 +85,7 @@ def test_every_method_trains_and_predicts_on_every_backbone(method: str, backbon
     assert untouched == set()
 
     before = snapshot(network)
-    rules.update(network, batch, result, progress=0.5)
+    rules.update(network, result, progress=0.5)
     expected = {f"styles.{i}.{kind}" for i in range(2) for kind in ("base_mean", "base_std")} if rules.style else set()
     expected |= {"classifier.prototypes"} if rules.clustering else set()
     assert changed(network, before) == expected
@@ -124,7 +126,7 @@ def test_every_method_runs_in_half_precision(method: str) -> None:
         output = network(batch.image)
     result = METHODS[method].losses(network, output, batch, config_of())
     result.loss.backward()
-    METHODS[method].update(network, batch, result, progress=0.0)
+    METHODS[method].update(network, result, progress=0.0)
     assert result.loss.dtype == torch.float32
     assert all(bool(p.grad is not None and p.grad.isfinite().all()) for p in network.parameters())
     assert all(value.dtype == torch.float32 for value in network.state_dict().values() if value.is_floating_point())
@@ -135,7 +137,7 @@ def test_a_single_image_trains(method: str) -> None:
     network = network_of(method).train()
     _, result = step(method, network, batch_of((1,), size=(33, 37)))
     result.loss.backward()
-    METHODS[method].update(network, batch_of((1,)), result, progress=0.0)
+    METHODS[method].update(network, result, progress=0.0)
     assert all(bool(value.isfinite().all()) for value in network.state_dict().values())
 
 
@@ -153,7 +155,7 @@ def test_a_batch_without_labels_costs_nothing_and_moves_no_prototype(method: str
         assert all(p.grad is None or not bool(p.grad.any()) for p in network.parameters())
     assert any(p.grad is not None for p in network.parameters())
     before = snapshot(network)
-    METHODS[method].update(network, batch, result, progress=0.0)
+    METHODS[method].update(network, result, progress=0.0)
     if network.prototype_head is not None:
         torch.testing.assert_close(network.prototype_head.prototypes, before["classifier.prototypes"])
 
@@ -168,34 +170,53 @@ def test_batch_order_does_not_matter() -> None:
     losses = []
     for network, given in zip(networks, (batch, shuffled), strict=True):
         _, result = step("spcnet", network, given._replace(image=given.image.double()))
-        METHODS["spcnet"].update(network, given, result, progress=0.0)
+        METHODS["spcnet"].update(network, result, progress=0.0)
         losses.append(result.loss.detach())
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-12)
     for name, value in networks[0].state_dict().items():
         torch.testing.assert_close(value, networks[1].state_dict()[name], rtol=0, atol=1e-12)
 
 
-def test_two_processes_that_sum_equal_one() -> None:
-    def learn(given: Batch, reduce: Any = lambda t: t) -> dict[str, Tensor]:
-        network = network_of("spcnet").double().eval()
-        _, result = step("spcnet", network, given)
-        METHODS["spcnet"].update(network, given, result, progress=0.0, reduce=reduce)
-        return {k: v for k, v in network.state_dict().items() if "base" in k or "prototypes" in k}
-
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_batch_in_parts_has_the_losses_and_gradients_of_the_whole(method: str) -> None:
+    """Also where a part lacks a domain, classes, or every label; losses with all their terms."""
+    model = config_of(auxiliary_weight=0.4)
     batch = batch_of((2, 0, 2, 1))
-    batch = batch._replace(image=batch.image.double())
-    shares = [Batch(*(part[begin:end] for part in batch)) for begin, end in ((0, 1), (1, 4))]  # type: ignore[arg-type]
-    sent: list[list[Tensor]] = []
-    for share in shares:
-        sent.append([])
-        learn(share, lambda t: sent[-1].append(t) or t)
-    sums = [torch.stack(pair).sum(0) for pair in zip(*sent, strict=True)]
-    whole = learn(batch)
-    for share in shares:
-        left = list(sums)
-        for name, value in learn(share, lambda t, left=left: left.pop(0)).items():
-            torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-12)
-        assert left == []
+    batch = batch._replace(image=batch.image.double(), label=batch.label.clone())
+    batch.label[3] = IGNORE_INDEX
+    batch.label[0, :20] = 1
+    parts = [Batch(*(part[begin:end] for part in batch)) for begin, end in ((0, 1), (1, 3), (3, 4))]  # type: ignore[arg-type]
+
+    def network() -> Segmentor:
+        torch.manual_seed(0)
+        made = METHODS[method].build(model, num_classes=CLASSES, num_domains=DOMAINS).double().train()
+        for layer in made.modules():
+            if isinstance(layer, (torch.nn.modules.batchnorm._BatchNorm, torch.nn.Dropout2d, SwitchableWhitening)):
+                layer.eval()
+        for layer in made.whitening_layers:
+            layer.mask.fill_(True).triu_(1)
+        return made
+
+    whole, parted = network(), network()
+    _, expected = step(method, whole, batch, model)
+    expected.loss.backward()
+    sums = Parts()
+    for part in parts:
+        sums.begin()
+        METHODS[method].losses(parted, parted(part.image), part, model, reduce=sums)
+    sums.close()
+    for part in parts:
+        sums.begin()
+        result = METHODS[method].losses(parted, parted(part.image), part, model, reduce=sums)
+        result.loss.backward()
+        torch.testing.assert_close(result.loss, expected.loss, rtol=0, atol=1e-10)
+    assert result.parts.keys() == expected.parts.keys()
+    for name, value in parted.named_parameters():
+        torch.testing.assert_close(value.grad, whole.get_parameter(name).grad, rtol=0, atol=1e-9, msg=name)
+    assert any(bool(value.grad.any()) for value in parted.parameters() if value.grad is not None)
+    if result.classes is not None and expected.classes is not None:
+        for found, value in zip(result.classes, expected.classes, strict=True):
+            torch.testing.assert_close(found, value, rtol=0, atol=1e-9)
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:

@@ -74,7 +74,7 @@ def test_the_wheel_holds_the_licence_and_nothing_beside_the_package(wheel: zipfi
 
 
 def test_the_wheel_offers_the_extras_and_the_command(wheel: zipfile.ZipFile, metadata: Message) -> None:
-    assert {"app", "onnx", "dev"} <= set(metadata.get_all("Provides-Extra", []))
+    assert {"app", "onnx", "hub", "wandb", "mlflow", "dev"} <= set(metadata.get_all("Provides-Extra", []))
     assert metadata["Requires-Python"] == ">=3.11"
     (path,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
     assert "spcnet = spcnet.cli:main" in wheel.read(path).decode()
@@ -83,7 +83,9 @@ def test_the_wheel_offers_the_extras_and_the_command(wheel: zipfile.ZipFile, met
 def test_a_plain_install_brings_no_development_tools(metadata: Message) -> None:
     plain = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert any(line.startswith("torch>=") for line in plain)
-    assert not any(re.match(r"(pytest|ruff|mypy|hypothesis|gradio|onnx)", line) for line in plain)
+    assert not any(
+        re.match(r"(pytest|ruff|mypy|hypothesis|gradio|onnx|huggingface|wandb|mlflow)", line) for line in plain
+    )
 
 
 # One version everywhere

@@ -10,8 +10,10 @@ import hashlib
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -193,9 +195,24 @@ def unchanged(item: Any) -> Any:
     return item
 
 
+SAME_REQUEST = 2.0
+"""Seconds within which several requests to end are one."""
+
+
 def leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the parent ends its workers."""
+    """Ctrl-C reaches every process of a terminal, a scheduler's SIGTERM every one of a job; the parent ends its workers.
+
+    Of SIGTERM only the first seconds' are ignored: the parent may send one to a worker that hangs.
+    """
+    asked: list[float] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(time.monotonic())
+        if asked[-1] - asked[0] > SAME_REQUEST:
+            os._exit(0)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, note)
 
 
 def _places(plain: FolderSet, tile: int, whole_tiles: bool) -> list[Path]:

@@ -124,6 +124,7 @@ class TrainingSampler(Sampler[list[Draw]]):
         *,
         images: int,
         iterations: int,
+        parts: int = 1,
         alternate: bool = False,
         start: int = 0,
         rank: int = 0,
@@ -133,8 +134,9 @@ class TrainingSampler(Sampler[list[Draw]]):
 
         Args:
             streams: what is drawn from.
-            images: how many images of each stream a batch of this process has.
+            images: how many images of each stream a part of the batch of this process has.
             iterations: iteration at which the run ends.
+            parts: in how many parts the batch of an iteration comes; over the processes they are one large batch.
             alternate: one stream has all of a batch, another one of the next.
             start: iteration at which this process takes it up.
             rank: number of this process among those that train together; each draws other images.
@@ -143,18 +145,20 @@ class TrainingSampler(Sampler[list[Draw]]):
         self.streams = list(streams)
         self.images = images
         self.alternate = alternate
+        self.parts = parts
         self.iterations = iterations
         self.start = start
         self.rank = rank
         self.world_size = world_size
 
     def __len__(self) -> int:
-        return max(0, self.iterations - self.start)
+        return max(0, self.iterations - self.start) * self.parts
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        for iteration in range(self.start, self.iterations):
+        for number in range(self.start * self.parts, self.iterations * self.parts):
+            iteration, part = divmod(number, self.parts)
             turn, which = divmod(iteration, len(self.streams)) if self.alternate else (iteration, None)
-            first = (turn * self.world_size + self.rank) * self.images
+            first = ((turn * self.parts + part) * self.world_size + self.rank) * self.images
             yield [
                 stream.draw(first + slot)
                 for stream in (self.streams if which is None else [self.streams[which]])
@@ -276,16 +280,17 @@ class _TrainingImages(Dataset[Any]):
 class _EvaluationImages(Dataset[Any]):
     """Resized images of one domain with their labels at their own size, by number."""
 
-    def __init__(self, plain: SegmentationSet, data: DataConfig, *, domain: int, limit: int) -> None:
+    def __init__(self, plain: SegmentationSet, data: DataConfig, *, domain: int, limit: int, share: slice) -> None:
         self.plain = plain
         self.transform = evaluation_transform(data)
         self.domain = domain
-        self.num_images = min(len(plain), limit) if limit else len(plain)
+        self.numbers = range(min(len(plain), limit) if limit else len(plain))[share]
 
     def __len__(self) -> int:
-        return self.num_images
+        return len(self.numbers)
 
-    def __getitem__(self, index: int) -> _Item | _Unreadable:
+    def __getitem__(self, place: int) -> _Item | _Unreadable:
+        index = self.numbers[place]
         try:
             sample = self.plain.read(index)
         except DataError as error:
@@ -351,24 +356,27 @@ def training_batches(
     *,
     seed: int,
     iterations: int,
+    parts: int = 1,
     start: int = 0,
     rank: int = 0,
     world_size: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TrainingLoader:
-    """The batches of iterations `start` to `iterations - 1`, composed as `data.sampling` says.
+    """The batches of iterations `start` to `iterations - 1`, composed as `data.sampling` says; of each its parts.
 
     Each has `data.images_per_domain` images of each set (balanced), as many in all, but of all sets as they come
     (proportional), or so many of one set, another one each iteration (alternating).
 
-    The batch of an iteration depends on nothing but the arguments `sets`, `data`, `seed`, `rank` and `world_size`: not
-    on `start`, `data.workers`, or any random state.
+    The batch of an iteration depends on nothing but the arguments `sets`, `data`, `seed`, `parts`, `rank` and
+    `world_size`: not on `start`, `data.workers`, or any random state. All parts of all processes hold together what one
+    process without parts draws with so many times the images.
 
     Args:
         sets: the source domains; the place in this list is the domain index in the batch.
         data: batch composition, image size, augmentation, number of worker processes.
         seed: of the run.
         iterations: iteration at which the run ends.
+        parts: in how many parts each batch comes.
         start: iteration at which it is taken up.
         rank: number of this process among those that train together.
         world_size: how many processes train together; each gets its own images.
@@ -389,6 +397,7 @@ def training_batches(
             images=data.images_per_domain * (len(sets) if joined else 1),
             alternate=data.sampling == "alternating",
             iterations=iterations,
+            parts=parts,
             start=start,
             rank=rank,
             world_size=world_size,
@@ -514,9 +523,13 @@ def evaluation_batches(
     domain: int,
     batch_size: int,
     limit: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
     on_skip: Callable[[str, str], None] | None = None,
 ) -> Iterator[Batch]:
     """The images of a set in order, each in exactly one batch, with their labels at their own size.
+
+    Several processes take turns, image by image, so that each image is in the batches of exactly one.
 
     A batch holds `batch_size` images, or fewer at the end and where the next image or label has another size.
 
@@ -525,7 +538,9 @@ def evaluation_batches(
         data: size of the images, number of worker processes.
         domain: domain index that the batches carry.
         batch_size: most images in a batch.
-        limit: stop after so many images; 0 takes all.
+        limit: stop after so many images of all processes; 0 takes all.
+        rank: number of this process among those that score together.
+        world_size: how many processes score together.
         on_skip: called with name and message of each image that cannot be read and is left out, where
             `data.on_bad_image` is to skip it; without it none is.
 
@@ -533,7 +548,7 @@ def evaluation_batches(
         DataError: while iterating, when an image or label is broken and not left out.
     """
     loader = DataLoader(
-        _EvaluationImages(plain, data, domain=domain, limit=limit),
+        _EvaluationImages(plain, data, domain=domain, limit=limit, share=slice(rank, None, world_size)),
         batch_size=None,
         num_workers=data.workers,
         worker_init_fn=leave_signals_to_the_parent,

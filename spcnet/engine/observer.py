@@ -1,33 +1,149 @@
-"""What is told of a run while it goes on: train.jsonl, TensorBoard, the losses beside the progress bar."""
+"""What is told of a run while it goes on: train.jsonl, TensorBoard, tracking servers, the figures at the progress bar.
 
+The trainer calls it three times an iteration: `timed` gives the batches, `look` sees what became of them, and `write`
+notes the losses where they are logged. Nothing here changes what is learnt.
+"""
+
+import resource
+import sys
 import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
 
+import torch
+from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from spcnet import processes
 from spcnet.config import RunConfig
 from spcnet.engine import records
-from spcnet.types import StepResult
+from spcnet.engine.profiling import Profile
+from spcnet.engine.trackers import open_trackers
+from spcnet.errors import DataError
+from spcnet.methods import Segmentor
+from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, Batch, StepResult, StyleStats
+
+SAMPLES = 2
+"""Images of a batch whose prediction is shown."""
+LARGEST_SAMPLE = 384
+"""Pixels in height or width of a sample; larger images are thinned out."""
+KEPT = 64
+"""Batches whose style weights a histogram tells of at most, the latest ones."""
 
 
 class Observer:
-    """train.jsonl and TensorBoard, from one process only."""
+    """Notes a run, from one process only.
 
-    def __init__(self, config: RunConfig, *, enabled: bool) -> None:
-        self.enabled, self.path = enabled, config.output / records.TRAIN_FILE
-        self.board = SummaryWriter(str(config.output / "tensorboard")) if enabled else None
-        self.started, self.seen = time.perf_counter(), 0
-        self.images = config.data.images_per_domain * len(config.data.sources)
-        self.first: int | None = None
+    Args:
+        config: the run.
+        network: what is trained.
+        start: iterations that were finished before; what an earlier process told of later ones is forgotten.
+        enabled: whether this process notes anything.
+        domains: names of the domains that the network tells apart.
+        colors: RGB of each class, 0..255; without them no predictions are shown.
+        say: told of what the user should read.
+
+    Raises:
+        UsageError: a tracking server's package is not installed.
+        DataError: the folder cannot be written, or a tracking server does not answer.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        network: Segmentor,
+        *,
+        start: int = 0,
+        enabled: bool = True,
+        domains: Sequence[str] = (),
+        colors: Sequence[tuple[int, int, int]] = (),
+        say: Callable[[str], object] = lambda text: None,
+    ) -> None:
+        self.config, self.network, self.enabled, self.say = config, network, enabled, say
+        self.path = config.output / records.TRAIN_FILE
+        self.domains, self.colors = domains, torch.zeros(256, 3, dtype=torch.uint8)
+        if colors:
+            self.colors[: len(colors)] = torch.tensor(colors, dtype=torch.uint8)
+        self.draws = bool(colors)
+        self.board: SummaryWriter | None = None
+        if enabled:
+            with self._on_disk():
+                self.board = SummaryWriter(str(config.output / "tensorboard"), purge_step=start + 1 if start else None)
+        self.trackers = open_trackers(config) if enabled else []
+        self.profile: Profile | None = None
+        self.left = config.training.iterations - start
+        self.styles: deque[tuple[tuple[StyleStats, ...], Tensor]] = deque(maxlen=KEPT)
+        """Styles of the images since the last look, before each style layer, and their domains."""
+        self.started = self.written = time.perf_counter()
+        self.waited, self.images = 0.0, 0
+        self.first: tuple[float, int] | None = None
+        """When the first iteration was logged, and how many images there were by then."""
+
+    def timed(self, batches: Iterable[Sequence[Batch]]) -> Iterator[Sequence[Batch]]:
+        """The same batches, each in its parts, while the time is taken that it needs to get them."""
+        source = iter(batches)
+        if self.enabled and self.config.training.profile and self.left > 0:
+            self.profile = Profile(
+                self.config.output,
+                steps=self.config.training.profile,
+                left=self.left,
+                device=device_of(self.network),
+                say=self.say,
+            )
+        while True:
+            began = time.perf_counter()
+            with self.profile.waiting() if self.profile is not None else nullcontext():
+                parts = next(source, None)
+            self.waited += time.perf_counter() - began
+            if parts is None:
+                return
+            self.images += processes.count() * sum(len(part.image) for part in parts)
+            yield parts
+            if self.profile is not None and not self.profile.step():
+                self.profile = None
+
+    def look(
+        self, iteration: int, parts: Sequence[Batch], result: StepResult, predict: Callable[[Tensor], Tensor]
+    ) -> None:
+        """See what became of a batch; every `logging.every` iterations, and after the last, show it.
+
+        Args:
+            iteration: how many are finished.
+            parts: the batch.
+            result: what the method made of it.
+            predict: gives the class of each pixel of images; must leave the network's state and all chance as it is.
+        """
+        every = self.config.logging.every
+        if not self.enabled or not every:
+            return
+        if result.domain is not None and result.styles:
+            self.styles.append((result.styles, result.domain))
+        if iteration % every and iteration != self.config.training.iterations:
+            return
+        with torch.no_grad(), self._on_disk():
+            figures = {**self._style_weights(iteration), **self._style_bases(), **self._prototypes(iteration)}
+            if self.draws and parts and self.board is not None:
+                self.board.add_image("samples", self._samples(parts[0], predict), iteration, dataformats="HWC")
+        self._tell(figures, iteration)
 
     def write(self, iteration: int, result: StepResult, rate: float) -> dict[str, float]:
-        """Note an iteration; returns its losses for the progress bar."""
+        """Note an iteration; returns its figures for the progress bar.
+
+        Raises:
+            DataError: a file cannot be written.
+        """
         parts = {name: float(value) for name, value in result.parts.items()}
-        loss, seconds = float(result.loss.detach()), time.perf_counter() - self.started
+        loss, now = float(result.loss.detach()), time.perf_counter()
         if self.first is None:
-            self.first, self.since = iteration, seconds
-        done = (iteration - self.first) * self.images
-        speed = done / (seconds - self.since) if done else 0.0
-        if self.enabled and self.board is not None:
+            self.first = now, self.images
+        done = self.images - self.first[1]
+        speed = done / (now - self.first[0]) if done else 0.0
+        share = min(self.waited / max(now - self.written, 1e-9), 1.0)
+        self.written, self.waited = now, 0.0
+        memory = peak_memory(device_of(self.network))
+        if self.enabled:
             records.append_line(
                 self.path,
                 {
@@ -35,15 +151,146 @@ class Observer:
                     "loss": loss,
                     "parts": parts,
                     "learning_rate": rate,
-                    "seconds": round(seconds, 3),
+                    "seconds": round(now - self.started, 3),
                     "images_per_second": round(speed, 2),
+                    "data_wait": round(share, 4),
+                    "memory": round(memory, 1),
                 },
             )
-            for name, value in {"loss": loss, **{f"loss/{k}": v for k, v in parts.items()}, "rate": rate}.items():
-                self.board.add_scalar(name, value, iteration)
-        return {"loss": loss, **parts}
+            speeds = {"speed/images_per_second": speed, "speed/data_wait": share, "speed/memory": memory}
+            self._tell({"loss": loss, **{f"loss/{k}": v for k, v in parts.items()}, "rate": rate, **speeds}, iteration)
+        told = {"images_per_second": speed} if speed else {}
+        return {"loss": loss, **parts, "rate": rate, **told, "data_wait": share, "memory": memory}
+
+    def results(self, record: Mapping[str, Any]) -> None:
+        """Note the mIoU of an evaluation, a line of results.jsonl."""
+        scores = {f"miou/{name}": domain["miou"] for name, domain in record["domains"].items()}
+        scores |= {f"miou/mean {role}": record[f"mean_{role}_miou"] for role in ("source", "unseen")}
+        if self.enabled:
+            known = {name: score for name, score in scores.items() if score is not None}
+            self._tell(known, record["iteration"], again=True)
 
     def close(self) -> None:
-        """See TensorBoard's file to the disk."""
+        """See everything to the disk and to the servers."""
+        if self.profile is not None:
+            self.profile.close()
+            self.profile = None
+        for tracker in self.trackers:
+            try:
+                tracker.close()
+            except tracker.errors as error:
+                self.say(f"{tracker.name} has not got everything: {error}")
+        self.trackers = []
         if self.board is not None:
-            self.board.close()
+            with suppress(OSError):  # a full disk, which the run tells of by itself
+                self.board.close()
+
+    def _tell(self, figures: Mapping[str, float], iteration: int, *, again: bool = False) -> None:
+        """Hand figures to TensorBoard and the servers; `again` where servers may have heard of this iteration."""
+        if self.board is not None:
+            with self._on_disk():
+                for name, value in figures.items():
+                    self.board.add_scalar(name, value, iteration)
+                self.board.flush()  # what a killed process had not written would be missing after its checkpoint
+        for tracker in list(self.trackers):
+            if figures and (again or iteration > tracker.known):
+                try:
+                    tracker.log(figures, iteration)
+                except tracker.errors as error:
+                    # A training of days does not end because a server does.
+                    self.trackers.remove(tracker)
+                    self.say(f"{tracker.name} gets nothing more of this run: {error}")
+
+    def _style_weights(self, iteration: int) -> dict[str, float]:
+        """How much each style base, as it is now, explains the images since the last look (λ); and their own domain's."""
+        if not self.styles or self.board is None:
+            return {}
+        figures = {}
+        domain = torch.cat([domains for _, domains in self.styles]).cpu()
+        for place, layer in enumerate(self.network.style_layers):
+            seen = [styles[place] for styles, _ in self.styles]
+            found = layer.weigh(StyleStats(torch.cat([s.mean for s in seen]), torch.cat([s.std for s in seen])))
+            if found is None:
+                continue
+            weights = found.float().cpu()
+            weights = weights.mean(2) if weights.ndim > 2 else weights  # channel by channel
+            own = weights.gather(1, domain[:, None]).squeeze(1)
+            tag = f"style_weights/{place + 1}"
+            self.board.add_histogram(f"{tag}/own", own, iteration)
+            figures[f"{tag}/own_mean"] = float(own.mean())
+            for m in range(weights.shape[1]):
+                self.board.add_histogram(f"{tag}/{self._domain(m)}", weights[:, m], iteration)
+        self.styles.clear()
+        return figures
+
+    def _style_bases(self) -> dict[str, float]:
+        """How far the style bases lie apart: squared 2-Wasserstein distance, mean over channels and pairs."""
+        figures = {}
+        for place, layer in enumerate(self.network.style_layers):
+            if len(layer.base_mean) > 1:
+                style = torch.cat([layer.base_mean, layer.base_std], dim=1).float()
+                figures[f"style_bases/{place + 1}/distance"] = float(
+                    torch.nn.functional.pdist(style).square().mean() / layer.base_mean.shape[1]
+                )
+        return figures
+
+    def _prototypes(self, iteration: int) -> dict[str, float]:
+        """Cosines between prototypes: of a class among its domains, and to the nearest of another class."""
+        head = self.network.prototype_head
+        if head is None or self.board is None:
+            return {}
+        prototypes = head.unit_prototypes.float()
+        num_classes, num_domains, _ = prototypes.shape
+        flat = prototypes.flatten(0, 1)
+        whole = (flat @ flat.T).cpu()
+        cosine = whole.view(num_classes, num_domains, num_classes, num_domains).permute(0, 2, 1, 3)  # K K M M
+        figures = {}
+        if num_domains > 1:
+            within = torch.diagonal(cosine).permute(2, 0, 1)  # K M M
+            own = (within.sum((1, 2)) - num_domains) / (num_domains * (num_domains - 1))
+            self.board.add_histogram("prototypes/own", own, iteration)
+            figures["prototypes/own_mean"] = float(own.mean())
+        nearest = cosine.amax((2, 3)).fill_diagonal_(-1).amax(1)
+        self.board.add_histogram("prototypes/nearest_other", nearest, iteration)
+        self.board.add_image("prototypes/cosines", ((whole + 1) / 2).clamp(0, 1), iteration, dataformats="HW")
+        return {**figures, "prototypes/nearest_other_mean": float(nearest.mean())}
+
+    def _samples(self, batch: Batch, predict: Callable[[Tensor], Tensor]) -> Tensor:
+        """Image, truth and prediction side by side, of images of different domains where there are some; H×W×3."""
+        first = {int(domain): number for number, domain in reversed(list(enumerate(batch.domain.tolist())))}
+        order = [*sorted(first.values()), *(n for n in range(len(batch.image)) if n not in first.values())]
+        chosen = torch.tensor(order[:SAMPLES])
+        image = batch.image[chosen.to(batch.image.device)]
+        step = -(-max(image.shape[2:]) // LARGEST_SAMPLE)
+        found = predict(image)[:, ::step, ::step].cpu()
+        truth = batch.label[chosen.to(batch.label.device)][:, ::step, ::step].cpu()
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        photo = image[:, :, ::step, ::step].float().cpu() * std + mean
+        pixels = (photo.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return torch.cat([pixels, self.colors[truth.long()], self.colors[found.long()]], dim=2).flatten(0, 1)
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self.config.output / 'tensorboard'} ({error.strerror or error}): check the folder's "
+                "permissions and the space left"
+            ) from error
+
+    def _domain(self, number: int) -> str:
+        return self.domains[number] if number < len(self.domains) else str(number + 1)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network lies."""
+    return next(network.parameters()).device
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that was held so far, in MiB: by tensors on a GPU, elsewhere by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,29 +1,41 @@
-"""A progress bar with losses and time left on a terminal, plain lines elsewhere."""
+"""A progress bar with losses, speed and time left on a terminal, plain lines elsewhere; both fit into 80 columns."""
 
+import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 @runtime_checkable
 class Show(Protocol):
     """Tells how far a job is."""
 
-    def __call__(self, done: int, losses: dict[str, float], total: int = ..., /) -> None:
-        """`done` of `total` steps are finished; `losses` is empty where there is nothing new to say."""
+    def __call__(self, done: int, figures: dict[str, float], total: int = ..., /) -> None:
+        """`done` of `total` steps are finished; `figures` is empty where there is nothing new to say."""
 
 
 LINE_EVERY = 30.0
 """Seconds between two lines where there is no terminal to draw on."""
+SPEED_OVER = 600.0
+"""Seconds from whose speed the time left is told; steps may take minutes."""
+
+FIGURES: dict[str, str] = {
+    "rate": "rate {:.4g}",
+    "images_per_second": "{:.1f} images/s",
+    "data_wait": "{:.0f} % waiting for data",
+    "memory": "{:.0f} MiB",
+}
+"""Figures that are no losses, and how they are told."""
 
 
 @contextmanager
 def bar(console: Console, total: int, start: int, title: str) -> Iterator[Show]:
-    """A function to call with the number of finished steps and the latest losses; an empty dict keeps the last ones.
+    """A function to call with the number of finished steps and the latest figures; an empty dict keeps the last ones.
 
     Where the number of steps is known only later, it is the function's third argument.
     """
@@ -45,18 +57,28 @@ def bars(console: Console, titles: Sequence[str], totals: Sequence[int], start: 
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}"),
     )
-    with Progress(*columns, console=console, expand=True) as progress:
+    with _Bars(*columns, console=console, expand=True, speed_estimate_period=SPEED_OVER) as progress:
         yield [_task(progress, total, start, title) for title, total in jobs]
 
 
-def _task(progress: Progress, total: int, start: int, title: str) -> Show:
-    task = progress.add_task(title, total=total, completed=start, losses="")
+class _Bars(Progress):
+    """One bar for each job, and below them what there is to say of each."""
 
-    def show(done: int, losses: dict[str, float], total: int = total) -> None:
-        if losses:
-            progress.update(task, completed=done, total=total, losses=_text(losses))
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if told := _told(task.fields["figures"]):
+                lines = _filled([f"{task.description}:", *told] if len(self.tasks) > 1 else told, self.console.width)
+                yield Text("\n".join(lines))
+
+
+def _task(progress: Progress, total: int, start: int, title: str) -> Show:
+    task = progress.add_task(title, total=total, completed=start, figures={})
+
+    def show(done: int, figures: dict[str, float], total: int = total) -> None:
+        if figures:
+            progress.update(task, completed=done, total=total, figures=figures)
         else:
             progress.update(task, completed=done, total=total)
 
@@ -66,16 +88,26 @@ def _task(progress: Progress, total: int, start: int, title: str) -> Show:
 def _lines(console: Console, total: int, start: int, title: str) -> Show:
     began = last = time.monotonic()
 
-    def show(done: int, losses: dict[str, float], total: int = total) -> None:
+    def show(done: int, figures: dict[str, float], total: int = total) -> None:
         nonlocal last
         now = time.monotonic()
-        if (losses and now - last >= LINE_EVERY) or done == total:
+        if (figures and now - last >= LINE_EVERY) or done == total:
             last = now
             left = (now - began) / max(done - start, 1) * (total - done)
-            console.print(f"{title} {done}/{total}, {now - began:.0f} s, {left:.0f} s left  {_text(losses)}")
+            head = f"{title} {done}/{total}, {now - began:.0f} s, {left:.0f} s left"
+            console.print("\n".join(_filled([head, *_told(figures)], console.width)), markup=False)
 
     return show
 
 
-def _text(losses: dict[str, float]) -> str:
-    return " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+def _told(figures: dict[str, float]) -> list[str]:
+    """Each figure in words."""
+    shown = {name: 100 * value if name == "data_wait" else value for name, value in figures.items()}
+    return [FIGURES[name].format(value) if name in FIGURES else f"{name} {value:.3f}" for name, value in shown.items()]
+
+
+def _filled(pieces: Sequence[str], width: int) -> list[str]:
+    """Pieces in as few lines as hold them, none of them broken; lines after the first stand further in."""
+    text = "  ".join(piece.replace(" ", "\N{NO-BREAK SPACE}") for piece in pieces)
+    lines = textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]

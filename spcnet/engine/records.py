@@ -16,7 +16,7 @@ import yaml
 
 from spcnet.config import RunConfig, as_dict
 from spcnet.errors import DataError
-from spcnet.files import write_text
+from spcnet.files import remove_unfinished, write_text
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
@@ -27,18 +27,37 @@ SKIPPED_FILE = "skipped.jsonl"
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one JSON line to a file and see it to the disk.
+    """Add one JSON line to a file and see it to the disk; half a line that a killed process left is taken away.
 
     Raises:
-        DataError: no permission or no space.
+        DataError: no permission or no space; the file is as it was.
     """
     try:
-        with path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        # Without a buffer, which would try to write what did not fit once more when the file is closed.
+        with path.open("ab", buffering=0) as file:
+            end = _whole_lines(path)
+            file.truncate(end)
+            try:
+                line = (json.dumps(record) + "\n").encode()
+                while line:
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
     except OSError as error:
         raise DataError(f"cannot write {path} ({error.strerror or error}): check the free space") from error
+
+
+def _whole_lines(path: Path) -> int:
+    """Bytes of a file up to the end of its last whole line."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - 1))
+        if file.read(1) in (b"\n", b""):
+            return size
+        file.seek(0)
+        return file.read().rfind(b"\n") + 1
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -46,7 +65,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             records.append(json.loads(line))
         except ValueError:
@@ -62,11 +81,12 @@ def keep_until(path: Path, iteration: int) -> None:
 
 
 def open_run(config: RunConfig) -> None:
-    """Make the run's folder and note its settings and surroundings.
+    """Make the run's folder and note its settings and surroundings; what killed processes left half-written goes.
 
     Raises:
         DataError: the folder cannot be written.
     """
+    remove_unfinished(config.output)
     write_text(config.output / CONFIG_FILE, yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True))
     write_text(config.output / ENVIRONMENT_FILE, json.dumps(surroundings(), indent=2) + "\n")
 

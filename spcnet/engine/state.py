@@ -1,30 +1,32 @@
 """The state of a run on the disk: what a checkpoint holds beside the network, and whether a run may go on from it."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from spcnet import checkpoint
+from spcnet import checkpoint, processes
 from spcnet.config import TrainingConfig
 from spcnet.engine.optim import SCHEDULE, pack, unpack
-from spcnet.errors import CheckpointError
+from spcnet.errors import CheckpointError, DataError
 from spcnet.methods import Segmentor, fill
 
 
 def save(
-    path: Path,
+    run: Path,
     network: Segmentor,
     optimizer: torch.optim.Optimizer,
     card: checkpoint.ModelCard,
     training: TrainingConfig,
     more: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint from which `resume` goes on.
+    """Write a checkpoint from which `resume` goes on, and keep the one before.
 
     Args:
-        path: where to.
+        run: folder of the run.
         network: what is trained.
         optimizer: its optimiser.
         card: what the network is.
@@ -35,22 +37,31 @@ def save(
         DataError: it cannot be written; the one before stays.
     """
     schedule = {name: getattr(training, name) for name in (*SCHEDULE, "seed")}
-    checkpoint.write(path, network.state_dict() | pack(optimizer), card, {**more, "schedule": schedule})
+    checkpoint.write(
+        run / checkpoint.LATEST_FILE,
+        network.state_dict() | pack(optimizer),
+        card,
+        {**more, "schedule": schedule},
+        keep=run / checkpoint.PREVIOUS_FILE,
+    )
 
 
 def resume(
-    path: Path,
+    run: Path,
     network: Segmentor,
     optimizer: torch.optim.Optimizer,
     card: checkpoint.ModelCard,
     training: TrainingConfig,
-) -> dict[str, Any]:
-    """Bring network and optimiser to where a checkpoint stands; returns what `save` got as `more`.
+) -> tuple[dict[str, Any], str | None]:
+    """Bring network and optimiser to where the run's last whole checkpoint stands.
+
+    Returns:
+        What `save` got as `more`; and what the user should know, where it was not the last checkpoint.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it belongs to another run.
+        CheckpointError: there is none, both are damaged, or it belongs to another run.
     """
-    tensors, found, state = checkpoint.read_all(path)
+    path, tensors, found, state, damage = checkpoint.read_latest(run)
     if (found.method, found.classes, found.domains) != (card.method, card.classes, card.domains):
         raise CheckpointError(
             f"{path} is of {found.method} on {', '.join(found.domains)} ({len(found.classes)} classes), this run "
@@ -65,4 +76,52 @@ def resume(
         )
     fill(network, {k: v for k, v in tensors.items() if not k.startswith(checkpoint.OPTIMIZER)}, str(path))
     unpack(optimizer, tensors)
-    return state
+    if damage is None:
+        return state, None
+    return state, f"{damage}. Going on from the one before, {path.name}, of iteration {state['iteration']}"
+
+
+def set_damaged_aside(run: Path) -> None:
+    """Rename a damaged last checkpoint, so that the next save does not put it in the place of the whole one before."""
+    with suppress(OSError):
+        os.replace(run / checkpoint.LATEST_FILE, run / checkpoint.DAMAGED_FILE)
+
+
+def how_to_go_on(run: Path) -> str:
+    """What a run that ended early has saved, and how it goes on; for the end of a message."""
+    for name in (checkpoint.LATEST_FILE, checkpoint.PREVIOUS_FILE):
+        with suppress(CheckpointError):
+            done = checkpoint.read_state(run / name)["iteration"]
+            return f"Iteration {done} is saved; go on with: spcnet train --config {run}/config.yaml --resume"
+    return f"Nothing was saved yet; begin anew with: spcnet train --config {run}/config.yaml"
+
+
+@contextmanager
+def dead_workers_told(run: Path | None = None) -> Iterator[None]:
+    """Tell in one line that a process was killed, of those that read images or of those that train together.
+
+    PyTorch raises wherever this process just is.
+
+    Args:
+        run: folder of the run that is trained; None where nothing is.
+
+    Raises:
+        DataError: names the cause and the remedy, and how the run goes on.
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        said = " ".join(str(error).split())
+        broken = not isinstance(error, RuntimeError)  # a worker that was killed while it handed a batch over
+        told = "" if run is None else f". {how_to_go_on(run)}"
+        if processes.count() > 1 and not broken and "onnection" in said:
+            raise DataError(f"another process of this run ended, see what it says{told}") from error
+        if not broken and not said.startswith("DataLoader worker"):
+            raise
+        if "Bus error" in said:
+            cause, remedy = "shared memory (/dev/shm) was full", "enlarge it, or lower data.workers"
+        elif broken or "Killed" in said or "exited unexpectedly" in said:
+            cause, remedy = "something killed it, most often the system for want of memory", "lower data.workers"
+        else:
+            cause, remedy = f"PyTorch says: {said}", "set data.workers to 0 to see where"
+        raise DataError(f"a process that reads images ended: {cause}; {remedy}{told}") from error

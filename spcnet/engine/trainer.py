@@ -5,47 +5,35 @@ does depends only on the seed, t, and the state after iteration t-1, so that a r
 the same losses as one that was not.
 """
 
-import math
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from spcnet import checkpoint
-from spcnet.config import RunConfig, TrainingConfig
-from spcnet.engine import records, state
+from spcnet import checkpoint, processes
+from spcnet.config import RunConfig
+from spcnet.engine import records, replay, state
+from spcnet.engine.devices import synchronise
 from spcnet.engine.observer import Observer
 from spcnet.engine.optim import make_optimizer, poly_rate, set_rate
-from spcnet.errors import DataError, Interrupted
-from spcnet.memory import keep_freed_memory
+from spcnet.engine.prepare import prepare
+from spcnet.errors import CheckpointError, DataError, Interrupted
 from spcnet.methods import Method, Segmentor
-from spcnet.types import Batch, StepResult
+from spcnet.types import Batch, SegOutput, StepResult, StyleStats
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called after each logged iteration with the number of finished iterations and the latest losses."""
 
-
-def make_fabric(config: TrainingConfig) -> Fabric:
-    """Devices and precision as the configuration asks for."""
-    fabric = Fabric(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        precision=config.precision,
-    )
-    fabric.launch()
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
-    if config.deterministic:
-        # Some operations have no repeatable form on a GPU; those warn once instead of ending the run.
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
-    return fabric
+SAME_REQUEST = 2.0
+"""Seconds within which several requests to end are one."""
 
 
 class Trainer:
@@ -63,29 +51,45 @@ class Trainer:
         self, config: RunConfig, method: Method, network: Segmentor, card: checkpoint.ModelCard, fabric: Fabric
     ) -> None:
         self.config, self.method, self.card, self.fabric = config, method, card, fabric
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network
+        synchronise(self.network, fabric)
+        self.prepared = prepare(network, config.training, device=fabric.device)
         self.optimizer = make_optimizer(network.parameters(), config.training)
         self.iteration = 0
         """Finished iterations."""
+        self.ending: Interrupted | None = None
+        """What a request to end raises at once, while there is nothing to save."""
 
     @property
-    def latest(self) -> Path:
-        """The run's last checkpoint."""
-        return self.config.output / checkpoint.LATEST_FILE
+    def batch(self) -> int:
+        """Images of each stream (a source, or all) in the batch of an iteration, over all parts and processes."""
+        return self.config.data.images_per_domain * self.config.training.accumulate * self.fabric.world_size
 
-    def resume(self) -> None:
-        """Go on where the run's last checkpoint stands.
+    def resume(self) -> str | None:
+        """Go on where the run's last whole checkpoint stands.
+
+        Returns:
+            What the user should know, where that is not the last one.
 
         Raises:
-            CheckpointError: there is none, it is damaged, or it belongs to another run.
+            CheckpointError: there is none, both are damaged, or it belongs to another run.
         """
         precision = self.fabric.strategy.precision
-        found = state.resume(self.latest, self.network, self.optimizer, self.card, self.config.training)
+        found, note = state.resume(self.config.output, self.network, self.optimizer, self.card, self.config.training)
+        if found.get("batch", self.batch) != self.batch:
+            raise CheckpointError(
+                f"the run in {self.config.output} had {found['batch']} images of a stream in a batch, this has {self.batch} "
+                "(data.images_per_domain times training.accumulate times processes): images would be seen twice or left "
+                "out; keep the product, for example with twice the training.accumulate on half as many devices"
+            )
         precision.load_state_dict(found.get("precision", {}))
         self.iteration = int(found["iteration"])
         if self.fabric.is_global_zero:
             for name in (records.TRAIN_FILE, records.RESULTS_FILE):
                 records.keep_until(self.config.output / name, self.iteration)
+            if note is not None:
+                state.set_damaged_aside(self.config.output)
+        return note
 
     def save(self) -> None:
         """Write a checkpoint from which `resume` goes on.
@@ -93,17 +97,18 @@ class Trainer:
         Raises:
             DataError: it cannot be written; the one before stays.
         """
-        if self.fabric.is_global_zero:
-            more = {"iteration": self.iteration, "precision": self.fabric.strategy.precision.state_dict()}
-            state.save(self.latest, self.network, self.optimizer, self.card, self.config.training, more)
-        self.fabric.barrier()
+        with processes.together():
+            if self.fabric.is_global_zero:
+                scaler = self.fabric.strategy.precision.state_dict()
+                more = {"iteration": self.iteration, "batch": self.batch, "precision": scaler}
+                state.save(self.config.output, self.network, self.optimizer, self.card, self.config.training, more)
 
     def finish(self) -> Path:
         """Write the trained network by itself, without the optimiser."""
         path = self.config.output / checkpoint.MODEL_FILE
-        if self.fabric.is_global_zero:
-            checkpoint.write(path, self.network.state_dict(), self.card, {"iteration": self.iteration})
-        self.fabric.barrier()
+        with processes.together():
+            if self.fabric.is_global_zero:
+                checkpoint.write(path, self.network.state_dict(), self.card, {"iteration": self.iteration})
         return path
 
     def fit(
@@ -113,92 +118,251 @@ class Trainer:
         on_progress: Progress = lambda iteration, losses: None,
         on_evaluate: Callable[[int], object] = lambda iteration: None,
         trials: Callable[[], Iterable[Iterable[Batch]]] = tuple,
+        observer: Observer | None = None,
     ) -> None:
         """Train from the current iteration to the last.
 
         Args:
-            batches: one for each iteration that is left, the first that of `self.iteration`.
+            batches: `training.accumulate` for each iteration that is left, the first those of `self.iteration`; of
+                several processes each gets its own share of every batch.
             trials: makes what the method's statistics are taken from, the same at every call.
             on_progress: told of every iteration.
             on_evaluate: called every `training.evaluate_every` iterations, and not after the last.
+            observer: notes the run; by default one that this makes and closes.
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM; the state is saved.
             DataError: the loss is not finite, or a batch cannot be read; the last checkpoint stays.
         """
         training, fabric = self.config.training, self.fabric
-        network, optimizer = fabric.setup(self.network, self.optimizer)
-        observer = Observer(self.config, enabled=fabric.is_global_zero)
+        network, optimizer = fabric.setup(self.prepared, self.optimizer)
         statistics_at = self.method.statistics_at(self.network, self.config.model, training.iterations)
-        with _stop_on_signal() as stopped, closing(observer):
-            for batch in batches:
+        with _stop_on_signal(lambda: self.ending) as stopped, ExitStack() as ends:
+            if observer is None:
+                observer = Observer(self.config, self.network, start=self.iteration, enabled=fabric.is_global_zero)
+                ends.enter_context(closing(observer))
+            if self._unevaluated():
+                self._evaluate(on_evaluate)
+            for parts in observer.timed(self._parts(batches)):
                 if self.iteration == statistics_at:
                     self._take_statistics(network, trials(), stopped)
-                # Seeding each step makes dropout a function of the iteration, and a resumed run the same run.
-                torch.manual_seed(training.seed * 1_000_003 + self.iteration)
-                network.train()
                 set_rate(optimizer, poly_rate(self.iteration, training))
-                result = self._step(network, optimizer, _to_device(batch, fabric.device))
+                result = self._step(network, optimizer, parts)
                 self.iteration += 1
                 last = self.iteration == training.iterations
+                evaluated = training.evaluate_every > 0 and not last and self.iteration % training.evaluate_every == 0
+                observer.look(self.iteration, parts, result, self._classes)
                 if last or self.iteration % training.log_every == 0:
-                    on_progress(self.iteration, observer.write(self.iteration, result, optimizer.param_groups[0]["lr"]))
-                    self._check_finite(result)
+                    with processes.together():
+                        told = observer.write(self.iteration, result, optimizer.param_groups[0]["lr"])
+                    on_progress(self.iteration, told)
                 else:
                     on_progress(self.iteration, {})
-                if stopped:
-                    self._check_finite(result)
+                if processes.any_of(bool(stopped))[0]:
+                    self._interrupt()
+                # An evaluation may take longer than the time that a job is given to end.
+                if last or evaluated or self.iteration % training.checkpoint_every == 0:
                     self.save()
-                    raise Interrupted(self.iteration, self.config.output)
-                if last or self.iteration % training.checkpoint_every == 0:
-                    self._check_finite(result)
-                    self.save()
-                if training.evaluate_every and not last and self.iteration % training.evaluate_every == 0:
-                    on_evaluate(self.iteration)
+                if evaluated:
+                    self._evaluate(on_evaluate)
 
-    def _step(self, network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> StepResult:
-        # No name for the network's output: scores and embeddings are given back as soon as their gradient is taken.
-        progress = self.iteration / self.config.training.iterations
-        result = self.method.losses(self.network, network(batch.image), batch, self.config.model, progress=progress)
-        self.fabric.backward(result.loss)
+    def _evaluate(self, on_evaluate: Callable[[int], object]) -> None:
+        """Evaluate; what came before is saved, so that a request to end need not wait, and the evaluation is made later."""
+        if processes.count() == 1:
+            self.ending = Interrupted(self.iteration, self.config.output)
+        try:
+            on_evaluate(self.iteration)
+        finally:
+            self.ending = None
+
+    def _unevaluated(self) -> bool:
+        """Whether an evaluation was due after the iteration that the run goes on from, and the run ended within it."""
+        every, done = self.config.training.evaluate_every, self.iteration
+        if not every or done % every or not 0 < done < self.config.training.iterations:
+            return False
+        return all(line["iteration"] != done for line in records.read_lines(self.config.output / records.RESULTS_FILE))
+
+    def _parts(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+        """The parts of each iteration's batch; what one process cannot read stops all."""
+        waiting = iter(batches)
+        while True:
+            parts: list[Batch] = []
+            error = None
+            try:
+                with state.dead_workers_told(self.config.output):
+                    parts = list(islice(waiting, self.config.training.accumulate))
+            except DataError as found:
+                error = found
+            processes.agree(error)
+            if not parts:
+                return
+            yield parts
+
+    def _step(self, network: nn.Module, optimizer: torch.optim.Optimizer, parts: Sequence[Batch]) -> StepResult:
+        """One step of the optimiser; its batch may come in parts, of which only one has to fit into the memory."""
+        result, finite = self.gradient(network, parts)
+        if not finite():
+            self._fail(parts, result)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        self.method.update(self.network, batch, result, progress=progress, reduce=self._sum_over_processes)
+        progress = self.iteration / self.config.training.iterations
+        self.method.update(self.network, result, progress=progress, reduce=processes.total)
         return result
+
+    def gradient(self, network: nn.Module, parts: Sequence[Batch]) -> tuple[StepResult, Callable[[], bool]]:
+        """The losses of this iteration and their gradient, in the network; how to learn whether the loss is finite.
+
+        Args:
+            network: the network as Fabric has set it up.
+            parts: the batch.
+        """
+        network.train()
+        if self.config.training.freeze_batchnorm:
+            freeze_batchnorm(self.network)
+        progress = self.iteration / self.config.training.iterations
+        moved = [_to_device(part, self.fabric.device) for part in parts]
+        if len(moved) > 1:
+            result = self._accumulated(network, moved, progress)
+            return result, replay.watch(result.loss)
+        self._seed(0)
+        result = self._losses(network, moved[0], progress, processes.total)
+        finite = replay.watch(result.loss)  # before the backward pass, which a GPU then does while it answers
+        self.fabric.backward(result.loss)
+        return result, finite
+
+    def _losses(self, network: nn.Module, batch: Batch, progress: float, reduce: processes.Reduce) -> StepResult:
+        # No name for the network's output: scores and embeddings are given back as soon as their gradient is taken.
+        return self.method.losses(
+            self.network, self._forward(network, batch), batch, self.config.model, progress=progress, reduce=reduce
+        )
+
+    def _forward(self, network: nn.Module, batch: Batch) -> SegOutput:
+        # Fabric hands over what a network returns in torch's default type; in double precision that has to be double.
+        with self.fabric.strategy.precision.tensor_init_context():
+            output: SegOutput = network(batch.image)
+        return output
+
+    def _accumulated(self, network: nn.Module, parts: Sequence[Batch], progress: float) -> StepResult:
+        """The gradient of a batch in parts: that of the whole batch, but for batch norms, which see one part at a time.
+
+        The losses divide by what all parts have together, and the class means of the clustering are those of all
+        parts. So each part is looked at twice, first without gradient.
+        """
+        sums, results = processes.Parts(), []
+        before = [buffer.clone() for buffer in self.network.buffers()]
+        with torch.no_grad():
+            for number, part in enumerate(parts):
+                self._seed(number)
+                sums.begin()
+                self._losses(network, part, progress, sums)
+            for buffer, old in zip(self.network.buffers(), before, strict=True):
+                buffer.copy_(old)
+        sums.close()
+        for number, part in enumerate(parts):
+            self._seed(number)
+            sums.begin()
+            waits = processes.count() > 1 and number < len(parts) - 1
+            with self.fabric.no_backward_sync(network) if waits else nullcontext():  # type: ignore[arg-type]
+                result = self._losses(network, part, progress, sums)
+                self.fabric.backward(result.loss)
+            results.append(result._replace(loss=result.loss.detach()))
+        return _joined(results)
+
+    def _classes(self, image: Tensor) -> Tensor:
+        """The class of each pixel, found by this process alone; changes nothing but the mode, which a step sets itself."""
+        precision = self.fabric.strategy.precision
+        self.network.eval()
+        with torch.no_grad(), precision.forward_context():
+            found: Tensor = self.network(precision.convert_input(image.to(self.fabric.device))).logits.argmax(1)
+        return found
+
+    def _seed(self, part: int) -> None:
+        """Make dropout a function of iteration, part and process, and so a resumed run the same run."""
+        torch.manual_seed(self._seed_of(part))
+
+    def _seed_of(self, part: int) -> int:
+        place = part * self.fabric.world_size + self.fabric.global_rank
+        return self.config.training.seed * 1_000_003 + self.iteration + place * 7_368_787_313
 
     def _take_statistics(self, network: nn.Module, trials: Iterable[Iterable[Batch]], stopped: Sequence[int]) -> None:
         """A run that is killed here takes them again from the beginning, from the same state, so with the same result."""
+        alone = processes.count() == 1
 
         def unless_stopped(batches: Iterable[Batch]) -> Iterator[Batch]:
-            for batch in batches:
-                if stopped:
-                    self.save()
-                    raise Interrupted(self.iteration, self.config.output)
-                yield _to_device(batch, self.fabric.device)
+            # Several processes, which need not have equally many batches, agree once a trial.
+            if processes.any_of(bool(stopped))[0]:
+                self._interrupt()
+            error = None
+            try:
+                for batch in batches:
+                    if alone and stopped:
+                        self._interrupt()
+                    yield _to_device(batch, self.fabric.device)
+            except DataError as found:
+                error = found
+            processes.agree(error)
 
         network.eval()
-        self.method.take_statistics(
-            self.network,
-            network,
-            (unless_stopped(batches) for batches in trials),
-            self.config.model,
-            reduce=self._sum_over_processes,
-        )
-
-    def _sum_over_processes(self, value: Tensor) -> Tensor:
-        if self.fabric.world_size == 1:
-            return value
-        total = self.fabric.all_reduce(value, reduce_op="sum")
-        assert isinstance(total, Tensor)
-        return total
-
-    def _check_finite(self, result: StepResult) -> None:
-        if not math.isfinite(float(result.loss.detach())):
-            parts = ", ".join(f"{name} {float(value):.3g}" for name, value in result.parts.items())
-            raise DataError(
-                f"the loss is {float(result.loss.detach())} after iteration {self.iteration} ({parts}): lower "
-                "training.learning_rate, or use training.precision 32-true; the last checkpoint is from before"
+        with torch.compiler.set_stance("force_eager"):  # what is compiled does not see who listens to its layers
+            self.method.take_statistics(
+                self.network,
+                network,
+                (unless_stopped(batches) for batches in trials),
+                self.config.model,
+                reduce=processes.total,
             )
+
+    def _interrupt(self) -> NoReturn:
+        self.save()
+        error = Interrupted(self.iteration, self.config.output)
+        error.told_elsewhere = processes.rank() > 0
+        raise error
+
+    def _fail(self, parts: Sequence[Batch], result: StepResult) -> NoReturn:
+        """End the run before the loss that is not finite reaches the weights, and keep the step to look at."""
+        rank = self.fabric.global_rank
+        folder = self.config.output / (f"{replay.FOLDER}_{rank}" if rank else replay.FOLDER)
+        terms = ", ".join(f"{name} {float(value):.3g}" for name, value in result.parts.items())
+        try:
+            replay.keep(
+                folder,
+                self.network,
+                self.optimizer,
+                card=self.card,
+                config=self.config,
+                parts=parts,
+                result=result,
+                iteration=self.iteration,
+                seed=self._seed_of(0),
+                precision=dict(self.fabric.strategy.precision.state_dict()),
+            )
+            kept = f"`spcnet debug replay {folder}` shows where it comes from"
+        except DataError as error:
+            kept = f"the step could not be kept to look at ({error})"
+        failure = DataError(
+            f"the loss is {float(result.loss.detach())} after iteration {self.iteration + 1} ({terms}): lower "
+            f"training.learning_rate, or use training.precision 32-true; {kept}. "
+            f"{state.how_to_go_on(self.config.output)}"
+        )
+        failure.told_elsewhere = processes.rank() > 0
+        raise failure
+
+
+def freeze_batchnorm(network: nn.Module) -> None:
+    """Let the batch norms use the statistics that they have and keep them; gain and offset are trained on."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def _joined(results: Sequence[StepResult]) -> StepResult:
+    """One result of the results of a batch's parts, each of which has the losses and class sums of all."""
+    styles = [
+        StyleStats(torch.cat([stats.mean for stats in layer]), torch.cat([stats.std for stats in layer]))
+        for layer in zip(*(result.styles for result in results), strict=True)
+    ]
+    domains = [result.domain for result in results if result.domain is not None]
+    return results[-1]._replace(styles=tuple(styles), domain=torch.cat(domains) if domains else None)
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:
@@ -209,18 +373,28 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
+def _stop_on_signal(at_once: Callable[[], Interrupted | None]) -> Iterator[list[int]]:
     """A list that is no longer empty once the user pressed Ctrl-C or the system asked the process to end.
 
-    The step under way is finished first, so that what is saved is a whole state; a second Ctrl-C ends at once.
+    The step under way is finished first, so that what is saved is a whole state; a second Ctrl-C ends at once, and so
+    does a second request to end, but not one right after the first: a launcher and the system often send one each.
+
+    Args:
+        at_once: what a request raises where it comes; None where it is only noted.
     """
     received: list[int] = []
+    first = 0.0
     before: dict[int, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
-        if received:
+        nonlocal first
+        if not received:
+            first = time.monotonic()
+            received.append(number)
+            if (error := at_once()) is not None:
+                raise error
+        elif number == signal.SIGINT or time.monotonic() - first > SAME_REQUEST:
             raise KeyboardInterrupt
-        received.append(number)
 
     try:
         for watched in (signal.SIGINT, signal.SIGTERM):

@@ -8,10 +8,11 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -83,9 +84,9 @@ def evaluate(
     device: torch.device | str = "cpu",
     forward: Callable[[Tensor], SegOutput] | None = None,
     panels: int = 0,
-    reduce: Callable[[Tensor], Tensor] | None = None,
+    share: bool = False,
 ) -> DomainResult:
-    """Score a network on the images of one domain.
+    """Score a network on the images of one domain, or on a share of them; see `whole`.
 
     Args:
         model: the network, on `device`; left in the mode it came in.
@@ -94,8 +95,7 @@ def evaluate(
         device: where the network is.
         forward: how to call the network, for mixed precision or a wrapper; the model itself by default.
         panels: how many images to keep for looking at.
-        reduce: sum of a tensor over all processes, when each scores a share of the domain (at least one image);
-            panels and seconds remain each process's own. Identity by default.
+        share: the batches are a process's share of the domain, which may be empty.
 
     Raises:
         DataError: there is no image, or a label is neither a class nor 255.
@@ -103,7 +103,6 @@ def evaluate(
     start = time.perf_counter()
     device = torch.device(device)
     run = model if forward is None else forward
-    total = reduce if reduce is not None else _identity
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     images = 0
     weights: list[Tensor] = []
@@ -121,22 +120,52 @@ def evaluate(
             images += len(batch.image)
             sums = [_per_image(layer).sum(dim=0) for layer in output.style_weights]
             weights = [a + b for a, b in zip(weights, sums, strict=True)] if weights else sums
-        counts = total(counts).cpu()
-        images = int(total(torch.tensor(images, device=device)))
-        weights = [total(layer).cpu() / images for layer in weights]
-    if images == 0:
-        raise DataError("there is no image to score: the domain is empty")
+    if images == 0 and not share:
+        raise _empty()
     return DomainResult(
-        counts=counts.clone(),  # a plain tensor: one made in inference mode stays barred from much
+        counts=counts.cpu().clone(),  # a plain tensor: one made in inference mode stays barred from much
         images=images,
         seconds=time.perf_counter() - start,
-        style_weights=tuple(tuple(layer.tolist()) for layer in weights) or None,
+        style_weights=tuple(tuple((layer / images).tolist()) for layer in weights) or None,
         panels=kept.chosen(),
     )
 
 
-def _identity(tensor: Tensor) -> Tensor:
-    return tensor
+def _empty() -> DataError:
+    return DataError("there is no image to score: the domain is empty")
+
+
+def whole(shares: Sequence[DomainResult], *, panels: int) -> DomainResult:
+    """The result of a domain from those of its shares, which several processes scored in turns.
+
+    Raises:
+        DataError: none of them has an image.
+    """
+    if len(shares) == 1:
+        return shares[0]
+    images = sum(share.images for share in shares)
+    if images == 0:
+        raise _empty()
+    seen = [share for share in shares if share.style_weights is not None]
+    layers = zip(*(share.style_weights or () for share in seen), strict=True)
+    taken = _Spread(panels)
+    for panel in chain.from_iterable(zip_longest(*(share.panels for share in shares))):
+        if panel is not None:
+            taken.items.append(panel)
+    return DomainResult(
+        counts=torch.stack([share.counts for share in shares]).sum(0),
+        images=images,
+        seconds=max(share.seconds for share in shares),
+        style_weights=tuple(
+            tuple(
+                sum(value * share.images for value, share in zip(base, seen, strict=True)) / images
+                for base in zip(*layer, strict=True)
+            )
+            for layer in layers
+        )
+        or None,
+        panels=taken.chosen(),
+    )
 
 
 def _per_image(weights: Float[Tensor, "B M ..."]) -> Float[Tensor, "B M"]:

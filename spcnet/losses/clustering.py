@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from spcnet.memory import pixels_at_a_time
+from spcnet.precision import at_least_single, without_autocast
+from spcnet.processes import Reduce
 from spcnet.types import ClassSums
 
 
@@ -42,8 +44,9 @@ def image_sums(
         domain: source domain of each image, in any order, 0..M-1.
         prototypes: of unit length, those before this step's update; they get no gradient.
     """
+    embedding = at_least_single(embedding)
     own = prototypes.detach().transpose(0, 1)[domain].to(embedding.dtype)
-    with torch.autocast(embedding.device.type, enabled=False):
+    with without_autocast(embedding):
         total, distance, pixels = _ImageSums.apply(embedding, label, own)
     return ImageSums(total, distance, pixels)
 
@@ -92,32 +95,30 @@ def one_hot_pixels(label: Int[Tensor, "B P"], num_classes: int, dtype: torch.dty
     return (label[..., None] == torch.arange(num_classes, device=label.device)).to(dtype)
 
 
-def class_sums(sums: ImageSums, domain: Int[Tensor, " B"], *, num_domains: int) -> ClassSums:
-    """Sum of embeddings and number of pixels for each class and domain.
+def class_sums(
+    sums: ImageSums, domain: Int[Tensor, " B"], *, num_domains: int, reduce: Reduce = lambda t: t
+) -> ClassSums:
+    """The same sums for each class and domain.
 
     Args:
         sums: of each image, from `image_sums`.
         domain: source domain of each image, in any order, 0..M-1.
         num_domains: M.
+        reduce: sums over processes, so that the losses of many processes equal those of one on the joined batch.
     """
     of_domain = (domain[:, None] == torch.arange(num_domains, device=domain.device)).to(sums.total.dtype)
-    total = torch.einsum("bkd,bm->kmd", sums.total, of_domain)
-    pixels = torch.einsum("bk,bm->km", sums.pixels, of_domain)
-    return ClassSums(total, pixels)
+    images = torch.cat([sums.total, sums.pixels[..., None], sums.distance[..., None]], dim=-1)
+    with without_autocast(images):
+        found = reduce(torch.einsum("bkd,bm->kmd", images, of_domain))
+    return ClassSums(total=found[..., :-2], pixels=found[..., -2], distance=found[..., -1])
 
 
-def compactness_loss(sums: ImageSums, domain: Int[Tensor, " B"], classes: ClassSums) -> Float[Tensor, ""]:
+def compactness_loss(classes: ClassSums) -> Float[Tensor, ""]:
     """L_var: mean of (1 - e·p)² over the pixels of each class and domain, summed, divided by K·M (Eq. 9).
 
     Zero, with a zero gradient, where every pixel is ignored.
-
-    Args:
-        sums: of each image, from `image_sums`.
-        domain: source domain of each image, in any order, 0..M-1.
-        classes: the same sums for each class and domain, from `class_sums`.
     """
-    weight = 1 / classes.pixels.clamp(min=1).T[domain]
-    return (sums.distance * weight.to(sums.distance.dtype)).sum() / classes.pixels.numel()
+    return (classes.distance / classes.pixels.clamp(min=1)).sum() / classes.pixels.numel()
 
 
 def discrimination_loss(
@@ -133,7 +134,8 @@ def discrimination_loss(
     num_classes, num_domains, _ = prototypes.shape
     mean = F.normalize(classes.total / classes.pixels.clamp(min=1)[..., None], dim=-1)
     known = prototypes.detach().to(mean.dtype)
-    similarity = torch.einsum("kmd,jnd->kmjn", mean, known) / temperature
+    with without_autocast(mean):
+        similarity = torch.einsum("kmd,jnd->kmjn", mean, known) / temperature
     own = torch.eye(num_classes, dtype=torch.bool, device=mean.device)[:, None, :, None]
     positive = (similarity * own).sum((2, 3)) / num_domains
     negatives = similarity.masked_fill(own, -torch.inf).flatten(2)

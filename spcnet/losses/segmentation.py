@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from spcnet.precision import at_least_single
+from spcnet.processes import Reduce
 from spcnet.types import IGNORE_INDEX
 
 CITYSCAPES_WEIGHTS = (
@@ -24,6 +26,7 @@ def cross_entropy(
     per_image: bool = False,
     border: int = 0,
     strict: Sequence[int] = (),
+    reduce: Reduce = lambda t: t,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy over the pixels that are not ignored; zero, with a zero gradient, where all are.
 
@@ -42,11 +45,12 @@ def cross_entropy(
         per_image: the mean of each image's own mean, over the images that have a labelled pixel.
         border: distance in pixels, along rows and columns; 0 for none.
         strict: classes that keep their own label at a border.
+        reduce: sums over processes, so that the mean is that of all.
     """
-    scores = logits if logits.dtype == torch.float64 else logits.float()
+    scores = at_least_single(logits)
     if weight is None and not per_image and not border:
         total = F.cross_entropy(scores, label, ignore_index=IGNORE_INDEX, reduction="sum")
-        return total / (label != IGNORE_INDEX).sum().clamp(min=1)
+        return _mean(total, (label != IGNORE_INDEX).sum(), reduce)
     num_images, num_classes = scores.shape[:2]
     weight = scores.new_ones(num_classes) if weight is None else weight.to(scores)
     weight = weight.expand(num_images, num_classes)
@@ -62,12 +66,23 @@ def cross_entropy(
     total, mass = (cost * share).sum((1, 2)), share.sum((1, 2))
     least = torch.finfo(mass.dtype).tiny
     if per_image:
-        return (total / mass.clamp(min=least)).sum() / (mass > 0).sum().clamp(min=1)
-    return total.sum() / mass.sum().clamp(min=least)
+        return _mean((total / mass.clamp(min=least)).sum(), (mass > 0).sum(), reduce)
+    return _mean(total.sum(), mass.sum(), reduce)
+
+
+def _mean(total: Tensor, mass: Tensor, reduce: Reduce) -> Tensor:
+    """What all processes have in sum, divided by what they weigh; zero, with a zero gradient, where that is nothing."""
+    totals, masses = reduce(torch.stack([total, mass.to(total.dtype)])).unbind()
+    return totals / masses.clamp(min=torch.finfo(masses.dtype).tiny)
 
 
 def frequency_weights(
-    label: Int[Tensor, "B H W"], num_classes: int, *, bound: float = 1.0, batch: bool = False
+    label: Int[Tensor, "B H W"],
+    num_classes: int,
+    *,
+    bound: float = 1.0,
+    batch: bool = False,
+    reduce: Reduce = lambda t: t,
 ) -> Float[Tensor, "B K"]:
     """1 + bound·(1 - f) for each class that an image has, f being its share of the labelled pixels; 1 for the others.
 
@@ -78,13 +93,14 @@ def frequency_weights(
         num_classes: K.
         bound: by how much the rarest class may weigh more.
         batch: take the share over the whole batch (RobustNet's `--batch_weighting`).
+        reduce: sums over processes, for the whole batch is that of all.
     """
     place = label.clamp(max=num_classes).flatten(1)
     place = place + (num_classes + 1) * torch.arange(len(label), device=label.device)[:, None]
     counts = torch.bincount(place.flatten(), minlength=len(label) * (num_classes + 1))
     counts = counts.view(len(label), num_classes + 1)[:, :num_classes]
     if batch:
-        counts = counts.sum(0, keepdim=True).expand(len(label), num_classes)
+        counts = reduce(counts.sum(0, keepdim=True)).expand(len(label), num_classes)
     frequency = counts / counts.sum(1, keepdim=True).clamp(min=1)
     return 1 + bound * (1 - frequency) * (counts > 0)
 

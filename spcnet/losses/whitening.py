@@ -4,6 +4,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from spcnet.precision import at_least_single, without_autocast
+from spcnet.processes import Reduce
+
 EPS = 1e-5
 """Added to the diagonal of a covariance, as the reference does."""
 
@@ -13,15 +16,18 @@ def covariance(feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C C"]:
 
     In at least single precision.
     """
-    with torch.autocast(feature.device.type, enabled=False):
-        cells = feature.flatten(2)
-        cells = cells.float() if cells.dtype in (torch.float16, torch.bfloat16) else cells
+    with without_autocast(feature):
+        cells = at_least_single(feature.flatten(2))
         found = cells @ cells.transpose(1, 2) / max(cells.shape[2] - 1, 1)
         return found + EPS * torch.eye(cells.shape[1], dtype=cells.dtype, device=cells.device)
 
 
 def whitening_loss(
-    feature: Float[Tensor, "B C h w"], mask: Bool[Tensor, "C C"], *, margin: float = 0.0
+    feature: Float[Tensor, "B C h w"],
+    mask: Bool[Tensor, "C C"],
+    *,
+    margin: float = 0.0,
+    reduce: Reduce = lambda t: t,
 ) -> Float[Tensor, ""]:
     """Mean over the images of what |covariance| sums up to over the masked entries, beyond a margin, for each entry.
 
@@ -32,6 +38,10 @@ def whitening_loss(
         feature: standardised feature maps, what an instance norm without gain and offset returns.
         mask: the entries that should vanish.
         margin: how large the sum may be at no cost.
+        reduce: sums over processes.
     """
     size = (covariance(feature).abs() * mask).sum((1, 2))
-    return ((size - margin).clamp(min=0) / mask.sum().clamp(min=1)).mean()
+    beyond = (size - margin).clamp(min=0) / mask.sum().clamp(min=1)
+    total, images = reduce(torch.stack([beyond.sum(), beyond.new_tensor(len(beyond))]))
+    found: Tensor = total / images
+    return found

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from spcnet.memory import pixels_at_a_time
-from spcnet.models.style import Reduce
+from spcnet.precision import without_autocast
 from spcnet.types import ClassSums
 
 
@@ -27,7 +27,8 @@ def ramp_up(progress: float) -> float:
 def embed(feature: Float[Tensor, "B D h w"], norm: nn.LayerNorm) -> Float[Tensor, "B h w D"]:
     """Pixel embeddings: unit length → layer norm → unit length, with the channels last; differentiable once."""
     pixels = feature.permute(0, 2, 3, 1)
-    if torch.is_grad_enabled() and pixels.requires_grad:
+    # A compiler fuses the steps by itself, and cannot look into ours.
+    if torch.is_grad_enabled() and pixels.requires_grad and not torch.compiler.is_compiling():
         embedding: Tensor = _Embed.apply(pixels.flatten(0, 2), norm.weight, norm.bias, norm.eps)
         return embedding.view(pixels.shape)
     return unit(norm(unit(pixels)))
@@ -149,24 +150,23 @@ class PrototypeHead(nn.Module):
     def forward(self, feature: Float[Tensor, "B C h w"]) -> ClusterOutput:
         """Score each cell of the decoder's feature map; the prototypes stay as they are."""
         projected = self.projection(feature)
-        with torch.autocast(projected.device.type, enabled=False):
+        with without_autocast(projected):
             embedding = embed(projected.to(self.embedding_norm.weight.dtype), self.embedding_norm)
             scores = class_scores(embedding, self.unit_prototypes, self.score_norm)
         return ClusterOutput(scores, embedding.permute(0, 3, 1, 2))
 
     @torch.no_grad()
-    def update(self, classes: ClassSums, *, progress: float = 0.0, reduce: Reduce = lambda t: t) -> None:
+    def update(self, classes: ClassSums, *, progress: float = 0.0) -> None:
         """Pull each prototype towards the mean direction of its class and domain in this batch (Eq. 13).
 
         p ← unit(γ·p + (1-γ)·ē); classes and domains without a pixel stay, though scaled to unit length.
 
         Args:
-            classes: sums over this batch's pixels, from `spcnet.losses.clustering.class_sums`.
+            classes: sums over this batch's pixels, of all processes, from `spcnet.losses.clustering.class_sums`.
             progress: share of the run that is done, 0..1; matters with `ramp`.
-            reduce: sums over processes, so that many processes equal one on the joined batch.
         """
-        sums = reduce(torch.cat([classes.total, classes.pixels[..., None]], dim=-1).to(self.prototypes.dtype))
-        total, count = sums[..., :-1], sums[..., -1:]
+        mean = F.normalize(classes.total.to(self.prototypes.dtype), dim=-1)
         gamma = ramp_up(progress) if self.ramp else self.momentum
-        moved = gamma * self.prototypes + (1 - gamma) * F.normalize(total, dim=-1)
-        self.prototypes.copy_(F.normalize(torch.where(count > 0, moved, self.prototypes), dim=-1))
+        moved = gamma * self.prototypes + (1 - gamma) * mean
+        present = classes.pixels[..., None] > 0
+        self.prototypes.copy_(F.normalize(torch.where(present, moved, self.prototypes), dim=-1))

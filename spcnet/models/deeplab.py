@@ -36,9 +36,10 @@ class AtrousConv2d(nn.Conv2d):
     def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C2 h w"]:
         """Convolve with the part of the kernel that can reach a cell."""
         rate = int(self.dilation[0])
-        tall, wide = rate < input.shape[2], rate < input.shape[3]
-        if tall and wide:
+        # An exported network keeps the whole kernel, for it does not know how large its images will be.
+        if torch.compiler.is_exporting() or (rate < input.shape[2] and rate < input.shape[3]):
             return super().forward(input)
+        tall, wide = rate < input.shape[2], rate < input.shape[3]
         weight = self.weight[:, :, slice(None) if tall else slice(1, 2), slice(None) if wide else slice(1, 2)]
         return F.conv2d(input, weight, padding=(rate * tall, rate * wide), dilation=rate)
 

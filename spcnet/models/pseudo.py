@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spcnet.models.style import Distance, Reduce, domain_members, style_distance
+from spcnet.models.style import Distance, domain_members, style_distance
+from spcnet.precision import without_autocast
+from spcnet.processes import Reduce, has_largest
 from spcnet.types import StyleStats
 
 MOMENTUM = 0.95
@@ -44,9 +46,11 @@ class StyleClusters(nn.Module):
         distance = style_distance(stats, self.mean, self.std, distance=self.distance).mean(dim=2)
         near, domain = distance.masked_fill(self.share == 0, torch.inf).min(dim=1)
         waiting = self.waiting
-        if waiting is not None and bool(near.isfinite().all()):
+        if waiting is not None and bool((self.share > 0).any()):
             # The image that its centre serves worst, rather where many share that centre.
-            domain[(near * self.share[domain]).argmax()] = waiting
+            served = near * self.share[domain]
+            if has_largest(float(served.max())):
+                domain[served.argmax()] = waiting
         return domain
 
     @property
@@ -65,7 +69,8 @@ class StyleClusters(nn.Module):
             reduce: sums over processes.
         """
         member = domain_members(domain, len(self.share)).to(stats.mean.dtype)
-        totals = reduce(torch.cat([member.sum(0)[:, None], member.T @ stats.mean, member.T @ stats.std], dim=1))
+        with without_autocast(member):
+            totals = reduce(torch.cat([member.sum(0)[:, None], member.T @ stats.mean, member.T @ stats.std], dim=1))
         count, mean, std = totals.to(self.mean.dtype).tensor_split([1, 1 + stats.mean.shape[1]], dim=1)
         new = torch.zeros_like(count, dtype=torch.bool)
         if self.waiting is not None:

@@ -11,6 +11,7 @@ from spcnet.models.backbones import Backbone
 from spcnet.models.clustering import PrototypeHead
 from spcnet.models.deeplab import DeepLabDecoder, resize
 from spcnet.models.pseudo import StyleClusters
+from spcnet.models.recompute import recomputed
 from spcnet.models.style import StyleProjection
 from spcnet.models.whitening import InstanceWhitening, outputs_of
 from spcnet.types import SegOutput
@@ -45,6 +46,8 @@ class Segmentor(nn.Module):
         self.backbone, self.decoder, self.classifier = backbone, decoder, classifier
         self.styles = nn.ModuleList(styles)
         self.auxiliary, self.clusters = auxiliary, clusters
+        self.recompute = False
+        """Whether backbone, decoder and auxiliary head are computed anew for their gradients, to save memory."""
         self.whitening_layers = [layer for layer in backbone.modules() if isinstance(layer, InstanceWhitening)]
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:
@@ -66,17 +69,17 @@ class Segmentor(nn.Module):
 
     def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> SegOutput:
         restyled = []
-        feature = self.backbone.stem(image)
+        feature = self._part(self.backbone.stem, image)
         if self.styles:
             restyled.append(self.styles[0](feature))
             feature = restyled[-1].feature
-        fine = feature = self.backbone.layer1(feature)
+        fine = feature = self._stage(self.backbone.layer1, feature)
         if self.styles:
             # The decoder's fine features are those before the second projection, as in the released weights.
             restyled.append(self.styles[1](feature))
             feature = restyled[-1].feature
-        third = self.backbone.layer3(self.backbone.layer2(feature))
-        decoded = self.decoder(self.backbone.layer4(third), fine)
+        third = self._stage(self.backbone.layer3, self._stage(self.backbone.layer2, feature))
+        decoded = self._part(self.decoder, self._stage(self.backbone.layer4, third), fine)
         embedding = None
         if isinstance(self.classifier, PrototypeHead):
             scores, embedding = self.classifier(decoded)
@@ -84,11 +87,21 @@ class Segmentor(nn.Module):
             scores = self.classifier(decoded)
         return SegOutput(
             logits=resize(scores.contiguous(), size),  # whole planes of a class: what cross-entropy reads fastest
-            auxiliary=self.auxiliary(third) if self.auxiliary is not None and self.training else None,
+            auxiliary=self._part(self.auxiliary, third) if self.auxiliary is not None and self.training else None,
             embedding=embedding,
             styles=tuple(layer.stats for layer in restyled),
             style_weights=tuple(layer.weights for layer in restyled if layer.weights is not None),
         )
+
+    def _part(self, part: nn.Module, *given: Tensor) -> Tensor:
+        found: Tensor = recomputed(part, *given) if self.recompute else part(*given)
+        return found
+
+    def _stage(self, stage: nn.Module, feature: Tensor) -> Tensor:
+        # Block by block: a step then needs the memory of a block and not of a stage.
+        for part in stage.children() if self.recompute else (stage,):
+            feature = self._part(part, feature)
+        return feature
 
     @property
     def style_layers(self) -> list[StyleProjection]:

@@ -4,7 +4,6 @@ Huang et al., "Style Projected Clustering for Domain Generalized Semantic Segmen
 The mathematics are functions; `StyleProjection` holds the bases. `forward` reads them, `update` writes them.
 """
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,12 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spcnet.errors import UsageError
+from spcnet.precision import at_least_single, without_autocast
+from spcnet.processes import Reduce
 from spcnet.types import StyleStats
 
 Distance = Literal["was", "abs", "kl"]
 Mode = Literal["projection", "normalization", "substitution"]
-Reduce = Callable[[Tensor], Tensor]
-"""Sums a tensor over all processes; the identity where there is one."""
 
 VARIANCE_EPS = 1e-6
 """Added to the variance before the root, as the reference does; keeps a flat feature map finite."""
@@ -33,9 +32,7 @@ def style_stats(feature: Float[Tensor, "B C h w"], *, correction: int = 1) -> St
         correction: the variance has the divisor h·w - correction; the public training code has 1, the official
             inference code 0. A map of a single cell has variance 0.
     """
-    values = feature.detach()
-    if values.dtype in (torch.float16, torch.bfloat16):
-        values = values.float()
+    values = at_least_single(feature.detach())
     cells = values.shape[2] * values.shape[3]
     mean = values.mean(dim=(2, 3))
     # In two passes, which is as exact as `torch.var_mean` and three times as fast on a processor.
@@ -121,19 +118,24 @@ class StyleProjection(nn.Module):
     def forward(self, feature: Float[Tensor, "B C h w"]) -> Restyled:
         """Restyle each image; the bases stay as they are."""
         stats = style_stats(feature, correction=self.correction)
-        if self.mode == "normalization":
+        weights = self.weigh(stats)
+        if weights is None:
             zero = torch.zeros_like(stats.mean)
             return Restyled(restyle(feature, stats, zero, zero + 1), stats, None)
+        per_channel = weights if self.channel_wise else weights[..., None]
+        mean, std = (per_channel * self.base_mean).sum(1), (per_channel * self.base_std).sum(1)
+        return Restyled(restyle(feature, stats, mean, std), stats, weights)
+
+    def weigh(self, stats: StyleStats) -> Float[Tensor, "B M ..."] | None:
+        """How much each base explains each image's style, λ; None in the mode `normalization`."""
+        if self.mode == "normalization":
+            return None
         distance = style_distance(stats, self.base_mean, self.base_std, distance=self.distance)
         if not self.channel_wise:
             distance = distance.mean(dim=2)
         if self.mode == "substitution":
-            weights = torch.zeros_like(distance).scatter(1, distance.argmin(dim=1, keepdim=True), 1.0)
-        else:
-            weights = style_weights(distance, sharpness=self.sharpness)
-        per_channel = weights if self.channel_wise else weights[..., None]
-        mean, std = (per_channel * self.base_mean).sum(1), (per_channel * self.base_std).sum(1)
-        return Restyled(restyle(feature, stats, mean, std), stats, weights)
+            return torch.zeros_like(distance).scatter(1, distance.argmin(dim=1, keepdim=True), 1.0)
+        return style_weights(distance, sharpness=self.sharpness)
 
     @torch.no_grad()
     def update(self, stats: StyleStats, domain: Int[Tensor, " B"], *, reduce: Reduce = lambda t: t) -> None:
@@ -148,7 +150,8 @@ class StyleProjection(nn.Module):
             UsageError: a domain index lies outside 0..M-1.
         """
         member = domain_members(domain, len(self.base_mean)).to(stats.mean.dtype)
-        totals = reduce(torch.cat([member.sum(0)[:, None], member.T @ stats.mean, member.T @ stats.std], dim=1))
+        with without_autocast(member):
+            totals = reduce(torch.cat([member.sum(0)[:, None], member.T @ stats.mean, member.T @ stats.std], dim=1))
         count, mean, std = totals.tensor_split([1, 1 + stats.mean.shape[1]], dim=1)
         present = count > 0
         for base, total in ((self.base_mean, mean), (self.base_std, std)):

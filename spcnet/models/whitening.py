@@ -13,15 +13,16 @@ from typing import Literal
 
 import kmeans1d
 import torch
-import torch.distributed.nn.functional
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from spcnet import processes
 from spcnet.errors import UsageError, one_of
 from spcnet.models.backbones import Backbone, BackboneInfo
-from spcnet.models.style import Reduce
+from spcnet.precision import at_least_single, without_autocast
+from spcnet.processes import Reduce
 
 Slot = Literal["stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4"]
 SLOTS: tuple[Slot, ...] = ("stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4")
@@ -172,6 +173,8 @@ class InstanceWhitening(nn.InstanceNorm2d):
     def __init__(self, channels: int, *, selective: bool = False, relax: int = 0) -> None:
         super().__init__(channels, affine=False)
         self.selective = selective
+        self.listener: list[Tensor] | None = None
+        """Gets what the layer returns; see `outputs_of`. No forward hook, for a compiler stops at those."""
         self.margin = channels * (channels - 1) // 2 // relax if relax else 0
         above = torch.ones(channels, channels, dtype=torch.bool).triu(1)
         self.register_buffer("mask", torch.zeros_like(above) if selective else above)
@@ -179,6 +182,13 @@ class InstanceWhitening(nn.InstanceNorm2d):
             self.register_buffer("variance", torch.zeros(channels, channels))
             self.register_buffer("pairs", torch.zeros(()))
             self.register_buffer("trials", torch.zeros((), dtype=torch.long))
+
+    def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        """Standardise each channel of each image."""
+        whitened = super().forward(input)
+        if self.listener is not None:
+            self.listener.append(whitened)
+        return whitened
 
     @torch.no_grad()
     def observe(self, covariances: Float[Tensor, "P2 C C"]) -> None:
@@ -241,15 +251,16 @@ def sensitive(
 
 
 @contextmanager
-def outputs_of(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+def outputs_of(layers: Sequence[InstanceWhitening]) -> Iterator[list[Tensor]]:
     """A list that fills with what the layers return, in the order in which they are called."""
     seen: list[Tensor] = []
-    hooks = [layer.register_forward_hook(lambda layer, given, output: seen.append(output)) for layer in layers]
+    for layer in layers:
+        layer.listener = seen
     try:
         yield seen
     finally:
-        for hook in hooks:
-            hook.remove()
+        for layer in layers:
+            layer.listener = None
 
 
 class SwitchableWhitening(nn.Module):
@@ -280,9 +291,8 @@ class SwitchableWhitening(nn.Module):
 
     def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         """Whiten each group of channels; in at least single precision, for half does not invert a covariance."""
-        with torch.autocast(feature.device.type, enabled=False):
-            half = feature.dtype in (torch.float16, torch.bfloat16)
-            whitened: Tensor = self._whiten(feature.float() if half else feature)
+        with without_autocast(feature):
+            whitened: Tensor = self._whiten(at_least_single(feature))
         return whitened.to(feature.dtype)
 
     def _whiten(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
@@ -293,8 +303,8 @@ class SwitchableWhitening(nn.Module):
         if self.training:
             # From each image's moments those of the batch: E[xx'] = cov + mean·mean'.
             moments = own_cov + own_mean @ own_mean.transpose(2, 3)
-            mean = _over_processes(own_mean.mean(0))
-            cov = _over_processes(moments.mean(0)) - mean @ mean.transpose(1, 2)
+            mean = processes.mean(own_mean.mean(0))
+            cov = processes.mean(moments.mean(0)) - mean @ mean.transpose(1, 2)
             with torch.no_grad():
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), 1 - self.momentum)
                 self.running_cov.lerp_(cov.to(self.running_cov.dtype), 1 - self.momentum)
@@ -306,14 +316,6 @@ class SwitchableWhitening(nn.Module):
         mixed_cov = of_cov[0] * cov + of_cov[1] * own_cov + self.eps * eye
         whitened = inverse_root(mixed_cov, iterations=self.iterations) @ (cells - mixed_mean)
         return whitened.view_as(feature) * self.weight[:, None, None] + self.bias[:, None, None]
-
-
-def _over_processes(value: Tensor) -> Tensor:
-    """Mean over the processes that train together, through which the gradient flows back to each."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    total: Tensor = torch.distributed.nn.functional.all_reduce(value)  # type: ignore[no-untyped-call]
-    return total / torch.distributed.get_world_size()
 
 
 def inverse_root(covariance: Float[Tensor, "*B C C"], *, iterations: int) -> Float[Tensor, "*B C C"]:

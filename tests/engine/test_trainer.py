@@ -14,8 +14,9 @@ import torch
 from spcnet import checkpoint
 from spcnet.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainingConfig, WhiteningConfig
 from spcnet.engine import records
+from spcnet.engine.devices import make_fabric
 from spcnet.engine.optim import poly_rate
-from spcnet.engine.trainer import Trainer, make_fabric
+from spcnet.engine.trainer import Trainer
 from spcnet.errors import CheckpointError, DataError, Interrupted
 from spcnet.methods import METHODS, card_for
 from spcnet.types import Batch

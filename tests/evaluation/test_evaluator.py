@@ -20,6 +20,7 @@ from spcnet.evaluation.evaluator import (
     safe_name,
     save_panels,
 )
+from spcnet.evaluation.evaluator import whole as whole_of
 from spcnet.files import write_whole
 from spcnet.types import Batch, SegOutput
 
@@ -118,26 +119,29 @@ def test_the_mode_is_restored_after_an_error():
 
 
 def test_the_counts_are_a_plain_tensor_wherever_they_come_from():
-    result = evaluate(Shades(), [domain(1)], num_classes=K, reduce=lambda tensor: tensor + 0)
+    result = evaluate(Shades(), [domain(1)], num_classes=K)
     assert not result.counts.is_inference()
 
 
 def test_processes_that_share_a_domain_agree_with_one_that_has_it_all():
     whole = domain(6)
-    alone = evaluate(Shades(), in_batches(whole, 6), num_classes=K)
-    halves = list(in_batches(whole, 3))
-    sent = []
-
-    def listen(tensor):
-        sent.append(tensor.clone())
-        return tensor
-
-    evaluate(Shades(), halves[:1], num_classes=K, reduce=listen)
-    theirs = iter(sent)
-    together = evaluate(Shades(), halves[1:], num_classes=K, reduce=lambda tensor: tensor + next(theirs))
+    alone = evaluate(Shades(), in_batches(whole, 6), num_classes=K, panels=2)
+    shares = [
+        evaluate(
+            Shades(),
+            (Batch(*(part[place : place + 1] for part in whole)) for place in places),
+            num_classes=K,
+            share=True,
+        )
+        for places in ((0, 3), (1, 4), (2, 5), ())
+    ]
+    together = whole_of(shares, panels=2)
     assert torch.equal(together.counts, alone.counts)
     assert together.images == 6
     np.testing.assert_allclose(together.style_weights, alone.style_weights, rtol=1e-6)
+    assert len(together.panels) == 2
+    with pytest.raises(DataError, match="no image to score"):
+        whole_of([shares[-1], shares[-1]], panels=0)
 
 
 def test_an_empty_domain_is_refused():

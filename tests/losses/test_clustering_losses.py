@@ -18,7 +18,7 @@ def losses(
 ) -> tuple[Tensor, Tensor, ClassSums]:
     sums = image_sums(embedding, label, domain, prototypes)
     classes = class_sums(sums, domain, num_domains=prototypes.shape[1])
-    var = compactness_loss(sums, domain, classes)
+    var = compactness_loss(classes)
     return var, discrimination_loss(classes, prototypes, temperature=temperature), classes
 
 

@@ -1,0 +1,194 @@
+"""Figures of a run on a tracking server: Weights & Biases and MLflow, each where it is asked for and installed.
+
+A run that goes on after a stop goes on there, too: what it is called there lies in the run's folder. The steps after
+its last checkpoint come a second time with the same values, so those that the server knows are left out.
+"""
+
+import importlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+from spcnet.config import LoggingConfig, RunConfig, as_dict
+from spcnet.errors import DataError, UsageError
+from spcnet.files import write_text
+
+TRACKERS_FILE = "trackers.json"
+"""What the run is called on each tracking server."""
+
+PARAMETERS_AT_ONCE, LONGEST_PARAMETER = 100, 500
+"""What an MLflow server takes."""
+
+
+class Tracker(ABC):
+    """A run on a tracking server."""
+
+    name: str
+    known: int
+    """The last iteration that the server has heard of from an earlier process; -1 for none."""
+    errors: tuple[type[Exception], ...]
+    """What `log` and `close` raise when the server cannot be reached."""
+
+    @abstractmethod
+    def log(self, values: Mapping[str, float], iteration: int) -> None:
+        """Send figures."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Say that the process ends."""
+
+
+def check_installed(config: LoggingConfig) -> None:
+    """Refuse a run whose figures are to go to a server that no package here can talk to.
+
+    Raises:
+        UsageError: names the option and what to install.
+    """
+    for name in TRACKERS:
+        if getattr(config, name) is not None:
+            _package(name)
+
+
+def open_trackers(config: RunConfig) -> list[Tracker]:
+    """Begin, or go on, on every server that `config.logging` names.
+
+    Raises:
+        UsageError: its package is not installed.
+        DataError: it does not answer or does not let one in; or the run's folder cannot be written.
+    """
+    with ExitStack() as opened:
+        found = []
+        for name, make in TRACKERS.items():
+            if getattr(config.logging, name) is not None:
+                found.append(opened.enter_context(closing(make(config))))
+        opened.pop_all()  # all answer: whoever asked closes them
+    return found
+
+
+class WandbTracker(Tracker):
+    """A run of a Weights & Biases project; with `WANDB_MODE=offline` in the surroundings it stays on the disk."""
+
+    name = "wandb"
+
+    def __init__(self, config: RunConfig) -> None:
+        wandb = _package(self.name)
+        project = config.logging.wandb
+        self.errors = (wandb.Error, OSError)
+        try:
+            self.run = wandb.init(
+                project=project,
+                id=_stored(config.output, self.name, project),
+                resume="allow",
+                name=config.output.name,
+                dir=str(config.output),
+                config=as_dict(config),
+                settings={"console": "off"},  # it would take the progress bar for output
+            )
+        except self.errors as error:
+            raise DataError(
+                f"Weights & Biases does not begin a run in logging.wandb {project!r} ({_line(error)}): run `wandb login`, "
+                "set WANDB_MODE=offline, or leave the option out"
+            ) from error
+        _store(config.output, self.name, project, self.run.id)
+        self.known = self.run.step - 1
+
+    def log(self, values: Mapping[str, float], iteration: int) -> None:
+        """Send figures; the server refuses steps that it had before, so later news of one goes to the next."""
+        self.run.log({**values, "iteration": iteration}, step=max(iteration, self.known + 1))
+
+    def close(self) -> None:
+        """Send what is left and end."""
+        self.run.finish()
+
+
+class MlflowTracker(Tracker):
+    """A run at an MLflow address, in the experiment that `MLFLOW_EXPERIMENT_NAME` names, or the default one."""
+
+    name = "mlflow"
+
+    def __init__(self, config: RunConfig) -> None:
+        self.mlflow = _package(self.name)
+        address = config.logging.mlflow
+        self.errors = (self.mlflow.MlflowException, OSError)
+        earlier = _stored(config.output, self.name, address)
+        try:
+            self.mlflow.set_tracking_uri(address)
+            run = self.mlflow.start_run(run_id=earlier, run_name=config.output.name)
+            if earlier is None:
+                # Parameters cannot be changed there, and a resumed run may have, say, another accelerator.
+                self._log_parameters(_flat(as_dict(config)))
+            history = self.mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
+        except self.errors as error:
+            raise DataError(
+                f"MLflow does not begin a run at logging.mlflow {address!r} ({_line(error)}): check the address and that its "
+                "server runs, or leave the option out"
+            ) from error
+        _store(config.output, self.name, address, run.info.run_id)
+        self.known = max((entry.step for entry in history), default=-1)
+
+    def _log_parameters(self, values: Mapping[str, object]) -> None:
+        texts = [(name, str(value)[:LONGEST_PARAMETER]) for name, value in values.items() if str(value)]
+        for start in range(0, len(texts), PARAMETERS_AT_ONCE):
+            self.mlflow.log_params(dict(texts[start : start + PARAMETERS_AT_ONCE]))
+
+    def log(self, values: Mapping[str, float], iteration: int) -> None:
+        """Send figures; what a name may not hold there becomes an underscore."""
+        self.mlflow.log_metrics(
+            {re.sub(r"[^\w\-. /]", "_", name): value for name, value in values.items()}, step=iteration
+        )
+
+    def close(self) -> None:
+        """End the run."""
+        self.mlflow.end_run()
+
+
+TRACKERS: dict[str, Callable[[RunConfig], Tracker]] = {"wandb": WandbTracker, "mlflow": MlflowTracker}
+"""Option of `LoggingConfig`, which is the package's name, too → what it opens."""
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(
+            f"logging.{name} is set, but the package {name} is not installed: pip install spcnet[{name}], or leave the option out"
+        ) from error
+
+
+def _stored(folder: Path, name: str, where: str | None) -> str | None:
+    """What the run is called there; None where it never was, or was elsewhere."""
+    entry = _read(folder).get(name)
+    return str(entry["run"]) if isinstance(entry, dict) and entry.get("where") == where and "run" in entry else None
+
+
+def _store(folder: Path, name: str, where: str | None, run: str) -> None:
+    write_text(
+        folder / TRACKERS_FILE, json.dumps({**_read(folder), name: {"where": where, "run": run}}, indent=2) + "\n"
+    )
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / TRACKERS_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _flat(values: Mapping[str, Any], above: Sequence[str] = ()) -> dict[str, object]:
+    """Settings by their dotted names, as on the command line."""
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, (*above, name))
+        else:
+            found[".".join((*above, name))] = value
+    return found
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,370 @@
+"""A trained network as a folder to hand on, and the way to the Hugging Face Hub and back.
+
+The folder holds `model.safetensors` (the network and all that is needed to build it), `config.json` (the same card for
+other programs) and `README.md` (the model card, filled from the run). No path of the machine that trained it goes along.
+Nothing in it can run code, and nothing is ever unpickled.
+"""
+
+import dataclasses
+import importlib
+import importlib.metadata
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from spcnet import checkpoint
+from spcnet.checkpoint import MODEL_FILE, ModelCard
+from spcnet.config import DomainSpec
+from spcnet.convert import load_any
+from spcnet.data.catalog import DATASETS
+from spcnet.engine.records import CONFIG_FILE
+from spcnet.errors import CheckpointError, DataError, UsageError
+from spcnet.files import write_text
+from spcnet.methods import method_named, restore
+from spcnet.models.segmentor import MIN_SIZE, Segmentor
+from spcnet.reports.runs import DomainResult, Run, load_run
+
+CARD_FILE = "README.md"
+CONFIG_JSON = "config.json"
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+LICENCES: dict[str, str] = {
+    "streets": "Apache-2.0, as this package",
+    "urbansyn": "CC BY-SA 4.0 (https://huggingface.co/datasets/UrbanSyn/UrbanSyn)",
+    "cityscapes": "its own terms of use (https://www.cityscapes-dataset.com/license/)",
+}
+"""Terms of the data sets whose terms are known here; of all others they are unknown."""
+
+
+def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | None = None) -> Path:
+    """Write a trained network as a folder that `from_pretrained` reads and the Hub shows.
+
+    Args:
+        model: folder of a run, whose results the model card tells, or a file that `spcnet.load_model` reads.
+        folder: where to; files of the same name are replaced, others stay.
+        repo_id: `OWNER/NAME` of the repository that the model card tells to load from.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: there is no network.
+        DataError: the run's records are broken, or the folder cannot be written.
+    """
+    model, folder = Path(model), Path(folder)
+    network, card = load_any(model)
+    run = load_run(model) if (model / CONFIG_FILE).is_file() else None
+    weights = card.model.get("weights")
+    # Where the weights lay is nobody's business; what they were is.
+    public = dataclasses.replace(card, model={**card.model, "weights": weights and Path(weights).name})
+    iteration = run.final.iteration if run is not None else 0
+    write_text(folder / CARD_FILE, model_card(public, run, repo_id=repo_id))
+    config = {
+        "library_name": "spcnet",
+        "spcnet_version": importlib.metadata.version("spcnet"),
+        **dataclasses.asdict(public),
+    }
+    write_text(folder / CONFIG_JSON, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
+    # Last, for a folder with a network is taken for whole.
+    checkpoint.write(folder / MODEL_FILE, network.state_dict(), public, {"iteration": iteration})
+    return folder
+
+
+def from_pretrained(
+    folder_or_repo_id: Path | str,
+    *,
+    revision: str | None = None,
+    cache_dir: Path | str | None = None,
+    token: str | None = None,
+) -> Segmentor:
+    """A network from a folder that `save_pretrained` wrote, or from the Hub; in evaluation mode, on the CPU.
+
+    ```python
+    model = spcnet.from_pretrained("OWNER/NAME")
+    ```
+
+    Args:
+        folder_or_repo_id: a folder, or `OWNER/NAME` of a repository on the Hub; a folder of that name comes first.
+        revision: branch, tag or commit of the repository.
+        cache_dir: where downloads are kept; the Hub client's own place by default.
+        token: of the Hub; the one that its client has stored by default.
+
+    Raises:
+        CheckpointError: there is no such folder or repository, it has no network, or the network is damaged.
+        UsageError: the client of the Hub is not installed.
+    """
+    folder = Path(folder_or_repo_id)
+    if folder.is_dir():
+        if not (folder / MODEL_FILE).is_file():
+            raise CheckpointError(
+                f"the folder {folder} has no {MODEL_FILE}: give one that save_pretrained wrote, or a repository as OWNER/NAME"
+            )
+        return restore(folder / MODEL_FILE)[0]
+    return restore(download(str(folder_or_repo_id), revision=revision, cache_dir=cache_dir, token=token))[0]
+
+
+def download(
+    repo_id: str, *, revision: str | None = None, cache_dir: Path | str | None = None, token: str | None = None
+) -> Path:
+    """Bring a repository's network into the cache, unless it is there, and say where its file lies.
+
+    Args:
+        repo_id: `OWNER/NAME`.
+        revision: see `from_pretrained`, as for the following.
+        cache_dir: where downloads are kept.
+        token: of the Hub.
+
+    Raises:
+        CheckpointError: there is no such repository, revision or file, or the Hub cannot be reached.
+        UsageError: the client of the Hub is not installed.
+    """
+    if not REPO_ID.fullmatch(repo_id):
+        raise CheckpointError(
+            f"{repo_id!r} is neither a folder nor a repository of the Hub: check the path, or write OWNER/NAME"
+        )
+    hub = _client()
+    try:
+        return Path(hub.hf_hub_download(repo_id, MODEL_FILE, revision=revision, cache_dir=cache_dir, token=token))
+    except Exception as error:  # the client's errors and its network's have no common base
+        raise CheckpointError(f"cannot get {MODEL_FILE} of {repo_id}: {_why(error, revision)}") from error
+
+
+def push_to_hub(
+    model: Path | str,
+    repo_id: str,
+    *,
+    private: bool = True,
+    token: str | None = None,
+    message: str = "Upload a network trained with spcnet",
+) -> str:
+    """Put a trained network with its model card into a repository of the Hub, which is made if it is not there.
+
+    Args:
+        model: folder of a run, or a file that `spcnet.load_model` reads.
+        repo_id: `OWNER/NAME`.
+        private: of a new repository, whether only its owner sees it; another stays as it is.
+        token: of the Hub; the one that its client has stored by default.
+        message: of the commit.
+
+    Returns:
+        Address of the repository.
+
+    Raises:
+        CheckpointError: there is no network.
+        DataError: the Hub refuses it or cannot be reached.
+        UsageError: the name is none, or the client of the Hub is not installed.
+    """
+    if not REPO_ID.fullmatch(repo_id):
+        raise UsageError(f"the repository is {repo_id!r}: write OWNER/NAME in letters, digits, dots, - and _")
+    api = _client().HfApi(token=token)
+    with TemporaryDirectory() as folder:
+        save_pretrained(model, folder, repo_id=repo_id)
+        try:
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+        except Exception as error:  # as above
+            raise DataError(f"cannot write to {repo_id}: {_why(error, None)}") from error
+    return str(address)
+
+
+def _client() -> Any:
+    """The package huggingface_hub.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        return importlib.import_module("huggingface_hub")
+    except ImportError as error:
+        raise UsageError(
+            "the Hub needs the package huggingface_hub, which is not installed: pip install spcnet[hub], or use a folder"
+        ) from error
+
+
+_REASONS: tuple[tuple[str, str], ...] = (
+    ("GatedRepoError", "its owner has to let you in: ask on its page, then log in with `hf auth login`"),
+    (
+        "RepositoryNotFoundError",
+        "there is no such repository, or it is private: check the name, or log in with `hf auth login`",
+    ),
+    ("RevisionNotFoundError", "it has no revision {revision}: check its branches and tags"),
+    ("LocalEntryNotFoundError", "the Hub cannot be reached and the cache does not have it: check the network"),
+    ("EntryNotFoundError", "the repository has no such file: it holds no network of spcnet"),
+    ("HFValidationError", "the Hub allows no such name: write OWNER/NAME"),
+)
+"""Name of an error of the client, and what it says to a user."""
+
+
+def _why(error: Exception, revision: str | None) -> str:
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    for name, reason in _REASONS:
+        if name in kinds:
+            return reason.format(revision=revision)
+    said = " ".join(str(error).split())
+    return f"{said[:200] or type(error).__name__}. Check the network and the token (`hf auth login`)"
+
+
+def model_card(card: ModelCard, run: Run | None, *, repo_id: str | None = None) -> str:
+    """The text of README.md: what the network is, what it was trained on and by what protocol, what it scores, its limits.
+
+    Args:
+        card: of the network.
+        run: it was trained in; None where that is not known, and then the card says so.
+        repo_id: `OWNER/NAME` of the repository that it goes to, where that is known.
+    """
+    method = method_named(card.method)
+    front = {
+        "library_name": "spcnet",
+        "pipeline_tag": "image-segmentation",
+        "license": "other",
+        "license_name": "terms-of-the-training-data",
+        "tags": ["semantic-segmentation", "domain-generalization", card.method, str(card.model["backbone"])],
+        **({"model-index": [_model_index(run)]} if run is not None else {}),
+    }
+    title = f"{card.method} on {card.model['backbone']}, {len(card.classes)} classes"
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        f"# {title}",
+        f"{method.summary}. Paper: {method.paper}.\n\nTrained with spcnet "
+        "to label street scenes from domains it has not seen.",
+        "## How to load",
+        _loading(card, repo_id),
+        "## Classes",
+        f"Label space `{card.space}`: "
+        + ", ".join(f"{number} {name}" for number, name in enumerate(card.classes))
+        + ".",
+        "## Training data",
+        _data_table(card, run),
+        "## Protocol",
+        _protocol(card, run),
+        "## Results",
+        _results(run),
+        "## Limits",
+        _limits(card, run),
+        "## Licence",
+        "The code is Apache-2.0. Whether and how the weights may be used depends on the terms of the training data above, and "
+        "of the data that the backbone was trained on before; unknown terms are to be asked of the data's makers.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _model_index(run: Run) -> dict[str, Any]:
+    """The results as the Hub lists them."""
+    results = [
+        {
+            "task": {"type": "image-segmentation"},
+            "dataset": {"name": f"{name} ({domain.role})", "type": name},
+            "metrics": [{"type": "mean_iou", "value": round(domain.miou, 4)}],
+        }
+        for name, domain in run.final.domains.items()
+        if domain.miou is not None
+    ]
+    return {"name": run.folder.name, "results": results}
+
+
+def _loading(card: ModelCard, repo_id: str | None) -> str:
+    size = f"brought to {card.size[0]}×{card.size[1]}, " if card.size else ""
+    return (
+        "```python\nimport spcnet  # pip install spcnet[hub]\n\n"
+        f'model = spcnet.from_pretrained("{repo_id or "OWNER/NAME"}")  # or a folder\n'
+        "logits = model(image).logits\n```\n\n"
+        f"`image` is B×3×H×W, RGB in 0..1, {size}at least {MIN_SIZE}×{MIN_SIZE} pixels, less the mean {_numbers(card.mean)} "
+        f"and divided by {_numbers(card.std)}; `logits` is B×{len(card.classes)}×H×W."
+    )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _data_table(card: ModelCard, run: Run | None) -> str:
+    names = run.setting("data.sources") if run is not None else None
+    rows = ["| domain | data set | terms | where from |", "|---|---|---|---|"]
+    for name in names or card.domains:
+        key = re.split(r"[/@+#]", name)[0]
+        info = DATASETS.get(key)
+        terms = LICENCES.get(key, "unknown")
+        rows.append(
+            f"| {name} | {info.title if info else 'unknown'} | {terms} | {info.reference if info else 'unknown'} |"
+        )
+    start = card.model.get("weights")
+    return "\n".join(rows) + (
+        f"\n\nThe backbone began with the weights `{start}`."
+        if start
+        else "\n\nThe backbone began with random weights."
+    )
+
+
+def _protocol(card: ModelCard, run: Run | None) -> str:
+    if run is None:
+        return "Not recorded: the network came without its run."
+
+    def said(path: str, unit: str = "") -> str:
+        value = run.setting(path)
+        return "not recorded" if value is None else f"{value}{unit}"
+
+    size = "each image's own" if card.size is None else f"{card.size[0]}×{card.size[1]}"
+    rows = [
+        f"- {said('training.iterations')} iterations of SGD, learning rate {said('training.learning_rate')}, momentum "
+        f"{said('training.momentum')}, weight decay {said('training.weight_decay')}, polynomial decay with power "
+        f"{said('training.poly_power')}, seed {said('training.seed')}, precision {said('training.precision')}",
+        f"- {said('data.images_per_domain')} images of each source in a batch, size {size}, output stride "
+        f"{card.model['output_stride']}",
+        f"- spcnet {run.environment.get('spcnet', 'not recorded')}, torch {run.environment.get('torch', 'not recorded')}",
+        "- scored: mIoU over all pixels of a domain, at the labels' own size, whole images at one scale; a domain is unseen "
+        "where no image of it was trained on",
+    ]
+    return "\n".join(rows)
+
+
+def _results(run: Run | None) -> str:
+    if run is None:
+        return "Not recorded."
+    final = run.final
+    rows = ["| domain | role | images | mIoU | pixel accuracy |", "|---|---|--:|--:|--:|"]
+    rows += [
+        f"| {name} | {domain.role} | {domain.images} | {_percent(domain.miou)} | {_percent(domain.pixel_accuracy)} |"
+        for name, domain in final.domains.items()
+    ]
+    means = ((final.mean_source_miou, "sources"), (final.mean_unseen_miou, "unseen domains"))
+    rows += [f"| mean | {what} | | {_percent(mean)} | |" for mean, what in means]
+    head = "| IoU | " + " | ".join(final.domains) + " |"
+    classes = [head, "|---|" + "--:|" * len(final.domains)]
+    classes += [
+        f"| {name} | " + " | ".join(_class_iou(domain, name) for domain in final.domains.values()) + " |"
+        for name in final.classes
+    ]
+    return f"After {final.iteration} iterations, in per cent.\n\n" + "\n".join(rows) + "\n\n" + "\n".join(classes)
+
+
+def _class_iou(domain: DomainResult, name: str) -> str:
+    return "absent" if name in domain.absent else _percent(domain.iou[name])
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _limits(card: ModelCard, run: Run | None) -> str:
+    said = [
+        "- For research on street scenes; it is not fit to steer or to judge a vehicle.",
+        f"- It knows the {len(card.classes)} classes above and gives each pixel one of them, whatever is there.",
+        "- Of domains, weather and cameras that do not stand under Results nothing is known.",
+    ]
+    if card.size is not None:
+        said.append(
+            f"- It was trained on images of {card.size[0]}×{card.size[1]} pixels: at other sizes it was not scored."
+        )
+    if run is not None:
+        weak = [name for name, domain in run.final.domains.items() if domain.miou is not None and domain.miou < 0.3]
+        said += [f"- Below 30 mIoU on {', '.join(weak)}: not to be relied on there."] if weak else []
+        styles = [name for name in run.final.domains if DomainSpec.parse(name).style]
+        said += (
+            [f"- The weather of {', '.join(styles)} is put on by a program; real weather differs."] if styles else []
+        )
+        said.append("- One run with one seed; the spread over seeds is not in these figures.")
+    return "\n".join(said)
