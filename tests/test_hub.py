@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, as training leaves it, with known scores."""
     folder = tmp_path_factory.mktemp("runs") / "spcnet-0"
     folder.mkdir()
-    model = ModelConfig(backbone="shufflenet_v2", output_stride=32, weights="/home/someone/secret/imagenet.pth")
+    model = ModelConfig(backbone="shufflenet_v2", output_stride=32, weights="/srv/someone/secret/imagenet.pth")
     config = RunConfig(
         method="spcnet",
         model=model,
@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             sources=["camvid", "idd_lite@train"],
             targets=["cityscapes", "cityscapes+night"],
             space="idd7",
-            roots={"camvid": "/home/someone/secret/camvid"},
+            roots={"camvid": "/srv/someone/secret/camvid"},
         ),
         training=TrainingConfig(iterations=40, seed=3),
         output=folder,
@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = checkpoint.ModelCard(
         "spcnet", as_dict(model), SPACE.name, SPACE.classes, ("camvid", "idd_lite@train"), (128, 256)
     )
-    checkpoint.write(folder / MODEL_FILE, network.state_dict(), card, {"iteration": 40, "path": "/home/someone/secret"})
+    checkpoint.write(folder / MODEL_FILE, network.state_dict(), card, {"iteration": 40, "path": "/srv/someone/secret"})
     results = {}
     for number, name in enumerate(DOMAINS):
         counts = torch.full((7, 7), 1 + 5 * number) + torch.eye(7, dtype=torch.int64) * 100

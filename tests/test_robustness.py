@@ -382,36 +382,41 @@ def test_a_missing_picture_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--corruptions=[fgo]", "unknown corruption 'fgo'"),
-        ("--styles=[rian]", "Did you mean 'rain'?"),
-        ("--severities=[6]", "each must be 1"),
-        ("--severities=[]", "name at least one of each"),
-        ("--limit=-1", "limit is -1"),
-        ("--batch_size=0", "batch_size is 0"),
-        ("--set=citiscapes", "Did you mean 'cityscapes'?"),
+        ({"corruptions": ["fgo"]}, "unknown corruption 'fgo'"),
+        ({"styles": ["rian"]}, r"Did you mean 'rain'\?"),
+        ({"severities": [6]}, "each must be 1"),
+        ({"severities": []}, "name at least one of each"),
+        ({"corruptions": [], "styles": []}, "name at least one of each"),
+        ({"limit": -1}, "limit is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"domain": "citiscapes"}, r"Did you mean 'cityscapes'\?"),
     ],
 )
-def test_a_wrong_option_is_one_line(
-    models: list[Path], tmp_path: Path, option: str, message: str, capsys: pytest.CaptureFixture[str]
+def test_a_wrong_option_is_refused_before_anything_is_written(
+    models: list[Path], tmp_path: Path, option: dict[str, Any], message: str
 ) -> None:
-    assert make(models[:1], tmp_path / "card", option) == 2
-    text = said(capsys)
-    assert message in text
-    assert text.count("spcnet:") == 1
+    with pytest.raises(UsageError, match=message) as refused:
+        go_on(models[:1], tmp_path / "card", **option)
+    assert "\n" not in str(refused.value)
     assert not (tmp_path / "card").exists()
 
 
-def test_networks_of_different_label_spaces_are_refused(
+def test_a_wrong_option_on_the_command_line_is_one_line(
     models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert make(models[:1], tmp_path / "card", "--corruptions=[fgo]") == 2
+    assert said(capsys).startswith("spcnet: unknown corruption 'fgo'")
+
+
+def test_networks_of_different_label_spaces_are_refused(models: list[Path], tmp_path: Path) -> None:
     other = write_model(tmp_path / "other.safetensors", seed=1, space="idd7")
-    assert make([models[0], other], tmp_path / "card") == 2
-    assert "networks on one card must have the same" in said(capsys)
+    with pytest.raises(UsageError, match="networks on one card must have the same"):
+        go_on([models[0], other], tmp_path / "card")
 
 
 def test_a_network_named_twice_is_refused(models: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="named twice"):
-        robustness.robustness([models[0], models[0]], domain="streets/game", output=tmp_path, accelerator="cpu")
+        go_on([models[0], models[0]], tmp_path)
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

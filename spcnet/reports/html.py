@@ -1,7 +1,7 @@
 """One self-contained page about one or several runs: no network, no scripts, light and dark, phone and paper.
 
 The page is put together from small functions that each return a piece of HTML. Whatever comes from a run (names,
-settings, versions) passes through `_text` on its way in.
+settings, versions) passes through `escaped` on its way in.
 """
 
 import html
@@ -39,7 +39,7 @@ _IGNORE = 255
 
 _ROLES: tuple[Role, Role] = ("source", "unseen")
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f23; --muted: #5c636b; --line: #d9dde2; --page: #f6f7f9; --card: #ffffff;
   --baseline: #5f6368; --blue: #0072b2; --better: #00734f; --worse: #b34700; --link: #005a9c; --warn: #fff3d6; --warn-line: #e69f00;
   --font: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -215,11 +215,11 @@ def render_page(
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(heading)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f'<header><h1>{_text(heading)}</h1><p class="lead">{_lead(table, digits)}</p>'
+        f"<title>{escaped(heading)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f'<header><h1>{escaped(heading)}</h1><p class="lead">{_lead(table, digits)}</p>'
         f'<nav aria-label="Sections">{links}</nav></header>\n'
         f"<main>{_cards(table, series, digits)}{bodies}</main>\n"
-        f"<footer>Written by spcnet{' ' + _text(version) if version else ''}. "
+        f"<footer>Written by spcnet{' ' + escaped(version) if version else ''}. "
         "This page is one file: it loads nothing and runs no scripts.</footer>\n</body>\n</html>\n"
     )
 
@@ -231,7 +231,7 @@ def _default_title(series: Sequence[_Series]) -> str:
     methods = list(dict.fromkeys(s.group.method for s in series))
     if len(methods) == 1:
         return (
-            f"{methods[0]}: {_count(len(series), 'variant')} compared" if len(series) > 1 else f"A run of {methods[0]}"
+            f"{methods[0]}: {counted(len(series), 'variant')} compared" if len(series) > 1 else f"A run of {methods[0]}"
         )
     return f"{', '.join(methods[:-1])} and {methods[-1]} compared"
 
@@ -246,11 +246,11 @@ def _lead(table: Table, digits: int) -> str:
     over = f"the mean of {num_unseen} domains that were never trained on" if num_unseen > 1 else "the unseen domain"
     best = max(scored, key=lambda row: row.cells[place].value or 0.0)
     cell = best.cells[place]
-    text = f"<b>{_text(best.label)}</b> reaches {_percent(cell.value, digits)} % mIoU on {over}"
+    text = f"<b>{escaped(best.label)}</b> reaches {_percent(cell.value, digits)} % mIoU on {over}"
     if len(table.rows) > 1:
-        text = f"Best on {over}: <b>{_text(best.label)}</b> with {_percent(cell.value, digits)} % mIoU"
+        text = f"Best on {over}: <b>{escaped(best.label)}</b> with {_percent(cell.value, digits)} % mIoU"
     if cell.gap is not None and table.baseline is not None:
-        text += f", {format_points(cell.gap, digits=digits)}&nbsp;points from {_text(table.baseline)}"
+        text += f", {format_points(cell.gap, digits=digits)}&nbsp;points from {escaped(table.baseline)}"
         if best.wins is not None and best.wins[1] > 1:
             text += f" and above it on {best.wins[0]} of {best.wins[1]} seeds"
     text += "."
@@ -275,9 +275,9 @@ def _cards(table: Table, series: Sequence[_Series], digits: int) -> str:
         else:
             below = ""
         cards.append(
-            f'<div style="--series: {figures.css_color(one.color)}"><b>{_text(row.label)}</b>'
+            f'<div style="--series: {figures.css_color(one.color)}"><b>{escaped(row.label)}</b>'
             f'<span class="big">{_percent(cell.value, digits)}{unit}{spread}</span>'
-            f"<small>mIoU in %, mean of unseen · {_count(len(row.seeds), 'seed')}</small><small>{below}</small></div>"
+            f"<small>mIoU in %, mean of unseen · {counted(len(row.seeds), 'seed')}</small><small>{below}</small></div>"
         )
     return f'<div class="cards">{"".join(cards)}</div>'
 
@@ -296,7 +296,7 @@ def _mean_place(table: Table) -> int | None:
 def _results(table: Table, series: Sequence[_Series], digits: int) -> str:
     parts = []
     if table.warnings:
-        items = "".join(f"<li>{_text(line)}</li>" for line in table.warnings)
+        items = "".join(f"<li>{escaped(line)}</li>" for line in table.warnings)
         parts.append(f'<div class="warnings" role="note"><b>Read with care</b><ul>{items}</ul></div>')
     spans = [(kind, sum(c.kind.startswith(kind) for c in table.columns)) for kind in ("source", "unseen", "gap")]
     words = {"source": "sources (trained on)", "unseen": "unseen (never trained on)", "gap": ""}
@@ -304,14 +304,14 @@ def _results(table: Table, series: Sequence[_Series], digits: int) -> str:
         f'<th scope="colgroup" colspan="{num}" class="span edge">{words[kind]}</th>' for kind, num in spans if num
     )
     heads = "".join(
-        f'<th scope="col" class="{_column_class(table, place)}">{_breakable(column_title(column))}</th>'
+        f'<th scope="col" class="{_column_class(table, place)}">{breakable(column_title(column))}</th>'
         for place, column in enumerate(table.columns)
     )
     rows = []
     for row, one in zip(table.rows, series, strict=True):
         cells = "".join(_result_cell(table, row, place, digits) for place in range(len(table.columns)))
-        small = [_count(len(row.seeds), "seed")] + (["baseline"] if row.is_baseline and table.rows[1:] else [])
-        label = f'{_swatch(one.color)}{_text(row.label)}<span class="below std">{" · ".join(small)}</span>'
+        small = [counted(len(row.seeds), "seed")] + (["baseline"] if row.is_baseline and table.rows[1:] else [])
+        label = f'{swatch(one.color)}{escaped(row.label)}<span class="below std">{" · ".join(small)}</span>'
         rows.append(f'<tr><th scope="row">{label}</th>{cells}</tr>')
     notes = ["mIoU in %"]
     if any(len(row.seeds) > 1 for row in table.rows):
@@ -319,9 +319,9 @@ def _results(table: Table, series: Sequence[_Series], digits: int) -> str:
     if len(table.rows) > 1:
         notes.append("bold is the best of a column")
     if table.baseline is not None and len(table.rows) > 1:
-        notes.append(f"small figures are points above or below {_text(table.baseline)}")
+        notes.append(f"small figures are points above or below {escaped(table.baseline)}")
     caption = "; ".join(notes) + "."
-    return "".join(parts) + _scroll(
+    return "".join(parts) + scrolling(
         f'<table class="results"><caption><span>{caption}</span></caption><thead><tr><th rowspan="2" scope="col">method</th>{top}</tr>'
         f"<tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>",
         "Results by domain",
@@ -399,7 +399,9 @@ def _setting(series: Sequence[_Series]) -> str:
         entries.append((words, _agreed(runs, [_plain(run.environment.get(key)) for run in runs])))
     entries.append(("Git commit", _agreed(runs, [_plain(run.environment.get("git_commit"))[:12] for run in runs])))
     entries.append(("Started", _ranged_text([_when(run.environment.get("started")) for run in runs])))
-    shown = "".join(f"<div><dt>{_text(words)}</dt><dd>{_text(value)}</dd></div>" for words, value in entries if value)
+    shown = "".join(
+        f"<div><dt>{escaped(words)}</dt><dd>{escaped(value)}</dd></div>" for words, value in entries if value
+    )
     return f"<dl>{shown}</dl>"
 
 
@@ -479,10 +481,10 @@ def _classes(series: Sequence[_Series], base: Group | None, digits: int) -> str:
     )
     label = f"Bars of the IoU of {len(classes)} classes for {', '.join(one.group.label for one in comparable)}"
     parts = [
-        f'<p class="note">{note}{_text(left_out)}</p>',
+        f'<p class="note">{note}{escaped(left_out)}</p>',
         _legend(comparable),
         _figure(
-            _scroll(f'<div style="min-width:480px">{figures.bars_svg(classes, bars, label=label)}</div>', label),
+            scrolling(f'<div style="min-width:480px">{figures.bars_svg(classes, bars, label=label)}</div>', label),
             css="bars",
         ),
     ]
@@ -529,7 +531,7 @@ def _difference_map(one: _Series, base: _Series, digits: int) -> str:
     limit = max(0.02, float(np.percentile(np.abs(list(table.values())), 95)))
     roles = {name: one.first.final.domains[name].role for name in domains}
     heads = "".join(
-        f'<th scope="col"{_edge(domains, roles, i)}>{_breakable(name)}<br><span class="std">{roles[name]}</span></th>'
+        f'<th scope="col"{_edge(domains, roles, i)}>{breakable(name)}<br><span class="std">{roles[name]}</span></th>'
         for i, name in enumerate(domains)
     )
     rows = []
@@ -537,9 +539,9 @@ def _difference_map(one: _Series, base: _Series, digits: int) -> str:
         cells = "".join(
             _heat_cell(table.get((name, d)), limit, digits, _edge(domains, roles, i)) for i, d in enumerate(domains)
         )
-        rows.append(f'<tr><th scope="row">{_swatch(_rgb(color))}{_text(name)}</th>{cells}</tr>')
-    method, reference = _text(one.group.label), _text(base.group.label)
-    return f"<h3>{method} against {reference}, class by class</h3>" + _scroll(
+        rows.append(f'<tr><th scope="row">{swatch(css_rgb(color))}{escaped(name)}</th>{cells}</tr>')
+    method, reference = escaped(one.group.label), escaped(base.group.label)
+    return f"<h3>{method} against {reference}, class by class</h3>" + scrolling(
         f"<table><caption><span>IoU of {method} minus IoU of {reference} in points: green is better, orange is worse, "
         "a dash where the class does not occur.</span></caption>"
         f'<thead><tr><th scope="col">class</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>',
@@ -581,25 +583,25 @@ def _images(series: Sequence[_Series], wanted: int) -> str:
             continue
         heads = ["image", "truth", *(one.group.label for one in shown)]
         cells = [
-            f'<div class="head">{_swatch(shown[i - 2].color) if i >= 2 else ""}<span class="name">{_breakable(head)}</span></div>'
+            f'<div class="head">{swatch(shown[i - 2].color) if i >= 2 else ""}<span class="name">{breakable(head)}</span></div>'
             for i, head in enumerate(heads)
         ]
         for name in names[:wanted]:
             cells += _panel_row(domain, name, [panels.get(name) for panels in by_name], shown, final.colors, used)
         grid = f'<div class="panels" style="--columns: {len(heads)}">{"".join(cells)}</div>'
-        blocks.append(f"<h3>{_text(domain)}</h3>" + _scroll(grid, f"Images of {domain}"))
+        blocks.append(f"<h3>{escaped(domain)}</h3>" + scrolling(grid, f"Images of {domain}"))
     if not blocks:
         return ""
     entries = "".join(
-        f"<li>{_swatch(_rgb(color))}{_text(name)}</li>"
+        f"<li>{swatch(css_rgb(color))}{escaped(name)}</li>"
         for k, (name, color) in enumerate(zip(final.classes, final.colors, strict=True))
         if k in used
     )
-    entries += f"<li>{_swatch('#000')}not labelled</li>" if _IGNORE in used else ""
+    entries += f"<li>{swatch('#000')}not labelled</li>" if _IGNORE in used else ""
     seeds = ", ".join(dict.fromkeys(str(one.first.seed) for one in shown))
     note = (
         f"Some images of each unseen domain, spread over it and not chosen by hand, with the predictions of the run with seed {seeds}. "
-        f"Below each prediction: the share of this image's labelled pixels that is right.{_text(left_out)}"
+        f"Below each prediction: the share of this image's labelled pixels that is right.{escaped(left_out)}"
     )
     return f'<p class="note">{note}</p><ul class="legend" aria-label="Classes">{entries}</ul>{"".join(blocks)}'
 
@@ -616,10 +618,10 @@ def _panel_row(
     truth = figures.read_labels(first.truth)
     used.update(int(k) for k in np.unique(truth))
     uri, size = figures.picture_uri(first.image)
-    where = f"{_text(name)} of {_text(domain)}"
+    where = f"{escaped(name)} of {escaped(domain)}"
     cells = [
-        f'<div><img src="{uri}" alt="Image {where}" width="{size[0]}" height="{size[1]}" loading="lazy"><small>{_text(name)}</small></div>',
-        f"<div>{_label_image(truth, colors, f'True classes of {where}', like=size)}</div>",
+        f'<div><img src="{uri}" alt="Image {where}" width="{size[0]}" height="{size[1]}" loading="lazy"><small>{escaped(name)}</small></div>',
+        f"<div>{label_picture(truth, colors, f'True classes of {where}', like=size)}</div>",
     ]
     for panel, one in zip(panels, series, strict=True):
         if panel is None:
@@ -629,12 +631,12 @@ def _panel_row(
         used.update(int(k) for k in np.unique(prediction))
         share = _share_right(truth, prediction)
         words = f"{100 * share:.0f} % right" if share is not None else ""
-        alt = f"Classes that {_text(one.group.label)} sees in {where}" + (f": {words}" if words else "")
-        cells.append(f"<div>{_label_image(prediction, colors, alt, like=size)}<small>{words}</small></div>")
+        alt = f"Classes that {escaped(one.group.label)} sees in {where}" + (f": {words}" if words else "")
+        cells.append(f"<div>{label_picture(prediction, colors, alt, like=size)}<small>{words}</small></div>")
     return cells
 
 
-def _label_image(
+def label_picture(
     labels: npt.NDArray[np.uint8], colors: Sequence[tuple[int, int, int]], alt: str, *, like: tuple[int, int]
 ) -> str:
     """Labels in the shape of the image beside them, whose width and height need not be the labels' own."""
@@ -732,9 +734,9 @@ def _styles(series: Sequence[_Series]) -> str:
             svg = figures.shares_svg(title, [d.name for d in domains], shares, label=f"Stacked bars, {title}. {words}")
             plots.append(_figure(svg))
         colors = figures.STYLE_COLORS
-        entries = "".join(f"<li>{_swatch(colors[i % len(colors)])}{_text(name)}</li>" for i, name in enumerate(names))
+        entries = "".join(f"<li>{swatch(colors[i % len(colors)])}{escaped(name)}</li>" for i, name in enumerate(names))
         parts.append(
-            f"<h3>{_text(one.group.label)}, seed {run.seed}</h3>"
+            f"<h3>{escaped(one.group.label)}, seed {run.seed}</h3>"
             f'<ul class="legend" aria-label="Source styles">{entries}</ul><div class="plots">{"".join(plots)}</div>'
         )
     if not parts:
@@ -759,21 +761,21 @@ def _run_details(run: Run, one: _Series, digits: int) -> str:
     for name, domain in final.domains.items():
         absent = ", ".join(domain.absent) or "none"
         rows.append(
-            f'<tr><th scope="row">{_text(name)}</th><td>{domain.role}</td><td>{domain.images}</td>'
+            f'<tr><th scope="row">{escaped(name)}</th><td>{domain.role}</td><td>{domain.images}</td>'
             f"<td>{_percent(domain.miou, digits)}</td><td>{_percent(domain.pixel_accuracy, digits)}</td>"
-            f'<td style="text-align:left">{_text(absent)}</td></tr>'
+            f'<td style="text-align:left">{escaped(absent)}</td></tr>'
         )
     heads = "".join(
         f'<th scope="col">{h}</th>' for h in ("role", "images", "mIoU in %", "pixels right in %", "absent classes")
     )
-    domains = _scroll(
-        f"<table><caption><span>Scored after {final.iteration} iterations, {_text(_when(final.time))}.</span></caption><thead><tr>"
+    domains = scrolling(
+        f"<table><caption><span>Scored after {final.iteration} iterations, {escaped(_when(final.time))}.</span></caption><thead><tr>"
         f'<th scope="col">domain</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>',
         "Scores of this run by domain",
     )
     names = list(final.domains)
     class_rows = "".join(
-        f'<tr><th scope="row">{_swatch(_rgb(color))}{_text(name)}</th>'
+        f'<tr><th scope="row">{swatch(css_rgb(color))}{escaped(name)}</th>'
         + "".join(
             f'<td class="{"even" if name in final.domains[d].absent else ""}">{_percent(final.domains[d].iou.get(name), digits)}</td>'
             for d in names
@@ -781,8 +783,8 @@ def _run_details(run: Run, one: _Series, digits: int) -> str:
         + "</tr>"
         for name, color in zip(final.classes, final.colors, strict=True)
     )
-    class_heads = "".join(f'<th scope="col">{_breakable(name)}</th>' for name in names)
-    classes = _scroll(
+    class_heads = "".join(f'<th scope="col">{breakable(name)}</th>' for name in names)
+    classes = scrolling(
         "<table><caption><span>IoU in %; grey where the class has no truth pixel, so that its IoU says nothing about it.</span></caption>"
         f'<thead><tr><th scope="col">class</th>{class_heads}</tr></thead><tbody>{class_rows}</tbody></table>',
         "IoU of this run by class and domain",
@@ -792,11 +794,11 @@ def _run_details(run: Run, one: _Series, digits: int) -> str:
     environment = json.dumps(run.environment, indent=2, ensure_ascii=False) if run.environment else ""
     unseen = f" · unseen {_percent(final.mean_unseen_miou, digits)} %" if final.mean_unseen_miou is not None else ""
     return (
-        f"<details><summary>{_swatch(one.color)}<b>{_text(one.group.label)}</b> · seed {run.seed}{unseen} · "
-        f"{_text(run.folder.name)}</summary>{domains}<h3>Classes</h3>{classes}"
+        f"<details><summary>{swatch(one.color)}<b>{escaped(one.group.label)}</b> · seed {run.seed}{unseen} · "
+        f"{escaped(run.folder.name)}</summary>{domains}<h3>Classes</h3>{classes}"
         f'<h3>Confusion</h3><div class="plots large">{confusions}</div>'
-        f"<h3>Configuration</h3><pre>{_text(config)}</pre>"
-        + (f"<h3>Environment</h3><pre>{_text(environment)}</pre>" if environment else "")
+        f"<h3>Configuration</h3><pre>{escaped(config)}</pre>"
+        + (f"<h3>Environment</h3><pre>{escaped(environment)}</pre>" if environment else "")
         + "</details>"
     )
 
@@ -812,7 +814,7 @@ def _confusion(run: Run, role: Role) -> str:
     words = ", ".join(f"{100 * share:.0f} % of {true} taken for {seen}" for true, seen, share in worst)
     title = "sources" if role == "source" else "unseen domains"
     svg = figures.confusion_svg(title, run.final.classes, counts, label=f"Confusion on {title}: {words}")
-    caption = f"All {title} together; each row sums to 100 %. Most frequent: {_text(words)}."
+    caption = f"All {title} together; each row sums to 100 %. Most frequent: {escaped(words)}."
     return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
 
 
@@ -848,7 +850,7 @@ def _reading(table: Table) -> str:
     ]
     if table.baseline is not None and len(table.rows) > 1:
         paragraphs.append(
-            f"<b>Gap</b>: difference of the means of the unseen domains to {_text(table.baseline)}, in points of mIoU "
+            f"<b>Gap</b>: difference of the means of the unseen domains to {escaped(table.baseline)}, in points of mIoU "
             "(not in per cent of its score)."
         )
     return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
@@ -857,14 +859,14 @@ def _reading(table: Table) -> str:
 # --- Small pieces ----------------------------------------------------------------------------------------------------
 
 
-def _text(value: object) -> str:
+def escaped(value: object) -> str:
     """Anything as text that is safe in HTML, in attributes too."""
     return html.escape(str(value), quote=True)
 
 
-def _breakable(name: str) -> str:
+def breakable(name: str) -> str:
     """A domain's or column's name with places where a narrow column may break it."""
-    text = _text(name)
+    text = escaped(name)
     for mark in ("/", "_", "@"):
         text = text.replace(mark, f"{mark}<wbr>")
     return text.replace("+", "<wbr>+").replace("mean of ", "mean of<br>").replace("gap to ", "gap to<br>")
@@ -886,21 +888,24 @@ def _plain(value: object, join: str = ", ") -> str:
     return join.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _count(num: int, noun: str) -> str:
+def counted(num: int, noun: str) -> str:
+    """A number of things: 1 image, 2 images."""
     return f"{num} {noun}{'' if num == 1 else 's'}"
 
 
-def _rgb(color: tuple[int, int, int]) -> str:
+def css_rgb(color: tuple[int, int, int]) -> str:
+    """A colour, each channel 0..255, as CSS writes it."""
     return f"rgb({color[0]},{color[1]},{color[2]})"
 
 
-def _swatch(color: str) -> str:
+def swatch(color: str) -> str:
+    """A small square of a colour, for legends."""
     return f'<span class="swatch" style="background:{figures.css_color(color)}"></span>'
 
 
-def _scroll(content: str, label: str) -> str:
+def scrolling(content: str, label: str) -> str:
     """What may be wider than a phone scrolls by itself, with the keyboard too."""
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(label)}">{content}</div>'
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escaped(label)}">{content}</div>'
 
 
 def _figure(svg: str, *, css: str = "") -> str:
@@ -913,11 +918,11 @@ def _legend(series: Iterable[_Series], *, lines: bool = False) -> str:
     entries = []
     for one in series:
         color = figures.css_color(one.color)
-        mark = _swatch(one.color)
+        mark = swatch(one.color)
         if lines:
             mark = (
                 '<svg viewBox="0 0 28 8" aria-hidden="true"><path d="M0 4H28" fill="none" '
                 f'style="stroke:{color};stroke-width:2.4" stroke-dasharray="{dashes[one.dash]}"/></svg>'
             )
-        entries.append(f"<li>{mark}{_text(one.group.label)}</li>")
+        entries.append(f"<li>{mark}{escaped(one.group.label)}</li>")
     return f'<ul class="legend" aria-label="Methods">{"".join(entries)}</ul>'

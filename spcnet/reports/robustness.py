@@ -332,7 +332,7 @@ def render_page(card: Card, *, pictures: Path, title: str | None = None) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(heading)}</title>\n<style>{html._STYLE}{_HEAT_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{_text(heading)}</title>\n<style>{html.STYLE}{_HEAT_STYLE}</style>\n</head>\n<body>\n"
         f'<header><h1>{_text(heading)}</h1><p class="lead">{_lead(card)}</p>'
         f'<nav aria-label="Sections">{links}</nav></header>\n<main>{_cards(card)}{bodies}</main>\n'
         f"<footer>Written by spcnet {_text(version)}. This page is one file: it loads nothing and runs no scripts.</footer>\n"
@@ -392,7 +392,7 @@ def _overview_section(card: Card) -> str:
         f"mIoU in % on {_text(_what(card))}, averaged over severities {_severities(card)}; rPC is mPC in % of clean. "
         "Highest of a column in bold."
     )
-    return html._scroll(
+    return html.scrolling(
         f'<table class="results"><caption><span>{caption}</span></caption><thead><tr><th scope="col">network</th>{heads}'
         f"</tr></thead><tbody>{body}</tbody></table>",
         "Scores by family of corruptions",
@@ -419,7 +419,7 @@ def _networks_section(card: Card) -> str:
         )
         + (" Figures in italics with dots below: a style that the network was trained with." if known else "")
     )
-    return f'<p class="note">{note}</p>' + html._scroll(table, "Share of the clean score by condition and network")
+    return f'<p class="note">{note}</p>' + html.scrolling(table, "Share of the clean score by condition and network")
 
 
 def _severities_section(card: Card) -> str:
@@ -438,7 +438,7 @@ def _severities_section(card: Card) -> str:
         means = f" · mPC {_percent(found.mpc)} %" if card.benchmark else ""
         parts.append(
             f"<details open><summary><b>{_text(model.label)}</b> · clean {_percent(model.clean)} %"
-            f"{means}</summary>{html._scroll(table, f'Share of the clean score of {model.label} by condition and severity')}</details>"
+            f"{means}</summary>{html.scrolling(table, f'Share of the clean score of {model.label} by condition and severity')}</details>"
         )
     note = f"Share of the clean mIoU that is left at each severity, in %; {_scale()}"
     return f'<p class="note">{note}</p><div class="severities">{"".join(parts)}</div>'
@@ -459,7 +459,7 @@ def _worst_section(card: Card, pictures: Path) -> str:
         what = f"{case.image}, {case.condition} at severity {case.severity}"
         cells = [
             f'<div><img src="{uri}" alt="{_text(what)}" width="{size[0]}" height="{size[1]}" loading="lazy"></div>',
-            f"<div>{html._label_image(truth, card.colors, _text(f'Truth of {what}'), like=size)}</div>",
+            f"<div>{html.label_picture(truth, card.colors, _text(f'Truth of {what}'), like=size)}</div>",
         ]
         shown = [truth]
         for model, name, before, after in zip(card.models, case.pictures[2:], case.clean, case.corrupted, strict=True):
@@ -467,18 +467,18 @@ def _worst_section(card: Card, pictures: Path) -> str:
             shown.append(seen)
             alt = _text(f"What {model.label} sees in {what}")
             cells.append(
-                f"<div>{html._label_image(seen, card.colors, alt, like=size)}<small>{_percent(before)} → {_percent(after)} %</small></div>"
+                f"<div>{html.label_picture(seen, card.colors, alt, like=size)}<small>{_percent(before)} → {_percent(after)} %</small></div>"
             )
         used |= {int(k) for labels in shown for k in np.unique(labels)}
         grid = f'<div class="panels" style="--columns: {2 + len(card.models)}">{heads}{"".join(cells)}</div>'
         parts.append(
             f'<div class="case"><h3>{_text(case.condition)}, severity {case.severity}</h3>'
-            f'<p class="note">{_text(case.image)}</p>{html._scroll(grid, what)}</div>'
+            f'<p class="note">{_text(case.image)}</p>{html.scrolling(grid, what)}</div>'
         )
     if not parts:
         return ""
     legend = "".join(
-        f"<li>{html._swatch(html._rgb(color))}{_text(name)}</li>"
+        f"<li>{html.swatch(html.css_rgb(color))}{_text(name)}</li>"
         for place, (name, color) in enumerate(zip(card.classes, card.colors, strict=True))
         if place in used
     )
@@ -491,7 +491,7 @@ def _worst_section(card: Card, pictures: Path) -> str:
 
 def _setting_section(card: Card) -> str:
     entries = [
-        ("Set", f"{card.domain}, {html._count(card.images, 'image')}"),
+        ("Set", f"{card.domain}, {html.counted(card.images, 'image')}"),
         ("Label space", f"{card.space}, {len(card.classes)} classes"),
         ("Severities", _severities(card)),
         ("Seed of the conditions", str(card.seed)),
@@ -534,8 +534,8 @@ def _reading_section(card: Card) -> str:
 
 # --- Small pieces ----------------------------------------------------------------------------------------------------
 
-_text = html._text
-_breakable = html._breakable
+_text = html.escaped
+_breakable = html.breakable
 
 
 def _cell(card: Card, model: ModelScores, name: str, value: float) -> str:
@@ -561,11 +561,11 @@ def _scale() -> str:
 
 
 def _what(card: Card) -> str:
-    return f"{card.domain} ({html._count(card.images, 'image')}, {card.space})"
+    return f"{card.domain} ({html.counted(card.images, 'image')}, {card.space})"
 
 
 def _networks(card: Card) -> str:
-    return html._count(len(card.models), "network")
+    return html.counted(len(card.models), "network")
 
 
 def _severities(card: Card) -> str:

@@ -132,6 +132,7 @@ def test_processes_that_share_a_domain_agree_with_one_that_has_it_all():
             (Batch(*(part[place : place + 1] for part in whole)) for place in places),
             num_classes=K,
             share=True,
+            panels=2,
         )
         for places in ((0, 3), (1, 4), (2, 5), ())
     ]
