@@ -26,7 +26,19 @@ from torch import Tensor, nn
 from spcnet.data.labels import IGNORE, LabelSpace
 from spcnet.data.transforms import denormalise
 from spcnet.errors import DataError, UsageError
-from spcnet.evaluation.metrics import absent, classify, confusion, iou, mean_iou, pixel_accuracy
+from spcnet.evaluation.metrics import (
+    absent,
+    bootstrap_mean_iou,
+    class_accuracy,
+    classify,
+    confusion,
+    frequency_weighted_iou,
+    iou,
+    mean_iou,
+    outcome,
+    pixel_accuracy,
+    precision,
+)
 from spcnet.files import write_whole
 from spcnet.types import Batch, SegOutput
 
@@ -62,6 +74,8 @@ class DomainResult:
     """Some images to look at, spread evenly over the domain."""
     skipped: int = 0
     """How many images could not be read and were left out."""
+    outcomes: Int[Tensor, "N 3 K"] | None = None
+    """Of each image by itself what `spcnet.evaluation.metrics.outcome` says, on the CPU."""
 
 
 @contextmanager
@@ -107,6 +121,7 @@ def evaluate(
     images = 0
     weights: list[Tensor] = []
     kept = _Spread(panels)
+    outcomes: list[Tensor] = []
     with evaluating(model), torch.inference_mode():
         for batch in batches:
             output: SegOutput = run(batch.image.to(device, non_blocking=True))
@@ -114,7 +129,9 @@ def evaluate(
             size = (label.shape[1], label.shape[2])
             for i, logits in enumerate(output.logits):  # one by one: full-size scores of a batch may not fit
                 prediction = classify(logits, size=size)
-                counts += confusion(prediction, label[i], num_classes=num_classes)
+                own = confusion(prediction, label[i], num_classes=num_classes)
+                counts += own
+                outcomes.append(outcome(own))
                 if kept.wants(images + i):
                     kept.add(_panel(batch, i, prediction))
             images += len(batch.image)
@@ -128,6 +145,7 @@ def evaluate(
         seconds=time.perf_counter() - start,
         style_weights=tuple(tuple((layer / images).tolist()) for layer in weights) or None,
         panels=kept.chosen(),
+        outcomes=torch.stack(outcomes).cpu().clone() if outcomes else None,
     )
 
 
@@ -152,6 +170,12 @@ def whole(shares: Sequence[DomainResult], *, panels: int) -> DomainResult:
     for panel in chain.from_iterable(zip_longest(*(share.panels for share in shares))):
         if panel is not None:
             taken.items.append(panel)
+    outcomes = [
+        one
+        for turn in zip_longest(*(share.outcomes for share in shares if share.outcomes is not None))
+        for one in turn
+        if one is not None
+    ]
     return DomainResult(
         counts=torch.stack([share.counts for share in shares]).sum(0),
         images=images,
@@ -165,6 +189,7 @@ def whole(shares: Sequence[DomainResult], *, panels: int) -> DomainResult:
         )
         or None,
         panels=taken.chosen(),
+        outcomes=torch.stack(outcomes),
     )
 
 
@@ -267,13 +292,30 @@ def _domain_record(name: str, result: DomainResult, roles: Mapping[str, Role], s
         "images": result.images,
         "skipped": result.skipped,
         "miou": _or_none(mean_iou(result.counts)),
-        "iou": dict(zip(space.classes, map(_or_none, iou(result.counts).tolist()), strict=True)),
+        "iou": _by_class(iou(result.counts), space),
+        "miou_interval": _interval(result),
+        "precision": _by_class(precision(result.counts), space),
+        "recall": _by_class(class_accuracy(result.counts), space),
         "pixel_accuracy": _or_none(pixel_accuracy(result.counts)),
+        "mean_accuracy": _or_none(float(class_accuracy(result.counts).nanmean())),
+        "frequency_weighted_iou": _or_none(frequency_weighted_iou(result.counts)),
         "absent": [space.classes[k] for k in absent(result.counts)],
         "confusion": result.counts.tolist(),
         "seconds": round(result.seconds, 3),
         "style_weights": None if result.style_weights is None else [list(layer) for layer in result.style_weights],
     }
+
+
+def _by_class(values: Float[Tensor, " K"], space: LabelSpace) -> dict[str, float | None]:
+    return dict(zip(space.classes, map(_or_none, values.tolist()), strict=True))
+
+
+def _interval(result: DomainResult) -> list[float] | None:
+    """Where the mIoU lies with 95 % by bootstrap over the images; None of a single image, and without a score."""
+    if result.outcomes is None or len(result.outcomes) < 2:
+        return None
+    low, high = bootstrap_mean_iou(result.outcomes)
+    return None if math.isnan(low) else [low, high]
 
 
 def _or_none(value: float) -> float | None:

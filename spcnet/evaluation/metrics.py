@@ -96,6 +96,56 @@ def class_accuracy(counts: Int[Tensor, "K K"]) -> Float[Tensor, " K"]:
     return counts.diagonal().double() / counts.sum(dim=1)
 
 
+def precision(counts: Int[Tensor, "K K"]) -> Float[Tensor, " K"]:
+    """Share of the pixels that were taken for each class and have it, 0..1; NaN for a class that was never predicted."""
+    return counts.diagonal().double() / counts.sum(dim=0)
+
+
+def frequency_weighted_iou(counts: Int[Tensor, "K K"]) -> float:
+    """Mean of `iou` weighted with how many pixels each class has (`fwavacc`), 0..1; NaN without a labelled pixel."""
+    share = counts.sum(dim=1).double() / counts.sum()
+    return float((share * iou(counts).nan_to_num()).sum())
+
+
+def outcome(counts: Int[Tensor, "K K"]) -> Int[Tensor, "3 K"]:
+    """Of each class the pixels that were found, those that it has, and those that were taken for it."""
+    return torch.stack([counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)])
+
+
+def bootstrap_mean_iou(
+    outcomes: Int[Tensor, "N 3 K"], *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Interval in which the mIoU of a domain lies, as far as its images are a sample of what might have been photographed.
+
+    The percentile bootstrap (Efron, 1979) over images: so many times as many images are drawn with replacement, and
+    scored together. It says nothing of how much another training run would differ.
+
+    Args:
+        outcomes: of each image, from `outcome`.
+        level: share of the resamples that lie within.
+        resamples: how many times to draw.
+        seed: of the drawing; the same images in the same order give the same interval.
+
+    Returns:
+        Lower and upper end, 0..1; NaN where no resample has a score.
+    """
+    num_images, _, num_classes = outcomes.shape
+    dice = torch.Generator().manual_seed(seed)
+    table = outcomes.double().view(num_images, -1)
+    scores = []
+    for first in range(0, resamples, 100):  # the drawn numbers of all would take 8·N·1000 bytes
+        size = min(100, resamples - first)
+        drawn = torch.randint(num_images, (size, num_images), generator=dice)
+        times = torch.zeros(size, num_images, dtype=torch.double).scatter_add_(
+            1, drawn, torch.ones(size, num_images, dtype=torch.double)
+        )
+        hit, truth, taken = (times @ table).view(size, 3, num_classes).unbind(1)
+        scores.append((hit / (truth + taken - hit)).nanmean(1))
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.double)
+    low, high = torch.nanquantile(torch.cat(scores), ends).tolist()
+    return low, high
+
+
 def absent(counts: Int[Tensor, "K K"]) -> list[int]:
     """Classes without a single truth pixel. Their IoU, 0 or NaN, says nothing about how well they are found."""
     return [int(k) for k in (counts.sum(dim=1) == 0).nonzero()]

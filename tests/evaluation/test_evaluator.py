@@ -141,6 +141,7 @@ def test_processes_that_share_a_domain_agree_with_one_that_has_it_all():
     assert together.images == 6
     np.testing.assert_allclose(together.style_weights, alone.style_weights, rtol=1e-6)
     assert len(together.panels) == 2
+    assert torch.equal(together.outcomes, alone.outcomes)
     with pytest.raises(DataError, match="no image to score"):
         whole_of([shares[-1], shares[-1]], panels=0)
 

@@ -7,7 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spcnet.errors import DataError, UsageError
-from spcnet.evaluation.metrics import absent, class_accuracy, classify, confusion, iou, mean_iou, pixel_accuracy
+from spcnet.evaluation.metrics import (
+    absent,
+    bootstrap_mean_iou,
+    class_accuracy,
+    classify,
+    confusion,
+    frequency_weighted_iou,
+    iou,
+    mean_iou,
+    outcome,
+    pixel_accuracy,
+    precision,
+)
 
 
 @st.composite
@@ -139,3 +151,52 @@ def test_between_equal_scores_the_lower_class_wins(size):
 def test_scores_of_half_precision_are_upsampled_in_full():
     logits = torch.randn(5, 8, 8, generator=torch.Generator().manual_seed(1)).bfloat16()
     assert torch.equal(classify(logits, size=(64, 64)), classify(logits.float(), size=(64, 64)))
+
+
+# precision, weighted mean, interval -----------------------------------------------------------------------------------
+
+
+def test_precision_is_of_the_predicted_pixels_and_the_weighted_mean_of_the_true_ones():
+    counts = torch.tensor([[6, 2, 0], [0, 1, 0], [0, 0, 0]])
+    np.testing.assert_allclose(precision(counts), [1.0, 1 / 3, np.nan])
+    np.testing.assert_allclose(class_accuracy(counts), [6 / 8, 1.0, np.nan])
+    assert frequency_weighted_iou(counts) == pytest.approx(8 / 9 * 6 / 8 + 1 / 9 * 1 / 3)
+    assert np.isnan(frequency_weighted_iou(torch.zeros(2, 2, dtype=torch.int64)))
+
+
+def test_what_becomes_of_an_image_suffices_for_its_iou():
+    counts = torch.tensor([[6, 2, 0], [3, 1, 5], [0, 0, 0]])
+    hit, truth, taken = outcome(counts).double()
+    np.testing.assert_allclose(hit / (truth + taken - hit), iou(counts))
+
+
+def images_of(scores, *, seed=0):
+    """Images of two classes, each with 1000 pixels a class, of which the given share is right."""
+    right = (torch.tensor(scores) * 1000).long()
+    return torch.stack([outcome(torch.tensor([[n, 1000 - n], [1000 - n, n]])) for n in right.tolist()])
+
+
+def test_equal_images_leave_no_doubt_and_unequal_ones_as_much_as_statistics_says():
+    assert bootstrap_mean_iou(images_of([0.8] * 20)) == pytest.approx((0.8 / 1.2, 0.8 / 1.2))
+    dice = np.random.default_rng(0)
+    shares = dice.uniform(0.4, 1.0, 400)
+    low, high = bootstrap_mean_iou(images_of(shares))
+    mean, error = shares.mean(), shares.std() / np.sqrt(len(shares))
+    expected = [(mean + z * error) / (2 - mean - z * error) for z in (-1.96, 1.96)]
+    assert (low, high) == pytest.approx(expected, abs=0.004)
+    narrow = bootstrap_mean_iou(images_of(shares), level=0.5)
+    assert low < narrow[0] < narrow[1] < high
+
+
+def test_the_interval_is_the_same_each_time_and_nan_without_labels():
+    outcomes = images_of(np.linspace(0.3, 0.9, 10))
+    assert bootstrap_mean_iou(outcomes) == bootstrap_mean_iou(outcomes) != bootstrap_mean_iou(outcomes, seed=1)
+    assert np.isnan(bootstrap_mean_iou(torch.zeros(3, 3, 4, dtype=torch.int64))).all()
+
+
+def test_a_class_that_some_resamples_lack_does_not_enter_their_mean():
+    """A class on one image of twenty: without it the others decide alone."""
+    outcomes = torch.zeros(20, 3, 2, dtype=torch.int64)
+    outcomes[:, :, 0] = 100
+    outcomes[0, 1, 1] = 50  # there, and never found
+    assert bootstrap_mean_iou(outcomes) == pytest.approx((0.5, 1.0))
