@@ -133,6 +133,20 @@ def _add_evaluate(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int | None, default=None, help="Score only so many images of each domain.")
     parser.add_argument("--panels", type=int | None, default=None, help="Images of each domain kept for the report.")
+    parser.add_argument(
+        "--window", type=tuple[int, int] | None, default=None, help="Slide a window of this height and width, [H,W]."
+    )
+    parser.add_argument("--overlap", type=float | None, default=None, help="Share of a window that the next covers.")
+    parser.add_argument(
+        "--window_weights",
+        type=Literal["uniform", "hann"] | None,
+        default=None,
+        help="Whether pixels near a window's border count less (hann).",
+    )
+    parser.add_argument(
+        "--scales", type=list[float] | None, default=None, help="Average over these sizes of the image, [0.5,1,1.5]."
+    )
+    parser.add_argument("--flip", type=bool | None, default=None, help="Look at mirror images, too: true or false.")
     parser.add_argument("--devices", type=int | str, default=1, help="How many devices share the images, or auto.")
 
 
@@ -142,7 +156,8 @@ def _evaluate(options: Namespace, console: Console) -> int:
     from spcnet import commands, processes
 
     own: EvaluationConfig = commands.read_config(options.run).evaluation
-    given = {name: options[name] for name in ("batch_size", "limit", "panels") if options[name] is not None}
+    names = ("batch_size", "limit", "panels", "window", "overlap", "window_weights", "scales", "flip")
+    given = {name: options[name] for name in names if options[name] is not None}
     commands.evaluate(
         options.run,
         targets=options.targets,

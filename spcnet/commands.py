@@ -35,6 +35,7 @@ from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError, named, one_of
 from spcnet.evaluation import evaluator
 from spcnet.evaluation.metrics import mean_iou
+from spcnet.evaluation.views import Views, looking
 from spcnet.files import write_whole
 from spcnet.hub import push_to_hub, save_pretrained
 from spcnet.inference.predictor import Predictor
@@ -286,7 +287,9 @@ def score_domains(
         DataError: an image cannot be read, and `data.on_bad_image` is to stop.
     """
     results = {}
-    forward = scorer(network, fabric)
+    asked = config.evaluation
+    views = Views(asked.window, asked.overlap, asked.window_weights, tuple(asked.scales), asked.flip)
+    forward = looking(scorer(network, fabric), views, at_once=asked.batch_size)
     skipped = Skipped(config.output / records.SKIPPED_FILE, console)
     with bar(console, len(tests), 0, "test") as show:
         for index, (name, images) in enumerate(tests.items()):
@@ -337,9 +340,11 @@ def note(
         seed=config.training.seed,
         iteration=iteration,
         run=config.output.name,
+        views=config.evaluation.views,
     )
     lines = records.read_lines(config.output / records.RESULTS_FILE)
-    if lines and lines[-1]["iteration"] == iteration and lines[-1]["classes"] == record["classes"]:
+    same = ("iteration", "classes", "views")
+    if lines and all(lines[-1].get(name) == record[name] for name in same):
         # Testing a finished run on further domains adds to what is known of it.
         record = evaluator.joined(lines[-1], record)
     if not write:

@@ -438,7 +438,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How a trained network is scored. Always at the size of the labels, in whole images, at one scale."""
+    """How a trained network is scored: at the size of the labels; by default in whole images, at one scale."""
 
     batch_size: int = 8
     """Images scored together."""
@@ -446,11 +446,42 @@ class EvaluationConfig:
     """Images of each domain whose prediction is kept for the report."""
     limit: int = 0
     """Score only the first so many images of each domain; 0 scores all."""
+    window: tuple[int, int] | None = None
+    """Height and width in pixels of a window that slides over each image; null looks at the whole image."""
+    overlap: float = 0.3333
+    """Share of a window that the next one covers, too."""
+    window_weights: Literal["uniform", "hann"] = "uniform"
+    """How much the pixels of a window count where windows overlap: all alike, or less towards its border."""
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    """Factors on the image's size; the probabilities at all of them are averaged."""
+    flip: bool = False
+    """Look at the mirror image of each image, too."""
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("panels", 0), ("limit", 0)):
             value = getattr(self, name)
             _require(value >= least, f"evaluation.{name} is {value}: it must be at least {least}")
+        _require(
+            self.window is None or min(self.window) >= 33,
+            f"evaluation.window is {self.window}: height and width must be at least 33 pixels",
+        )
+        _require(0 <= self.overlap < 1, f"evaluation.overlap is {self.overlap}: a share of a window, below 1")
+        known = ("uniform", "hann")
+        _require(
+            self.window_weights in known,
+            f"evaluation.window_weights is {self.window_weights!r}: it must be one of {', '.join(known)}",
+        )
+        _require(
+            bool(self.scales) and min(self.scales) > 0,
+            f"evaluation.scales is {self.scales}: factors above 0, at least one",
+        )
+
+    @property
+    def views(self) -> str | None:
+        """How images are looked at, in words; None where it is one look at the whole image."""
+        window = [] if self.window is None else [f"windows of {self.window[0]}×{self.window[1]}, {self.window_weights}"]
+        scales = [] if self.scales == [1.0] else [f"scales {', '.join(f'{scale:g}' for scale in self.scales)}"]
+        return "; ".join([*window, *scales, *(["mirrored"] if self.flip else [])]) or None
 
 
 @dataclass(frozen=True)

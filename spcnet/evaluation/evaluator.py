@@ -241,6 +241,7 @@ def record(
     seed: int,
     iteration: int,
     run: str,
+    views: str | None = None,
 ) -> dict[str, Any]:
     """One evaluation over all domains as plain values that JSON can hold.
 
@@ -257,6 +258,7 @@ def record(
         "method": method,
         "seed": seed,
         "iteration": iteration,
+        "views": views,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "space": space.name,
         "classes": list(space.classes),

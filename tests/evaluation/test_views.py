@@ -1,0 +1,103 @@
+"""Windows, scales and mirror images change how often a network looks, not what it says of a pixel that looks alike."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from torch import Tensor
+
+from spcnet.evaluation.views import Views, looking, windows
+from spcnet.types import SegOutput
+
+
+class Pixelwise:
+    """A network whose scores of a pixel are its colours, and whose style weight is the mean of its first one."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def __call__(self, image: Tensor) -> SegOutput:
+        self.seen.append(tuple(image.shape))
+        return SegOutput(
+            image * torch.tensor([1.0, 2.0, -1.0]).view(3, 1, 1), style_weights=(image.mean((2, 3))[:, :2],)
+        )
+
+
+def picture(*size: int, seed: int = 0) -> Tensor:
+    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+@effort(max_examples=100, deadline=None)
+@given(whole=st.integers(1, 300), part=st.integers(1, 300), overlap=st.floats(0, 0.9))
+def test_windows_cover_every_pixel_and_overlap_enough(whole: int, part: int, overlap: float) -> None:
+    part = min(part, whole)
+    places = [left for _, left in windows((1, whole), (1, part), overlap=overlap)]
+    covered = np.zeros(whole, int)
+    for left in places:
+        assert 0 <= left <= whole - part
+        covered[left : left + part] += 1
+    assert covered.min() >= 1
+    steps = np.diff(places)
+    assert (steps <= max(1, int(part * (1 - overlap)))).all()
+    assert len(places) == len(set(places))
+
+
+@pytest.mark.parametrize("weights", ["uniform", "hann"])
+@pytest.mark.parametrize("size", [(40, 90), (33, 60), (64, 48)])
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_windows_give_what_the_whole_image_gives(size: tuple[int, int], weights: str, at_once: int) -> None:
+    image, network = picture(*size), Pixelwise()
+    views = Views(window=(33, 40), weights=weights)  # type: ignore[arg-type]
+    found = looking(network, views, at_once=at_once)(image)
+    torch.testing.assert_close(found.logits, Pixelwise()(image).logits, rtol=1e-5, atol=1e-5)
+    assert all(shape[0] <= at_once and shape[2] <= 33 and shape[3] <= 40 for shape in network.seen)
+    assert sum(shape[0] for shape in network.seen) == 2 * len(windows(size, (33, min(40, size[1])), overlap=1 / 3))
+    assert found.style_weights[0].shape == (2, 2)
+
+
+def test_where_windows_overlap_those_that_see_a_pixel_in_their_middle_count_more() -> None:
+    """A network that says how far a column is from the window's middle."""
+
+    def forward(image: Tensor) -> SegOutput:
+        away = (torch.arange(image.shape[3]) - (image.shape[3] - 1) / 2).abs()
+        return SegOutput(away.expand(len(image), 1, *image.shape[2:]))
+
+    image = picture(8, 60)
+    uniform, hann = (
+        looking(forward, Views(window=(8, 40), overlap=0.5, weights=weights))(image).logits[0, 0, 0]  # type: ignore[arg-type]
+        for weights in ("uniform", "hann")
+    )
+    assert (hann[20:40] < uniform[20:40]).all()
+    torch.testing.assert_close(hann[:20], uniform[:20])
+
+
+def test_scales_and_mirror_images_are_averaged_as_probabilities() -> None:
+    image, network = picture(40, 60), Pixelwise()
+    found = looking(network, Views(scales=(1.0, 0.5), flip=True))(image)
+    assert network.seen == [(2, 3, 40, 60)] * 2 + [(2, 3, 20, 30)] * 2
+    small = F.interpolate(image, size=(20, 30), mode="bilinear", align_corners=False, antialias=True)
+    low = F.interpolate(Pixelwise()(small).logits, size=(40, 60), mode="bilinear", align_corners=True)
+    expected = (Pixelwise()(image).logits.softmax(1) + low.softmax(1)) / 2
+    torch.testing.assert_close(found.logits, expected)
+    torch.testing.assert_close(found.logits.sum(1), torch.ones(2, 40, 60))
+
+
+def test_a_mirror_image_is_turned_back() -> None:
+    def forward(image: Tensor) -> SegOutput:
+        column = torch.linspace(-3, 3, image.shape[3]).expand(len(image), 1, *image.shape[2:])
+        return SegOutput(torch.cat([image[:, :1] + 0 * column, 0 * column], dim=1))
+
+    image = picture(8, 10)
+    both = looking(forward, Views(flip=True))(image).logits
+    torch.testing.assert_close(both, forward(image).logits.softmax(1))
+
+
+def test_one_look_at_the_whole_is_the_network_itself() -> None:
+    network = Pixelwise()
+    assert looking(network, Views()) is network
+    image = picture(20, 30)
+    looking(network, Views(window=(50, 50)))(image)
+    assert network.seen == [(2, 3, 20, 30)]  # a window larger than the image is the image
