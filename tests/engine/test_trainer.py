@@ -118,6 +118,17 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(method: str, tmp_path: 
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_resumed_run_keeps_the_images_of_a_batch_however_they_are_divided(tmp_path: Path) -> None:
+    config = settings(tmp_path, iterations=4, checkpoint_every=2)
+    trainer(config).fit(batches(0, 2))
+    with pytest.raises(CheckpointError, match=r"had 2 images of a stream in a batch, this has 4 .* keep the product"):
+        trainer(replace(config, data=replace(config.data, images_per_domain=4))).resume()
+    halves = replace(config, data=replace(config.data, images_per_domain=1))
+    same = trainer(replace(halves, training=replace(config.training, accumulate=2)))
+    same.resume()
+    assert same.iteration == 2
+
+
 def pairs() -> Iterator[Iterator[Batch]]:
     """Two trials of two batches: each image with another colour and as it is."""
     for trial in range(2):
