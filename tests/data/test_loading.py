@@ -491,3 +491,19 @@ def test_domains_by_chance_are_a_fixed_division_of_the_images() -> None:
 def test_domains_by_cluster_are_left_to_the_network() -> None:
     (batch,) = training_batches([Pictures("a", 10)], pseudo("cluster"), seed=0, iterations=1)
     assert set(batch.domain.tolist()) == {0}
+
+
+@pytest.mark.parametrize("alternate", [False, True])
+def test_all_parts_of_all_processes_hold_what_one_process_draws_at_once(alternate: bool) -> None:
+    streams = [Stream([7], seed=3, first=0), Stream([5], seed=3, first=1)]
+    whole = list(TrainingSampler(streams, images=6, iterations=4, alternate=alternate, start=1))
+    found: list[list[Draw]] = [[] for _ in whole]
+    for rank in range(2):
+        own = TrainingSampler(
+            streams, images=1, parts=3, iterations=4, alternate=alternate, start=1, rank=rank, world_size=2
+        )
+        assert len(own) == len(list(own)) == 9
+        for number, part in enumerate(own):
+            found[number // 3] += part
+    for mine, expected in zip(found, whole, strict=True):
+        assert sorted(mine) == sorted(expected)

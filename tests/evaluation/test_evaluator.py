@@ -134,7 +134,7 @@ def test_processes_that_share_a_domain_agree_with_one_that_has_it_all():
             share=True,
             panels=2,
         )
-        for places in ((0, 3), (1, 4), (2, 5), ())
+        for places in ((0, 4), (1, 5), (2,), (3,), ())
     ]
     together = whole_of(shares, panels=2)
     assert torch.equal(together.counts, alone.counts)
