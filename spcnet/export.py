@@ -45,7 +45,7 @@ from spcnet.evaluation import evaluator
 from spcnet.files import write_text, write_whole
 from spcnet.inference.predictor import find_images, read_rgb
 from spcnet.models.segmentor import MIN_SIZE, Segmentor
-from spcnet.types import SegOutput
+from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, SegOutput
 
 Format = Literal["onnx", "torch-export"]
 Kind = Literal["logits", "labels"]
@@ -336,6 +336,32 @@ def onnx_program(content: bytes) -> Program:
     return lambda image: torch.from_numpy(session.run(None, {name: image.numpy()})[0])
 
 
+def onnx_metadata(content: bytes, what: str) -> dict[str, Any]:
+    """What an ONNX file that `export` wrote says of itself; see `describe`.
+
+    Args:
+        content: of the file.
+        what: its name, for messages.
+
+    Raises:
+        UsageError: the packages for ONNX are not installed.
+        DataError: the file cannot be read, or says nothing of itself.
+    """
+    package, _ = _packages()
+    try:
+        entries = {one.key: one.value for one in package.load_model_from_string(content).metadata_props}
+        found = {key: json.loads(value) for key, value in entries.items()}
+    except Exception as error:  # of the decoder of protocol buffers or of JSON
+        raise DataError(f"{what} is no ONNX file that can be read: export the network anew") from error
+    missing = [key for key in ("space", "classes", "output", "normalise", "input", "mean", "std") if key not in found]
+    if missing:
+        raise DataError(
+            f"{what} does not say what its classes and its images are (no {', '.join(missing)}): give a file that "
+            "spcnet export wrote"
+        )
+    return found
+
+
 def torch_program(content: bytes) -> Program:
     """Make a file of torch ready to run. Only for what this process has written: torch's loader trusts its file."""
     module = torch.export.load(io.BytesIO(content)).module()
@@ -577,19 +603,35 @@ class FileNetwork(nn.Module):
 
     Args:
         program: the file.
-        deployed: what it was made from.
+        kind: whether it answers scores or labels.
+        pixels: type of its images where it normalises them itself.
         num_classes: K.
+        mean: what it wants subtracted from images in 0..1, where it does not normalise them.
+        std: what it wants them divided by.
     """
 
-    def __init__(self, program: Program, deployed: Deployed, *, num_classes: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        *,
+        kind: Kind,
+        pixels: Pixels | None,
+        num_classes: int,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
         super().__init__()
-        self.program, self.num_classes = program, num_classes
-        self.kind, self.pixels = deployed.kind, deployed.pixels
+        self.program, self.kind, self.pixels, self.num_classes = program, kind, pixels, num_classes
+        self.wanted = None
+        if (tuple(mean), tuple(std)) != (IMAGENET_MEAN, IMAGENET_STD):
+            self.wanted = torch.tensor([mean, std]).view(2, 3, 1, 1)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:
         """Scores of normalised images; a file that normalises gets the bytes they come from."""
         if self.pixels is not None:
             image = denormalise(image).to(torch.uint8 if self.pixels == "uint8" else torch.float32)
+        elif self.wanted is not None:
+            image = (denormalise(image).float() / 255 - self.wanted[0]) / self.wanted[1]
         answer = self.program(image)
         if self.kind == "labels":
             answer = F.one_hot(answer.long(), self.num_classes).movedim(-1, 1).float()
@@ -621,7 +663,7 @@ def score(
         DataError: an image cannot be read.
     """
     return evaluator.evaluate(
-        FileNetwork(program, deployed, num_classes=num_classes),
+        FileNetwork(program, kind=deployed.kind, pixels=deployed.pixels, num_classes=num_classes),
         evaluation_batches(domain, data, domain=0, batch_size=batch_size, limit=limit),
         num_classes=num_classes,
     )

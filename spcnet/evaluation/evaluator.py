@@ -99,6 +99,7 @@ def evaluate(
     forward: Callable[[Tensor], SegOutput] | None = None,
     panels: int = 0,
     share: bool = False,
+    align_corners: bool = True,
 ) -> DomainResult:
     """Score a network on the images of one domain, or on a share of them; see `whole`.
 
@@ -110,6 +111,7 @@ def evaluate(
         forward: how to call the network, for mixed precision or a wrapper; the model itself by default.
         panels: how many images to keep for looking at.
         share: the batches are a process's share of the domain, which may be empty.
+        align_corners: how scores are brought to the label's size; see `classify`.
 
     Raises:
         DataError: there is no image, or a label is neither a class nor 255.
@@ -128,7 +130,7 @@ def evaluate(
             label = batch.label.to(device, non_blocking=True)
             size = (label.shape[1], label.shape[2])
             for i, logits in enumerate(output.logits):  # one by one: full-size scores of a batch may not fit
-                prediction = classify(logits, size=size)
+                prediction = classify(logits, size=size, align_corners=align_corners)
                 own = confusion(prediction, label[i], num_classes=num_classes)
                 counts += own
                 outcomes.append(outcome(own))

@@ -14,11 +14,18 @@ from spcnet.errors import DataError, UsageError
 from spcnet.types import IGNORE_INDEX
 
 
-def classify(logits: Float[Tensor, "K h w"], *, size: tuple[int, int]) -> Int[Tensor, "H W"]:
+def classify(
+    logits: Float[Tensor, "K h w"], *, size: tuple[int, int], align_corners: bool = True
+) -> Int[Tensor, "H W"]:
     """Class of each pixel of an image of the given height and width, from scores of any size.
 
-    The scores are brought to that size bilinearly (corners aligned, as everywhere in the network), then the highest
-    wins; between equal scores the class with the lower number.
+    The scores are brought to that size bilinearly, then the highest wins; between equal scores the class with the lower
+    number.
+
+    Args:
+        logits: scores of an image.
+        size: height and width wanted.
+        align_corners: whether the corners of both lie on each other, as everywhere in the network, or their edges.
     """
     scores = logits.float()
     if scores.shape[-2:] == size:
@@ -27,7 +34,7 @@ def classify(logits: Float[Tensor, "K h w"], *, size: tuple[int, int]) -> Int[Te
     best: Tensor | None = None
     winner = torch.zeros(size, dtype=torch.int64, device=scores.device)
     for k, score in enumerate(scores):
-        score = F.interpolate(score[None, None], size=size, mode="bilinear", align_corners=True)[0, 0]
+        score = F.interpolate(score[None, None], size=size, mode="bilinear", align_corners=align_corners)[0, 0]
         if best is None:
             best = score
         else:

@@ -27,6 +27,8 @@ class Views(NamedTuple):
     """Height and width in pixels of a window; None looks at the whole image."""
     overlap: float = 1 / 3
     """Share of a window that the next one covers, too, at least."""
+    stride: int | None = None
+    """Instead of that share: pixels from one window to the next; the last one is moved back into the image."""
     weights: Weights = "uniform"
     """How much each pixel of a window counts where windows overlap: all alike, or less towards the window's border."""
     scales: tuple[float, ...] = (1.0,)
@@ -37,7 +39,7 @@ class Views(NamedTuple):
     @property
     def plain(self) -> bool:
         """Whether this is one look at the whole image."""
-        return self == Views(overlap=self.overlap, weights=self.weights)
+        return self.window is None and self.scales == (1.0,) and not self.flip
 
 
 def looking(forward: Forward, views: Views, *, at_once: int = 8) -> Forward:
@@ -73,15 +75,23 @@ def looking(forward: Forward, views: Views, *, at_once: int = 8) -> Forward:
     return look
 
 
-def windows(size: tuple[int, int], window: tuple[int, int], *, overlap: float) -> list[tuple[int, int]]:
-    """Upper left corners of windows that cover an image, evenly spread; the fewest with at least that overlap."""
-    rows, columns = (_places(whole, part, overlap) for whole, part in zip(size, window, strict=True))
+def windows(
+    size: tuple[int, int], window: tuple[int, int], *, overlap: float, stride: int | None = None
+) -> list[tuple[int, int]]:
+    """Upper left corners of windows that cover an image.
+
+    Without a stride they are evenly spread, the fewest with at least that overlap; with one they stand at its multiples,
+    the last ones moved back into the image.
+    """
+    rows, columns = (_places(whole, part, overlap, stride) for whole, part in zip(size, window, strict=True))
     return list(itertools.product(rows, columns))
 
 
-def _places(whole: int, part: int, overlap: float) -> list[int]:
+def _places(whole: int, part: int, overlap: float, stride: int | None) -> list[int]:
     if part >= whole:
         return [0]
+    if stride is not None:
+        return [*range(0, whole - part, stride), whole - part]
     step = max(1, int(part * (1 - overlap)))
     count = -(-(whole - part) // step) + 1
     return [round(place * (whole - part) / (count - 1)) for place in range(count)]
@@ -92,7 +102,8 @@ def _windowed(forward: Forward, image: Float[Tensor, "B 3 H W"], views: Views, a
     if views.window is None or (size[0] <= views.window[0] and size[1] <= views.window[1]):
         return forward(image)
     height, width = min(views.window[0], size[0]), min(views.window[1], size[1])
-    places = [(b, *place) for b in range(len(image)) for place in windows(size, (height, width), overlap=views.overlap)]
+    each_image = windows(size, (height, width), overlap=views.overlap, stride=views.stride)
+    places = [(b, *place) for b in range(len(image)) for place in each_image]
     share = _share(height, width, views.weights).to(image.device)
     total: Tensor | None = None
     mass = torch.zeros(1, *size, device=image.device)

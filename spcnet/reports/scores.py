@@ -1,0 +1,63 @@
+"""One evaluation for a terminal: domain by domain, and class by class."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+
+def domain_scores(record: Mapping[str, Any], *, digits: int = 1) -> Table:
+    """A line for each domain of a record of `spcnet.evaluation.evaluator.record`, in per cent.
+
+    The interval is the bootstrap's over the domain's images; a domain of one image has none.
+    """
+    table = Table(box=SIMPLE)
+    table.add_column("domain", overflow="fold")
+    for title in ("images", "mIoU", "95 %", "mean acc.", "pixel acc.", "fw IoU"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, domain in record["domains"].items():
+        ends = domain.get("miou_interval")
+        table.add_row(
+            name if domain["role"] == "unseen" else f"{name} (source)",
+            f"{domain['images']:,}",
+            percent(domain["miou"], digits),
+            "" if ends is None else f"{percent(ends[0], digits)} to {percent(ends[1], digits)}",
+            *(
+                percent(domain.get(key), digits)
+                for key in ("mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
+            ),
+        )
+    return table
+
+
+def class_scores(record: Mapping[str, Any], domain: str, *, swapped: bool = False, digits: int = 1) -> Table:
+    """A line for each class of one domain, in per cent; a class without a labelled pixel is marked.
+
+    Args:
+        record: of `spcnet.evaluation.evaluator.record`.
+        domain: which.
+        swapped: say that precision and recall stand under each other's name.
+        digits: behind the point.
+    """
+    found = record["domains"][domain]
+    table = Table(box=SIMPLE, title=domain, title_justify="left")
+    table.add_column("class", overflow="fold")
+    marks = ("precision", "recall") if not swapped else ("precision*", "recall*")
+    for title in ("IoU", *marks):
+        table.add_column(title, justify="right", no_wrap=True)
+    if swapped:
+        table.caption = "* each under the other's name, as this protocol prints them"
+        table.caption_justify = "left"
+    absent: Sequence[str] = found.get("absent", ())
+    for name in record["classes"]:
+        table.add_row(
+            f"{name} (no truth)" if name in absent else name,
+            *(percent(found.get(key, {}).get(name), digits) for key in ("iou", "precision", "recall")),
+        )
+    return table
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share in per cent without the sign; a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.{digits}f}"

@@ -1,0 +1,449 @@
+"""`spcnet evaluate`: a run, a file of weights, an exported network or a folder of predictions, by a named protocol.
+
+A run that is scored by the protocol `spcnet` gets the result into its results.jsonl, as training itself does; by another
+one into protocols.jsonl, for what protocols say is not comparable. All else is scored the same way, and the result
+goes into a file of its own.
+"""
+
+import dataclasses
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from torch import nn
+
+from spcnet import checkpoint, commands, processes
+from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, TrainingConfig
+from spcnet.convert import load_any
+from spcnet.data import labels
+from spcnet.data.datasets import FolderSet, SegmentationSet, WeatherSet, open_domain
+from spcnet.data.images import read_label
+from spcnet.data.labels import LabelSpace, label_space
+from spcnet.engine import records
+from spcnet.engine.devices import make_fabric
+from spcnet.engine.progress import bar
+from spcnet.engine.state import dead_workers_told
+from spcnet.errors import DataError, UsageError
+from spcnet.evaluation import evaluator
+from spcnet.evaluation.metrics import confusion, outcome
+from spcnet.evaluation.protocols import PROTOCOLS, Protocol, as_published, protocol_named, protocol_set
+from spcnet.export import FileNetwork, onnx_metadata, onnx_program
+from spcnet.inference.predictor import CLASSES_SUFFIX
+from spcnet.methods import restore
+from spcnet.reports.scores import class_scores, domain_scores
+
+Record = dict[str, Any]
+Ids = Literal["auto", "train", "label", "color"]
+"""What the pixels of predictions are: train ids 0..K-1, Cityscapes' label ids, or colours; `auto` looks at the names."""
+
+PROTOCOLS_FILE = "protocols.jsonl"
+"""In the folder of a run: its results by other protocols than `spcnet`, a line each."""
+RESULTS_SUFFIX = ".results.jsonl"
+"""Ends the name of the file with the results of a file of weights or an exported network."""
+
+
+def evaluate(
+    model: Path,
+    *,
+    targets: Sequence[str] | None = None,
+    roots: Mapping[str, str] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    protocol: str = "spcnet",
+    size: tuple[int, int] | None = None,
+    space: str | None = None,
+    ids: Ids = "auto",
+    devices: int | str = 1,
+    output: Path | None = None,
+    classes: bool = False,
+    console: Console | None = None,
+) -> Record:
+    """Score a network, or what it predicted, on domains, and keep the result.
+
+    Args:
+        model: folder of a run; file of weights of this package, RobustNet or SPC-Net; ONNX file that `spcnet export`
+            wrote; or folder of predictions, an image of class ids for each image of the domain.
+        targets: domains; of a run its own by default, beside its sources.
+        roots: folders of data sets, beside a run's own.
+        evaluation: options of `EvaluationConfig` that differ from the run's own.
+        protocol: a name in `PROTOCOLS`.
+        size: height and width that images are brought to; those of the training by default.
+        space: label space of a folder of predictions; cityscapes19 by default.
+        ids: what the pixels of predictions are.
+        devices: how many share the images of a run, or `auto` for all.
+        output: file that the result becomes a line of; beside the model by default.
+        classes: show each domain class by class, too.
+        console: where progress and scores are shown; nowhere by default.
+
+    Returns:
+        The record; see `spcnet.evaluation.evaluator.record`.
+
+    Raises:
+        UsageError, DataError, CheckpointError: see the message.
+    """
+    console = console or Console(quiet=True)
+    way = protocol_named(protocol)
+    given = dict(evaluation or {})
+    fixed = sorted({"window", "overlap", "window_weights", "scales", "flip"}.intersection(given))
+    if way.views is not None and (fixed or size is not None):
+        raise UsageError(
+            f"the protocol {protocol} says how images are looked at: leave out {', '.join([*fixed, *(['size'] if size else [])])}, "
+            "or choose the protocol spcnet"
+        )
+    folder = model.is_dir() and not (model / records.CONFIG_FILE).is_file() and _pictures(model)
+    if ids != "auto" and not folder:
+        raise UsageError(f"--ids {ids} is for a folder of predictions, and {model} is none: leave it out")
+    if space is not None and not folder:
+        raise UsageError(f"--space {space} is for a folder of predictions; {model} has its own: leave it out")
+    if folder:
+        record = _folder(model, targets, roots, given, way, label_space(space or "cityscapes19"), ids, console)
+        output = output or model / records.RESULTS_FILE
+    elif (model / records.CONFIG_FILE).is_file():
+        if way is PROTOCOLS["spcnet"] and size is None and output is None:
+            own = dataclasses.replace(commands.read_config(model).evaluation, **given)
+            record = commands.evaluate(
+                model, targets=targets, roots=roots, evaluation=own, devices=devices, console=console
+            )
+        else:
+            record = _run(model, targets, roots, given, way, size, devices, console)
+            output = output or model / PROTOCOLS_FILE
+    else:
+        record = _file(model, targets, roots, given, way, size, devices, console)
+        output = output or model.with_name(model.name + RESULTS_SUFFIX)
+    if processes.rank() > 0:
+        return record
+    if output is not None:
+        records.append_line(output, record)
+    _show(record, way, classes, output, console)
+    return record
+
+
+class _Scored(NamedTuple):
+    """What is scored, and how it is called."""
+
+    network: nn.Module
+    space: LabelSpace
+    method: str
+    sources: frozenset[str]
+    seed: int
+    iteration: int
+
+
+def _run(
+    run: Path,
+    targets: Sequence[str] | None,
+    roots: Mapping[str, str] | None,
+    given: Mapping[str, Any],
+    protocol: Protocol,
+    size: tuple[int, int] | None,
+    devices: int | str,
+    console: Console,
+) -> Record:
+    config = commands.read_config(run)
+    data = dataclasses.replace(
+        config.data,
+        targets=list(targets) if targets is not None else config.data.targets,
+        roots={**config.data.roots, **(roots or {})},
+        size=size or config.data.size,
+    )
+    commands.check_unseen(data)
+    config = dataclasses.replace(
+        config, data=data, evaluation=dataclasses.replace(config.evaluation, **given), output=run
+    )
+    network, card = restore(run)
+    state = checkpoint.read(checkpoint.find(run))[2]
+    own = frozenset(commands.source_tests(data))
+    scored = _Scored(
+        network, label_space(card.space), config.method, own, config.training.seed, int(state.get("iteration", 0))
+    )
+    names = list(dict.fromkeys([*commands.source_tests(data), *data.targets]))
+    return _score(scored, names, config, protocol, devices, console)
+
+
+def _file(
+    path: Path,
+    targets: Sequence[str] | None,
+    roots: Mapping[str, str] | None,
+    given: Mapping[str, Any],
+    protocol: Protocol,
+    size: tuple[int, int] | None,
+    devices: int | str,
+    console: Console,
+) -> Record:
+    network: nn.Module
+    if path.suffix == ".pt2":
+        raise UsageError(
+            f"{path} would be trusted with running code: score the network it was made from, or an ONNX file"
+        )
+    if path.suffix == ".onnx":
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read {path} ({error.strerror or error}): check the path") from error
+        told = onnx_metadata(content, str(path))
+        space, method, domains = label_space(told["space"]), str(told.get("method", "onnx")), told.get("domains", [])
+        trained = told.get("size")
+        network = FileNetwork(
+            onnx_program(content),
+            kind=told["output"]["name"],
+            pixels=told["input"]["type"] if told["normalise"] else None,
+            num_classes=len(space),
+            mean=told["mean"],
+            std=told["std"],
+        )
+    else:
+        network, card = load_any(path)
+        space, method, domains, trained = label_space(card.space), card.method, card.domains, card.size
+    if not targets:
+        raise UsageError(f"{path} does not say what to test on: name domains with --targets, for example [cityscapes]")
+    wanted = size or (None if trained is None else (int(trained[0]), int(trained[1])))
+    config = RunConfig(
+        method="deeplabv3plus",
+        data=_own_size(DataConfig(targets=list(targets), roots=dict(roots or {}), space=space.name), wanted),
+        evaluation=EvaluationConfig(**given),
+        output=path.parent,
+    )
+    scored = _Scored(network, space, method, frozenset(map(str, domains)), 0, 0)
+    return {**_score(scored, list(targets), config, protocol, devices, console), "run": path.name}
+
+
+def _score(
+    scored: _Scored, names: Sequence[str], config: RunConfig, protocol: Protocol, devices: int | str, console: Console
+) -> Record:
+    tests = opened(names, config.data, scored.space, protocol)
+    # Images of a protocol come at the size that it wants.
+    data = config.data if protocol.prepare is None else _own_size(config.data, None)
+    fabric = make_fabric(
+        dataclasses.replace(config.training, devices=devices, nodes=1)
+        if not isinstance(scored.network, FileNetwork)
+        else TrainingConfig(accelerator="cpu")
+    )
+    if not fabric.is_global_zero:
+        console = Console(quiet=True)
+    with dead_workers_told():
+        results = commands.score_domains(
+            scored.network,
+            tests,
+            dataclasses.replace(config, data=data),
+            scored.space,
+            fabric=fabric,
+            console=console,
+            views=protocol.views,
+            align_corners=protocol.align_corners,
+        )
+    sources = {protocol.domain(name) for name in scored.sources}
+    found = evaluator.record(
+        results,
+        {name: "source" if name in sources else "unseen" for name in results},
+        space=scored.space,
+        method=scored.method,
+        seed=scored.seed,
+        iteration=scored.iteration,
+        run=config.output.name,
+        views=config.evaluation.views if protocol.views is None else None,
+    )
+    return as_published({**found, "size": list(data.size) if data.size else None}, protocol)
+
+
+def opened(names: Sequence[str], data: DataConfig, space: LabelSpace, protocol: Protocol) -> dict[str, SegmentationSet]:
+    """Domains by the names that a protocol gives them, as it has their images and labels.
+
+    Raises:
+        UsageError, DataError: a domain cannot be opened.
+    """
+    found = {}
+    for name in dict.fromkeys(map(protocol.domain, names)):
+        spec = DomainSpec.parse(name)
+        plain = open_domain(spec, data=data, space=space, training=False)
+        found[name] = protocol_set(plain, protocol, dataset=spec.dataset)
+    return found
+
+
+def _own_size(data: DataConfig, size: tuple[int, int] | None) -> DataConfig:
+    """Settings with another size, which may be None; the crop, without which training needs one, plays no part."""
+    return dataclasses.replace(data, size=size, crop=data.crop or data.size or (64, 64))
+
+
+def _folder(
+    folder: Path,
+    targets: Sequence[str] | None,
+    roots: Mapping[str, str] | None,
+    given: Mapping[str, Any],
+    protocol: Protocol,
+    space: LabelSpace,
+    ids: Ids,
+    console: Console,
+) -> Record:
+    if protocol is not PROTOCOLS["spcnet"]:
+        raise UsageError(
+            f"the protocol {protocol.name} begins before the network, and {folder} holds what came out of one: score the "
+            "network, or choose the protocol spcnet"
+        )
+    if set(given) - {"limit", "panels", "batch_size"}:
+        raise UsageError(
+            f"{folder} holds predictions: {', '.join(sorted(given))} would come before them; leave them out"
+        )
+    if not targets:
+        raise UsageError(f"{folder} does not say what its images are of: name the domain with --targets")
+    data = DataConfig(targets=list(targets), roots=dict(roots or {}), space=space.name)
+    results = {}
+    with bar(console, len(targets), 0, "test") as show:
+        for done, (name, images) in enumerate(opened(targets, data, space, protocol).items(), start=1):
+            results[name] = score_predictions(
+                folder, images, space=space, ids=ids, limit=int(given.get("limit", 0)), what=name
+            )
+            show(done, {})
+    found = evaluator.record(
+        results,
+        dict.fromkeys(results, "unseen"),
+        space=space,
+        method="predictions",
+        seed=0,
+        iteration=0,
+        run=folder.resolve().name,
+    )
+    return as_published(found, protocol)
+
+
+def score_predictions(
+    folder: Path,
+    images: SegmentationSet,
+    *,
+    space: LabelSpace,
+    ids: Ids = "auto",
+    limit: int = 0,
+    what: str = "the domain",
+) -> evaluator.DomainResult:
+    """Score class maps that lie on disk, one PNG for each image of a domain, as large as its label.
+
+    A prediction belongs to the image whose file name it begins with, up to endings such as `_classes`, `_pred` or
+    `_labelIds`; the folders they lie in need not be the same.
+
+    Args:
+        folder: is searched with all folders in it.
+        images: the domain.
+        space: its classes.
+        ids: what the pixels are; see `Ids`.
+        limit: score the first so many images; 0 for all.
+        what: name of the domain, for messages.
+
+    Raises:
+        DataError: an image has no prediction, or several; one is not as large as the label, or has a pixel without a
+            class.
+    """
+    start = time.perf_counter()
+    found: dict[str, list[Path]] = {}
+    for path in _pictures(folder):
+        found.setdefault(_core(path.name), []).append(path)
+    names = _file_names(images)
+    number = min(len(images), limit) if limit else len(images)
+    missing = [name for name in names[:number] if _core(name) not in found]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {number} images of {what} have no prediction in {folder}: the first is {missing[0]}, whose "
+            f"prediction would be {_core(missing[0])}{CLASSES_SUFFIX}; every image counts"
+        )
+    counts = torch.zeros(len(space), len(space), dtype=torch.int64)
+    outcomes = []
+    for index, name in enumerate(names[:number]):
+        paths = found[_core(name)]
+        if len(paths) > 1:
+            raise DataError(
+                f"the image {name} of {what} has {len(paths)} predictions, {paths[0]} and {paths[1]}: leave one"
+            )
+        prediction = read_prediction(paths[0], space=space, ids=ids)
+        sample = images.read(index)
+        if prediction.shape != sample.label.shape:
+            raise DataError(
+                f"{paths[0]} is {prediction.shape[1]}×{prediction.shape[0]} but the label of {name} is "
+                f"{sample.label.shape[1]}×{sample.label.shape[0]}: predictions must have the size of the labels"
+            )
+        own = confusion(
+            torch.from_numpy(prediction).long(), torch.from_numpy(sample.label).long(), num_classes=len(space)
+        )
+        counts += own
+        outcomes.append(outcome(own))
+    if not number:
+        raise DataError(f"{what} has no image to score")
+    return evaluator.DomainResult(counts, number, time.perf_counter() - start, outcomes=torch.stack(outcomes))
+
+
+def read_prediction(path: Path, *, space: LabelSpace, ids: Ids = "auto") -> npt.NDArray[np.uint8]:
+    """The class of each pixel of a predicted class map, H×W, 0..K-1.
+
+    Raises:
+        DataError: it cannot be read, or a pixel has no class.
+        UsageError: label ids of a space that Cityscapes does not know.
+    """
+    kind = ids
+    if kind == "auto":
+        kind = "label" if re.search(r"label_?ids$", path.stem, re.IGNORECASE) else "train"
+    if kind == "label" and space.name != "cityscapes19":
+        raise UsageError(
+            f"label ids are Cityscapes' own, and the label space is {space.name}: give --ids train or color"
+        )
+    colors = {color: k for k, color in enumerate(space.colors)} if ids in ("auto", "color") else None
+    pixels = read_label(path, colors=colors)
+    if kind == "label":
+        table = labels.remap(labels.CITYSCAPES_IDS, space, "predictions")
+        pixels = np.asarray(table[pixels])
+    if (worst := int(pixels.max(initial=0))) >= len(space):
+        came = "no class" if kind == "label" or worst == labels.IGNORE else f"the class {worst}"
+        raise DataError(
+            f"{path} has a pixel with {came}, read as {kind} ids: each pixel must have one of the {len(space)} classes of "
+            f"{space.name}; --ids says what the pixels are"
+        )
+    return pixels
+
+
+_ENDINGS = re.compile(
+    r"(_classes|_prediction|_pred|_trainids|_labeltrainids|_labelids|_labels|_label|_color|_gtfine|_gtcoarse|_leftimg8bit|_rgb_anon"
+    r"|_rgb|_train_id|_ids)$",
+    re.IGNORECASE,
+)
+
+
+def _core(name: str) -> str:
+    """A file's name without what says of which kind it is."""
+    stem = re.sub(r"\.(png|jpe?g|npy|webp|bmp|tiff?)$", "", name, flags=re.IGNORECASE)
+    while (shorter := _ENDINGS.sub("", stem)) not in (stem, ""):
+        stem = shorter
+    return stem
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The class maps in a folder: PNG files, without overlays and maps of confidence."""
+    return sorted(
+        path for path in folder.rglob("*.png") if path.is_file() and not path.stem.endswith(("_overlay", "_confidence"))
+    )
+
+
+def _file_names(images: SegmentationSet) -> list[str]:
+    """What the files of a set's images are called; of generated ones their names."""
+    inner = images.plain if isinstance(images, WeatherSet) else images
+    if isinstance(inner, FolderSet):
+        stems = [pair.image.name for pair in inner.pairs]
+        return stems if len(set(map(_core, stems))) == len(stems) else [pair.name for pair in inner.pairs]
+    return [inner.read(index).name for index in range(len(inner))]
+
+
+def _show(record: Record, protocol: Protocol, classes: bool, output: Path | None, console: Console) -> None:
+    if protocol is not PROTOCOLS["spcnet"]:
+        console.print(f"Protocol {protocol.name}: {protocol.summary}. Unlike spcnet:", highlight=False)
+        for line in protocol.differs:
+            console.print(f"  - {line}", highlight=False, markup=False)
+    console.print(domain_scores(record))
+    for name in record["domains"] if classes else ():
+        console.print(class_scores(record, name, swapped=protocol.swapped))
+    console.print(
+        "mIoU and all else in %; 95 %: bootstrap over the images"
+        + (f"; looked at in {record['views']}" if record.get("views") else "")
+        + ("" if output is None else f". Added to {output}"),
+        highlight=False,
+        markup=False,
+    )

@@ -1,0 +1,270 @@
+"""`spcnet evaluate`: runs, weights, exported networks and folders of predictions give the numbers that they should."""
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jaxtyping import config
+from PIL import Image
+from rich.console import Console
+
+from spcnet import scoring
+from spcnet.commands import predict, train
+from spcnet.config import DataConfig, DomainSpec, ModelConfig, RunConfig, TrainingConfig
+from spcnet.data.datasets import FolderSet, open_domain
+from spcnet.data.fixture import write_fixture
+from spcnet.data.labels import CITYSCAPES_IDS, label_space, remap
+from spcnet.errors import DataError, UsageError
+from spcnet.export import export
+from spcnet.methods import restore
+
+SIZE = (64, 128)
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cityscapes as it is downloaded, small: label ids, photos in folders of cities."""
+    folder = tmp_path_factory.mktemp("city")
+    write_fixture("cityscapes", folder / "cityscapes", layout="ids", images_per_split=3, size=(96, 160))
+    for path in list((folder / "cityscapes").rglob("*.png")):
+        path.rename(path.with_name(f"{path.parent.name}_000000_{path.name}"))  # city_sequence_frame, as they name them
+    return folder / "cityscapes"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, city: Path) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    train(
+        RunConfig(
+            method="spcnet",
+            model=ModelConfig(backbone="mobilenet_v2", weights=None),
+            data=DataConfig(
+                sources=["streets/game"],
+                targets=["cityscapes"],
+                roots={"cityscapes": str(city)},
+                size=SIZE,
+                workers=0,
+                train_scenes=4,
+                test_scenes=2,
+                images_per_domain=2,
+            ),
+            training=TrainingConfig(iterations=2, accelerator="cpu"),
+            output=folder,
+        ),
+        console=Console(quiet=True),
+    )
+    return folder
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Without the check of shapes, which takes the free sizes of a graph for no numbers."""
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", False)
+
+
+def own_set(city: Path) -> FolderSet:
+    data = DataConfig(roots={"cityscapes": str(city)}, size=SIZE)
+    found = open_domain(DomainSpec.parse("cityscapes"), data=data, space=label_space("cityscapes19"), training=False)
+    assert isinstance(found, FolderSet)
+    return found
+
+
+def test_weights_and_onnx_score_what_the_run_scores(run: Path, city: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    before = lines(run / "results.jsonl")
+    wanted = scoring.evaluate(run)["domains"]["cityscapes"]
+    assert lines(run / "results.jsonl") == before, "the same result is no second line"
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(run / "model.safetensors", weights)
+    options: dict[str, Any] = {"targets": ["cityscapes"], "roots": {"cityscapes": str(city)}}
+    found = scoring.evaluate(weights, **options)
+    assert found["domains"]["cityscapes"]["confusion"] == wanted["confusion"]
+    assert lines(tmp_path / "weights.safetensors.results.jsonl")[0]["domains"] == found["domains"]
+    network, card = restore(run)
+    for kind, pixels in (("logits", None), ("labels", "uint8")):
+        file = tmp_path / f"{kind}.onnx"
+        with unchecked():
+            export(network, card, file, kind=kind, pixels=pixels)  # type: ignore[arg-type]
+        of_file = scoring.evaluate(file, **options, output=tmp_path / "out.jsonl")["domains"]["cityscapes"]
+        assert of_file["images"] == 3
+        # Labels are chosen at the image's size and logits at the label's, so only the former may differ a little.
+        assert of_file["miou"] == pytest.approx(wanted["miou"], abs=1e-3 if kind == "logits" else 0.05)
+    assert [line["run"] for line in lines(tmp_path / "out.jsonl")] == ["logits.onnx", "labels.onnx"]
+
+
+def test_a_protocol_goes_into_a_file_of_its_own(run: Path) -> None:
+    before = (run / "results.jsonl").read_text()
+    told = io.StringIO()
+    found = scoring.evaluate(
+        run, protocol="robustnet", targets=["cityscapes"], classes=True, console=Console(file=told, width=100)
+    )
+    assert (run / "results.jsonl").read_text() == before
+    (line,) = lines(run / "protocols.jsonl")
+    assert line["protocol"] == "robustnet"
+    assert line["domains"]["cityscapes"]["confusion"] == found["domains"]["cityscapes"]["confusion"]
+    confusion = np.array(found["domains"]["cityscapes"]["confusion"])
+    with np.errstate(invalid="ignore"):
+        recall = confusion.diagonal() / confusion.sum(1)
+    printed = [found["domains"]["cityscapes"]["precision"][name] for name in found["classes"]]
+    np.testing.assert_allclose([np.nan if value is None else value for value in printed], recall)
+    assert "precision is printed as recall" in told.getvalue()
+    assert "up to N-1" in told.getvalue()
+
+
+def test_a_protocol_scores_other_pixels(run: Path) -> None:
+    own = scoring.evaluate(run)["domains"]["cityscapes"]
+    rein = scoring.evaluate(run, protocol="rein")["domains"]["cityscapes"]
+    assert np.sum(rein["confusion"]) == np.sum(own["confusion"])  # the same labels
+    assert rein["confusion"] != own["confusion"]  # seen at another size
+    assert scoring.evaluate(run, size=(96, 160), output=run / "other.jsonl")["size"] == [96, 160]
+
+
+@pytest.fixture
+def predictions(city: Path, tmp_path: Path) -> Path:
+    """Class maps that are wrong in a known way: each truth shifted by some columns, void filled up with road."""
+    folder = tmp_path / "predictions"
+    images = own_set(city)
+    for index, pair in enumerate(images.pairs):
+        label = np.roll(images.read(index).label, 7, axis=1)
+        label[label == 255] = 0
+        path = folder / pair.image.parent.name / f"{pair.image.stem}_classes.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(label).save(path)
+    return folder
+
+
+def official(city: Path, folder: Path) -> dict[str, Any]:
+    """What the authors of Cityscapes' own program finds."""
+    module = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    args = module.args
+    args.evalInstLevelScore = False
+    args.evalPixelAccuracy = True
+    args.quiet = True
+    args.JSONOutput = False
+    args.predictionPath, args.predictionWalk = str(folder), None
+    truths = sorted(str(path) for path in (city / "gtFine" / "val").rglob("*_labelIds.png"))
+    with redirect_stdout(io.StringIO()):
+        found: dict[str, Any] = module.evaluateImgLists(
+            [module.getPrediction(args, path) for path in truths], truths, args
+        )
+    return found
+
+
+def as_label_ids(folder: Path, target: Path) -> None:
+    """Predictions as Cityscapes wants them: label ids, named after the photo."""
+    ids = np.zeros(256, np.uint8)
+    table = remap(CITYSCAPES_IDS, label_space("cityscapes19"), "cityscapes")
+    for native, train_id in enumerate(table):
+        if train_id < 19:
+            ids[train_id] = native
+    for path in folder.rglob("*_classes.png"):
+        target.mkdir(exist_ok=True)
+        name = path.name.replace("_leftImg8bit_classes", "_pred_labelIds")
+        Image.fromarray(ids[np.asarray(Image.open(path))]).save(target / name)
+
+
+def test_scores_are_those_of_the_official_program(
+    city: Path, predictions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # its name before NumPy 2.4, which that program still uses
+    as_label_ids(predictions, tmp_path / "ids")
+    theirs = official(city, tmp_path / "ids")
+    options: dict[str, Any] = {"targets": ["cityscapes"], "roots": {"cityscapes": str(city)}}
+    for folder in (tmp_path / "ids", predictions):
+        ours = scoring.evaluate(folder, **options)["domains"]["cityscapes"]
+        for name, value in theirs["classScores"].items():
+            if name in ours["iou"]:
+                mine = ours["iou"][name]
+                assert (mine is None and np.isnan(value)) or mine == pytest.approx(value, abs=1e-12), name
+        assert sum(value is not None for value in ours["iou"].values()) >= 8
+    assert ours["pixel_accuracy"] < 0.99
+
+
+def test_predictions_of_spcnet_predict_score_as_the_network_does(run: Path, city: Path, tmp_path: Path) -> None:
+    wanted = scoring.evaluate(run)["domains"]["cityscapes"]
+    predict(run, [str(city / "leftImg8bit" / "val")], output=tmp_path / "out", device="cpu")
+    found = scoring.evaluate(tmp_path / "out", targets=["cityscapes"], roots={"cityscapes": str(city)})
+    assert found["domains"]["cityscapes"]["confusion"] == wanted["confusion"]
+    assert lines(tmp_path / "out" / "results.jsonl")[0]["method"] == "predictions"
+
+
+def test_colours_are_read_too(city: Path, predictions: Path, tmp_path: Path) -> None:
+    space = label_space("cityscapes19")
+    colors = np.array(space.colors, np.uint8)
+    options: dict[str, Any] = {"targets": ["cityscapes"], "roots": {"cityscapes": str(city)}}
+    wanted = scoring.evaluate(predictions, **options)["domains"]["cityscapes"]["confusion"]
+    for path in list(predictions.rglob("*.png")):
+        Image.fromarray(colors[np.asarray(Image.open(path))]).save(path)
+    assert scoring.evaluate(predictions, **options)["domains"]["cityscapes"]["confusion"] == wanted
+
+
+def broken(how: str, folder: Path) -> Iterator[str]:
+    path = next(folder.rglob("*.png"))
+    if how == "missing":
+        path.unlink()
+        yield "1 of 3 images of cityscapes have no prediction"
+    elif how == "twice":
+        shutil.copy(path, folder / path.name)
+        yield "has 2 predictions"
+    elif how == "size":
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
+        yield "is 8×8 but the label of .* is 160×96: predictions must have the size"
+    elif how == "void":
+        Image.fromarray(np.full((96, 160), 255, np.uint8)).save(path)
+        yield "has a pixel with no class, read as train ids"
+    elif how == "range":
+        Image.fromarray(np.full((96, 160), 33, np.uint8)).save(path)
+        yield "has a pixel with the class 33, read as train ids"
+    else:
+        path.write_bytes(b"no picture")
+        yield path.name
+
+
+@pytest.mark.parametrize("how", ["missing", "twice", "size", "void", "range", "broken"])
+def test_a_folder_that_does_not_fit_is_refused(how: str, city: Path, predictions: Path) -> None:
+    (message,) = broken(how, predictions)
+    with pytest.raises(DataError, match=message):
+        scoring.evaluate(predictions, targets=["cityscapes"], roots={"cityscapes": str(city)})
+    assert not (predictions / "results.jsonl").exists()
+
+
+def test_options_that_do_not_fit_are_refused(run: Path, predictions: Path, city: Path, tmp_path: Path) -> None:
+    cases: list[tuple[Path, dict[str, Any], str]] = [
+        (run, {"protocol": "rein", "evaluation": {"flip": True}}, "says how images are looked at: leave out flip"),
+        (run, {"protocol": "robustnet", "size": (64, 64)}, "leave out size"),
+        (run, {"ids": "label"}, "--ids label is for a folder of predictions"),
+        (run, {"space": "idd7"}, "--space idd7 is for a folder of predictions"),
+        (run, {"protocol": "cityscape"}, "unknown protocol"),
+        (predictions, {"protocol": "rein", "targets": ["cityscapes"]}, "begins before the network"),
+        (
+            predictions,
+            {"targets": ["cityscapes"], "evaluation": {"scales": [1.0, 2.0]}},
+            "scales would come before them",
+        ),
+        (predictions, {}, "name the domain with --targets"),
+        (run / "model.safetensors", {}, "name domains with --targets"),
+        (tmp_path / "x.pt2", {"targets": ["cityscapes"]}, "would be trusted with running code"),
+    ]
+    for model, options, message in cases:
+        with pytest.raises(UsageError, match=message):
+            scoring.evaluate(model, **options)
+    foreign = tmp_path / "foreign.onnx"
+    foreign.write_bytes(b"\x00nonsense")
+    with pytest.raises(DataError, match="is no ONNX file that can be read"):
+        scoring.evaluate(foreign, targets=["cityscapes"])
+    with pytest.raises(UsageError, match="the label space is idd7: give --ids train or color"):
+        scoring.read_prediction(next(predictions.rglob("*.png")), space=label_space("idd7"), ids="label")
