@@ -7,7 +7,7 @@ ARGS ?=
 PYTHON ?= $(or $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell $p -c '' 2>/dev/null && echo $p))),python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format wheel bench clean
+.PHONY: help demo test check format wheel docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -31,11 +31,15 @@ format: $(VENV)/.installed ## format the code and mend what the linter can
 wheel: $(VENV)/.installed ## build dist/spcnet-*.whl
 	$(VENV)/bin/python -m hatchling build -t wheel
 
+docs: $(VENV)/.installed ## build the site into docs/_build/html
+	$(VENV)/bin/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "The site is docs/_build/html/index.html"
+
 bench: $(VENV)/.installed ## run every program in benchmarks/
 	@set -e; for program in benchmarks/[a-z]*.py; do echo "$$program"; $(VENV)/bin/python "$$program" $(ARGS); done
 
 clean: ## remove built files and caches; keeps .venv and runs/
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find spcnet tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Installs again when pyproject.toml has changed; the stamp is set last, so an interrupted installation is taken up again.

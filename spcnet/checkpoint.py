@@ -5,6 +5,7 @@ the header; other programs read the file as plain safetensors and need not know 
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 import struct
@@ -153,6 +154,15 @@ def read_all(path: Path) -> tuple[dict[str, Tensor], ModelCard, dict[str, Any]]:
         ) from error
     card, state = _content(path, header)
     return tensors, card, state
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """What tells a network's weights from all others: a hash of their names, types, shapes and numbers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace, set_parsing_set
 from rich.console import Console
 
 from spcnet import __version__
-from spcnet.config import EvaluationConfig, RunConfig, recipe_path
+from spcnet.config import RunConfig, recipe_path
 from spcnet.errors import SpcnetError
 
 SHORT = {
@@ -118,15 +118,28 @@ def _sweep(options: Namespace, console: Console) -> int:
 
 
 def _add_evaluate(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="Folder of a run.")
+    parser.add_argument(
+        "model",
+        type=Path,
+        help="Folder of a run, file of weights, ONNX file of spcnet export, or folder of predicted class maps.",
+    )
     parser.add_argument(
         "--targets",
         type=list[str] | None,
         default=None,
-        help="Unseen domains instead of the run's own, for example [cityscapes,cityscapes+fog].",
+        help="Domains to test on instead of the run's own unseen ones, for example [cityscapes,cityscapes+fog].",
     )
     parser.add_argument(
         "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."
+    )
+    parser.add_argument(
+        "--protocol", type=str, default="spcnet", help="How papers score: spcnet, robustnet, spcnet-official or rein."
+    )
+    parser.add_argument(
+        "--size",
+        type=tuple[int, int] | None,
+        default=None,
+        help="Height and width that images are brought to, [H,W]; the size of the training images by default.",
     )
     parser.add_argument(
         "--batch_size", type=int | None, default=None, help="Images scored together; the run's own by default."
@@ -148,34 +161,55 @@ def _add_evaluate(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--flip", type=bool | None, default=None, help="Look at mirror images, too: true or false.")
     parser.add_argument("--devices", type=int | str, default=1, help="How many devices share the images, or auto.")
+    parser.add_argument("--classes", action=ActionYesNo, default=False, help="Show each domain class by class, too.")
+    parser.add_argument(
+        "--space",
+        type=str | None,
+        default=None,
+        help="Label space of a folder of predictions; cityscapes19 by default.",
+    )
+    parser.add_argument(
+        "--ids",
+        type=Literal["auto", "train", "label", "color"],
+        default="auto",
+        help="What the pixels of predictions are: train ids, Cityscapes' label ids, or colours; auto looks at the names.",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path | None,
+        default=None,
+        help="File that gets the result as a line; beside the model by default.",
+    )
 
 
 def _evaluate(options: Namespace, console: Console) -> int:
-    import dataclasses
+    from spcnet import scoring
 
-    from spcnet import commands, processes
-
-    own: EvaluationConfig = commands.read_config(options.run).evaluation
     names = ("batch_size", "limit", "panels", "window", "overlap", "window_weights", "scales", "flip")
-    given = {name: options[name] for name in names if options[name] is not None}
-    commands.evaluate(
-        options.run,
+    scoring.evaluate(
+        options.model,
         targets=options.targets,
         roots=options.roots,
-        evaluation=dataclasses.replace(own, **given),
+        evaluation={name: options[name] for name in names if options[name] is not None},
+        protocol=options.protocol,
+        size=options.size,
+        space=options.space,
+        ids=options.ids,
         devices=options.devices,
+        output=options.output,
+        classes=options.classes,
         console=console,
     )
-    if processes.rank() > 0:
-        return 0
-    commands.show_table([options.run], console)
     return 0
 
 
 def _add_predict(parser: ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="Folder of a run, or a checkpoint file.")
     parser.add_argument(
-        "inputs", type=str, nargs="+", help="Images, folders of images, or quoted patterns such as 'a/*.png'."
+        "inputs",
+        type=str,
+        nargs="+",
+        help="Images, videos, folders of them, quoted patterns such as 'a/*.png', or webcam:0.",
     )
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="Folder for class maps and overlays.")
     parser.add_argument(
@@ -187,20 +221,77 @@ def _add_predict(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--full_size", action=ActionYesNo, default=False, help="Leave images at their own size instead of --size."
     )
-    parser.add_argument("--overlay", type=float, default=0.5, help="Opacity of the colours over the image, 0..1.")
+    parser.add_argument(
+        "--window", type=tuple[int, int] | None, default=None, help="Slide a window of this height and width, [H,W]."
+    )
+    parser.add_argument("--overlap", type=float, default=1 / 3, help="Share of a window that the next covers.")
+    parser.add_argument(
+        "--window_weights",
+        type=Literal["uniform", "hann"],
+        default="uniform",
+        help="Whether pixels near a window's border count less (hann).",
+    )
+    parser.add_argument(
+        "--scales", type=list[float], default=[1.0], help="Average over these sizes of the image, [0.5,1,1.5]."
+    )
+    parser.add_argument("--flip", action=ActionYesNo, default=False, help="Look at mirror images, too.")
+    parser.add_argument(
+        "--batch_size", type=int, default=1, help="Images, frames or windows that the network sees together."
+    )
+    parser.add_argument(
+        "--overlay",
+        type=float | None,
+        default=0.5,
+        help="Opacity of the colours over the image, 0..1; null for no overlays and no video.",
+    )
+    parser.add_argument(
+        "--ids",
+        type=Literal["train", "label", "color"],
+        default="train",
+        help="What class maps hold: train ids 0..K-1, Cityscapes' label ids 7..33, or colours.",
+    )
+    parser.add_argument(
+        "--confidence",
+        action=ActionYesNo,
+        default=False,
+        help="Also write how probable the class of each pixel is, as a grey image.",
+    )
+    parser.add_argument("--every", type=int, default=1, help="Take one frame of so many of a video.")
+    parser.add_argument("--limit", type=int, default=0, help="Take so many frames of a video at most; 0 for all.")
+    parser.add_argument(
+        "--frame_maps", action=ActionYesNo, default=False, help="Also write the class map of each frame of a video."
+    )
+    parser.add_argument(
+        "--speed",
+        type=Literal["auto", "plain", "fused"],
+        default="auto",
+        help="Run the network as it is (plain), or rewritten so that a processor is faster (fused); auto: where it pays.",
+    )
     parser.add_argument("--accelerator", type=str, default="auto", help="Where to compute: auto, cpu, cuda or mps.")
 
 
 def _predict(options: Namespace, console: Console) -> int:
     from spcnet import commands
+    from spcnet.evaluation.views import Views
+    from spcnet.inference.predictor import Results
 
+    results = ("overlay", "ids", "confidence", "frame_maps", "every", "limit")
     failures = commands.predict(
         options.model,
         options.inputs,
         output=options.output,
         size=options.size,
         full_size=options.full_size,
-        overlay=options.overlay,
+        views=Views(
+            options.window,
+            options.overlap,
+            weights=options.window_weights,
+            scales=tuple(options.scales),
+            flip=options.flip,
+        ),
+        batch_size=options.batch_size,
+        speed=options.speed,
+        results=Results(**{name: options[name] for name in results}),
         device=options.accelerator,
         console=console,
     )
@@ -214,13 +305,24 @@ def _add_report(parser: ArgumentParser) -> None:
         "--baseline", type=str, default="deeplabv3plus", help="Method that the others are compared with."
     )
     parser.add_argument("--title", type=str | None, default=None, help="Title of the page.")
+    parser.add_argument(
+        "--published",
+        type=Literal["auto", "all", "none"],
+        default="auto",
+        help="Published results on the page: beside the runs where they can stand there, all of them, or none.",
+    )
 
 
 def _report(options: Namespace, console: Console) -> int:
     from spcnet import commands
 
     commands.report(
-        options.runs, output=options.output, baseline=options.baseline, title=options.title, console=console
+        options.runs,
+        output=options.output,
+        baseline=options.baseline,
+        title=options.title,
+        published=options.published,
+        console=console,
     )
     return 0
 
@@ -274,6 +376,41 @@ _CONVERT = (
     "domains",
     "allow_missing",
 )
+
+
+def _add_app(parser: ArgumentParser) -> None:
+    parser.add_argument("models", type=Path, nargs="+", help="Folders of runs, or checkpoint files.")
+    parser.add_argument("--host", type=str, default="127.0.0.1", help="Address to listen at; 0.0.0.0 for all.")
+    parser.add_argument("--port", type=int, default=7860, help="Port to listen at; 0 for any that is free.")
+    parser.add_argument("--share", type=bool, default=False, help="Make a public address, through Gradio's servers.")
+    parser.add_argument("--max_megapixels", type=float, default=24.0, help="Of an uploaded picture, or of a frame.")
+    parser.add_argument("--max_mb", type=float, default=50.0, help="Megabytes of an uploaded file.")
+    parser.add_argument("--max_seconds", type=float, default=10.0, help="Seconds of a video that are labelled.")
+    parser.add_argument("--time_limit", type=float, default=120.0, help="Seconds that labelling a video may take.")
+    parser.add_argument("--concurrency", type=int, default=1, help="Requests worked on together; the others wait.")
+    parser.add_argument("--accelerator", type=str, default="auto", help="Where to compute: auto, cpu, cuda or mps.")
+
+
+def _app(options: Namespace, console: Console) -> int:
+    from spcnet.app.server import serve
+    from spcnet.app.uploads import Limits
+
+    serve(
+        options.models,
+        host=options.host,
+        port=options.port,
+        share=options.share,
+        limits=Limits(
+            megapixels=options.max_megapixels,
+            megabytes=options.max_mb,
+            seconds=options.max_seconds,
+            time=options.time_limit,
+            concurrency=options.concurrency,
+        ),
+        device=options.accelerator,
+        console=console,
+    )
+    return 0
 
 
 def _add_export(parser: ArgumentParser) -> None:
@@ -441,6 +578,130 @@ _ROBUSTNESS = (
 )
 
 
+def _add_inspect(parser: ArgumentParser) -> None:
+    parser.add_argument("runs", type=Path, nargs="+", help="Folders of runs to look into.")
+    parser.add_argument("--images", type=int, default=50, help="Most images of each domain, spread evenly over it.")
+    parser.add_argument("--pixels", type=int, default=60, help="Most pixels of each class and domain on the maps.")
+    parser.add_argument(
+        "--targets",
+        type=list[str] | None,
+        default=None,
+        help="Unseen domains instead of the run's own, for example [cityscapes,cityscapes+fog].",
+    )
+    parser.add_argument(
+        "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."
+    )
+    parser.add_argument(
+        "--batch_size", type=int | None, default=None, help="Images seen together; the run's own by default."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Of t-SNE and of which pixels are shown.")
+    parser.add_argument("--accelerator", type=str, default="auto", help="Where to compute: auto, cpu, cuda or mps.")
+    parser.add_argument(
+        "--output", type=Path | None, default=None, help="Write one page of all the runs as well, to this file."
+    )
+
+
+def _inspect(options: Namespace, console: Console) -> int:
+    from spcnet import inspection
+    from spcnet.reports.inspection import render_terminal, write_page
+
+    names = ("images", "pixels", "targets", "roots", "batch_size", "seed", "accelerator")
+    given = {name: options[name] for name in names}
+    found = [inspection.inspect(run, **given, console=console) for run in options.runs]
+    console.print(render_terminal(found))
+    pages = [one.folder / inspection.PAGE_FILE for one in found]
+    if options.output is not None:
+        pages.append(write_page(found, options.output))
+    for page in pages:
+        console.print(f"The page is {page}", highlight=False, markup=False)
+    return 0
+
+
+def _add_familiarise(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="Folder of a run.")
+    parser.add_argument(
+        "--images", type=int, default=100, help="So many images of each domain, spread over it; 0 for all."
+    )
+    parser.add_argument(
+        "--domains",
+        type=list[str] | None,
+        default=None,
+        help="What to show, for example [camvid@val,idd_lite@train]; the sources as they were trained on.",
+    )
+    parser.add_argument(
+        "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."
+    )
+    parser.add_argument("--batch_size", type=int, default=8, help="Images that the network sees together.")
+    parser.add_argument("--accelerator", type=str, default="auto", help="Where to compute: auto, cpu, cuda or mps.")
+
+
+def _familiarise(options: Namespace, console: Console) -> int:
+    from spcnet import unfamiliarity_commands
+    from spcnet.inference.unfamiliarity import familiar_file
+
+    given = {name: options[name] for name in ("run", "images", "domains", "roots", "batch_size", "accelerator")}
+    found = unfamiliarity_commands.familiarise(**given, console=console)
+    console.print(
+        f"{len(found.known)} images of {', '.join(found.domains)} are what is usual: {familiar_file(options.run)}",
+        highlight=False,
+        markup=False,
+    )
+    return 0
+
+
+def _add_unfamiliarity(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="Folder of a run.")
+    parser.add_argument(
+        "--images", type=int, default=50, help="So many images of each domain as they are, spread over it; 0 for all."
+    )
+    parser.add_argument(
+        "--targets", type=list[str] | None, default=None, help="Unseen domains instead of the run's own."
+    )
+    parser.add_argument(
+        "--corruptions", type=list[str] | None, default=None, help="Which corruptions, [fog,snow]; [] for none; all."
+    )
+    parser.add_argument(
+        "--styles", type=list[str] | None, default=None, help="Which weather styles, [rain,night]; [] for none; all."
+    )
+    parser.add_argument("--severities", type=list[int], default=[2, 5], help="Of the corruptions, each 1..5.")
+    parser.add_argument(
+        "--varied", type=int, default=12, help="So many images of each domain are shown in every condition."
+    )
+    parser.add_argument(
+        "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."
+    )
+    parser.add_argument("--batch_size", type=int, default=8, help="Images that the network sees together.")
+    parser.add_argument("--seed", type=int, default=0, help="Of noise, flakes and drops.")
+    parser.add_argument("--accelerator", type=str, default="auto", help="Where to compute: auto, cpu, cuda or mps.")
+
+
+def _unfamiliarity(options: Namespace, console: Console) -> int:
+    from spcnet import unfamiliarity_commands
+
+    found = unfamiliarity_commands.unfamiliarity(**{name: options[name] for name in _UNFAMILIARITY}, console=console)
+    for table in unfamiliarity_commands.tables(found):
+        console.print(table)
+    console.print(
+        f"All figures are in {options.run / unfamiliarity_commands.RESULT_FILE}", highlight=False, markup=False
+    )
+    return 0
+
+
+_UNFAMILIARITY = (
+    "run",
+    "images",
+    "targets",
+    "corruptions",
+    "styles",
+    "severities",
+    "varied",
+    "roots",
+    "batch_size",
+    "seed",
+    "accelerator",
+)
+
+
 def _add_demo(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="Folder for the runs and the report.")
     parser.add_argument(
@@ -600,7 +861,8 @@ COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Names
     ),
     "data": ("List, check, look at, copy and make data sets; show the weather styles.", lambda parser: None, _data),
     "evaluate": ("Test a trained network.", _add_evaluate, _evaluate),
-    "predict": ("Label images with a trained network.", _add_predict, _predict),
+    "predict": ("Label images and videos with a trained network.", _add_predict, _predict),
+    "app": ("Show networks side by side on a page, with your own photos and videos.", _add_app, _app),
     "convert": ("Bring in a network from RobustNet or SPC-Net, or write one for them.", _add_convert, _convert),
     "export": ("Write a network as ONNX or as a program of torch, and compare it.", _add_export, _export),
     "push": ("Put a network with its model card on the Hugging Face Hub.", _add_push, _push),
@@ -609,6 +871,21 @@ COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Names
         "Score networks under 19 corruptions and in weather styles, and write a card.",
         _add_robustness,
         _robustness,
+    ),
+    "inspect": (
+        "Look inside networks: maps of styles and pixels, λ, nearest known styles, prototypes.",
+        _add_inspect,
+        _inspect,
+    ),
+    "familiarise": (
+        "Show a network its sources, so that it can say how strange other images are.",
+        _add_familiarise,
+        _familiarise,
+    ),
+    "unfamiliarity": (
+        "Say what the unfamiliarity score of a network is worth.",
+        _add_unfamiliarity,
+        _unfamiliarity,
     ),
     "report": ("Make one HTML page of one or several runs.", _add_report, _report),
     "debug": (

@@ -20,7 +20,7 @@ from spcnet import checkpoint, processes
 from spcnet import export as exporting
 from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, from_dict
 from spcnet.convert import load_any, load_backbone, load_foreign, write_backbone, write_robustnet
-from spcnet.cost import PAPER_SIZE, costs, paper_table
+from spcnet.cost import PAPER_SIZE, cost, costs, paper_table
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import LabelSpace, label_space
 from spcnet.data.loading import evaluation_batches, photometric_trials, training_batches
@@ -28,7 +28,7 @@ from spcnet.data.weather import WEATHER
 from spcnet.engine import records
 from spcnet.engine.devices import make_fabric, scorer
 from spcnet.engine.observer import Observer
-from spcnet.engine.progress import bar
+from spcnet.engine.progress import bar, bars
 from spcnet.engine.state import dead_workers_told
 from spcnet.engine.trackers import TRACKERS_FILE, check_installed
 from spcnet.engine.trainer import Trainer
@@ -38,11 +38,13 @@ from spcnet.evaluation.metrics import mean_iou
 from spcnet.evaluation.views import Views, looking
 from spcnet.files import write_whole
 from spcnet.hub import push_to_hub, save_pretrained
-from spcnet.inference.predictor import Predictor
+from spcnet.inference.predictor import Predictor, Results, Speed, find_images
+from spcnet.inference.video import is_video
 from spcnet.methods import BACKBONES, METHODS, card_for, method_named, restore
 from spcnet.models.backbones import backbone_info
-from spcnet.reports.html import write_report
-from spcnet.reports.runs import load_run
+from spcnet.reports.costs import NetworkCost
+from spcnet.reports.page import write_report
+from spcnet.reports.runs import Run, load_run
 from spcnet.reports.tables import ranked, render_terminal, summary_table
 
 Record = dict[str, Any]
@@ -280,15 +282,30 @@ def score_domains(
     *,
     fabric: Fabric,
     console: Console,
+    views: Views | None = None,
+    align_corners: bool = True,
 ) -> dict[str, evaluator.DomainResult]:
     """Score a network on each domain; several processes share its images.
+
+    Args:
+        network: on the device of `fabric`.
+        tests: the domains by name.
+        config: of the run.
+        space: the classes.
+        fabric: the processes and their device.
+        console: where progress is shown.
+        views: how images are looked at; as `config.evaluation` says by default.
+        align_corners: how scores are brought to the label's size; see `spcnet.evaluation.metrics.classify`.
 
     Raises:
         DataError: an image cannot be read, and `data.on_bad_image` is to stop.
     """
     results = {}
     asked = config.evaluation
-    views = Views(asked.window, asked.overlap, asked.window_weights, tuple(asked.scales), asked.flip)
+    if views is None:
+        views = Views(
+            asked.window, asked.overlap, weights=asked.window_weights, scales=tuple(asked.scales), flip=asked.flip
+        )
     forward = looking(scorer(network, fabric), views, at_once=asked.batch_size)
     skipped = Skipped(config.output / records.SKIPPED_FILE, console)
     with bar(console, len(tests), 0, "test") as show:
@@ -313,6 +330,7 @@ def score_domains(
                     forward=forward,
                     panels=config.evaluation.panels,
                     share=processes.count() > 1,
+                    align_corners=align_corners,
                 )
             found = evaluator.whole(processes.gather(own), panels=config.evaluation.panels)
             everywhere = {image: message for one in processes.gather(bad) for image, message in one.items()}
@@ -430,27 +448,34 @@ def predict(
     output: Path,
     size: tuple[int, int] | None = None,
     full_size: bool = False,
-    overlay: float = 0.5,
+    views: Views | None = None,
+    batch_size: int = 1,
+    speed: Speed = "auto",
+    results: Results | None = None,
     device: str = "auto",
     console: Console | None = None,
 ) -> int:
-    """Label images and write class maps, overlays, and how much each source style explains each image.
+    """Label images and videos and write class maps, overlays, and how much each source style explains each image.
 
     Args:
         model: folder of a run, or a checkpoint file.
-        inputs: images, folders, globs.
+        inputs: images, videos, folders, globs, webcams.
         output: folder for the results.
         size: height and width that images are brought to; the size of the training images by default.
         full_size: leave images at their own size.
-        overlay: opacity of the colours, 0..1.
+        views: how images are looked at; whole and once by default.
+        batch_size: images that the network sees together.
+        speed: whether the network is rewritten to be faster.
+        results: what is written.
         device: where to compute.
         console: where progress is shown; nowhere by default.
 
     Returns:
-        How many images could not be predicted; each is told of on the console.
+        How many images and videos could not be predicted to their end; each is told of on the console.
 
     Raises:
         UsageError, DataError, CheckpointError: see the message.
+        KeyboardInterrupt: the user stopped it; what is done until then is written.
     """
     console = console or Console(quiet=True)
     network, card = load_any(model)
@@ -460,16 +485,30 @@ def predict(
         size=None if full_size else size or card.size,
         device=device,
         source_names=card.domains,
+        views=views or Views(),
+        batch_size=batch_size,
+        speed=speed,
     )
-    with bar(console, 0, 0, "predict") as show:
+    found = find_images(inputs, output=output, videos=True)
+    titles = ["predict", *(["frames"] if any(is_video(one.path) for one in found) else [])]
+    with bars(console, titles, [0] * len(titles)) as shows:
         predictions = predictor.predict_paths(
-            inputs, output, overlay=overlay, progress=lambda done, total, outcome: show(done, {}, total)
+            inputs,
+            output,
+            results=results,
+            progress=lambda done, total, outcome: shows[0](done, {}, total),
+            on_frame=lambda done, total: shows[-1](done, {}, max(done, total)),
         )
-    for failure in predictions.failures:
-        console.print(f"skipped: {failure.reason}", style="red", highlight=False, markup=False)
-    console.print(f"{len(predictions.written)} images labelled in {output}", highlight=False)
-    return len(predictions.failures)
-
+    broken = [video for video in predictions.videos if video.broken]
+    for reason in [*(failure.reason for failure in predictions.failures), *(str(video.broken) for video in broken)]:
+        console.print(f"skipped: {reason}", style="red", highlight=False, markup=False, soft_wrap=True)
+    frames = sum(video.frames for video in predictions.videos)
+    told = [
+        *([f"{len(predictions.written)} images"] if predictions.written or not frames else []),
+        *([f"{frames} frames of {len(predictions.videos)} video(s)"] if frames else []),
+    ]
+    console.print(f"{' and '.join(told)} labelled in {output}", highlight=False, soft_wrap=True)
+    return len(predictions.failures) + len(broken)
 
 def convert(
     source: Path,
@@ -796,9 +835,18 @@ def report(
     output: Path,
     baseline: str = "deeplabv3plus",
     title: str | None = None,
+    published: str = "auto",
     console: Console | None = None,
 ) -> Path:
     """Write one HTML page about runs, and print their table.
+
+    Args:
+        runs: their folders.
+        output: the page.
+        baseline: method that the others are compared with.
+        title: heading of the page.
+        published: published results on it: auto, all or none; see `spcnet.reports.page.write_report`.
+        console: where the table is shown; nowhere by default.
 
     Raises:
         UsageError, DataError: a folder is no run, or the page cannot be written.
@@ -810,7 +858,35 @@ def report(
         runs
     )
     board = ranked([load_run(run) for run in runs], baseline=baseline)
-    page = write_report(board, output, title=title, baseline=baseline)
+    page = write_report(
+        board, output, title=title, baseline=baseline, published=published, counted=network_costs(board)
+    )
     show_table([run.folder for run in board], console, baseline=baseline)
     console.print(f"The page is {page}", highlight=False)
     return page
+
+
+def network_costs(runs: Sequence[Run]) -> dict[Path, NetworkCost]:
+    """What the networks of runs cost for an image of their size, by folder; without those of another version's settings."""
+    known: dict[str, NetworkCost] = {}
+    found = {}
+    for run in runs:
+        try:
+            config = read_config(run.folder)
+        except (UsageError, DataError):
+            continue
+        size = config.data.size or config.data.crop or PAPER_SIZE
+        num_classes, num_domains = len(run.final.classes), len(domain_names(config.data))
+        key = repr((config.method, config.model, size, num_classes, num_domains))
+        if key not in known:
+            counted = cost(
+                config.method,
+                config.model.backbone,
+                size=size,
+                num_classes=num_classes,
+                num_domains=num_domains,
+                model=config.model,
+            )
+            known[key] = NetworkCost(counted.parameters, counted.macs, counted.activations, size)
+        found[run.folder] = known[key]
+    return found

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ def cost(
     num_domains: int = 2,
     repeats: int = 0,
     device: str = "cpu",
+    model: ModelConfig | None = None,
 ) -> Cost:
     """Count, and with `repeats` measure, what a network costs for one image.
 
@@ -61,9 +62,10 @@ def cost(
         num_domains: M.
         repeats: forward passes to time; 0 for none.
         device: where to time.
+        model: settings of the network, without its auxiliary head; those of the package by default.
     """
     info = method_named(method)
-    network = _build(info, backbone, num_classes, num_domains)
+    network = _build(info, backbone, num_classes, num_domains, model=model)
     with FakeTensorMode(allow_non_fake_inputs=True):  # shapes without numbers
         image = torch.empty(1, 3, *size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -79,8 +81,17 @@ def cost(
     )
 
 
-def _build(method: Method, backbone: str, num_classes: int, num_domains: int, *, auxiliary: bool = False) -> Segmentor:
-    model = ModelConfig(backbone=backbone, weights=None, auxiliary_weight=0.4 if auxiliary else 0.0)
+def _build(
+    method: Method,
+    backbone: str,
+    num_classes: int,
+    num_domains: int,
+    *,
+    auxiliary: bool = False,
+    model: ModelConfig | None = None,
+) -> Segmentor:
+    weight = 0.4 if auxiliary else 0.0
+    model = replace(model or ModelConfig(), backbone=backbone, weights=None, auxiliary_weight=weight)
     return method.build(model, num_classes=num_classes, num_domains=num_domains)
 
 

@@ -236,7 +236,7 @@ def _score(
             views=protocol.views,
             align_corners=protocol.align_corners,
         )
-    sources = {protocol.domain(name) for name in scored.sources}
+    sources = {_read_as(name, protocol) for name in scored.sources}
     found = evaluator.record(
         results,
         {name: "source" if name in sources else "unseen" for name in results},
@@ -248,6 +248,14 @@ def _score(
         views=config.evaluation.views if protocol.views is None else None,
     )
     return as_published({**found, "size": list(data.size) if data.size else None}, protocol)
+
+
+def _read_as(source: str, protocol: Protocol) -> str:
+    """A source as the protocol names it; weights of other code may call theirs anything."""
+    try:
+        return protocol.domain(source)
+    except UsageError:
+        return source
 
 
 def opened(names: Sequence[str], data: DataConfig, space: LabelSpace, protocol: Protocol) -> dict[str, SegmentationSet]:

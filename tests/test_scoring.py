@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from spcnet import scoring
-from spcnet.commands import predict, train
+from spcnet.commands import convert, predict, train
 from spcnet.config import DataConfig, DomainSpec, ModelConfig, RunConfig, TrainingConfig
 from spcnet.data.datasets import FolderSet, open_domain
 from spcnet.data.fixture import write_fixture
@@ -104,6 +104,20 @@ def test_weights_and_onnx_score_what_the_run_scores(run: Path, city: Path, tmp_p
         # Labels are chosen at the image's size and logits at the label's, so only the former may differ a little.
         assert of_file["miou"] == pytest.approx(wanted["miou"], abs=1e-3 if kind == "logits" else 0.05)
     assert [line["run"] for line in lines(tmp_path / "out.jsonl")] == ["logits.onnx", "labels.onnx"]
+
+
+def test_weights_of_other_code_are_scored(run: Path, city: Path, tmp_path: Path) -> None:
+    convert(run, tmp_path / "robustnet.pth", to="robustnet")  # whose sources have no names that a domain could have
+    found = scoring.evaluate(
+        tmp_path / "robustnet.pth",
+        targets=["cityscapes"],
+        roots={"cityscapes": str(city)},
+        size=SIZE,
+        protocol="spcnet",
+    )
+    wanted = scoring.evaluate(run)["domains"]["cityscapes"]
+    assert found["domains"]["cityscapes"]["role"] == "unseen"
+    assert found["domains"]["cityscapes"]["confusion"] == wanted["confusion"]
 
 
 def test_a_protocol_goes_into_a_file_of_its_own(run: Path) -> None:

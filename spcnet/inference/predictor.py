@@ -1,34 +1,60 @@
-"""Class maps of photos: one at a time for a program, or whole folders into files."""
+"""Class maps of photos and videos: one at a time for a program, or whole folders into files."""
 
 import csv
 import glob
 import io
 import json
 import os
+import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import groupby, islice, takewhile
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import nn
+from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from spcnet.data.labels import IGNORE, LabelSpace
 from spcnet.data.transforms import normalise
-from spcnet.errors import DataError, SpcnetError, UsageError
-from spcnet.evaluation.evaluator import label_image, save_image
+from spcnet.errors import DataError, SpcnetError, UsageError, one_of
+from spcnet.evaluation.evaluator import save_image
 from spcnet.evaluation.metrics import classify
+from spcnet.evaluation.views import Views, looking
 from spcnet.files import write_whole
-from spcnet.inference.visualize import sheet
-from spcnet.models.segmentor import MIN_SIZE
+from spcnet.inference.fast import fused
+from spcnet.inference.video import (
+    VIDEO_SUFFIXES,
+    Frame,
+    Video,
+    VideoWriter,
+    is_video,
+    is_webcam,
+    open_video,
+    packages,
+)
+from spcnet.inference.visualize import (
+    Ids,
+    check_ids,
+    class_image,
+    confidence_image,
+    legend,
+    overlay,
+    sheet,
+)
+from spcnet.memory import keep_freed_memory
+from spcnet.models.segmentor import MIN_SIZE, Segmentor
 from spcnet.types import SegOutput
 
 IMAGE_SUFFIXES = frozenset(
@@ -38,6 +64,20 @@ IMAGE_SUFFIXES = frozenset(
 
 CLASSES_SUFFIX = "_classes.png"
 OVERLAY_SUFFIX = "_overlay.png"
+CONFIDENCE_SUFFIX = "_confidence.png"
+VIDEO_SUFFIX = "_overlay.mp4"
+FRAMES_SUFFIX = "_frames.csv"
+LEGEND_SUFFIX = "_legend.png"
+FRAME_MAPS_SUFFIX = "_classes"
+"""Folder of a video's class maps, a file for each frame."""
+
+RESULT_SUFFIXES = (CLASSES_SUFFIX, OVERLAY_SUFFIX, CONFIDENCE_SUFFIX, VIDEO_SUFFIX, FRAMES_SUFFIX, LEGEND_SUFFIX)
+"""How the names of the files end that are made of an input."""
+
+WHOLE = Views()
+"""One look at the whole image."""
+Speed = Literal["auto", "plain", "fused"]
+"""How a network is run: as it is, rewritten by `spcnet.inference.fast`, or rewritten where that pays, on a processor."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +89,14 @@ class Prediction:
     style_weights: tuple[tuple[float, ...], ...] | None
     """Share of each of the M source styles (λ) for each style layer; None if the network has none."""
     seconds: float
-    """From the pixels to the class map; reading the file is not in it."""
+    """From the pixels to the class map; reading the file is not in it. Of images in a batch each has an equal part."""
+    confidence: npt.NDArray[np.float32] | None = None
+    """H×W: probability of the chosen class, 0..1, as the network's softmax has it; None if it was not asked for."""
 
 
 @dataclass(frozen=True)
 class FoundImage:
-    """An image file, and what its results are called."""
+    """An image or video file, or a webcam, and what its results are called."""
 
     path: Path
     name: str
@@ -76,38 +118,111 @@ class Written:
     seconds: float
     """From the pixels to the class map."""
     classes_file: Path
-    """Palette PNG whose pixel values are class ids."""
+    """PNG with the class of each pixel."""
     overlay_file: Path | None
     """The picture to look at, if asked for."""
+    confidence_file: Path | None = None
+    """Grey PNG of the probability of the chosen class, if asked for."""
+    mean_confidence: float | None = None
+    """Its mean over the pixels, 0..1."""
+
+
+@dataclass(frozen=True)
+class WrittenVideo:
+    """A video whose frames were predicted, and the files that say so."""
+
+    name: str
+    path: Path
+    height: int
+    width: int
+    frames: int
+    """How many were predicted."""
+    rate: float
+    """Frames a second of the source."""
+    shares: dict[str, float]
+    """For each class the share of all pixels it covers, 0..1."""
+    style_weights: tuple[tuple[float, ...], ...] | None
+    """Mean share of each source style (λ) for each style layer; None if the network has none."""
+    seconds: float
+    """From the pixels to the class maps, all frames together."""
+    broken: str | None
+    """Where the source broke, in one line; what was read before is in the files."""
+    stopped: bool
+    """Whether the user stopped it before its end."""
+    frames_file: Path
+    """CSV with a line for each frame."""
+    video_file: Path | None
+    """The video to look at, if asked for."""
+    classes_folder: Path | None
+    """Class maps of the frames, if asked for."""
+    mean_confidence: float | None = None
+    """Mean over the pixels of all frames, 0..1, if asked for."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that could not be predicted."""
+    """An image or video that could not be predicted."""
 
     path: Path
     reason: str
     """One line for the user."""
 
 
-Outcome = Written | Failure
+Outcome = Written | WrittenVideo | Failure
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What became of all images."""
+    """What became of all images and videos."""
 
     written: list[Written] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    videos: list[WrittenVideo] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is written for each image and video."""
+
+    overlay: float | None = 0.5
+    """Opacity of the colours over the photo, 0..1; None for no overlays."""
+    ids: Ids = "train"
+    """What the pixels of class maps are, see `spcnet.inference.visualize.class_image`."""
+    confidence: bool = False
+    """Whether to write the probability of the chosen class, too."""
+    frame_maps: bool = False
+    """Whether to write the class map of each frame of a video."""
+    every: int = 1
+    """Of a video one frame of so many."""
+    limit: int = 0
+    """Of a video so many frames at most; 0 for all."""
+
+    def check(self, space: LabelSpace) -> None:
+        """Refuse what cannot be written.
+
+        Raises:
+            UsageError: see the message.
+        """
+        if self.overlay is not None and not 0 <= self.overlay <= 1:
+            raise UsageError(f"the opacity of the overlay is {self.overlay}: it must lie in 0 (photo) .. 1 (colours)")
+        if self.every < 1 or self.limit < 0:
+            raise UsageError(
+                f"every is {self.every} and limit {self.limit}: take every 1st or later frame, and 0 (all) or more of them"
+            )
+        check_ids(self.ids, space)
 
 
 class Predictor:
-    """A trained network made ready for photos of any size and kind.
+    """A trained network made ready for photos and videos of any size and kind.
 
     ```python
     predictor = Predictor(model, space=label_space("cityscapes19"), size=(512, 1024))
     class_map = predictor.predict("street.jpg").class_map  # H×W, uint8, at the photo's own size
     ```
+
+    On a processor the network is rewritten so that it is faster (`spcnet.inference.fast`), and the C library is told to
+    keep freed memory for the next image. Scores then differ by less than a thousandth of the largest, and labels where
+    two classes are that close; `speed="plain"` runs the network as it is.
 
     Args:
         model: the network; moved to the device and put into evaluation mode.
@@ -115,9 +230,12 @@ class Predictor:
         size: height and width in pixels that each image is brought to for the network; None keeps each image's own.
         device: auto (an accelerator if there is one), cpu, cuda, cuda:1, mps.
         source_names: of the source domains, in the order of the style bases.
+        views: how images are looked at: whole or in windows, at which scales, mirrored too.
+        batch_size: most images of one size that go through the network together, and most windows.
+        speed: `auto`, `plain` or `fused`, see `Speed`.
 
     Raises:
-        UsageError: the size is too small, or there is no such device.
+        UsageError: the size or the batch is too small, the views make no sense, or there is no such device.
     """
 
     def __init__(
@@ -128,62 +246,118 @@ class Predictor:
         size: tuple[int, int] | None = None,
         device: torch.device | str = "auto",
         source_names: Sequence[str] = (),
+        views: Views = WHOLE,
+        batch_size: int = 1,
+        speed: Speed = "auto",
     ) -> None:
         if size is not None and min(size) < MIN_SIZE:
             raise UsageError(
                 f"the size {size[0]}×{size[1]} is too small: height and width must be at least {MIN_SIZE} pixels"
             )
+        if batch_size < 1:
+            raise UsageError(f"the batch size is {batch_size}: at least one image must go through the network")
+        if speed not in ("auto", "plain", "fused"):
+            raise one_of(speed, ("auto", "plain", "fused"), "speed")
+        check_views(views)
         self.device = find_device(device)
         self.model = model.to(self.device).eval()
         self.space = space
         self.size = size
         self.source_names = tuple(source_names)
+        self.views, self.batch_size = views, batch_size
+        network = self.model
+        if isinstance(network, Segmentor) and (speed == "fused" or (speed == "auto" and self.device.type == "cpu")):
+            network = fused(network)
+            if self.device.type == "cpu":
+                keep_freed_memory()
+        self._forward = looking(network, views, at_once=batch_size)
 
-    def predict(self, image: npt.NDArray[Any] | Image.Image | Path | str) -> Prediction:
+    def predict(self, image: npt.NDArray[Any] | Image.Image | Path | str, *, confidence: bool = False) -> Prediction:
         """Find the class of each pixel of an image.
 
         Args:
             image: H×W×3 RGB (also H×W grey or H×W×4 with opacity) of bytes, a PIL image, or a file.
+            confidence: also say how probable the network finds the class of each pixel.
 
         Raises:
             UsageError: no such file, the image is smaller than 33 pixels and no `size` is set, or it is of a kind that
                 shows no photo; or the network does not fit the space or the source names.
             DataError: the file is unreadable or the image is too large for the memory.
         """
-        return self._predict(self._read(image))
+        return self._predict([self._read(image)], confidence)[0]
+
+    def predict_many(
+        self, images: Iterable[npt.NDArray[Any] | Image.Image | Path | str], *, confidence: bool = False
+    ) -> Iterator[Prediction]:
+        """The same for many images; neighbours that have one size for the network go through it together.
+
+        Raises:
+            UsageError, DataError: as `predict`.
+        """
+        for batch in self._batched(map(self._read, images)):
+            yield from self._predict(batch, confidence)
+
+    def _batched(self, images: Iterable[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArray[np.uint8]]]:
+        for _, alike in groupby(images, key=self._network_size):
+            while batch := list(islice(alike, self.batch_size)):
+                yield batch
+
+    def _network_size(self, rgb: npt.NDArray[np.uint8]) -> tuple[int, int]:
+        return self.size or (rgb.shape[0], rgb.shape[1])
 
     def _read(self, image: npt.NDArray[Any] | Image.Image | Path | str) -> npt.NDArray[np.uint8]:
         rgb = read_rgb(image)
+        self._check_size(rgb, str(image) if isinstance(image, (Path, str)) else "the image")
+        return rgb
+
+    def _check_size(self, rgb: npt.NDArray[np.uint8], what: str) -> None:
         if self.size is None and min(rgb.shape[:2]) < MIN_SIZE:
-            what = str(image) if isinstance(image, (Path, str)) else "the image"
             raise UsageError(
                 f"{what} has {rgb.shape[0]}×{rgb.shape[1]} pixels: height and width must be at least {MIN_SIZE}. "
                 "Set a size that it is brought to, or give a larger image"
             )
-        return rgb
 
-    def _predict(self, rgb: npt.NDArray[np.uint8]) -> Prediction:
+    def _predict(self, images: Sequence[npt.NDArray[np.uint8]], confidence: bool) -> list[Prediction]:
+        """Of images with one size for the network; one after the other where memory does not hold them all."""
         start = time.perf_counter()
-        own_size = (rgb.shape[0], rgb.shape[1])
         try:
-            with torch.inference_mode():
-                pixels = torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
-                if self.size is not None:  # exactly as images are resized for scoring
-                    pixels = v2.functional.resize(
-                        pixels, list(self.size), interpolation=v2.InterpolationMode.BILINEAR, antialias=True
-                    )
-                output: SegOutput = self.model(normalise(pixels.to(self.device))[None])
-                self._check(output)
-                class_map = classify(output.logits[0], size=own_size).byte().cpu().numpy()
-                weights = tuple(tuple(_per_source(layer[0])) for layer in output.style_weights)
+            found = self._labelled(images, confidence)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
+            if len(images) > 1:
+                return [prediction for image in images for prediction in self._predict([image], confidence)]
             raise DataError(
-                f"the memory does not suffice for an image of {own_size[0]}×{own_size[1]} pixels: "
+                f"the memory does not suffice for an image of {images[0].shape[0]}×{images[0].shape[1]} pixels: "
                 "set a smaller size that it is brought to, or use another device"
             ) from error
-        return Prediction(class_map, weights or None, time.perf_counter() - start)
+        seconds = (time.perf_counter() - start) / len(images)
+        return [Prediction(class_map, weights, seconds, sure) for class_map, weights, sure in found]
+
+    @torch.inference_mode()
+    def _labelled(
+        self, images: Sequence[npt.NDArray[np.uint8]], confidence: bool
+    ) -> list[tuple[npt.NDArray[np.uint8], tuple[tuple[float, ...], ...] | None, npt.NDArray[np.float32] | None]]:
+        output: SegOutput = self._forward(torch.stack([self._prepared(image) for image in images]))
+        self._check(output)
+        found = []
+        for number, rgb in enumerate(images):
+            own_size = (rgb.shape[0], rgb.shape[1])
+            logits = output.logits[number]
+            class_map = classify(logits, size=own_size)
+            shares = len(self.views.scales) > 1 or self.views.flip
+            sure = certainty(logits.log() if shares else logits, class_map).cpu().numpy() if confidence else None
+            weights = tuple(tuple(_per_source(layer[number])) for layer in output.style_weights)
+            found.append((class_map.byte().cpu().numpy(), weights or None, sure))
+        return found
+
+    def _prepared(self, rgb: npt.NDArray[np.uint8]) -> Float[Tensor, "3 H W"]:
+        pixels = torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
+        if self.size is not None:  # exactly as images are resized for scoring
+            pixels = v2.functional.resize(
+                pixels, list(self.size), interpolation=v2.InterpolationMode.BILINEAR, antialias=True
+            )
+        return normalise(pixels.to(self.device))
 
     def _check(self, output: SegOutput) -> None:
         num_classes = output.logits.shape[1]
@@ -205,65 +379,114 @@ class Predictor:
         output: Path,
         *,
         overlay: float | None = 0.5,
+        results: Results | None = None,
         progress: Callable[[int, int, Outcome], None] | None = None,
+        on_frame: Callable[[int, int], None] | None = None,
     ) -> Predictions:
-        """Predict image files, folders of them, and globs, and write the results into a folder.
+        """Predict image and video files, folders of them, globs, and webcams, and write the results into a folder.
 
         For each image NAME: `NAME_classes.png` (palette PNG, pixel values are class ids), and `NAME_overlay.png` (the
-        photo under the colours, with a legend and the mix of styles). For all together: `predictions.json`, and
-        `styles.csv` (one line per image and style layer) where the network has styles. An image that cannot be
-        predicted is among the failures, and the others go on.
+        photo under the colours, with a legend and the mix of styles). For each video: see `predict_video`. For all
+        together: `predictions.json`, and `styles.csv` (one line per image and style layer) where the network has
+        styles. What cannot be predicted is among the failures, and the others go on. Where the user stops it, what is
+        done until then stays, the video at hand included.
 
         Args:
-            inputs: what to predict; see `find_images`.
+            inputs: what to predict; see `find_images`; and webcams, `webcam:0`.
             output: folder for the results; made if it is not there.
             overlay: opacity of the colours in the overlay, 0..1; None writes no overlays.
-            progress: called after each image with how many are done, how many there are, and what became of it.
+            results: what is written; instead of `overlay`.
+            progress: called after each input with how many are done, how many there are, and what became of it.
+            on_frame: called after each frame of a video with how many are done and how many there will be, or 0.
 
         Raises:
-            UsageError: as `find_images`, or the opacity lies outside 0..1.
+            UsageError: as `find_images`, or `results` cannot be written.
             DataError: the results cannot be written.
+            KeyboardInterrupt: the user stopped it.
         """
-        images = find_images(inputs, output=output)
+        results = results or Results(overlay)
+        results.check(self.space)
+        found = find_images(inputs, output=output, videos=True)
         predictions = Predictions()
-        for done, outcome in enumerate(self.predict_each(images, output, overlay=overlay), start=1):
-            if isinstance(outcome, Written):
-                predictions.written.append(outcome)
-            else:
-                predictions.failures.append(outcome)
-            if progress is not None:
-                progress(done, len(images), outcome)
-        self._write_index(predictions, output)
+        done = 0
+        try:
+            for video, alike in groupby(found, key=lambda one: is_video(one.path)):
+                some = list(alike)
+                outcomes = (
+                    (self.predict_video(one, output, results=results, on_frame=on_frame) for one in some)
+                    if video
+                    else self.predict_each(some, output, results=results)
+                )
+                for outcome in outcomes:
+                    done += 1
+                    _add(predictions, outcome)
+                    if progress is not None:
+                        progress(done, len(found), outcome)
+                    if isinstance(outcome, WrittenVideo) and outcome.stopped:
+                        raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if done:
+                self._write_index(predictions, output, results)
+            raise
+        self._write_index(predictions, output, results)
         return predictions
 
     def predict_each(
-        self, images: Sequence[FoundImage], output: Path, *, overlay: float | None = 0.5
+        self,
+        images: Sequence[FoundImage],
+        output: Path,
+        *,
+        overlay: float | None = 0.5,
+        results: Results | None = None,
     ) -> Iterator[Outcome]:
-        """Predict images one after the other; each one's files are written before it is yielded.
+        """Predict images in their order; each one's files are written before it is yielded.
 
         Args:
             images: what `find_images` found.
             output: folder for the results.
             overlay: opacity of the colours in the overlay, 0..1; None writes no overlays.
+            results: what is written; instead of `overlay`.
 
         Raises:
-            UsageError: the opacity lies outside 0..1, or the network does not fit the space or the source names.
+            UsageError: `results` cannot be written, or the network does not fit the space or the source names.
             DataError: the results cannot be written.
         """
-        if overlay is not None and not 0 <= overlay <= 1:
-            raise UsageError(f"the opacity of the overlay is {overlay}: it must lie in 0 (photo) .. 1 (colours)")
+        results = results or Results(overlay)
+        results.check(self.space)
+        waiting: list[tuple[FoundImage, npt.NDArray[np.uint8]]] = []
         for image in images:
             try:
                 rgb = self._read(image.path)
             except SpcnetError as error:
+                yield from self._predict_waiting(waiting, output, results)
                 yield Failure(image.path, str(error))
                 continue
-            try:
-                prediction = self._predict(rgb)
-            except DataError as error:  # a network that does not fit is no fault of this image
-                yield Failure(image.path, f"{image.path}: {error}")
-                continue
-            yield self._write(image, rgb, prediction, output, overlay)
+            if waiting and self._network_size(waiting[0][1]) != self._network_size(rgb):
+                yield from self._predict_waiting(waiting, output, results)
+            waiting.append((image, rgb))
+            if len(waiting) == self.batch_size:
+                yield from self._predict_waiting(waiting, output, results)
+        yield from self._predict_waiting(waiting, output, results)
+
+    def _predict_waiting(
+        self, waiting: list[tuple[FoundImage, npt.NDArray[np.uint8]]], output: Path, results: Results
+    ) -> Iterator[Outcome]:
+        """Predict images of one size and forget them."""
+        batch = list(waiting)
+        waiting.clear()
+        if not batch:
+            return
+        try:
+            predictions = self._predict([rgb for _, rgb in batch], results.confidence)
+        except DataError as error:  # a network that does not fit is no fault of this image
+            if len(batch) > 1:  # one of them is too large for the memory
+                for one in batch:
+                    yield from self._predict_waiting([one], output, results)
+                return
+            yield Failure(batch[0][0].path, f"{batch[0][0].path}: {error}")
+            return
+        for (image, rgb), prediction in zip(batch, predictions, strict=True):
+            yield self._write(image, rgb, prediction, output, results)
 
     def _write(
         self,
@@ -271,19 +494,25 @@ class Predictor:
         rgb: npt.NDArray[np.uint8],
         prediction: Prediction,
         output: Path,
-        opacity: float | None,
+        results: Results,
     ) -> Written:
         class_map = prediction.class_map
         classes_file = output / f"{image.name}{CLASSES_SUFFIX}"
-        save_image(label_image(class_map, self.space), classes_file)
-        overlay_file = None
-        if opacity is not None:
+        save_image(class_image(class_map, self.space, ids=results.ids), classes_file)
+        overlay_file = confidence_file = mean_confidence = None
+        if prediction.confidence is not None:
+            confidence_file = output / f"{image.name}{CONFIDENCE_SUFFIX}"
+            save_image(confidence_image(prediction.confidence), confidence_file)
+            mean_confidence = float(prediction.confidence.mean(dtype=np.float64))
+        if results.overlay is not None:
             overlay_file = output / f"{image.name}{OVERLAY_SUFFIX}"
             weights = prediction.style_weights or ()
             names = self._names(len(weights[0])) if weights else ()
-            picture = sheet(rgb, class_map, self.space, opacity=opacity, style_weights=weights, source_names=names)
+            picture = sheet(
+                rgb, class_map, self.space, opacity=results.overlay, style_weights=weights, source_names=names
+            )
             save_image(picture, overlay_file)
-        pixels = np.bincount(class_map.reshape(-1), minlength=IGNORE + 1)
+        pixels = _pixels(class_map)
         return Written(
             name=image.name,
             path=image.path,
@@ -294,20 +523,80 @@ class Predictor:
             seconds=prediction.seconds,
             classes_file=classes_file,
             overlay_file=overlay_file,
+            confidence_file=confidence_file,
+            mean_confidence=mean_confidence,
         )
+
+    def predict_video(
+        self,
+        video: FoundImage,
+        output: Path,
+        *,
+        results: Results | None = None,
+        on_frame: Callable[[int, int], None] | None = None,
+    ) -> WrittenVideo | Failure:
+        """Predict a video frame by frame, with the memory of `batch_size` frames however long it is.
+
+        For a video NAME: `NAME_overlay.mp4` (the frames under the colours, at their own size, rate and times) with
+        `NAME_legend.png`, `NAME_frames.csv` (a line for each frame: share of each class, mix of styles), and where they
+        are asked for the class maps, `NAME_classes/FRAME.png`. Where the source breaks, or the user stops it, what was
+        predicted until then is written; a source without any frame leaves nothing.
+
+        Args:
+            video: what `find_images` found.
+            output: folder for the results.
+            results: what is written.
+            on_frame: called after each frame with how many are done and how many there will be, or 0 if nobody knows.
+
+        Raises:
+            UsageError: `results` cannot be written, or the network does not fit the space or the source names.
+            DataError: the results cannot be written.
+        """
+        results = results or Results()
+        results.check(self.space)
+        packages()
+        with ExitStack() as stack:
+            try:
+                opened = stack.enter_context(open_video(video.path))
+                frames = opened.read(every=results.every, limit=results.limit)
+                first = next(frames, None)
+                if first is None:
+                    raise DataError(opened.broken or f"cannot read {video.path}: it has no frames. Check the file")
+                self._check_size(first.image, str(video.path))
+            except SpcnetError as error:
+                return Failure(video.path, str(error))
+            try:
+                prediction = self._predict([first.image], results.confidence)[0]
+            except DataError as error:
+                return Failure(video.path, f"{video.path}: {error}")
+            table = stack.enter_context(TemporaryFile("w+", encoding="utf-8", newline=""))
+            job = _VideoJob(self, video, opened, output, results, table, on_frame)
+            if results.overlay is None:
+                job.run(first, prediction, frames, None)
+            else:
+                job.video_file = output / f"{video.name}{VIDEO_SUFFIX}"
+                write_whole(
+                    job.video_file,
+                    lambda file: job.run(first, prediction, frames, VideoWriter(file, rate=opened.rate)),
+                )
+            return job.finish()
 
     def _names(self, num_sources: int) -> tuple[str, ...]:
         return self.source_names or tuple(f"source {m + 1}" for m in range(num_sources))
 
-    def _write_index(self, predictions: Predictions, output: Path) -> None:
+    def _write_index(self, predictions: Predictions, output: Path, results: Results) -> None:
         styled = [(image, image.style_weights) for image in predictions.written if image.style_weights]
-        names = self._names(len(styled[0][1][0])) if styled else self.source_names
+        known = [weights for _, weights in styled]
+        known += [video.style_weights for video in predictions.videos if video.style_weights]
+        names = self._names(len(known[0][0])) if known else self.source_names
         index: dict[str, Any] = {
             "space": self.space.name,
             "classes": list(self.space.classes),
             "sources": list(names),
             "size": list(self.size) if self.size else None,
+            "ids": results.ids,
             "images": [_as_json(image, names, output) for image in predictions.written],
+            "videos": [_video_as_json(video, names, output) for video in predictions.videos],
             "failures": [{"path": str(f.path), "reason": f.reason} for f in predictions.failures],
         }
         text = json.dumps(index, ensure_ascii=False, indent=1)
@@ -322,8 +611,173 @@ class Predictor:
             write_whole(output / "styles.csv", lambda file: file.write(text_csv))
 
 
+class _VideoJob:
+    """A video that is being predicted: what was seen so far, and where it goes."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        video: FoundImage,
+        opened: Video,
+        output: Path,
+        results: Results,
+        table: IO[str],
+        on_frame: Callable[[int, int], None] | None,
+    ) -> None:
+        self.predictor, self.video, self.opened, self.output, self.results = predictor, video, opened, output, results
+        self.table, self.lines, self.on_frame = table, csv.writer(table), on_frame
+        total = -(-opened.frames // results.every)
+        self.total = min(total, results.limit) if total and results.limit else total or results.limit
+        self.frames, self.seconds, self.confidence = 0, 0.0, 0.0
+        self.pixels = np.zeros(IGNORE + 1, dtype=np.int64)
+        self.weights: npt.NDArray[np.float64] | None = None
+        self.size = (0, 0)
+        self.stopped = False
+        self.video_file: Path | None = None
+
+    def run(self, first: Frame, prediction: Prediction, frames: Iterator[Frame], writer: VideoWriter | None) -> None:
+        """Go on after the first frame until the end, or until the user stops it."""
+        predictor = self.predictor
+        at_once = 1 if self.opened.live else predictor.batch_size
+        try:
+            self._add(first, prediction, writer)
+            for _, alike in groupby(frames, key=lambda frame: predictor._network_size(frame.image)):
+                while batch := list(islice(alike, at_once)):
+                    predictions = predictor._predict([frame.image for frame in batch], self.results.confidence)
+                    for frame, found in zip(batch, predictions, strict=True):
+                        self._add(frame, found, writer)
+        except KeyboardInterrupt:
+            self.stopped = True
+        finally:
+            if writer is not None:
+                writer.close()
+
+    def _add(self, frame: Frame, prediction: Prediction, writer: VideoWriter | None) -> None:
+        class_map, space = prediction.class_map, self.predictor.space
+        weights = prediction.style_weights or ()
+        if not self.frames:
+            self.size = class_map.shape
+            self.weights = np.zeros((len(weights), len(weights[0]))) if weights else None
+            self._write_head(weights)
+        pixels = _pixels(class_map)
+        sure = [] if prediction.confidence is None else [float(prediction.confidence.mean(dtype=np.float64))]
+        self.lines.writerow(
+            [
+                frame.number,
+                round(frame.seconds, 4),
+                *(round(value, 4) for value in sure),
+                *(round(int(pixels[k]) / class_map.size, 6) for k in range(len(space))),
+                *(round(weight, 6) for layer in weights for weight in layer),
+            ]
+        )
+        if self.results.frame_maps:
+            save_image(class_image(class_map, space, ids=self.results.ids), self._map_file(frame.number))
+        if writer is not None and self.results.overlay is not None:
+            writer.write(overlay(frame.image, class_map, space, opacity=self.results.overlay), frame.seconds)
+        self.frames += 1
+        self.seconds += prediction.seconds
+        self.pixels += pixels
+        self.confidence += sum(sure)
+        if self.weights is not None:
+            self.weights += np.array(weights)
+        if self.on_frame is not None:
+            self.on_frame(self.frames, self.total)
+
+    def _write_head(self, weights: Sequence[Sequence[float]]) -> None:
+        names = self.predictor._names(len(weights[0])) if weights else ()
+        styles = [f"layer {n}: {name}" for n in range(1, len(weights) + 1) for name in names]
+        sure = ["confidence"] if self.results.confidence else []
+        self.lines.writerow(["frame", "seconds", *sure, *self.predictor.space.classes, *styles])
+
+    def _map_file(self, number: int) -> Path:
+        return self.output / f"{self.video.name}{FRAME_MAPS_SUFFIX}" / f"{number:06d}.png"
+
+    def finish(self) -> WrittenVideo:
+        """Write what is known only at the end."""
+        space = self.predictor.space
+        frames_file = self.output / f"{self.video.name}{FRAMES_SUFFIX}"
+        self.table.seek(0)
+        write_whole(
+            frames_file, lambda file: file.writelines(line.encode("utf-8", "backslashreplace") for line in self.table)
+        )
+        if self.video_file is not None:
+            seen = [int(k) for k in np.flatnonzero(self.pixels[: len(space)])]
+            save_image(legend(space, seen), self.output / f"{self.video.name}{LEGEND_SUFFIX}")
+        maps = self._map_file(0).parent if self.results.frame_maps else None
+        whole = int(self.pixels.sum())
+        return WrittenVideo(
+            name=self.video.name,
+            path=self.video.path,
+            height=self.size[0],
+            width=self.size[1],
+            frames=self.frames,
+            rate=float(self.opened.rate),
+            shares={name: int(self.pixels[k]) / whole for k, name in enumerate(space.classes)},
+            style_weights=None
+            if self.weights is None
+            else tuple(tuple(layer) for layer in (self.weights / self.frames).tolist()),
+            seconds=self.seconds,
+            broken=self.opened.broken,
+            stopped=self.stopped,
+            frames_file=frames_file,
+            video_file=self.video_file,
+            classes_folder=maps,
+            mean_confidence=self.confidence / self.frames if self.results.confidence else None,
+        )
+
+
+def certainty(scores: Float[Tensor, "K h w"], chosen: Int[Tensor, "H W"]) -> Float[Tensor, "H W"]:
+    """Probability of the chosen class of each pixel, from scores of any size: the softmax, 0..1.
+
+    The scores are brought to the size of `chosen` as `classify` does.
+    """
+    height, width = chosen.shape
+    total: Tensor | None = None
+    own = torch.empty(height, width, device=scores.device)
+    # Class by class, as `classify` does: the scores at full size would be K images large.
+    for k, score in enumerate(scores.float()):
+        if score.shape != (height, width):
+            score = F.interpolate(score[None, None], size=(height, width), mode="bilinear", align_corners=True)[0, 0]
+        total = score.clone() if total is None else torch.logaddexp(total, score)
+        own = torch.where(chosen == k, score, own)
+    assert total is not None
+    return (own - total).exp()
+
+
+def check_views(views: Views) -> None:
+    """Refuse ways to look at an image that make no sense.
+
+    Raises:
+        UsageError: see the message.
+    """
+    if views.window is not None and min(views.window) < MIN_SIZE:
+        raise UsageError(
+            f"the window is {views.window[0]}×{views.window[1]}: height and width must be at least {MIN_SIZE} pixels"
+        )
+    if not 0 <= views.overlap < 1:
+        raise UsageError(f"the overlap is {views.overlap}: a share of a window, 0 or more and below 1")
+    if views.weights not in ("uniform", "hann"):
+        raise one_of(views.weights, ("uniform", "hann"), "window weights")
+    if not views.scales or min(views.scales) <= 0:
+        raise UsageError(f"the scales are {list(views.scales)}: factors above 0, at least one")
+
+
+def _add(predictions: Predictions, outcome: Outcome) -> None:
+    if isinstance(outcome, Written):
+        predictions.written.append(outcome)
+    elif isinstance(outcome, WrittenVideo):
+        predictions.videos.append(outcome)
+    else:
+        predictions.failures.append(outcome)
+
+
+def _pixels(class_map: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """How many pixels each of the 256 values has."""
+    counts: npt.NDArray[np.int64] = np.bincount(class_map.reshape(-1), minlength=IGNORE + 1)
+    return counts
+
+
 def _as_json(image: Written, names: Sequence[str], output: Path) -> dict[str, Any]:
-    weights = image.style_weights
     return {
         "name": image.name,
         "path": str(image.path),
@@ -331,10 +785,40 @@ def _as_json(image: Written, names: Sequence[str], output: Path) -> dict[str, An
         "width": image.width,
         "seconds": round(image.seconds, 4),
         "shares": image.shares,
-        "style_weights": None if weights is None else [dict(zip(names, layer, strict=True)) for layer in weights],
-        "classes_file": image.classes_file.relative_to(output).as_posix(),
-        "overlay_file": image.overlay_file.relative_to(output).as_posix() if image.overlay_file else None,
+        "style_weights": _by_source(image.style_weights, names),
+        "mean_confidence": image.mean_confidence,
+        "classes_file": _below(image.classes_file, output),
+        "overlay_file": _below(image.overlay_file, output),
+        "confidence_file": _below(image.confidence_file, output),
     }
+
+
+def _video_as_json(video: WrittenVideo, names: Sequence[str], output: Path) -> dict[str, Any]:
+    return {
+        "name": video.name,
+        "path": str(video.path),
+        "height": video.height,
+        "width": video.width,
+        "frames": video.frames,
+        "rate": video.rate,
+        "seconds": round(video.seconds, 4),
+        "broken": video.broken,
+        "stopped": video.stopped,
+        "shares": video.shares,
+        "style_weights": _by_source(video.style_weights, names),
+        "mean_confidence": video.mean_confidence,
+        "video_file": _below(video.video_file, output),
+        "frames_file": _below(video.frames_file, output),
+        "classes_folder": _below(video.classes_folder, output),
+    }
+
+
+def _by_source(weights: tuple[tuple[float, ...], ...] | None, names: Sequence[str]) -> list[dict[str, float]] | None:
+    return None if weights is None else [dict(zip(names, layer, strict=True)) for layer in weights]
+
+
+def _below(path: Path | None, output: Path) -> str | None:
+    return None if path is None else path.relative_to(output).as_posix()
 
 
 def _per_source(weights: torch.Tensor) -> list[float]:
@@ -433,7 +917,7 @@ def _to_bytes(values: npt.NDArray[Any], mode: str) -> npt.NDArray[np.uint8]:
     return (values + 0.5).clip(0, 255).astype(np.uint8)
 
 
-def find_images(inputs: Sequence[Path | str], *, output: Path | None = None) -> list[FoundImage]:
+def find_images(inputs: Sequence[Path | str], *, output: Path | None = None, videos: bool = False) -> list[FoundImage]:
     """The image files that inputs stand for, each once, with a name for its results.
 
     An input is an image file, a folder (searched with all folders below it), or a glob (`*`, `?`, `[...]`, and `**`
@@ -443,6 +927,7 @@ def find_images(inputs: Sequence[Path | str], *, output: Path | None = None) -> 
     Args:
         inputs: files, folders, globs.
         output: folder the results go to; what lies in it is not found in folders, so that results are not predicted.
+        videos: find video files and webcams, too.
 
     Raises:
         UsageError: no inputs, no such file, a glob that matches no image, a folder without images, or results that
@@ -451,28 +936,32 @@ def find_images(inputs: Sequence[Path | str], *, output: Path | None = None) -> 
     """
     if not inputs:
         raise UsageError("there is nothing to predict: give images, folders or globs")
+    wanted = IMAGE_SUFFIXES | VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
     found: dict[Path, tuple[Path, Path]] = {}
     for text in inputs:
-        for path, base in _expand(text, output):
+        if videos and is_webcam(text):
+            found.setdefault(Path(text), (Path(text), Path()))
+            continue
+        for path, base in _expand(text, output, wanted):
             found.setdefault(path.resolve(), (path, base))
     images = _name([*found.values()])
     if output is not None:
-        taken = {output.resolve() / f"{i.name}{end}" for i in images for end in (CLASSES_SUFFIX, OVERLAY_SUFFIX)}
+        taken = {output.resolve() / f"{i.name}{end}" for i in images for end in RESULT_SUFFIXES}
         overwritten = sorted(taken & found.keys())
         if overwritten:
             raise UsageError(f"{overwritten[0]} would be overwritten by the results: choose another output folder")
     return images
 
 
-def _expand(text: Path | str, output: Path | None) -> list[tuple[Path, Path]]:
+def _expand(text: Path | str, output: Path | None, wanted: frozenset[str]) -> list[tuple[Path, Path]]:
     """Image files of one input, each with the folder it was searched from."""
     path = Path(text).expanduser()
     if path.is_dir():
         if output is not None and output.resolve() == path.resolve():
             raise UsageError(f"the output folder {output} is the one that is searched: choose another for the results")
-        files = _images_below(path, output)
+        files = _images_below(path, output, wanted)
         if not files:
-            kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+            kinds = ", ".join(sorted(wanted))
             raise UsageError(f"the folder {text} has no images: files that end in {kinds} are looked for")
         return [(file, path) for file in files]
     if path.exists():
@@ -480,18 +969,18 @@ def _expand(text: Path | str, output: Path | None) -> list[tuple[Path, Path]]:
     if not glob.has_magic(str(path)):
         raise UsageError(f"{text} is not there: give an image, a folder or a glob such as 'photos/*.jpg'")
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-    files = [match for match in matches if match.is_file() and _is_image(match)]
+    files = [match for match in matches if match.is_file() and _is_wanted(match, wanted)]
     if not files:
         raise UsageError(f"{text} matches no image: check the path, and the quotes around it")
     base = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
     return [(file, base) for file in files]
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+def _is_wanted(path: Path, wanted: frozenset[str]) -> bool:
+    return path.suffix.lower() in wanted and not path.name.startswith(".")
 
 
-def _images_below(folder: Path, output: Path | None) -> list[Path]:
+def _images_below(folder: Path, output: Path | None, wanted: frozenset[str]) -> list[Path]:
     results = output.resolve() if output is not None else None
 
     def refuse(error: OSError) -> None:
@@ -500,18 +989,23 @@ def _images_below(folder: Path, output: Path | None) -> list[Path]:
     files: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(parent) / f).resolve() != results)
-        files += [Path(parent) / name for name in sorted(names) if _is_image(Path(name))]
+        files += [Path(parent) / name for name in sorted(names) if _is_wanted(Path(name), wanted)]
     return files
+
+
+def _file_name(path: Path) -> Path:
+    """A path that can be one of a file: a webcam's without colons and slashes."""
+    return Path(re.sub(r"\W+", "-", str(path)).strip("-")) if is_webcam(path) else path
 
 
 def _name(found: list[tuple[Path, Path]]) -> list[FoundImage]:
     """Shortest names that differ, in small letters too: some file systems do not tell the letters apart."""
-    whole = [path.resolve().parts for path, _ in found]
+    whole = [_file_name(path).resolve().parts for path, _ in found]
     levels = zip(*(parts[:-1] for parts in whole), strict=False)
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels)) or 1  # at least the root
     choices = []
     for (path, base), parts in zip(found, whole, strict=True):
-        short = path.relative_to(base)
+        short = _file_name(path) if is_webcam(path) else path.relative_to(base)
         short = Path(path.name) if ".." in short.parts else short  # results stay in their folder
         full = Path(*parts[shared:])
         choices.append([name.as_posix() for name in (short.with_suffix(""), short, full.with_suffix(""), full)])

@@ -1,14 +1,19 @@
-"""Pictures of what a network sees: class maps in colour, over the photo, with a legend, and the mix of styles as bars."""
+"""Pictures of what a network sees: class maps as numbers and in colour, over the photo, a legend, the mix of styles as bars."""
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from spcnet.data.labels import IGNORE, LabelSpace
-from spcnet.errors import UsageError
+from spcnet.data.labels import CITYSCAPES_IDS, IGNORE, LabelSpace
+from spcnet.errors import UsageError, one_of
+from spcnet.evaluation.evaluator import label_image
+
+Ids = Literal["train", "label", "color"]
+"""What the pixels of a written class map are: class ids 0..K-1, Cityscapes' own label ids, or colours."""
 
 STYLE_COLORS = (
     (0, 114, 178),
@@ -37,6 +42,60 @@ def colorize(class_map: npt.NDArray[np.uint8], space: LabelSpace) -> npt.NDArray
     table[: len(space)] = space.colors
     colored: npt.NDArray[np.uint8] = table[class_map]
     return colored
+
+
+def class_image(class_map: npt.NDArray[np.uint8], space: LabelSpace, *, ids: Ids = "train") -> Image.Image:
+    """A class map (H×W) as an image to write.
+
+    Args:
+        class_map: class of each pixel, or 255.
+        space: the classes.
+        ids: `train` for class ids in a palette image that shows their colours; `label` for Cityscapes' label ids (road 7
+            to bicycle 33, no class 0) in a grey image, as the benchmark's server takes them; `color` for RGB.
+
+    Raises:
+        UsageError: label ids of a space whose classes Cityscapes does not have.
+    """
+    if ids == "color":
+        return Image.fromarray(colorize(class_map, space))
+    if ids == "label":
+        return Image.fromarray(label_ids(space)[class_map])
+    return label_image(class_map, space)
+
+
+def check_ids(ids: str, space: LabelSpace) -> None:
+    """Refuse what `class_image` cannot write.
+
+    Raises:
+        UsageError: see the message.
+    """
+    if ids not in ("train", "label", "color"):
+        raise one_of(ids, ("train", "label", "color"), "kind of ids")
+    if ids == "label":
+        label_ids(space)
+
+
+def label_ids(space: LabelSpace) -> npt.NDArray[np.uint8]:
+    """Cityscapes' label id of each class: a table of 256 entries, 0 (unlabelled) for no class.
+
+    Raises:
+        UsageError: Cityscapes does not have all classes of the space.
+    """
+    number = {name: native_id for native_id, name in CITYSCAPES_IDS.items()}
+    foreign = [name for name in space.classes if name not in number]
+    if foreign:
+        raise UsageError(
+            f"the label ids of Cityscapes have no {', '.join(foreign)}, which are classes of {space.name}: "
+            "use the ids train or color"
+        )
+    table = np.zeros(IGNORE + 1, dtype=np.uint8)
+    table[: len(space)] = [number[name] for name in space.classes]
+    return table
+
+
+def confidence_image(confidence: npt.NDArray[np.floating]) -> Image.Image:
+    """Shares 0..1 (H×W) as a grey image: 0 black, 1 white."""
+    return Image.fromarray((confidence.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
 def overlay(

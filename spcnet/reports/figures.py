@@ -35,11 +35,14 @@ STYLE_COLORS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2"
 METHOD_DASHES = ("-", "--", "-.", ":")
 
 # Colours that stand for a variable of the page until the SVG is written; used for nothing else.
-_INK, _MUTED, _LINE = "#010203", "#040506", "#070809"
+_INK, _MUTED, _LINE, _CARD = "#010203", "#040506", "#070809", "#0a0b0c"
+PAGE_INK = (_INK, _MUTED, _LINE, _CARD)
+"""Letters, lesser letters, lines and ground, for figures that others draw for `page_svg`."""
 _VARIABLES = {
     _INK: "var(--ink)",
     _MUTED: "var(--muted)",
     _LINE: "var(--line)",
+    _CARD: "var(--card)",
     BASELINE_COLOR: "var(--baseline)",
     "#0072b2": "var(--blue)",
 }
@@ -68,6 +71,8 @@ _SETTINGS: Any = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
+PAGE_SETTINGS: Any = _SETTINGS
+"""Of matplotlib, for figures that others draw for `page_svg`."""
 
 
 @dataclass(frozen=True)
@@ -364,6 +369,9 @@ def _svg(figure: Figure, *, label: str) -> str:
         f'<svg role="img" aria-label="{html.escape(label)}" {box[0]} xmlns="http://www.w3.org/2000/svg" '
         f'xmlns:xlink="http://www.w3.org/1999/xlink" stroke-linejoin="round">{body}</svg>'
     )
+
+
+page_svg = _svg
 
 
 def css_color(color: str) -> str:

@@ -1,15 +1,17 @@
 """Reading run folders: what was set, where it ran, how it trained, what it scored.
 
 A run folder holds `config.yaml`, `environment.json`, `train.jsonl` (one line every `training.log_every` iterations),
-`results.jsonl` (one line per evaluation) and `panels/` (images with their predictions). Everything is checked here,
-so that tables and figures work on values they can trust.
+`results.jsonl` (one line per evaluation), `panels/` (images with their predictions), and perhaps `protocols.jsonl`
+(evaluations in the manner of a paper). Everything is checked here, so that tables and figures work on values they can
+trust.
 """
 
+import contextlib
 import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,7 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from spcnet.errors import DataError
+from spcnet.config import EvaluationConfig
+from spcnet.errors import DataError, UsageError
+
+RESULTS_FILE = "results.jsonl"
+PROTOCOLS_FILE = "protocols.jsonl"
+OWN_PROTOCOL = "spcnet"
+"""Name of this package's own protocol, as in `spcnet.evaluation.protocols`."""
 
 Role = Literal["source", "unseen"]
 """Whether a domain was trained on."""
@@ -58,6 +66,16 @@ class DomainResult:
     """Time it took to score; NaN if not recorded."""
     style_weights: tuple[tuple[float, ...], ...]
     """λ: for each style layer the mean weight of each of the M source styles; empty for methods without."""
+    interval: tuple[float, float] | None = None
+    """Where the mIoU lies with 95 %, by bootstrap over the images, 0..1; None if not recorded, as for what follows."""
+    precision: Mapping[str, float | None] = field(default_factory=dict)
+    """Of each class the share of the pixels taken for it that have it, 0..1; empty if not recorded."""
+    recall: Mapping[str, float | None] = field(default_factory=dict)
+    """Of each class the share of its pixels that were found, 0..1."""
+    mean_accuracy: float | None = None
+    """Mean of the recall, 0..1."""
+    weighted_iou: float | None = None
+    """IoU weighted with how many pixels each class has, 0..1."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,18 @@ class Evaluation:
     """Mean over the domains trained on, each weighing alike; None if one of them has no score."""
     mean_unseen_miou: float | None
     """The same over the domains never trained on."""
+    views: str | None = None
+    """How images were looked at, in words; None for one look at the whole image."""
+    protocol: str | None = None
+    """Whose manner of scoring it is; None for this package's own."""
+    size: tuple[int, int] | None = None
+    """Height and width that images were brought to, where that is recorded."""
+
+    @property
+    def manner(self) -> str:
+        """Protocol, views and size in words."""
+        size = f"at {self.size[0]}×{self.size[1]}" if self.size else None
+        return "; ".join(part for part in (self.protocol, self.views, size) if part) or "whole images, one look"
 
     def names(self, role: Role) -> tuple[str, ...]:
         """Names of the domains of that role, in the order they were scored."""
@@ -105,6 +135,8 @@ class Run:
     """By rising iteration, each iteration once; at least one."""
     panels: Mapping[str, tuple[Panel, ...]]
     """Kept images by domain."""
+    others: tuple[Evaluation, ...] = ()
+    """Evaluations in another manner than the run's own, the last of each manner; never the one that counts."""
 
     def setting(self, path: str) -> Any:
         """The setting at a dotted path such as `data.size`; None if the run does not have it."""
@@ -150,18 +182,36 @@ def load_run(folder: Path) -> Run:
         )
     config = _read_config(folder / "config.yaml")
     environment = _read_object(folder / "environment.json")
-    evaluations = {e.iteration: e for e in (_evaluation(*line) for line in _json_lines(folder / "results.jsonl"))}
+    lines = [_evaluation(*line) for line in _json_lines(folder / RESULTS_FILE)]
+    own = _own_manner(config, lines)
+    evaluations = {e.iteration: e for e in lines if (e.views, e.protocol) == own}
     if not evaluations:
         raise DataError(f"{folder} holds no results yet: wait until it is trained, or run `spcnet evaluate` on it")
-    lines = {entry.iteration: entry for entry in (_log_line(*line) for line in _json_lines(folder / "train.jsonl"))}
+    log = {entry.iteration: entry for entry in (_log_line(*line) for line in _json_lines(folder / "train.jsonl"))}
+    lines = [e for e in lines if (e.views, e.protocol) != own]
+    lines += [_evaluation(*line) for line in _json_lines(folder / PROTOCOLS_FILE)]
+    others = {e.manner: e for e in lines}
     return Run(
         folder=folder,
         config=config,
         environment=environment,
-        log=tuple(lines[i] for i in sorted(lines)),
+        log=tuple(log[i] for i in sorted(log)),
         evaluations=tuple(evaluations[i] for i in sorted(evaluations)),
         panels=_read_panels(folder / "panels", evaluations[max(evaluations)].domains),
+        others=tuple(others.values()),
     )
+
+
+def _own_manner(config: Mapping[str, Any], lines: list[Evaluation]) -> tuple[str | None, str | None]:
+    """Views and protocol of the evaluations that count: as the run was set to be scored; else as it first was."""
+    known = {entry.name for entry in fields(EvaluationConfig)}
+    settings = config.get("evaluation")
+    own: tuple[str | None, str | None] = (None, None)
+    if isinstance(settings, Mapping):
+        with contextlib.suppress(UsageError, TypeError, ValueError):  # settings of another version say nothing here
+            own = EvaluationConfig(**{str(k): v for k, v in settings.items() if k in known}).views, None
+    found = [(line.views, line.protocol) for line in lines]
+    return own if own in found or not found else found[0]
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
@@ -239,6 +289,9 @@ def _evaluation(record: Mapping[str, Any], where: str) -> Evaluation:
         domains=domains,
         mean_source_miou=_fraction(record.get("mean_source_miou"), "mean_source_miou", where),
         mean_unseen_miou=_fraction(record.get("mean_unseen_miou"), "mean_unseen_miou", where),
+        views=_words(record.get("views")),
+        protocol=None if record.get("protocol") == OWN_PROTOCOL else _words(record.get("protocol")),
+        size=_size(record.get("size"), where),
     )
 
 
@@ -276,7 +329,40 @@ def _domain(name: str, record: Any, classes: tuple[str, ...], where: str) -> Dom
         confusion=confusion,
         seconds=_number(record.get("seconds"), "seconds", where),
         style_weights=style_weights,
+        interval=_ends(record.get("miou_interval"), where),
+        precision=_by_class(record, "precision", classes, where),
+        recall=_by_class(record, "recall", classes, where),
+        mean_accuracy=_fraction(record.get("mean_accuracy"), "mean_accuracy", where),
+        weighted_iou=_fraction(record.get("frequency_weighted_iou"), "frequency_weighted_iou", where),
     )
+
+
+def _by_class(record: Mapping[str, Any], key: str, classes: tuple[str, ...], where: str) -> Mapping[str, float | None]:
+    if record.get(key) is None:
+        return {}
+    values = _need(record, key, dict, where)
+    return {name: _fraction(values.get(name), f"{key} of {name}", where) for name in classes}
+
+
+def _ends(value: Any, where: str) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2:
+        raise DataError(f"{where}: miou_interval is {_shorten(value)}; it must be [lower, upper]. Restore the file")
+    low, high = (_fraction(end, "miou_interval", where) for end in value)
+    return None if low is None or high is None else (low, high)
+
+
+def _size(value: Any, where: str) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(side, int) for side in value):
+        raise DataError(f"{where}: size is {_shorten(value)}; it must be [height, width]. Restore the file")
+    return value[0], value[1]
+
+
+def _words(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
 
 
 def _read_panels(folder: Path, domains: Iterable[str]) -> Mapping[str, tuple[Panel, ...]]:

@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from spcnet.config import DataConfig, EvaluationConfig, ModelConfig, RunConfig, TrainingConfig, as_dict
+from spcnet.reports.runs import panel_folder
 
 CLASSES = ["road", "sidewalk", "building", "car", "person", "sky", "train"]
 COLORS = [[128, 64, 128], [244, 35, 232], [70, 70, 70], [0, 0, 142], [220, 20, 60], [70, 130, 180], [0, 80, 100]]
@@ -40,11 +41,19 @@ def domain_record(role: str, quality: float, rng: np.random.Generator, *, styles
         confusion[k, 6] = 0
     miou, iou = scores(confusion)
     weights = rng.dirichlet(np.ones(styles), size=3).tolist() if styles else None
+    hit, truth, seen = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    recall = {name: float(hit[k] / truth[k]) if truth[k] else None for k, name in enumerate(CLASSES)}
+    assert miou is not None
     return {
         "role": role,
         "images": 100,
         "miou": miou,
         "iou": iou,
+        "miou_interval": [miou - 0.013, miou + 0.017],
+        "precision": {name: float(hit[k] / seen[k]) if seen[k] else None for k, name in enumerate(CLASSES)},
+        "recall": recall,
+        "mean_accuracy": float(np.mean([value for value in recall.values() if value is not None])),
+        "frequency_weighted_iou": float(sum(truth[k] * (iou[n] or 0) for k, n in enumerate(CLASSES)) / truth.sum()),
         "pixel_accuracy": float(np.trace(confusion) / confusion.sum()),
         "absent": ["train"],
         "confusion": confusion.tolist(),
@@ -100,7 +109,7 @@ def write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 def write_panels(folder: Path, domain: str, rng: np.random.Generator, *, quality: float) -> None:
     """Two small pictures of a street with a truth and a prediction."""
-    place = folder / "panels" / domain.replace("/", "-")
+    place = folder / "panels" / panel_folder(domain)
     place.mkdir(parents=True)
     # All 256 colours: with fewer, the PNG has fewer bits than 255 needs.
     palette = [channel for color in [*COLORS, *[[0, 0, 0]] * (256 - len(COLORS))] for channel in color]
@@ -143,11 +152,12 @@ def write_run(
 ) -> Path:
     """Write a run folder and give its path; every part of it can be set."""
     rng = np.random.default_rng([seed, sum(map(ord, method))])
+    data = data or DataConfig(sources=SOURCES, targets=TARGETS, size=size)
     folder.mkdir(parents=True)
     config = RunConfig(
         method=method,
         model=model or ModelConfig(backbone=backbone),
-        data=data or DataConfig(sources=SOURCES, targets=TARGETS, size=size),
+        data=data,
         training=TrainingConfig(iterations=iterations, seed=seed),
         evaluation=EvaluationConfig(panels=2),
         output=folder,
@@ -185,8 +195,10 @@ def write_run(
         if domains is None:
             share = quality * (0.6 + 0.4 * step / iterations)
             styles = 2 if method == "spcnet" else 0
-            scored = {d: domain_record("source", share + 0.15, rng, styles=styles) for d in SOURCES}
-            scored |= {d: domain_record("unseen", share - 0.03 * i, rng, styles=styles) for i, d in enumerate(TARGETS)}
+            scored = {d: domain_record("source", share + 0.15, rng, styles=styles) for d in data.sources}
+            scored |= {
+                d: domain_record("unseen", share - 0.03 * i, rng, styles=styles) for i, d in enumerate(data.targets)
+            }
         else:
             scored = {d: dict(record) for d, record in domains.items()}
         records.append(result_record(method, seed, step, scored, **changes))

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import re
 import subprocess
 import sys
@@ -10,9 +12,13 @@ import pytest
 
 from spcnet.config import DataConfig
 from spcnet.errors import DataError, UsageError
-from spcnet.reports.html import render_page, top_confusions, write_report
+from spcnet.reports.costs import NetworkCost
+from spcnet.reports.details import top_confusions
+from spcnet.reports.inspection import write_inspection
+from spcnet.reports.page import render_page, write_report
 from spcnet.reports.runs import Run, load_run
-from tests.reports.report_factory import TARGETS, small_domains, write_run
+from tests.reports.report_factory import TARGETS, result_record, small_domains, write_lines, write_run
+from tests.reports.test_inspection_figures import made
 
 VOID_TAGS = {"meta", "img", "br", "wbr", "link", "input", "hr"}
 
@@ -41,7 +47,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] not in (["style"], ["script"]):
             self.words.append(data)
 
     @property
@@ -86,8 +92,20 @@ def test_the_page_loads_nothing(page: Page, text: str) -> None:
     for name in ("src", "srcset", "data", "action", "background", "poster"):
         assert all(value.startswith("data:image/") for value in page.values(name))
     assert all(value.startswith("#") for value in page.values("href") + page.values("xlink:href"))
-    assert not re.search(r"@import|url\((?!#)", text)
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object", "base"})
+    before, script = text.split("<script>")
+    assert not re.search(r"@import|url\((?!#)", before)
+    assert not re.search(r"fetch|XMLHttp|import|https?:", script)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"link", "iframe", "object", "base"})
+
+
+def test_a_page_may_run_its_own_script_and_nothing_else(page: Page, text: str) -> None:
+    assert [attrs for tag, attrs in page.tags if tag == "script"] == [{}]
+    script = text.split("<script>")[1].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = (attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert f"script-src 'sha256-{digest}'" in str(policy)
+    assert "default-src 'none'; img-src data:;" in str(policy)
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
 
 
 def test_every_link_leads_to_a_section_and_no_id_stands_twice(page: Page) -> None:
@@ -134,10 +152,12 @@ def test_digits_are_as_asked_for(tmp_path: Path) -> None:
 
 def test_every_part_is_there(page: Page) -> None:
     sections = [attrs.get("id") for tag, attrs in page.tags if tag == "section"]
-    assert sections == ["results", "setting", "images", "classes", "training", "styles", "runs", "reading"]
+    assert sections == ["results", "setting", "images", "classes", "training", "styles", "cost", "runs", "reading"]
     images = [tag for tag, _ in page.tags if tag == "img"]
     assert len(images) == len(TARGETS) * 2 * 4  # two images of each domain: image, truth, two methods
-    assert sum(tag == "details" for tag, _ in page.tags) == 6
+    assert (
+        sum(tag == "details" for tag, _ in page.tags) == 1 + 2 * 6
+    )  # published rows; each run, its precision and recall
     assert "streets/game, streets/toy" in page.text
     assert "0123456789ab" in page.text
 
@@ -164,7 +184,7 @@ def test_names_from_a_run_cannot_write_html(tmp_path: Path) -> None:
     domains[evil] = domains.pop("fog")
     run = load_run(write_run(tmp_path / "a", method=evil, domains=domains, classes=[evil, *"bcdefg"]))
     text = render_page([run], title=evil)
-    assert "<script" not in text
+    assert text.count("<script") == 1  # the page's own
     assert evil in Page(text).text
 
 
@@ -201,6 +221,53 @@ def test_a_run_with_nothing_but_a_score_makes_a_page(tmp_path: Path) -> None:
     page = Page(render_page([load_run(folder)]))
     assert "no score on unseen domains" in page.text
     assert "nan" not in page.text.lower().split()
+
+
+def test_precision_recall_and_intervals_are_on_the_page(tmp_path: Path) -> None:
+    run = load_run(write_run(tmp_path / "a"))
+    words = Page(render_page([run])).text
+    domain = run.final.domains["camvid"]
+    assert domain.interval is not None
+    low, high = domain.interval
+    assert f"{100 * low:.1f}–{100 * high:.1f}" in words
+    assert "Precision in %" in words
+    row = words.split("Recall in %")[1].split("sidewalk")[0].split("road")[1]
+    assert f"{100 * (domain.recall['road'] or 0):.1f}" in row
+
+
+def test_other_protocols_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", domains=small_domains(source_a=0.6, fog=0.5, night=0.5))
+    line = result_record("spcnet", 0, 600, small_domains(fog=0.123), protocol="rein")
+    write_lines(folder / "protocols.jsonl", [line])
+    results = render_page([load_run(folder)]).split('<section id="setting"')[0]
+    board, others = results.split("<h3>Same network, other protocols</h3>")
+    assert "12.3" not in board
+    assert (
+        '<td class="text">rein</td><td></td><td>12.3</td><td></td><td>12.3<span class="below std">of 1 domain</span></td>'
+        in others
+    )
+
+
+def test_costs_are_shown_as_counted_and_recorded(tmp_path: Path) -> None:
+    run = load_run(write_run(tmp_path / "a"))
+    counted = {run.folder: NetworkCost(45_081_542, 277_770_000_000, 3 * 2**20, (1024, 1024))}
+    text = render_page([run], counted=counted).split('<section id="cost"')[1].split("</section>")[0]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", text)
+    assert cells[:4] == ["resnet18", "45.08", "277.77", "3"]
+    assert cells[5:] == ["0.8", "8 min", "8"]  # 800 images in 100 s
+    assert "one image of 1024×1024" in text
+    without = render_page([run]).split('<section id="cost"')[1].split("</section>")[0]
+    assert "GMACs" not in without
+    assert "s per step" in without
+
+
+def test_what_was_seen_inside_a_network_is_on_the_page(tmp_path: Path) -> None:
+    runs = [load_run(write_run(tmp_path / f"a{seed}", seed=seed)) for seed in range(2)]
+    assert 'id="inside"' not in render_page(runs)
+    write_inspection(made(2), runs[1].folder / "inspection")
+    inside = render_page(runs).split('<section id="inside"')[1].split("</section>")[0]
+    assert "seed 1" in inside
+    assert "<svg" in inside
 
 
 def test_a_run_that_diverged_makes_a_page(tmp_path: Path) -> None:
@@ -263,5 +330,5 @@ def test_the_worst_confusions_come_first() -> None:
 
 
 def test_reports_load_no_torch() -> None:
-    code = "import sys, spcnet.reports.html; sys.exit('torch' in sys.modules)"
+    code = "import sys, spcnet.reports.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,12 +2,13 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spcnet.errors import DataError
 from spcnet.evaluation.evaluator import safe_name
 from spcnet.reports.runs import load_run, panel_folder
-from tests.reports.report_factory import TARGETS, small_domains, write_run
+from tests.reports.report_factory import TARGETS, result_record, small_domains, write_lines, write_run
 
 
 def append(path: Path, text: str) -> None:
@@ -144,3 +145,58 @@ def test_a_result_that_cannot_be_true_is_refused(tmp_path: Path, key: str, value
 def test_a_folder_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no folder"):
         load_run(tmp_path / "nowhere")
+
+
+def test_another_way_of_looking_does_not_take_the_place_of_the_result(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", domains=small_domains(source_a=0.6, fog=0.5))
+    with (folder / "results.jsonl").open("a") as file:
+        for views, miou in (("scales 0.5, 1", 0.7), ("mirrored", 0.8), ("mirrored", 0.9)):
+            line = result_record("spcnet", 0, 600, small_domains(source_a=0.6, fog=miou), views=views)
+            file.write(json.dumps(line) + "\n")
+    run = load_run(folder)
+    assert run.final.mean_unseen_miou == 0.5
+    assert [(other.manner, other.mean_unseen_miou) for other in run.others] == [
+        ("scales 0.5, 1", 0.7),
+        ("mirrored", 0.9),
+    ]
+
+
+def test_a_run_that_is_scored_in_windows_keeps_to_them(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", domains=small_domains(source_a=0.6, fog=0.5), views="mirrored")
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("flip: false", "flip: true"))
+    with (folder / "results.jsonl").open("a") as file:
+        file.write(json.dumps(result_record("spcnet", 0, 600, small_domains(source_a=0.6, fog=0.4))) + "\n")
+    run = load_run(folder)
+    assert run.final.mean_unseen_miou == 0.5
+    assert [other.manner for other in run.others] == ["whole images, one look"]
+
+
+def test_protocols_of_papers_are_read_beside_the_result(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", domains=small_domains(source_a=0.6, fog=0.5))
+    scored = small_domains(fog=0.3)
+    lines = [{"protocol": "rein"}, {"protocol": "rein"}, {"protocol": "spcnet", "size": [512, 1024]}]
+    write_lines(folder / "protocols.jsonl", [result_record("spcnet", 0, 600, scored, **line) for line in lines])
+    run = load_run(folder)
+    assert run.final.mean_unseen_miou == 0.5
+    assert [other.manner for other in run.others] == ["rein", "at 512×1024"]
+
+
+def test_what_older_runs_did_not_record_is_nothing_and_what_newer_ones_did_is_there(tmp_path: Path) -> None:
+    old = load_run(write_run(tmp_path / "a", domains=small_domains(source_a=0.6, fog=0.5))).final.domains["fog"]
+    assert (old.interval, old.precision, old.recall, old.mean_accuracy, old.weighted_iou) == (None, {}, {}, None, None)
+    new = load_run(write_run(tmp_path / "b")).final.domains["camvid"]
+    assert new.miou is not None
+    assert new.interval == pytest.approx((new.miou - 0.013, new.miou + 0.017))
+    assert new.precision["train"] is None
+    assert 0 < (new.recall["road"] or 0) <= 1
+    assert new.mean_accuracy == pytest.approx(np.mean([value for value in new.recall.values() if value is not None]))
+    assert 0 < (new.weighted_iou or 0) < (new.pixel_accuracy or 0)
+
+
+@pytest.mark.parametrize("value", [[0.1], "0.1", [0.1, 7], {"low": 0.1}])
+def test_a_strange_interval_is_refused(tmp_path: Path, value: object) -> None:
+    domains = small_domains(fog=0.5)
+    domains["fog"]["miou_interval"] = value
+    with pytest.raises(DataError, match="miou_interval"):
+        load_run(write_run(tmp_path / "a", domains=domains))

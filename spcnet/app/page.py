@@ -1,0 +1,414 @@
+"""The page: what a visitor chooses, and what is shown for it. Needs Gradio (pip install spcnet[app])."""
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import gradio as gr
+import numpy as np
+from gradio_client.utils import is_http_url_like
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from spcnet.app import figures
+from spcnet.app.figures import Side, captions, class_shares, facts, shown
+from spcnet.app.studio import NO_STYLE, STYLE_CHOICES, Model, Seen, Studio, about_style, styled
+from spcnet.app.uploads import MAX_FRAMES, fitting, frames, is_film, opened
+from spcnet.errors import DataError, SpcnetError, named
+from spcnet.inference.video import VideoWriter
+
+TITLE = "spcnet: streets, seen by trained networks"
+INTRO = (
+    "Each pixel is coloured by the class that a network finds there. Take a scene or upload your own, give it another "
+    "weather, and move the slider on the picture to compare."
+)
+MODELS, PHOTO_LEFT, PHOTO_RIGHT = "Left network | right network", "Photo | left network", "Photo | right network"
+FRAME_WIDTH = 640
+"""Pixels that each of the two sides of a video is wide at most."""
+KEPT_VIDEOS = 16
+"""Labelled videos that are kept at most."""
+STYLESHEET = Path(__file__).with_name("page.css")
+
+
+class Upload(gr.File):
+    """A file that a visitor brings. Unlike Gradio's own it never fetches an address, and leaves no file per request."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> str | None:
+        """Where the file lies; Gradio has checked that it was uploaded."""
+        return None if payload is None else str(payload.path)
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+        """Put a file where it is kept.
+
+        Raises:
+            gr.Error: it is an address.
+        """
+        if url_or_file_path is not None and is_http_url_like(str(url_or_file_path)):
+            raise gr.Error("addresses are not fetched: upload a file", print_exception=False)
+        found: str | None = await super().async_move_resource_to_block_cache(url_or_file_path)
+        return found
+
+
+class Choice(NamedTuple):
+    """All that a visitor chose, in the order of the page's inputs."""
+
+    upload: str | None
+    scene: int
+    style: str
+    strength: float
+    compare: str
+    left: str
+    right: str
+    opacity: float
+
+    @property
+    def source(self) -> Path | int:
+        """What is looked at."""
+        return Path(self.upload) if self.upload else self.scene
+
+    @property
+    def sides(self) -> tuple[str | None, str | None]:
+        """Networks on the two sides; None for the photo."""
+        return {PHOTO_LEFT: (None, self.left), PHOTO_RIGHT: (None, self.right)}.get(
+            self.compare, (self.left, self.right)
+        )
+
+
+class Shown(NamedTuple):
+    """What is shown for a choice, in the order of the page's outputs."""
+
+    captions: str
+    pictures: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+    facts: str
+    is_film: bool
+
+
+def look(studio: Studio, choice: Choice) -> Shown:
+    """What is shown for a choice.
+
+    Raises:
+        SpcnetError: what was uploaded or chosen makes no sense.
+    """
+    image = studio.photo(choice.source, choice.style, choice.strength)
+    pictures, told = [], []
+    for name in choice.sides:
+        if name is None:
+            pictures.append(shown(image, None, None, opacity=0))
+            continue
+        model = named(name, studio.models, "network")
+        seen = studio.look(name, choice.source, choice.style, choice.strength)
+        pictures.append(shown(image, seen.prediction.class_map, model.space, opacity=choice.opacity))
+        if name not in {side.name for side in told}:
+            told.append(_side(model, seen))
+    note = "" if choice.style == NO_STYLE else f"Style: {about_style(choice.style)}."
+    film = isinstance(choice.source, Path) and is_film(choice.source)
+    if film:
+        note += " This is the video's first frame."
+    left, right = (name or "photo" for name in choice.sides)
+    return Shown(captions(left, right), (pictures[0], pictures[1]), facts(told, note=note.strip()), film)
+
+
+def _side(model: Model, seen: Seen) -> Side:
+    prediction = seen.prediction
+    return Side(
+        name=model.name,
+        about=model.about,
+        space=model.space,
+        shares=class_shares(prediction.class_map, model.space),
+        style_weights=prediction.style_weights,
+        sources=model.domains,
+        reading=seen.reading,
+        seconds=prediction.seconds,
+    )
+
+
+class _Sum:
+    """What a network saw in the frames of a video, summed."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.frames, self.seconds = model, 0, 0.0
+        self.shares = np.zeros(len(model.space))
+        self.weights: NDArray[np.float64] | None = None
+
+    def look(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The class map of a frame."""
+        prediction = self.model.look(image).prediction
+        self.frames += 1
+        self.seconds += prediction.seconds
+        self.shares += class_shares(prediction.class_map, self.model.space)
+        if prediction.style_weights is not None:
+            weights = np.array(prediction.style_weights)
+            self.weights = weights if self.weights is None else self.weights + weights
+        return prediction.class_map
+
+    def side(self) -> Side:
+        """The means."""
+        layers = None if self.weights is None else tuple(map(tuple, (self.weights / self.frames).tolist()))
+        return Side(
+            name=self.model.name,
+            about=self.model.about,
+            space=self.model.space,
+            shares=tuple((self.shares / self.frames).tolist()),
+            style_weights=layers,
+            sources=self.model.domains,
+            reading=None,
+            seconds=self.seconds,
+            frames=self.frames,
+        )
+
+
+class Labelled(NamedTuple):
+    """A video that was labelled."""
+
+    path: Path
+    facts: str
+
+
+def label_video(
+    studio: Studio,
+    choice: Choice,
+    path: Path,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Labelled:
+    """Label a video's first seconds, both sides beside each other.
+
+    Args:
+        studio: networks and limits.
+        choice: what was uploaded and chosen.
+        path: MP4 file to write.
+        stopped: asked after each frame whether to end.
+        progress: called after each frame with how many are done and how many there may be.
+
+    Raises:
+        SpcnetError: it is no video, it is broken before its first frame, or beyond the limits.
+    """
+    source = choice.source
+    if isinstance(source, int):
+        raise DataError("there is no video: upload one")
+    limits = studio.limits
+    end = time.monotonic() + limits.time
+    why: list[str] = []
+
+    def enough() -> bool:
+        if stopped():
+            why.append("stopped")
+        elif time.monotonic() > end:
+            why.append(f"ended after {limits.time:g} seconds of work")
+        return bool(why)
+
+    sums = {name: _Sum(named(name, studio.models, "network")) for name in choice.sides if name is not None}
+    with ExitStack() as stack:
+        video = stack.enter_context(opened(source, limits=limits))
+        total = min(MAX_FRAMES, video.frames) or MAX_FRAMES
+        writer: VideoWriter | None = None
+        done = 0
+        for frame in frames(video, limits=limits, enough=enough):
+            if writer is None:
+                file = stack.enter_context(path.open("wb"))
+                writer = VideoWriter(file, rate=video.rate)
+                stack.callback(writer.close)
+            image = styled(frame.image, choice.style, strength=choice.strength)
+            maps = {name: found.look(image) for name, found in sums.items()}
+            sides = [
+                _frame(image, None if name is None else maps[name], name, studio, choice.opacity)
+                for name in choice.sides
+            ]
+            writer.write(np.concatenate(sides, axis=1), frame.seconds)
+            done += 1
+            progress(done, total)
+        if not done:
+            reason = (video.broken or "").replace(str(source), "the video")
+            raise DataError(reason or "the video has no frames: give another")
+    broken = (video.broken or "").replace(str(source), "the video")
+    notes = [f"Means over the {done} frames that were labelled", *why, *([broken] if broken else [])]
+    return Labelled(path, facts([found.side() for found in sums.values()], note="; ".join(notes) + "."))
+
+
+def _frame(
+    image: NDArray[np.uint8], class_map: NDArray[np.uint8] | None, name: str | None, studio: Studio, opacity: float
+) -> NDArray[np.uint8]:
+    """One side of a frame, with its name."""
+    space = None if name is None else studio.models[name].space
+    picture = Image.fromarray(shown(image, class_map, space, opacity=opacity, width=1))
+    if picture.width > FRAME_WIDTH:
+        picture = picture.resize(
+            (FRAME_WIDTH, round(picture.height * FRAME_WIDTH / picture.width)), Image.Resampling.BILINEAR
+        )
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(max(11, picture.width // 36))
+    text = name or "photo"
+    left, top, right, bottom = draw.textbbox((8, 6), text, font=font)
+    draw.rectangle((left - 5, top - 4, right + 5, bottom + 4), fill=(0, 0, 0))
+    draw.text((8, 6), text, fill=(255, 255, 255), font=font)
+    return np.array(picture)
+
+
+class Jobs:
+    """Which visitors' videos are being labelled, and where the results lie.
+
+    Args:
+        folder: for the results.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._running: OrderedDict[str, threading.Event] = OrderedDict()
+        self._done: deque[Path] = deque()
+
+    @contextmanager
+    def job(self, visitor: str) -> Iterator[tuple[Path, threading.Event]]:
+        """A file for a result, and what tells that it is not wanted any more. A visitor's earlier job ends."""
+        self.stop(visitor)
+        stop = self._running[visitor] = threading.Event()
+        path = self.folder / f"{uuid4().hex}.mp4"
+        self._done.append(path)
+        while len(self._done) > KEPT_VIDEOS:
+            self._done.popleft().unlink(missing_ok=True)
+        try:
+            yield path, stop
+        finally:
+            if self._running.get(visitor) is stop:
+                del self._running[visitor]
+
+    def stop(self, visitor: str) -> None:
+        """End what a visitor began."""
+        running = self._running.get(visitor)
+        if running is not None:
+            running.set()
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What a visitor can mend is shown on the page; the message is text, and no mark-up of anybody."""
+    try:
+        yield
+    except SpcnetError as error:
+        text = str(error).translate({ord("<"): "‹", ord(">"): "›"})
+        raise gr.Error(text[:1].upper() + text[1:], duration=15, print_exception=False) from None
+
+
+def build(studio: Studio, *, folder: Path) -> gr.Blocks:
+    """The page.
+
+    Args:
+        studio: networks, scenes and limits.
+        folder: for thumbnails and labelled videos.
+
+    Raises:
+        SpcnetError: a network cannot label the first scene.
+    """
+    names, limits = [*studio.models], studio.limits
+    several = len(names) > 1
+    start = Choice(None, 0, NO_STYLE, 1.0, MODELS if several else PHOTO_LEFT, names[0], names[1 if several else 0], 0.6)
+    first = look(studio, start)
+    jobs = Jobs(folder)
+    thumbnails = []
+    for number, scene in enumerate(studio.scenes):
+        path = folder / f"scene-{number}.png"
+        Image.fromarray(fitting(scene.image, 2**15)).save(path)
+        thumbnails.append((str(path), scene.name))
+
+    def show(*given: Any) -> tuple[Any, ...]:
+        with told():
+            found = look(studio, Choice(*given))
+        return (*found[:3], gr.Group(visible=found.is_film), None, "")
+
+    def label(*given: Any, progress: gr.Progress = gr.Progress()) -> tuple[str, str]:
+        *chosen, request = given
+        with told(), jobs.job(str(request)) as (path, stop):
+            found = label_video(
+                studio,
+                Choice(*chosen),
+                path,
+                stopped=stop.is_set,
+                progress=lambda done, total: progress((done, total), unit="frames"),
+            )
+        return str(found.path), found.facts
+
+    def pick(event: gr.SelectData) -> tuple[int, None]:
+        return int(event.index), None
+
+    with gr.Blocks(title="spcnet", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.HTML(f'<h1>{TITLE}</h1><p class="intro">{INTRO}</p>')
+        scene, visitor = gr.State(0), gr.State(lambda: uuid4().hex)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=300):
+                gallery = gr.Gallery(
+                    thumbnails,
+                    label="Generated scenes",
+                    columns=4,
+                    height="auto",
+                    allow_preview=False,
+                    object_fit="cover",
+                    interactive=False,
+                    buttons=[],
+                    elem_id="scenes",
+                )
+                upload = Upload(
+                    label=f"Your own photo or video (at most {limits.megabytes:g} MB, {limits.megapixels:g} megapixels)",
+                    file_count="single",
+                    height=120,
+                    elem_id="upload",
+                )
+                style = gr.Dropdown(
+                    [*STYLE_CHOICES], value=NO_STYLE, label="Weather or damage to put on", elem_id="style"
+                )
+                strength = gr.Slider(0, 1, value=1.0, step=0.05, label="How much of it", elem_id="strength")
+                left = gr.Dropdown(
+                    names, value=start.left, label="Left network" if several else "Network", elem_id="left"
+                )
+                right = gr.Dropdown(names, value=start.right, label="Right network", visible=several, elem_id="right")
+                compare = gr.Radio(
+                    [MODELS, PHOTO_LEFT, PHOTO_RIGHT] if several else [PHOTO_LEFT],
+                    value=start.compare,
+                    label="Left and right of the slider",
+                    visible=several,
+                    elem_id="compare",
+                )
+                opacity = gr.Slider(
+                    0, 1, value=start.opacity, step=0.05, label="Colours over the photo", elem_id="opacity"
+                )
+            with gr.Column(scale=3, min_width=320, elem_id="result"):
+                sides = gr.HTML(first.captions)
+                slider = gr.ImageSlider(
+                    first.pictures,
+                    label="Classes",
+                    show_label=False,
+                    interactive=False,
+                    buttons=["fullscreen"],
+                    max_height=640,
+                    elem_id="slider",
+                )
+                with gr.Group(visible=False, elem_id="film") as film:
+                    with gr.Row():
+                        run = gr.Button(f"Label the video (first {limits.seconds:g} s)", variant="primary")
+                        stop = gr.Button("Stop")
+                    video = gr.Video(label="Labelled video", interactive=False, buttons=["download"], elem_id="video")
+                    means = gr.HTML("")
+                text = gr.HTML(first.facts)
+        inputs = [upload, scene, style, strength, compare, left, right, opacity]
+        outputs = [sides, slider, text, film, video, means]
+        shared: dict[str, Any] = {
+            "concurrency_limit": limits.concurrency,
+            "concurrency_id": "networks",
+            "api_visibility": "private",
+        }
+        changes = [upload.upload, upload.clear, style.change, compare.change, left.change, right.change]
+        gr.on([*changes, strength.change, opacity.change], show, inputs, outputs, trigger_mode="always_last", **shared)
+        gallery.select(pick, None, [scene, upload], api_visibility="private").success(show, inputs, outputs, **shared)
+        run.click(label, [*inputs, visitor], [video, means], **shared)
+        stop.click(jobs.stop, [visitor], None, concurrency_limit=None, api_visibility="private")
+    page.queue(max_size=limits.waiting, default_concurrency_limit=limits.concurrency)
+    return page
+
+
+__all__ = ["Choice", "Labelled", "Shown", "build", "figures", "label_video", "look"]

@@ -1,0 +1,159 @@
+"""The robustness of the runs on a page, from the cards that `spcnet robustness` wrote about them."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spcnet.errors import DataError
+from spcnet.reports.html import counted, escaped, percent, swatch, table
+from spcnet.reports.robustness import CLEAN, Card, ModelScores, Score, summary
+from spcnet.reports.runs import Run
+from spcnet.reports.series import Series, each_run
+
+CARD_FILE = "robustness.json"
+
+
+def read_cards(runs: Sequence[Run]) -> dict[Path, Card]:
+    """The cards that know one of the runs, by their files: in the runs' folders, and in the folders beside these.
+
+    Of several cards of one set the one that knows most of the runs is taken, then the one with the most conditions.
+
+    Raises:
+        DataError: a file of that name is broken.
+    """
+    paths: dict[Path, None] = {}
+    folders = {folder: None for run in runs for folder in (run.folder.absolute(), run.folder.resolve())}
+    for place in dict.fromkeys(place for folder in folders for place in (folder, folder.parent)):
+        for path in (place / CARD_FILE, *sorted(place.glob(f"*/{CARD_FILE}"))):
+            if path.is_file():
+                paths[path.resolve()] = None
+    best: dict[str, tuple[tuple[int, int], Path, Card]] = {}
+    for path in paths:
+        card = _read(path)
+        known = sum(_model_of(card, run) is not None for run in runs)
+        worth = (known, len(card.families))
+        if known and (card.domain not in best or worth > best[card.domain][0]):
+            best[card.domain] = (worth, path, card)
+    return {path: card for _, path, card in best.values()}
+
+
+def _read(path: Path) -> Card:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Card(
+            domain=str(values["domain"]),
+            images=int(values["images"]),
+            space=str(values["space"]),
+            classes=tuple(values["classes"]),
+            colors=tuple((int(r), int(g), int(b)) for r, g, b in values["colors"]),
+            families=dict(values["families"]),
+            severities=tuple(map(int, values["severities"])),
+            models=tuple(map(_model, values["models"])),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is no robustness card: delete it, or write it anew with spcnet robustness") from error
+
+
+def _model(values: Mapping[str, Any]) -> ModelScores:
+    size = values["size"]
+    return ModelScores(
+        label=str(values["label"]),
+        method=str(values["method"]),
+        backbone=str(values["backbone"]),
+        sources=tuple(values["sources"]),
+        styles=tuple(values["styles"]),
+        size=None if size is None else (int(size[0]), int(size[1])),
+        precision=str(values["precision"]),
+        scores={
+            str(condition): {
+                int(severity): Score(
+                    miou=_number(score["miou"]),
+                    iou=tuple(map(_number, score["iou"])),
+                    pixel_accuracy=_number(score["pixel_accuracy"]),
+                )
+                for severity, score in by_severity.items()
+            }
+            for condition, by_severity in values["scores"].items()
+        },
+    )
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _model_of(card: Card, run: Run) -> ModelScores | None:
+    """The run's own scores on a card; networks are known there by the name of their folder."""
+    return next(
+        (
+            model
+            for model in card.models
+            if Path(model.label).name == run.folder.resolve().name
+            and (model.method, model.backbone) == (run.method, run.setting("model.backbone"))
+        ),
+        None,
+    )
+
+
+def robustness(series: Sequence[Series], cards: Mapping[Path, Card], digits: int) -> str:
+    """For each card a line for each run that it knows; empty without cards."""
+    return "".join(_card(series, path, card, digits) for path, card in cards.items())
+
+
+def _card(series: Sequence[Series], path: Path, card: Card, digits: int) -> str:
+    known = [(one, run, model) for one, run in each_run(series) if (model := _model_of(card, run)) is not None]
+    families = list(card.groups)
+    rows = []
+    for one, run, model in known:
+        found = summary(card, model)
+        benchmark = [_percent(found.mpc, digits), _percent(found.rpc, digits)] if card.benchmark else []
+        rows.append(
+            [
+                f'{swatch(one.color)}{escaped(one.label)}<span class="below std">seed {run.seed}</span>',
+                _percent(model.clean, digits),
+                *benchmark,
+                *(_percent(found.families[family], digits) for family in families),
+            ]
+        )
+    severities = ", ".join(map(str, card.severities))
+    caption = (
+        f"mIoU in % on {escaped(card.domain)} ({counted(card.images, 'image')}), averaged over the severities {severities}"
+        + (
+            "; mPC is the mean over the corruptions of the benchmark, rPC its share of clean."
+            if card.benchmark
+            else "."
+        )
+    )
+    heads = [CLEAN, *(["mPC", "rPC"] if card.benchmark else []), *map(escaped, families)]
+    overview = table(["method", *heads], rows, caption=caption, label=f"Robustness on {card.domain}")
+    conditions = [
+        [escaped(name), *(_share(model.mean(name), model.clean, digits) for _, _, model in known)]
+        for name in card.conditions
+    ]
+    detail = table(
+        ["condition", *(f"{escaped(one.label)}<br>seed {run.seed}" for one, run, _ in known)],
+        conditions,
+        caption="Share of the clean mIoU that is left in each condition, in %; the stronger the colour, the more is lost.",
+        label=f"Robustness on {card.domain} by condition",
+    )
+    others = len(card.models) - len(known)
+    where = f"{path.parent.name}/{path.name}"
+    note = f"From {where}" + (f", which knows {counted(others, 'other network')}, too" if others else "") + "."
+    return (
+        f"<h3>{escaped(card.domain)}</h3>{overview}<details><summary>Every condition</summary>{detail}</details>"
+        f'<p class="note">{escaped(note)} Beside it lies a page with each severity and the worst cases in pictures.</p>'
+    )
+
+
+def _percent(value: float, digits: int) -> str:
+    return percent(value if math.isfinite(value) else None, digits)
+
+
+def _share(value: float, clean: float, digits: int) -> str:
+    share = value / clean if clean else math.nan
+    if not math.isfinite(share):
+        return "–"
+    lost = round(80 * min(max(1 - share, 0.0), 1.0))
+    return f'<span class="lost" style="--much:{lost}%" title="mIoU {percent(value, digits)} %">{100 * share:.0f}</span>'

@@ -1,0 +1,247 @@
+"""What was set, every run by itself, and how to read the page."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from spcnet.reports import figures
+from spcnet.reports.costs import duration, speed, training_seconds
+from spcnet.reports.html import (
+    breakable,
+    css_rgb,
+    definitions,
+    escaped,
+    interval,
+    percent,
+    plain,
+    ranged,
+    swatch,
+    table,
+)
+from spcnet.reports.runs import DomainResult, Role, Run
+from spcnet.reports.series import Series, each_run
+from spcnet.reports.tables import Table
+
+_ROLES: tuple[Role, Role] = ("source", "unseen")
+
+
+def setting(series: Sequence[Series]) -> str:
+    """What the runs share, and in what they differ."""
+    runs = [run for _, run in each_run(series)]
+    paths = {
+        "Backbone": "model.backbone",
+        "Start of the backbone": "model.weights",
+        "Output stride": "model.output_stride",
+        "Sources": "data.sources",
+        "Targets": "data.targets",
+        "Label space": "data.space",
+        "Image size": "data.size",
+        "Images per domain in a batch": "data.images_per_domain",
+        "Iterations": "training.iterations",
+        "Learning rate": "training.learning_rate",
+        "Precision": "training.precision",
+    }
+    methods = "; ".join(
+        f"{one.label} (seed{'s' if len(one.group.runs) > 1 else ''} {', '.join(str(r.seed) for r in one.group.runs)})"
+        for one in series
+    )
+    entries = [("Methods", methods)]
+    for words, path in paths.items():
+        join = " × " if path == "data.size" else ", "
+        values = [plain(run.setting(path), join) for run in runs]
+        entries.append(
+            (words, _agreed(runs, [value or "its own" for value in values] if path == "data.size" else values))
+        )
+    entries.append(("Classes", _agreed(runs, [f"{len(run.final.classes)}" for run in runs])))
+    entries.append(("Scored after", _agreed(runs, [f"{run.final.iteration} iterations" for run in runs])))
+    entries.append(("Looked at", _agreed(runs, [run.final.manner for run in runs])))
+    times: list[tuple[str, list[float], Any]] = [
+        ("Training time", [training_seconds(run) for run in runs], duration),
+        ("Training speed", [speed(run) for run in runs], lambda s: f"{s:.3g} images/s"),
+        ("Scoring time", [sum(d.seconds for d in run.final.domains.values()) for run in runs], duration),
+    ]
+    entries += [(words, f"{found} per run") for words, values, say in times if (found := ranged(values, say))]
+    environment = {
+        "Device": "device",
+        "spcnet": "spcnet",
+        "PyTorch": "torch",
+        "Python": "python",
+        "Platform": "platform",
+    }
+    for words, key in environment.items():
+        entries.append((words, _agreed(runs, [plain(run.environment.get(key)) for run in runs])))
+    entries.append(("Git commit", _agreed(runs, [plain(run.environment.get("git_commit"))[:12] for run in runs])))
+    started = sorted(filter(None, (_when(run.environment.get("started")) for run in runs)))
+    entries.append(("Started", " to ".join(dict.fromkeys((*started[:1], *started[-1:])))))
+    return definitions(entries)
+
+
+def _agreed(runs: Sequence[Run], values: Sequence[str]) -> str:
+    """The value all runs share, or each value with the runs that have it."""
+    owners: dict[str, list[str]] = {}
+    for run, value in zip(runs, values, strict=True):
+        owners.setdefault(value, []).append(run.folder.name)
+    if len(owners) == 1:
+        return values[0]
+    return "; ".join(f"{value or 'not recorded'} ({', '.join(names)})" for value, names in owners.items())
+
+
+def _when(value: object) -> str:
+    try:
+        return datetime.fromisoformat(str(value)).strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return plain(value)
+
+
+# --- Every run -------------------------------------------------------------------------------------------------------
+
+
+def details(series: Sequence[Series], digits: int) -> str:
+    """Every run, folded up."""
+    return "".join(_run_details(run, one, digits) for one, run in each_run(series))
+
+
+def _run_details(run: Run, one: Series, digits: int) -> str:
+    final = run.final
+    confusions = "".join(_confusion(run, role) for role in _ROLES)
+    config = yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True, width=100)
+    environment = json.dumps(run.environment, indent=2, ensure_ascii=False) if run.environment else ""
+    unseen = f" · unseen {percent(final.mean_unseen_miou, digits)} %" if final.mean_unseen_miou is not None else ""
+    return (
+        f"<details><summary>{swatch(one.color)}<b>{escaped(one.label)}</b> · seed {run.seed}{unseen} · "
+        f"{escaped(run.folder.name)}</summary>{_domains(run, digits)}<h3>Classes</h3>{_class_tables(run, digits)}"
+        f'<h3>Confusion</h3><div class="plots large">{confusions}</div>'
+        f"<h3>Configuration</h3><pre>{escaped(config)}</pre>"
+        + (f"<h3>Environment</h3><pre>{escaped(environment)}</pre>" if environment else "")
+        + "</details>"
+    )
+
+
+def _domains(run: Run, digits: int) -> str:
+    columns: list[tuple[str, Any]] = [
+        ("role", lambda d: d.role),
+        ("images", lambda d: str(d.images)),
+        ("mIoU in %", lambda d: percent(d.miou, digits)),
+        ("95 % interval", lambda d: interval(d.interval, digits)),
+        ("pixels right in %", lambda d: percent(d.pixel_accuracy, digits)),
+        ("mean accuracy in %", lambda d: "" if d.mean_accuracy is None else percent(d.mean_accuracy, digits)),
+        ("weighted IoU in %", lambda d: "" if d.weighted_iou is None else percent(d.weighted_iou, digits)),
+        ("absent classes", lambda d: escaped(", ".join(d.absent) or "none")),
+    ]
+    domains = run.final.domains
+    # Earlier versions did not record all of it.
+    columns = [(head, say) for head, say in columns if any(say(domain) for domain in domains.values())]
+    when = escaped(_when(run.final.time))
+    return table(
+        ["domain", *(head for head, _ in columns)],
+        [[escaped(name), *(say(domain) for _, say in columns)] for name, domain in domains.items()],
+        caption=f"Scored after {run.final.iteration} iterations, {when}.",
+        label="Scores of this run by domain",
+    )
+
+
+def _class_tables(run: Run, digits: int) -> str:
+    shown = _class_table(
+        run,
+        digits,
+        lambda domain: domain.iou,
+        caption="IoU in %; grey where the class has no truth pixel, so that its IoU says nothing about it.",
+        label="IoU of this run by class and domain",
+    )
+    if any(domain.precision or domain.recall for domain in run.final.domains.values()):
+        precision = _class_table(
+            run,
+            digits,
+            lambda domain: domain.precision,
+            caption="Precision in %: of the pixels taken for a class, the share that has it; a dash where it was never seen.",
+            label="Precision of this run by class and domain",
+        )
+        recall = _class_table(
+            run,
+            digits,
+            lambda domain: domain.recall,
+            caption="Recall in %: of the pixels of a class, the share that was found; a dash where it has none.",
+            label="Recall of this run by class and domain",
+        )
+        tables = f'<div class="plots large">{precision}{recall}</div>'
+        shown += f"<details><summary>Precision and recall</summary>{tables}</details>"
+    return shown
+
+
+def _class_table(run: Run, digits: int, values: Any, *, caption: str, label: str) -> str:
+    def cell(domain: DomainResult, name: str) -> str:
+        text = percent(values(domain).get(name), digits)
+        return f'<span class="even">{text}</span>' if name in domain.absent else text
+
+    final = run.final
+    return table(
+        ["class", *map(breakable, final.domains)],
+        [
+            [swatch(css_rgb(color)) + escaped(name), *(cell(domain, name) for domain in final.domains.values())]
+            for name, color in zip(final.classes, final.colors, strict=True)
+        ],
+        caption=caption,
+        label=label,
+    )
+
+
+def _confusion(run: Run, role: Role) -> str:
+    counts = sum(
+        (domain.confusion for domain in run.final.domains.values() if domain.role == role),
+        start=np.zeros((len(run.final.classes),) * 2, dtype=np.int64),
+    )
+    if counts.sum() == 0:
+        return ""
+    worst = top_confusions(run.final.classes, counts)
+    words = ", ".join(f"{100 * share:.0f} % of {true} taken for {seen}" for true, seen, share in worst)
+    title = "sources" if role == "source" else "unseen domains"
+    svg = figures.confusion_svg(title, run.final.classes, counts, label=f"Confusion on {title}: {words}")
+    caption = f"All {title} together; each row sums to 100 %. Most frequent: {escaped(words)}."
+    return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
+
+
+def top_confusions(
+    classes: Sequence[str], confusion: npt.NDArray[np.int64], *, num: int = 4
+) -> list[tuple[str, str, float]]:
+    """The confusions that cost the largest share of a true class: (true class, taken for, share)."""
+    shares = np.nan_to_num(figures.row_shares(confusion))
+    np.fill_diagonal(shares, 0.0)
+    order = np.argsort(-shares, axis=None, kind="stable")[:num]
+    places = [(int(i) // len(classes), int(i) % len(classes)) for i in order]
+    return [
+        (classes[row], classes[column], float(shares[row, column])) for row, column in places if shares[row, column]
+    ]
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------------
+
+
+def reading(table: Table) -> str:
+    """What the words and figures of the page mean."""
+    paragraphs = [
+        "<b>mIoU</b>: for each class, the pixels that are both truly and predictedly of the class, divided by those that are "
+        "either; all pixels of a domain together, at the size of its labels. The mean over classes is the domain's mIoU, and "
+        "a mean over domains weighs each domain alike.",
+        "<b>Absent classes</b>: a class that a domain neither contains nor is predicted there is left out of its mean. A class that "
+        "it does not contain but that was predicted counts as 0, as the definition has it; so with few classes present, a single wrong "
+        "pixel can cost points. The figures by class leave classes without truth pixels out.",
+        "<b>Seeds</b>: training is random. The same method with another seed easily differs by a point or more, above all with "
+        "short training and few images. A small difference between single runs is noise; compare means over at least three "
+        "seeds, and look at whether the sign of the difference is the same on each seed. ± is the spread of single runs, not the "
+        "uncertainty of their mean.",
+        "<b>95 % interval</b>: the images of a domain drawn anew with replacement, many times, and scored each time; where the middle "
+        "95 % of these scores lie. It says how much depends on which images happened to be in the set, and nothing about another "
+        "training.",
+        "<b>Unseen</b> domains are used for scoring only, and the scores are those of the last evaluation of each run, not of its best.",
+    ]
+    if table.baseline is not None and len(table.rows) > 1:
+        paragraphs.append(
+            f"<b>Gap</b>: difference of the means of the unseen domains to {escaped(table.baseline)}, in points of mIoU "
+            "(not in per cent of its score)."
+        )
+    return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)

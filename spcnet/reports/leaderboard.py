@@ -1,0 +1,286 @@
+"""The headline: who scores what where, with published rows beside it that are never ranked, and other ways of scoring."""
+
+from collections.abc import Sequence
+
+from spcnet.reports import figures
+from spcnet.reports.html import (
+    breakable,
+    counted,
+    difference,
+    escaped,
+    interval,
+    percent,
+    scrolling,
+    sortable,
+    swatch,
+)
+from spcnet.reports.html import table as plain_table
+from spcnet.reports.published import CAUTIONS, PUBLISHED, SETS, Published, beside, obstacles, set_of
+from spcnet.reports.runs import OWN_PROTOCOL, Run
+from spcnet.reports.series import Series, each_run
+from spcnet.reports.tables import Column, Row, Table, column_title, format_points
+
+
+def lead(table: Table, digits: int) -> str:
+    """The result in a sentence or two."""
+    place = _mean_place(table)
+    scored = [row for row in table.rows if place is not None and row.cells[place].value is not None]
+    if place is None or not scored:
+        return "These runs have no score on unseen domains yet."
+    num_unseen = sum(column.kind == "unseen" for column in table.columns)
+    over = f"the mean of {num_unseen} domains that were never trained on" if num_unseen > 1 else "the unseen domain"
+    best = max(scored, key=lambda row: row.cells[place].value or 0.0)
+    cell = best.cells[place]
+    text = f"<b>{escaped(best.label)}</b> reaches {percent(cell.value, digits)} % mIoU on {over}"
+    if len(table.rows) > 1:
+        text = f"Best on {over}: <b>{escaped(best.label)}</b> with {percent(cell.value, digits)} % mIoU"
+    if cell.gap is not None and table.baseline is not None:
+        text += f", {format_points(cell.gap, digits=digits)}&nbsp;points from {escaped(table.baseline)}"
+        if best.wins is not None and best.wins[1] > 1:
+            text += f" and above it on {best.wins[0]} of {best.wins[1]} seeds"
+    text += "."
+    if len(table.rows) > 1 and min(len(row.seeds) for row in table.rows) < 2:
+        text += " Not every method has several seeds, so a difference of a point or two may be chance."
+    return text
+
+
+def cards(table: Table, series: Sequence[Series], digits: int) -> str:
+    """Each method's mean over the unseen domains, in large figures."""
+    place = _mean_place(table)
+    if place is None:
+        return ""
+    shown = []
+    for row, one in zip(table.rows, series, strict=True):
+        cell = row.cells[place]
+        spread = f' <span class="std">± {percent(cell.std, digits)}</span>' if cell.std is not None else ""
+        unit = '<span class="std"> %</span>' if cell.value is not None and cell.std is None else ""
+        if row.is_baseline and len(table.rows) > 1:
+            below = "baseline"
+        elif cell.gap is not None:
+            below = f"{difference(cell.gap, digits)} points from the baseline{_wins(row)}"
+        else:
+            below = ""
+        shown.append(
+            f'<div style="--series: {figures.css_color(one.color)}"><b>{escaped(row.label)}</b>'
+            f'<span class="big">{percent(cell.value, digits)}{unit}{spread}</span>'
+            f"<small>mIoU in %, mean of unseen · {counted(len(row.seeds), 'seed')}</small><small>{below}</small></div>"
+        )
+    return f'<div class="cards">{"".join(shown)}</div>'
+
+
+def _wins(row: Row) -> str:
+    return f", above it on {row.wins[0]} of {row.wins[1]} seeds" if row.wins is not None and row.wins[1] > 1 else ""
+
+
+def _mean_place(table: Table) -> int | None:
+    return next((place for place, column in enumerate(table.columns) if column.kind == "unseen mean"), None)
+
+
+def results(table: Table, series: Sequence[Series], digits: int, *, published: str = "auto") -> str:
+    """The table of methods by domains, with warnings, published rows and other ways of scoring.
+
+    Args:
+        table: what to show.
+        series: its rows as they are drawn.
+        digits: decimals.
+        published: one of `spcnet.reports.published.CHOICES`.
+    """
+    runs = [run for _, run in each_run(series)]
+    hindered = obstacles(runs)
+    rows = beside(runs, every=published == "all") if published != "none" and not hindered else ()
+    return "".join(
+        (
+            _warnings(table),
+            _board(table, series, rows, digits),
+            _protocols(series, table, digits),
+            _fold(hindered, rows, digits, wanted=published),
+        )
+    )
+
+
+def _warnings(table: Table) -> str:
+    if not table.warnings:
+        return ""
+    items = "".join(f"<li>{escaped(line)}</li>" for line in table.warnings)
+    return f'<div class="warnings" role="note"><b>Read with care</b><ul>{items}</ul></div>'
+
+
+def _board(table: Table, series: Sequence[Series], rows: Sequence[Published], digits: int) -> str:
+    spans = [(kind, sum(c.kind.startswith(kind) for c in table.columns)) for kind in ("source", "unseen", "gap")]
+    words = {"source": "sources (trained on)", "unseen": "unseen (never trained on)", "gap": ""}
+    top = "".join(
+        f'<th scope="colgroup" colspan="{num}" class="span edge">{words[kind]}</th>' for kind, num in spans if num
+    )
+    heads = "".join(
+        f'<th scope="col" data-sort="{place + 1}" class="{_column_class(table, place)}">{breakable(column_title(column))}</th>'
+        for place, column in enumerate(table.columns)
+    )
+    body = []
+    for row, one in zip(table.rows, series, strict=True):
+        cells = "".join(_result_cell(table, row, one, place, digits) for place in range(len(table.columns)))
+        small = [counted(len(row.seeds), "seed")] + (["baseline"] if row.is_baseline and table.rows[1:] else [])
+        small += [f"{one.first.setting('model.backbone')}", f"protocol {OWN_PROTOCOL}"] if rows else []
+        label = f'{swatch(one.color)}{escaped(row.label)}<span class="below std">{escaped(" · ".join(small))}</span>'
+        body.append(f'<tr><th scope="row"{sortable(row.label)}>{label}</th>{cells}</tr>')
+    notes = ["mIoU in %"]
+    if any(len(row.seeds) > 1 for row in table.rows):
+        notes.append("± is the sample standard deviation over seeds")
+    if any(d.interval for one in series if len(one.group.runs) == 1 for d in one.first.final.domains.values()):
+        notes.append(
+            "figures with a dash between them are where the score lies with 95&nbsp;%, by bootstrap over the images"
+        )
+    if len(table.rows) > 1:
+        notes.append("bold is the best of a column")
+    if table.baseline is not None and len(table.rows) > 1:
+        notes.append(f"small figures are points above or below {escaped(table.baseline)}")
+    others = ""
+    if rows:
+        band = (
+            f'<tr><th class="band" scope="rowgroup" colspan="{len(table.columns) + 1}"><span>Published, not measured here '
+            "<small>— not ranked; other protocols, heads and weights: see below how they differ</small></span></th></tr>"
+        )
+        others = f'<tbody class="published">{band}{"".join(_published_row(table, row, digits) for row in rows)}</tbody>'
+    css = "results sortable" if len(table.rows) > 1 else "results"
+    return scrolling(
+        f'<table class="{css}"><caption><span>{"; ".join(notes)}.</span></caption><thead><tr>'
+        f'<th rowspan="2" scope="col" data-sort="0">method</th>{top}</tr><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody>{others}</table>",
+        "Results by domain",
+    )
+
+
+def _result_cell(table: Table, row: Row, one: Series, place: int, digits: int) -> str:
+    column, cell = table.columns[place], row.cells[place]
+    css = _column_class(table, place)
+    if column.kind == "gap":
+        shown = "" if row.is_baseline else difference(cell.value, digits)
+        return f'<td class="{css} strong"{sortable(0.0 if row.is_baseline else cell.value)}>{shown}</td>'
+    text = percent(cell.value, digits)
+    if cell.best:
+        text = f"<b>{text}</b>"
+    ends = [(run, _interval_on(run, column)) for run in one.group.runs]
+    known = [f"seed {run.seed}: {interval(found, digits)}" for run, found in ends if found is not None]
+    if cell.std is not None:
+        text += f'<span class="below std">± {percent(cell.std, digits)}</span>'
+    elif len(ends) == 1 and known:
+        text += f'<span class="below std">{interval(ends[0][1], digits)}</span>'
+    if cell.count < len(row.seeds) and cell.value is not None:
+        text += f'<span class="below std">{cell.count} of {len(row.seeds)} seeds</span>'
+    if cell.gap is not None:
+        text += difference(cell.gap, digits, css="below")
+    told = "95 % interval over images: " + "; ".join(known)
+    title = f' title="{escaped(told)}"' if known else ""
+    return f'<td class="{css}"{sortable(cell.value)}{title}>{text}</td>'
+
+
+def _interval_on(run: Run, column: Column) -> tuple[float, float] | None:
+    domain = run.final.domains.get(column.name)
+    return domain.interval if domain is not None and domain.role == column.kind else None
+
+
+def _column_class(table: Table, place: int) -> str:
+    column = table.columns[place]
+    first = place == 0 or table.columns[place - 1].kind.split()[0] != column.kind.split()[0]
+    return " ".join(name for name, on in (("edge", first), ("mean", column.kind.endswith("mean"))) if on)
+
+
+# --- Published -------------------------------------------------------------------------------------------------------
+
+
+def _published_row(table: Table, row: Published, digits: int) -> str:
+    targets = [set_of(column.name) for column in table.columns if column.kind == "unseen"]
+    cells = []
+    for place, column in enumerate(table.columns):
+        value: float | None = None
+        if column.kind in ("source", "unseen"):
+            value = row.scores.get(set_of(column.name) or "")
+        elif column.kind == "unseen mean" and set(targets) == set(SETS[:3]):
+            value = row.mean
+        cells.append(
+            f'<td class="{_column_class(table, place)}">{percent(value, digits) if value is not None else ""}</td>'
+        )
+    details = f"{row.backbone} · protocol {row.protocol}" + ("" if row.verified else " · not verified")
+    label = f'{escaped(row.method)}<span class="tag">published</span><span class="below std">{escaped(details)}</span>'
+    read = escaped(f"{row.paper}; read in: {row.place}")
+    return f'<tr><th scope="row" title="{read}">{label}</th>{"".join(cells)}</tr>'
+
+
+def _fold(hindered: Sequence[str], rows: Sequence[Published], digits: int, *, wanted: str) -> str:
+    """All published rows, and why they do not stand beside the runs."""
+    if wanted == "none":
+        return ""
+    if rows:
+        title = "Published results: all rows, and how far they can be compared"
+        why = (
+            "<p>Above stand rows that were trained on the same sets and, unless all were asked for, read in the authors' own "
+            "files, with a figure for each of the domains. None of them was measured here.</p>"
+        )
+    else:
+        title = "Published results, and why they do not stand beside these"
+        reasons = hindered or ("Sets: no published row has a figure for the domains of these runs.",)
+        why = f"<ul>{''.join(f'<li>{escaped(reason)}</li>' for reason in reasons)}</ul>"
+    cautions = "".join(f"<li>{escaped(line)}</li>" for line in CAUTIONS)
+    heads = ["method", "backbone", "trained on", "protocol", "mean of<br>C, B, M", *map(escaped, SETS), "read in"]
+    body = [
+        [
+            escaped(row.method),
+            escaped(row.backbone),
+            escaped(", ".join(row.sources)),
+            escaped(row.protocol),
+            percent(row.mean, digits) if row.mean is not None else "",
+            *(percent(row.scores[name], digits) if name in row.scores else "" for name in SETS),
+            escaped(row.place) + ("" if row.verified else " (not verified)"),
+        ]
+        for row in PUBLISHED
+    ]
+    caption = (
+        "Published, not measured here: mIoU in %, 19 classes; C, B, M are Cityscapes, BDD100K and Mapillary. The protocol "
+        "<b>own</b> is the paper's own. Rows that are not verified were read in a copy of the table."
+    )
+    return (
+        f'<details id="published"{" open" if wanted == "all" else ""}><summary><b>{title}</b></summary>{why}'
+        f"<p>Published rows differ among each other, too:</p><ul>{cautions}</ul>"
+        + plain_table(heads, body, caption=caption, label="Published results", text=4)
+        + "</details>"
+    )
+
+
+# --- Other protocols -------------------------------------------------------------------------------------------------
+
+
+def _protocols(series: Sequence[Series], table: Table, digits: int) -> str:
+    """What the same networks score when looked at in another manner; empty where nothing else was tried."""
+    having = [(one, run) for one, run in each_run(series) if run.others]
+    if not having:
+        return ""
+    names = [column.name for column in table.columns if column.kind in ("source", "unseen")]
+    names += [n for _, run in having for other in run.others for n in other.domains]
+    names = list(dict.fromkeys(names))
+    rows = []
+    for one, run in having:
+        title = f'{swatch(one.color)}{escaped(one.label)}<span class="below std">seed {run.seed}</span>'
+        again = f'<span class="hidden">{escaped(one.label)}, seed {run.seed}</span>'
+        for found in (run.final, *run.others):
+            own = found is run.final
+            scores = [found.domains[name].miou if name in found.domains else None for name in names]
+            mean = percent(found.mean_unseen_miou, digits)
+            if set(found.names("unseen")) != set(run.final.names("unseen")) and found.mean_unseen_miou is not None:
+                mean += f'<span class="below std">of {counted(len(found.names("unseen")), "domain")}</span>'
+            rows.append(
+                [
+                    title if own else again,
+                    escaped(f"{OWN_PROTOCOL} (above)" if own and found.views is None else found.manner),
+                    *(percent(score, digits) if score is not None else "" for score in scores),
+                    mean,
+                ]
+            )
+    caption = (
+        "The same network, scored in another manner; these figures are in no mean and no ranking above. mIoU in %."
+    )
+    return "<h3>Same network, other protocols</h3>" + plain_table(
+        ["method", "protocol", *map(breakable, names), "mean of unseen"],
+        rows,
+        caption=caption,
+        label="Scores by protocol",
+        text=2,
+    )

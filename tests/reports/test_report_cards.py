@@ -1,0 +1,100 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from spcnet.errors import DataError
+from spcnet.reports.cards import read_cards, robustness
+from spcnet.reports.robustness import Card, ModelScores, Score, as_json
+from spcnet.reports.runs import Run, load_run
+from spcnet.reports.series import series_of
+from tests.reports.report_factory import CLASSES, COLORS, small_domains, write_run
+
+FAMILIES = {"clean": "clean", "gaussian_noise": "noise", "fog": "weather", "+night": "+light"}
+
+
+def score(miou: float) -> Score:
+    return Score(miou, (miou,) * len(CLASSES), 0.9)
+
+
+def write_card(
+    folder: Path,
+    labels: Sequence[str],
+    *,
+    methods: Sequence[str],
+    backbone: str = "resnet50",
+    domain: str = "cityscapes",
+    families: dict[str, str] = FAMILIES,
+) -> Path:
+    """A card as `spcnet robustness` writes it: half of the score is left in noise, three quarters elsewhere."""
+    models = tuple(
+        ModelScores(
+            label=label,
+            method=method,
+            backbone=backbone,
+            sources=("gtav",),
+            styles=(),
+            size=(128, 256),
+            precision="32-true",
+            scores={"clean": {0: score(0.6)}}
+            | {
+                name: {s: score(0.3 if family == "noise" else 0.45) for s in (1, 3)}
+                for name, family in families.items()
+                if name != "clean"
+            },
+        )
+        for label, method in zip(labels, methods, strict=True)
+    )
+    colors = tuple((r, g, b) for r, g, b in COLORS)
+    card = Card(domain, 50, "own7", tuple(CLASSES), colors, families, (1, 3), models)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "robustness.json"
+    path.write_text(json.dumps(as_json(card)))
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return load_run(write_run(tmp_path / "spcnet-0", domains=small_domains(source_a=0.6, fog=0.5), backbone="resnet50"))
+
+
+@pytest.mark.parametrize("place", [".", "robustness", "../card"])
+def test_a_card_is_found_in_the_run_and_beside_it(run: Run, place: str) -> None:
+    path = write_card(run.folder / place, ["spcnet-0", "other"], methods=["spcnet", "isw"])
+    (found,) = read_cards([run]).items()
+    assert found[0] == path.resolve()
+    assert found[1].models[0].scores["fog"][3].miou == 0.45
+
+
+def test_a_card_about_other_networks_is_none(run: Run) -> None:
+    write_card(run.folder.parent / "a", ["spcnet-1"], methods=["spcnet"])
+    write_card(run.folder.parent / "b", ["spcnet-0"], methods=["isw"])  # a folder that was used anew
+    write_card(run.folder.parent / "c", ["spcnet-0"], methods=["spcnet"], backbone="resnet18")
+    assert read_cards([run]) == {}
+    assert robustness(series_of([run], "deeplabv3plus")[0], {}, 1) == ""
+
+
+def test_of_two_cards_of_a_set_the_fuller_one_counts(run: Run) -> None:
+    few = {name: family for name, family in FAMILIES.items() if name != "+night"}
+    write_card(run.folder.parent / "a", ["spcnet-0"], methods=["spcnet"], families=few)
+    fuller = write_card(run.folder.parent / "b", ["spcnet-0"], methods=["spcnet"])
+    other = write_card(run.folder.parent / "c", ["spcnet-0"], methods=["spcnet"], domain="camvid", families=few)
+    assert set(read_cards([run])) == {fuller.resolve(), other.resolve()}
+
+
+def test_the_section_says_what_is_left(run: Run) -> None:
+    write_card(run.folder, ["runs/spcnet-0", "other"], methods=["spcnet", "isw"])
+    text = robustness(series_of([run], "deeplabv3plus")[0], read_cards([run]), 1)
+    assert "<td>60.0</td><td>37.5</td><td>62.5</td><td>30.0</td><td>45.0</td><td>45.0</td>" in text
+    assert '--much:40%" title="mIoU 30.0 %">50</span>' in text
+    assert '--much:20%" title="mIoU 45.0 %">75</span>' in text
+    assert "1 other network" in text
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"domain": "x"}', '{"domain": "x", "images": null}'])
+def test_a_broken_card_is_told_in_one_line(run: Run, content: str) -> None:
+    (run.folder / "robustness.json").write_text(content)
+    with pytest.raises(DataError, match=r"robustness\.json is no robustness card: delete it") as caught:
+        read_cards([run])
+    assert "\n" not in str(caught.value)
