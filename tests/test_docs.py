@@ -36,8 +36,8 @@ ELSEWHERE = {
 """What commands begin with that other tests run, and where."""
 SMALL = {
     "train": [
-        "--training.iterations=1", "--training.accelerator=cpu", "--training.devices=1", "--data.size=[64,128]",
-        "--data.crop=[64,128]", "--data.images_per_domain=1", "--data.workers=0", "--data.train_scenes=4",
+        "--training.iterations=1", "--training.accelerator=cpu", "--training.devices=1", "--data.size=[80,160]",
+        "--data.crop=[80,160]", "--data.images_per_domain=1", "--data.workers=0", "--data.train_scenes=4",
         "--data.test_scenes=2", "--model.backbone=mobilenet_v2", "--model.weights=null", "--data.class_uniform=0",
         "--training.precision=32-true", "--evaluation.limit=1", "--overwrite",
     ],
@@ -94,7 +94,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sources=["streets/game", "streets/toy"],
         targets=["streets/night"],
         root=str(folder / "data"),
-        size=(64, 128),
+        size=(80, 160),
         workers=0,
         train_scenes=12,
         test_scenes=2,

@@ -353,7 +353,8 @@ def _svg(figure: Figure, *, label: str) -> str:
     box = re.search(r'viewBox="[^"]+"', text)
     assert box is not None, "matplotlib writes a viewBox"
     body = text[text.index("</defs>") + len("</defs>") : text.rindex("</svg>")]
-    body = re.sub(r"(\d+\.\d\d)\d+", r"\1", body)
+    # Two decimals do for a place in a drawing; what is written in it stays.
+    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d+\.\d\d)\d+", r"\1", tag[0]), body)
     body = re.sub(r"\s*\n\s*", "\n", body)
     for color, variable in _VARIABLES.items():
         body = body.replace(color, variable)

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from spcnet.errors import DataError
@@ -146,3 +147,12 @@ def test_a_broken_picture_is_said_in_one_line(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
     with pytest.raises(DataError, match="mode RGB: a panel's labels are a palette PNG"):
         figures.read_labels(tmp_path / "b.png")
+
+
+def test_places_are_rounded_and_what_is_written_is_not() -> None:
+    with matplotlib.rc_context(figures.PAGE_SETTINGS):
+        figure = Figure(figsize=(3, 2))
+        figure.text(0.123456, 0.5, "0.497")
+        drawn = figures._svg(figure, label="a figure")
+    assert ">0.497<" in drawn
+    assert not re.search(r"<[^>]*\d\.\d{3}[^>]*>", drawn)
