@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from jaxtyping import config
 from PIL import Image
 from rich.console import Console
@@ -20,8 +22,12 @@ from spcnet.config import DataConfig, DomainSpec, ModelConfig, RunConfig, Traini
 from spcnet.data.datasets import FolderSet, open_domain
 from spcnet.data.fixture import write_fixture
 from spcnet.data.labels import CITYSCAPES_IDS, label_space, remap
+from spcnet.data.transforms import normalise
 from spcnet.errors import DataError, UsageError
-from spcnet.export import export
+from spcnet.evaluation.metrics import confusion
+from spcnet.evaluation.protocols import rein
+from spcnet.evaluation.views import Views, looking
+from spcnet.export import FileNetwork, export
 from spcnet.methods import restore
 
 SIZE = (64, 128)
@@ -145,6 +151,40 @@ def test_a_protocol_scores_other_pixels(run: Path) -> None:
     assert np.sum(rein["confusion"]) == np.sum(own["confusion"])  # the same labels
     assert rein["confusion"] != own["confusion"]  # seen at another size
     assert scoring.evaluate(run, size=(96, 160), output=run / "other.jsonl")["size"] == [96, 160]
+
+
+def test_rein_looks_through_windows_and_aligns_edges(run: Path, city: Path) -> None:
+    network, card = restore(run)
+    images, counts = own_set(city), torch.zeros(19, 19, dtype=torch.int64)
+    look = looking(network, Views(window=(512, 512), stride=341))
+    with torch.inference_mode():
+        for index in range(3):
+            sample = rein(images.read(index), "cityscapes")
+            assert sample.image.shape == (512, 853, 3)
+            scores = look(normalise(torch.from_numpy(sample.image).movedim(2, 0)[None])).logits
+            scores = F.interpolate(scores, size=sample.label.shape, mode="bilinear", align_corners=False)
+            counts += confusion(scores[0].argmax(0), torch.from_numpy(sample.label).long(), num_classes=19)
+    found = scoring.evaluate(run, protocol="rein", output=run / "rein.jsonl")
+    assert found["domains"]["cityscapes"]["confusion"] == counts.tolist()
+    assert card.space == "cityscapes19"
+
+
+def test_a_file_gets_the_images_that_it_wants() -> None:
+    seen: list[torch.Tensor] = []
+
+    def program(image: torch.Tensor) -> torch.Tensor:
+        seen.append(image)
+        return torch.zeros(1, 5, 2, 2)
+
+    pixels = torch.randint(256, (1, 3, 2, 2), dtype=torch.uint8)
+    other = FileNetwork(program, kind="logits", pixels=None, num_classes=5, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
+    other(normalise(pixels))
+    mean, std = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
+    torch.testing.assert_close(seen[0], (pixels.float() / 255 - mean) / std)
+    FileNetwork(program, kind="logits", pixels=None, num_classes=5)(normalise(pixels))
+    torch.testing.assert_close(seen[1], normalise(pixels))
+    FileNetwork(program, kind="logits", pixels="uint8", num_classes=5)(normalise(pixels))
+    assert torch.equal(seen[2], pixels)
 
 
 @pytest.fixture

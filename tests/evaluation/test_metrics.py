@@ -200,3 +200,11 @@ def test_a_class_that_some_resamples_lack_does_not_enter_their_mean():
     outcomes[:, :, 0] = 100
     outcomes[0, 1, 1] = 50  # there, and never found
     assert bootstrap_mean_iou(outcomes) == pytest.approx((0.5, 1.0))
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_scores_are_brought_to_a_size_with_the_corners_or_the_edges_aligned(align_corners: bool) -> None:
+    scores = torch.randn(5, 6, 9, generator=torch.Generator().manual_seed(3))
+    wanted = F.interpolate(scores[None], size=(31, 40), mode="bilinear", align_corners=align_corners)[0].argmax(0)
+    assert torch.equal(classify(scores, size=(31, 40), align_corners=align_corners), wanted)
+    assert not torch.equal(classify(scores, size=(31, 40), align_corners=not align_corners), wanted)

@@ -1,0 +1,51 @@
+"""Small networks with random weights, in folders as training leaves them, for tests of what shows networks."""
+
+from pathlib import Path
+
+import torch
+
+from spcnet import checkpoint
+from spcnet.config import ModelConfig
+from spcnet.data.labels import label_space
+from spcnet.data.streets import generate
+from spcnet.data.transforms import normalise
+from spcnet.inference.unfamiliarity import Unfamiliarity
+from spcnet.methods import METHODS, Segmentor, card_for
+
+SIZE = (64, 128)
+SOURCES = ["game", "toy"]
+
+
+def write_network(
+    folder: Path, method: str = "spcnet", *, seed: int = 0, space: str = "cityscapes19", familiar: bool = False
+) -> Path:
+    """The folder of a run with a network whose weights are random.
+
+    Args:
+        folder: of the run.
+        method: name in `METHODS`.
+        seed: of the weights.
+        space: label space.
+        familiar: whether it was shown what is usual.
+    """
+    torch.manual_seed(seed)
+    model = ModelConfig(backbone="mobilenet_v2", weights=None)
+    classes = label_space(space).classes
+    network = METHODS[method].build(model, num_classes=len(classes), num_domains=2, pretrained=False).eval()
+    for layer in network.style_layers:
+        layer.base_mean.normal_(0, 0.3)
+        layer.base_std.uniform_(0.5, 1.5)
+    card = card_for(method=method, model=model, space=space, classes=classes, domains=SOURCES, size=SIZE)
+    folder.mkdir(parents=True)
+    checkpoint.write(folder / checkpoint.MODEL_FILE, network.state_dict(), card)
+    if familiar:
+        _familiarise(network, folder)
+    return folder
+
+
+@torch.no_grad()
+def _familiarise(network: Segmentor, folder: Path) -> None:
+    scenes = [generate(i % 10, style=SOURCES[i // 10], size=SIZE).image for i in range(20)]
+    images = normalise(torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in scenes]))
+    output = network(images)
+    Unfamiliarity.fit(network, [(output, torch.arange(20) // 10)], domains=SOURCES).write(folder)
