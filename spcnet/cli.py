@@ -251,6 +251,12 @@ def _add_predict(parser: ArgumentParser) -> None:
         help="What class maps hold: train ids 0..K-1, Cityscapes' label ids 7..33, or colours.",
     )
     parser.add_argument(
+        "--format",
+        type=Literal["spcnet", "cityscapes"],
+        default="spcnet",
+        help="cityscapes: nothing but label ids, named as Cityscapes' own evaluation wants them.",
+    )
+    parser.add_argument(
         "--confidence",
         action=ActionYesNo,
         default=False,
@@ -275,7 +281,9 @@ def _predict(options: Namespace, console: Console) -> int:
     from spcnet.evaluation.views import Views
     from spcnet.inference.predictor import Results
 
-    results = ("overlay", "ids", "confidence", "frame_maps", "every", "limit")
+    results = ("overlay", "ids", "format", "confidence", "frame_maps", "every", "limit")
+    if options.format == "cityscapes":
+        options.overlay, options.ids = None, "label"
     failures = commands.predict(
         options.model,
         options.inputs,

@@ -38,7 +38,8 @@ from spcnet.evaluation.metrics import mean_iou
 from spcnet.evaluation.views import Views, looking
 from spcnet.files import write_whole
 from spcnet.hub import push_to_hub, save_pretrained
-from spcnet.inference.predictor import Predictor, Results, Speed, find_images
+from spcnet.inference.predictor import Predictor, Results, Speed, Written, find_images
+from spcnet.inference.unfamiliarity import Unfamiliarity, familiar_file
 from spcnet.inference.video import is_video
 from spcnet.methods import BACKBONES, METHODS, card_for, method_named, restore
 from spcnet.models.backbones import backbone_info
@@ -479,15 +480,21 @@ def predict(
     """
     console = console or Console(quiet=True)
     network, card = load_any(model)
+    views = views or Views()
+    wanted = None if full_size else size or card.size
+    # Told only of what it was learnt from: whole images at the size of the training.
+    familiar = views.plain and wanted is not None and wanted == card.size and familiar_file(model).is_file()
+    unfamiliarity = Unfamiliarity.read(model, network) if familiar else None
     predictor = Predictor(
         network,
         space=label_space(card.space),
-        size=None if full_size else size or card.size,
+        size=wanted,
         device=device,
         source_names=card.domains,
-        views=views or Views(),
+        views=views,
         batch_size=batch_size,
         speed=speed,
+        unfamiliarity=unfamiliarity,
     )
     found = find_images(inputs, output=output, videos=True)
     titles = ["predict", *(["frames"] if any(is_video(one.path) for one in found) else [])]
@@ -508,7 +515,21 @@ def predict(
         *([f"{frames} frames of {len(predictions.videos)} video(s)"] if frames else []),
     ]
     console.print(f"{' and '.join(told)} labelled in {output}", highlight=False, soft_wrap=True)
+    strange = [one for one in predictions.written if one.unfamiliarity and one.unfamiliarity.percentile == 1]
+    if strange:
+        console.print(
+            f"{len(strange)} of {len(predictions.written)} images are stranger than every image that the network was made "
+            f"familiar with; the strangest is {max(strange, key=_strangeness).path}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     return len(predictions.failures) + len(broken)
+
+
+def _strangeness(image: Written) -> float:
+    return image.unfamiliarity.score if image.unfamiliarity else 0.0
+
 
 def convert(
     source: Path,

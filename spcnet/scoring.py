@@ -6,6 +6,7 @@ goes into a file of its own.
 """
 
 import dataclasses
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -345,6 +346,7 @@ def score_predictions(
             class.
     """
     start = time.perf_counter()
+    ids = _told_ids(folder) if ids == "auto" else ids
     found: dict[str, list[Path]] = {}
     for path in _pictures(folder):
         found.setdefault(_core(path.name), []).append(path)
@@ -407,6 +409,15 @@ def read_prediction(path: Path, *, space: LabelSpace, ids: Ids = "auto") -> npt.
             f"{space.name}; --ids says what the pixels are"
         )
     return pixels
+
+
+def _told_ids(folder: Path) -> Ids:
+    """What `spcnet predict` wrote there, if it was that; else it is for each file's name to say."""
+    try:
+        told = json.loads((folder / "predictions.json").read_text()).get("ids")
+    except (OSError, ValueError, AttributeError):
+        return "auto"
+    return told if told in ("train", "label", "color") else "auto"
 
 
 _ENDINGS = re.compile(

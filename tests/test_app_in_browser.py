@@ -189,19 +189,21 @@ def test_a_photo_is_uploaded_and_taken_away_again(visit: Visit, tmp_path: Path) 
     ("content", "words"),
     [
         (b"no picture at all", "no picture of a known kind"),
-        (b"\x89PNG\r\n\x1a\n" + b"\0" * 60, "no picture"),
+        (b"", "is broken"),
         (b"0" * (2**20 + 1), "maximum allowed size"),
     ],
-    ids=["text", "damaged", "too large"],
+    ids=["text", "cut", "too large"],
 )
 def test_a_wrong_upload_gets_a_message_and_the_next_works(
     visit: Visit, tmp_path: Path, content: bytes, words: str
 ) -> None:
     before = pictures(visit)
+    if not content:
+        content = photo(tmp_path / "whole.jpg").read_bytes()[:2000]
     (tmp_path / "wrong.png").write_bytes(content)
     give(visit, tmp_path / "wrong.png")
     visit.page.get_by_text(words).first.wait_for()
-    if visit.page.locator("#upload").get_by_label("Clear").count():
+    if "size" not in words:  # what is too large is not taken in at all
         visit.page.locator("#upload").get_by_label("Clear").click()
     give(visit, photo(tmp_path / "right.png", seed=1))
     changed(visit, before)

@@ -16,7 +16,7 @@ from jaxtyping import config
 from PIL import Image
 from rich.console import Console
 
-from spcnet import scoring
+from spcnet import cli, scoring
 from spcnet.commands import convert, predict, train
 from spcnet.config import DataConfig, DomainSpec, ModelConfig, RunConfig, TrainingConfig
 from spcnet.data.datasets import FolderSet, open_domain
@@ -28,6 +28,7 @@ from spcnet.evaluation.metrics import confusion
 from spcnet.evaluation.protocols import rein
 from spcnet.evaluation.views import Views, looking
 from spcnet.export import FileNetwork, export
+from spcnet.inference.predictor import Results
 from spcnet.methods import restore
 
 SIZE = (64, 128)
@@ -254,6 +255,36 @@ def test_predictions_of_spcnet_predict_score_as_the_network_does(run: Path, city
     found = scoring.evaluate(tmp_path / "out", targets=["cityscapes"], roots={"cityscapes": str(city)})
     assert found["domains"]["cityscapes"]["confusion"] == wanted["confusion"]
     assert lines(tmp_path / "out" / "results.jsonl")[0]["method"] == "predictions"
+
+
+def test_predictions_in_the_format_of_cityscapes_are_what_its_program_wants(
+    run: Path, city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(np, "in1d", np.isin, raising=False)
+    photos = str(city / "leftImg8bit" / "val")
+    out = tmp_path / "out"
+    assert cli.main(["predict", str(run), photos, "--output", str(out), "--format", "cityscapes"]) == 0
+    assert sorted(path.name for path in out.rglob("*.png")) == [
+        f"{photo.name.removesuffix('_leftImg8bit.png')}_pred_labelIds.png"
+        for photo in sorted((city / "leftImg8bit" / "val").rglob("*.png"))
+    ]
+    theirs = official(city, out)["classScores"]
+    ours = scoring.evaluate(out, targets=["cityscapes"], roots={"cityscapes": str(city)})["domains"]["cityscapes"][
+        "iou"
+    ]
+    for name, value in ours.items():
+        assert value == pytest.approx(theirs[name], abs=1e-12) if value is not None else np.isnan(theirs[name])
+    shutil.rmtree(out)
+    predict(run, [photos], output=out, results=Results(ids="label"), device="cpu")
+    again = scoring.evaluate(out, targets=["cityscapes"], roots={"cityscapes": str(city)})["domains"]["cityscapes"][
+        "iou"
+    ]
+    assert again == ours
+    Image.new("RGB", (64, 64)).save(tmp_path / "mine.png")
+    with pytest.raises(UsageError, match=r"mine\.png is not named CITY_SEQUENCE_FRAME"):
+        predict(run, [tmp_path / "mine.png"], output=out, results=Results(None, ids="label", format="cityscapes"))
+    with pytest.raises(UsageError, match="has class maps of label ids alone"):
+        predict(run, [photos], output=out, results=Results(format="cityscapes"))
 
 
 def test_colours_are_read_too(city: Path, predictions: Path, tmp_path: Path) -> None:

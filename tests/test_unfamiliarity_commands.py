@@ -11,11 +11,14 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from spcnet import checkpoint, unfamiliarity_commands
 from spcnet.cli import main
 from spcnet.config import DataConfig, ModelConfig, RunConfig, as_dict
+from spcnet.data import streets
 from spcnet.data.labels import label_space
+from spcnet.data.transforms import normalise
 from spcnet.engine import records
 from spcnet.inference.unfamiliarity import FAMILIAR_FILE, Reading, Unfamiliarity
 from spcnet.methods import METHODS, card_for, restore
@@ -215,3 +218,28 @@ def test_the_miou_of_images_sums_first_and_divides_last():
     first = look(0, 0.5)._replace(outcome=torch.tensor([[10, 0], [10, 0], [10, 5]]))
     second = look(0, 0.5)._replace(outcome=torch.tensor([[0, 30], [0, 40], [0, 30]]))
     assert mean_iou_of([first, second]) == pytest.approx((1 + 30 / 45) / 2)
+
+
+def test_predictions_say_how_strange_an_image_is(run, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    known = streets.generate(3, style="game", size=SIZE).image
+    Image.fromarray(known).save(photos / "known.png")
+    Image.new("RGB", SIZE[::-1], (255, 0, 255)).save(photos / "strange.png")
+    assert main(["predict", str(run), str(photos), "--output", str(tmp_path / "out"), "--accelerator=cpu"]) == 0
+    told = {
+        image["name"]: image["unfamiliarity"]
+        for image in json.loads((tmp_path / "out/predictions.json").read_text())["images"]
+    }
+    assert told["strange"]["score"] > told["known"]["score"] + 3
+    assert told["strange"]["percentile"] == 1
+    assert "1 of 2 images" in capsys.readouterr().out
+    network, _ = restore(run)
+    usual = Unfamiliarity.read(run, network)
+    with torch.inference_mode():
+        plain = usual.readings(network(normalise(torch.from_numpy(known).movedim(2, 0)[None])))[0]
+    assert told["known"]["score"] == pytest.approx(plain.score, abs=0.02), "also by the rewritten network"
+    for options in (["--full_size"], ["--size=[64,96]"], ["--flip", "--size=[48,64]"]):
+        assert main(["predict", str(run), str(photos), "--output", str(tmp_path / "other"), *options]) == 0
+        images = json.loads((tmp_path / "other" / "predictions.json").read_text())["images"]
+        assert all(image["unfamiliarity"] is None for image in images), "only of what it was learnt from"

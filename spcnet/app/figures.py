@@ -116,12 +116,16 @@ def _strange(side: Side) -> str:
     level = "usual" if reading.percentile < 0.9 else "unusual" if reading.score < 5 else "strange"
     return (
         f'<p><b>Unfamiliarity</b> <span class="level {level}">{_number(reading.score)}</span> {level}: stranger than '
-        f"{reading.percentile:.0%} of known images{times}</p>"
-    ).replace("%", " %")
+        f"{100 * reading.percentile:.0f} % of known images{times}</p>"
+    )
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _lambda(side: Side) -> str:
@@ -137,14 +141,14 @@ def _lambda(side: Side) -> str:
             f'<i style="width:{weight:.2%};background:{_rgb(STYLE_COLORS[m % len(STYLE_COLORS)])}"></i>'
             for m, weight in enumerate(weights)
         )
-        words = ", ".join(f"{name} {weight:.1%}" for name, weight in zip(names, weights, strict=True))
+        words = ", ".join(f"{name} {_share(weight)}" for name, weight in zip(names, weights, strict=True))
         rows.append(
             f'<div class="lambda"><span>layer {number}</span><div class="bar" role="img" aria-label="{escape(words)}">'
             f"{pieces}</div></div>"
         )
     keys = "".join(
         f'<li><i style="background:{_rgb(STYLE_COLORS[m % len(STYLE_COLORS)])}"></i>{escape(name)} '
-        f'<span class="muted">{" · ".join(f"{layer[m]:.1%}" for layer in layers)}</span></li>'
+        f'<span class="muted">{" · ".join(_share(layer[m]) for layer in layers)}</span></li>'
         for m, name in enumerate(names)
     )
     return f'<p><b>λ</b> share of each known style in each style layer</p>{"".join(rows)}<ul class="keys">{keys}</ul>'

@@ -21,9 +21,12 @@ NEEDED = ("/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifes
 NEEDED_BELOW = ("/assets/", "/static/", "/svelte/", f"{API}heartbeat/", f"{API}file=")
 """Beginnings of paths that the page asks for."""
 NEEDED_CALLS = tuple(
-    API + name
-    for name in ("upload", "upload_progress", "queue/join", "queue/data", "startup-events", "theme.css", "app_id")
-) + (f"{API}cancel", f"{API}reset")
+    f"{API}{name}"
+    for name in (
+        *("upload", "upload_progress", "queue/join", "queue/data", "startup-events", "theme.css"),
+        *("app_id", "cancel", "reset"),
+    )
+)
 
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -50,6 +53,7 @@ class Guard:
         self.app, self.folder, self.stored = app, folder, stored
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Hand a request on, or answer it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -11,11 +11,9 @@ from uuid import uuid4
 
 import gradio as gr
 import numpy as np
-from gradio_client.utils import is_http_url_like
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from spcnet.app import figures
 from spcnet.app.figures import Side, captions, class_shares, facts, shown
 from spcnet.app.studio import NO_STYLE, STYLE_CHOICES, Model, Seen, Studio, about_style, styled
 from spcnet.app.uploads import MAX_FRAMES, fitting, frames, is_film, opened
@@ -27,33 +25,34 @@ INTRO = (
     "Each pixel is coloured by the class that a network finds there. Take a scene or upload your own, give it another "
     "weather, and move the slider on the picture to compare."
 )
-MODELS, PHOTO_LEFT, PHOTO_RIGHT = "Left network | right network", "Photo | left network", "Photo | right network"
+MODELS, PHOTO_LEFT, PHOTO_RIGHT = "Two networks", "Photo | left network", "Photo | right network"
 FRAME_WIDTH = 640
 """Pixels that each of the two sides of a video is wide at most."""
+PROGRESS = gr.Progress()
+"""Where Gradio looks for the wish to tell of progress: a default value."""
 KEPT_VIDEOS = 16
 """Labelled videos that are kept at most."""
-STYLESHEET = Path(__file__).with_name("page.css")
+STYLESHEET, SCRIPT = (Path(__file__).with_name(name) for name in ("page.css", "page.js"))
 
 
-class Upload(gr.File):
-    """A file that a visitor brings. Unlike Gradio's own it never fetches an address, and leaves no file per request."""
+def uploader(label: str) -> gr.File:
+    """A field for a visitor's file. Unlike Gradio's own it never fetches an address, and leaves no file per request.
 
-    is_template = True
+    It is no subclass, for Gradio writes a stub file beside the module of each.
+    """
+    field = gr.File(label=label, file_count="single", height=150, elem_id="upload")
+    move = field.async_move_resource_to_block_cache
 
-    def preprocess(self, payload: Any) -> str | None:
-        """Where the file lies; Gradio has checked that it was uploaded."""
-        return None if payload is None else str(payload.path)
+    async def moved(given: str | Path | None) -> str | None:
+        if "://" in str(given):
+            raise gr.Error("Addresses are not fetched: upload a file", print_exception=False)
+        path: str | None = await move(given)
+        return path
 
-    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Put a file where it is kept.
-
-        Raises:
-            gr.Error: it is an address.
-        """
-        if url_or_file_path is not None and is_http_url_like(str(url_or_file_path)):
-            raise gr.Error("addresses are not fetched: upload a file", print_exception=False)
-        found: str | None = await super().async_move_resource_to_block_cache(url_or_file_path)
-        return found
+    field.async_move_resource_to_block_cache = moved  # type: ignore[method-assign,assignment]
+    # That the file was uploaded, Gradio has seen to.
+    field.preprocess = lambda payload: None if payload is None else str(payload.path)  # type: ignore[method-assign,union-attr]
+    return field
 
 
 class Choice(NamedTuple):
@@ -97,7 +96,8 @@ def look(studio: Studio, choice: Choice) -> Shown:
         SpcnetError: what was uploaded or chosen makes no sense.
     """
     image = studio.photo(choice.source, choice.style, choice.strength)
-    pictures, told = [], []
+    pictures: list[NDArray[np.uint8]] = []
+    told: list[Side] = []
     for name in choice.sides:
         if name is None:
             pictures.append(shown(image, None, None, opacity=0))
@@ -312,17 +312,17 @@ def build(studio: Studio, *, folder: Path) -> gr.Blocks:
     first = look(studio, start)
     jobs = Jobs(folder)
     thumbnails = []
-    for number, scene in enumerate(studio.scenes):
+    for number, street in enumerate(studio.scenes):
         path = folder / f"scene-{number}.png"
-        Image.fromarray(fitting(scene.image, 2**15)).save(path)
-        thumbnails.append((str(path), scene.name))
+        Image.fromarray(fitting(street.image, 2**15)).save(path)
+        thumbnails.append((str(path), street.name))
 
     def show(*given: Any) -> tuple[Any, ...]:
         with told():
             found = look(studio, Choice(*given))
         return (*found[:3], gr.Group(visible=found.is_film), None, "")
 
-    def label(*given: Any, progress: gr.Progress = gr.Progress()) -> tuple[str, str]:
+    def label(*given: Any, progress: gr.Progress = PROGRESS) -> tuple[str, str]:
         *chosen, request = given
         with told(), jobs.job(str(request)) as (path, stop):
             found = label_video(
@@ -337,10 +337,14 @@ def build(studio: Studio, *, folder: Path) -> gr.Blocks:
     def pick(event: gr.SelectData) -> tuple[int, None]:
         return int(event.index), None
 
-    with gr.Blocks(title="spcnet", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.HTML(f'<h1>{TITLE}</h1><p class="intro">{INTRO}</p>')
+    page: gr.Blocks = gr.Blocks(title="spcnet", analytics_enabled=False, delete_cache=(600, 3600))
+    with page:
+        gr.HTML(
+            f'<h1>{TITLE}</h1><p class="intro">{INTRO} At most {limits.megabytes:g} MB and {limits.megapixels:g} megapixels; '
+            f"of a video the first {limits.seconds:g} seconds.</p>"
+        )
         scene, visitor = gr.State(0), gr.State(lambda: uuid4().hex)
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, elem_id="desk"):
             with gr.Column(scale=1, min_width=300):
                 gallery = gr.Gallery(
                     thumbnails,
@@ -353,16 +357,9 @@ def build(studio: Studio, *, folder: Path) -> gr.Blocks:
                     buttons=[],
                     elem_id="scenes",
                 )
-                upload = Upload(
-                    label=f"Your own photo or video (at most {limits.megabytes:g} MB, {limits.megapixels:g} megapixels)",
-                    file_count="single",
-                    height=120,
-                    elem_id="upload",
-                )
-                style = gr.Dropdown(
-                    [*STYLE_CHOICES], value=NO_STYLE, label="Weather or damage to put on", elem_id="style"
-                )
-                strength = gr.Slider(0, 1, value=1.0, step=0.05, label="How much of it", elem_id="strength")
+                upload = uploader("Your own photo or video")
+                style = gr.Dropdown([*STYLE_CHOICES], value=NO_STYLE, label="Weather or damage", elem_id="style")
+                strength = gr.Slider(0, 1, value=1.0, step=0.05, label="Strength", elem_id="strength")
                 left = gr.Dropdown(
                     names, value=start.left, label="Left network" if several else "Network", elem_id="left"
                 )
@@ -370,13 +367,11 @@ def build(studio: Studio, *, folder: Path) -> gr.Blocks:
                 compare = gr.Radio(
                     [MODELS, PHOTO_LEFT, PHOTO_RIGHT] if several else [PHOTO_LEFT],
                     value=start.compare,
-                    label="Left and right of the slider",
+                    label="Compare",
                     visible=several,
                     elem_id="compare",
                 )
-                opacity = gr.Slider(
-                    0, 1, value=start.opacity, step=0.05, label="Colours over the photo", elem_id="opacity"
-                )
+                opacity = gr.Slider(0, 1, value=start.opacity, step=0.05, label="Opacity", elem_id="opacity")
             with gr.Column(scale=3, min_width=320, elem_id="result"):
                 sides = gr.HTML(first.captions)
                 slider = gr.ImageSlider(
@@ -409,6 +404,3 @@ def build(studio: Studio, *, folder: Path) -> gr.Blocks:
         stop.click(jobs.stop, [visitor], None, concurrency_limit=None, api_visibility="private")
     page.queue(max_size=limits.waiting, default_concurrency_limit=limits.concurrency)
     return page
-
-
-__all__ = ["Choice", "Labelled", "Shown", "build", "figures", "label_video", "look"]

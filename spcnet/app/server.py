@@ -90,7 +90,7 @@ def _launch(blocks: Any, *, host: str, port: int, share: bool, limits: Limits, f
     import gradio as gr
     from starlette.middleware import Middleware
 
-    from spcnet.app.page import STYLESHEET
+    from spcnet.app.page import SCRIPT, STYLESHEET
 
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
     try:
@@ -114,6 +114,7 @@ def _launch(blocks: Any, *, host: str, port: int, share: bool, limits: Limits, f
             enable_monitoring=False,
             strict_cors=True,
             css_paths=STYLESHEET,
+            head=f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>",
             theme=gr.themes.Default(font=fonts, font_mono=("ui-monospace", "Consolas", "monospace")),
             app_kwargs={"middleware": [Middleware(Guard, folder=folder.parent, stored=STORED_BYTES)]},
         )

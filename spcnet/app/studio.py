@@ -3,7 +3,7 @@
 import hashlib
 import math
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from spcnet.app.uploads import Limits, read_upload
 from spcnet.convert import load_any
@@ -20,10 +19,8 @@ from spcnet.data.labels import label_space
 from spcnet.data.streets import STYLES, generate
 from spcnet.data.weather import WEATHER, apply_weather
 from spcnet.errors import DataError, UsageError, named
-from spcnet.inference.fast import fused
-from spcnet.inference.predictor import Prediction, Predictor, find_device
+from spcnet.inference.predictor import Prediction, Predictor
 from spcnet.inference.unfamiliarity import Reading, Unfamiliarity, familiar_file
-from spcnet.memory import keep_freed_memory
 from spcnet.types import SegOutput
 
 SCENE_PIXELS = 2**18
@@ -73,21 +70,12 @@ class Model:
         self.domains = card.domains
         # Of other weights it would be wrong, and without it there is no figure.
         self.unfamiliarity = Unfamiliarity.read(path, network) if familiar_file(path).is_file() else None
-        place = find_device(device)
-        if place.type == "cpu":
-            keep_freed_memory()
-            network = fused(network)
-        self.predictor = Predictor(
-            network, space=self.space, size=card.size, device=place, source_names=card.domains, speed="plain"
-        )
-        self._output: SegOutput | None = None
-        self._lock = threading.Lock()
+        outputs = self._outputs = deque[SegOutput](maxlen=1)
         if self.unfamiliarity is not None:
-            self.unfamiliarity.network.to(place)
-            network.register_forward_hook(self._keep)
-
-    def _keep(self, network: nn.Module, images: Any, output: SegOutput) -> None:
-        self._output = output
+            # The predictor may run a copy that is faster; what is hooked on goes along with it.
+            network.register_forward_hook(lambda network, images, output: outputs.append(output))
+        self.predictor = Predictor(network, space=self.space, size=card.size, device=device, source_names=card.domains)
+        self._lock = threading.Lock()
 
     def look(self, image: NDArray[np.uint8]) -> Seen:
         """Label a picture, H×W×3 RGB.
@@ -96,14 +84,11 @@ class Model:
             UsageError, DataError: as `Predictor.predict`.
         """
         with self._lock:
-            try:
-                prediction = self.predictor.predict(image)
-                reading = None
-                if self.unfamiliarity is not None and self._output is not None:
-                    reading = self.unfamiliarity.readings(self._output)[0]
-                return Seen(prediction, reading)
-            finally:
-                self._output = None
+            prediction = self.predictor.predict(image)
+            reading = None
+            if self.unfamiliarity is not None:
+                reading = self.unfamiliarity.readings(self._outputs.pop())[0]
+            return Seen(prediction, reading)
 
 
 class Kept:
@@ -157,6 +142,8 @@ class Studio:
         }
         self.scenes = street_scenes(scene_size([model.size for model in self.models.values()]))
         self._kept = Kept(KEPT_BYTES)
+        for model in self.models.values():  # the first look is slow, and a network that cannot look is told of now
+            model.look(self.scenes[0].image)
 
     def photo(self, source: Path | int, style: str = NO_STYLE, strength: float = 1.0) -> NDArray[np.uint8]:
         """A picture in a style: H×W×3, RGB.
@@ -237,8 +224,9 @@ def styled(image: NDArray[np.uint8], style: str, *, strength: float, seed: int =
 def about_style(style: str) -> str:
     """What a style looks like, in one line."""
     kind, _, name = style.partition("/")
-    table = {"weather": WEATHER, "corruption": CORRUPTIONS}.get(kind, {})
-    return named(name, table, "style").description if table else "as it is"
+    if kind == "weather":
+        return named(name, WEATHER, "weather style").description
+    return named(name, CORRUPTIONS, "corruption").description if kind == "corruption" else "as it is"
 
 
 STYLE_CHOICES: tuple[tuple[str, str], ...] = (

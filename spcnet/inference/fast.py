@@ -3,12 +3,12 @@
 Nothing is approximated and nothing is trained anew; the scores differ by rounding alone. What is done, on a copy:
 
 - Batch norms are folded into the convolutions before them. Instance norms and whitening depend on the image and stay.
-- Channels last throughout, where a 1×1 convolution is one matrix product.
 - The decoder's first 3×3 convolution reads features that were just upsampled sixteenfold in area. Both are linear, so the
   weights are applied before the upsampling, and upsampling and shifting become two small matrices (`UpsampledConv`).
 - 3×3 convolutions with many channels use Winograd's minimal filtering (`WinogradConv`), a quarter of the products.
-- Dilated convolutions leave out the rows of cells at which a row of the kernel meets padding alone (`AtrousRows`).
-- The prototype head works on bands of the map that stay in the cache from its first product to its last.
+- All others hold their weights in the order that oneDNN wants, and add the bias, the shortcut and the ReLU while a result
+  is still in the cache (`PackedConv`).
+- Channels last throughout.
 
 `benchmarks/inference.py` measures what each gives.
 """
@@ -24,20 +24,16 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from spcnet.models.clustering import ClusterOutput, PrototypeHead
 from spcnet.models.deeplab import AtrousConv2d, DeepLabDecoder, resize
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.segmentor import Segmentor, device_of
+from spcnet.models.whitening import NormedBlock
 
-Step = Literal["fold", "products", "upsampled", "winograd", "rows", "bands"]
-STEPS: tuple[Step, ...] = ("fold", "products", "upsampled", "winograd", "rows", "bands")
+Step = Literal["fold", "upsampled", "winograd", "packed"]
+STEPS: tuple[Step, ...] = ("fold", "upsampled", "winograd", "packed")
 """What `fused` does, in this order."""
 
-MIN_WINOGRAD_CHANNELS = 128
+MIN_WINOGRAD_CHANNELS = 256
 """Fewest input and output channels at which the transformations of Winograd's filtering cost less than they save."""
-CELLS_AT_ONCE = 2048
-"""Cells that the prototype head works on together; 2 MiB of 256 channels."""
-TILES_AT_ONCE = 128
-"""Tiles of 4×4 cells that Winograd's filtering works on together, so that they stay in a processor's cache."""
 
 
 def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
@@ -47,7 +43,7 @@ def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
 
     Args:
         network: stays as it is.
-        steps: which of the rewritings to make, for measuring them.
+        steps: which of the rewritings to make, for measuring them; `upsampled` needs `fold`.
     """
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     fast.auxiliary = fast.clusters = None
@@ -56,13 +52,12 @@ def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
         fold_norms(fast)
     if "upsampled" in steps and isinstance(fast.decoder.fuse[1], nn.Identity):
         fast.decoder = _UpsampledDecoder(fast.decoder)
-    if "bands" in steps and isinstance(fast.classifier, PrototypeHead):
-        fast.classifier = _BandedHead(fast.classifier)
     fast = fast.to(memory_format=torch.channels_last)
-    for module in list(fast.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Conv2d):
-                setattr(module, name, _rewritten(child, steps))
+    if "winograd" in steps:
+        _replace_wide(fast)
+    if "packed" in steps and device_of(network).type == "cpu" and torch._C._has_mkldnn:
+        _replace_blocks(fast)
+        _replace_convs(fast)
     return fast
 
 
@@ -74,8 +69,7 @@ def fold_norms(network: nn.Module) -> None:
     """
     for module in list(network.modules()):
         if isinstance(module, nn.Sequential):
-            names = list(module._modules)
-            _fold(module, list(pairwise(names)))
+            _fold(module, list(pairwise(module._modules)))
         elif isinstance(module, (BasicBlock, Bottleneck)):
             _fold(module, [(f"conv{n}", f"bn{n}") for n in (1, 2, 3) if hasattr(module, f"conv{n}")])
 
@@ -84,107 +78,130 @@ def _fold(module: nn.Module, pairs: list[tuple[str, str]]) -> None:
     for first, second in pairs:
         conv, norm = getattr(module, first), getattr(module, second)
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
-            folded = fuse_conv_bn_eval(conv, norm)
-            after: nn.Module = nn.Identity()
-            if isinstance(folded, AtrousConv2d) and folded.bias is not None:  # it would not add it
-                after, folded.bias = Shift(folded.bias), None
-            setattr(module, first, folded)
-            setattr(module, second, after)
+            setattr(module, first, fuse_conv_bn_eval(_whole(conv), norm))
+            setattr(module, second, nn.Identity())
 
 
-class Shift(nn.Module):
-    """Adds a number to each channel, in place.
-
-    Args:
-        offset: for each channel.
-    """
-
-    offset: Tensor
-
-    def __init__(self, offset: Float[Tensor, " C"]) -> None:
-        super().__init__()
-        self.register_buffer("offset", offset.detach()[:, None, None])
-
-    def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """Add it."""
-        return input.add_(self.offset)
-
-
-def _rewritten(conv: nn.Conv2d, steps: tuple[Step, ...]) -> nn.Module:
-    if conv.groups != 1 or conv.padding_mode != "zeros":
+def _whole(conv: nn.Conv2d) -> nn.Conv2d:
+    """A convolution that may have a bias: one that leaves out taps adds none."""
+    if not isinstance(conv, AtrousConv2d):
         return conv
-    if conv.kernel_size == (1, 1):
-        return PointwiseConv(conv) if "products" in steps and conv.padding == (0, 0) else conv
-    square = conv.kernel_size == (3, 3) and conv.stride == (1, 1) and conv.padding == conv.dilation
-    if not square or conv.dilation[0] != conv.dilation[1]:
-        return conv
-    if isinstance(conv, AtrousConv2d):
-        return AtrousRows(conv) if "rows" in steps else conv
-    wide = min(conv.in_channels, conv.out_channels) >= MIN_WINOGRAD_CHANNELS
-    return WinogradConv(conv) if "winograd" in steps and wide else conv
+    rate = int(conv.dilation[0])
+    plain = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=rate, dilation=rate, bias=False)
+    plain.weight = conv.weight
+    return plain.eval()
 
 
-class PointwiseConv(nn.Module):
-    """A 1×1 convolution as a matrix product over the cells.
-
-    Args:
-        conv: without padding and groups.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.stride = (int(conv.stride[0]), int(conv.stride[1]))
-        self.register_buffer("weight", conv.weight.detach().flatten(1).contiguous())
-        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach())
-
-    def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C2 h2 w2"]:
-        """Weigh the channels of each cell."""
-        if self.stride != (1, 1):
-            input = input[:, :, :: self.stride[0], :: self.stride[1]]
-        return F.linear(input.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+def _replace_wide(network: nn.Module) -> None:
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Conv2d) and _is_wide(child):
+                setattr(module, name, WinogradConv(child))
 
 
-class AtrousRows(nn.Module):
-    """A dilated 3×3 convolution as three matrix products, each over the rows of cells that a row of the kernel reaches.
+def _is_wide(conv: nn.Conv2d) -> bool:
+    rate = conv.dilation
+    # In the pyramid the dilation is so large that a tile would hold more padding than cells.
+    return (
+        (conv.kernel_size, conv.stride, conv.groups, conv.padding_mode) == ((3, 3), (1, 1), 1, "zeros")
+        and conv.padding == rate
+        and rate[0] == rate[1] <= 4
+        and min(conv.in_channels, conv.out_channels) >= MIN_WINOGRAD_CHANNELS
+    )
 
-    With a dilation of 18 on a map 32 cells high a third of what a convolution multiplies is padding above and below.
 
-    Args:
-        conv: 3×3, that keeps the size.
-    """
+def _replace_blocks(network: nn.Module) -> None:
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            # A norm at a block's end lies between the sum and the ReLU: there the parts are called one by one.
+            if isinstance(child, (BasicBlock, Bottleneck)) and not isinstance(module, NormedBlock):
+                norms = [getattr(child, f"bn{n}", None) for n in (1, 2, 3)]
+                if all(norm is None or isinstance(norm, nn.Identity) for norm in norms):
+                    setattr(module, name, _PackedBlock(child))
 
-    weight: Tensor
 
-    def __init__(self, conv: AtrousConv2d) -> None:
-        super().__init__()
-        self.rate = int(conv.dilation[0])
-        # For each row of the kernel a matrix from the channels to the columns of the kernel and the channels wanted.
-        self.register_buffer("weight", conv.weight.detach().permute(2, 1, 3, 0).flatten(2).contiguous())
-
-    def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C2 h w"]:
-        """Convolve."""
-        cells = input.permute(0, 2, 3, 1)
-        images, height, width, _ = cells.shape
-        total = cells.new_zeros(images, height, width, self.weight.shape[2] // 3)
-        for row in range(3):
-            top, bottom, down = _reach(row, self.rate, height)
-            if top >= bottom:
+def _replace_convs(network: nn.Module) -> None:
+    for module in list(network.modules()):
+        if isinstance(module, (PackedConv, WinogradConv)):
+            continue
+        children = list(module.named_children())
+        for number, (name, child) in enumerate(children):
+            if not isinstance(child, nn.Conv2d) or child.padding_mode != "zeros" or isinstance(child.padding, str):
                 continue
-            products = (cells[:, top + down : bottom + down] @ self.weight[row]).unflatten(3, (3, -1))
-            for column in range(3):
-                left, right, across = _reach(column, self.rate, width)
-                if left < right:
-                    total[:, top:bottom, left:right] += products[:, :, left + across : right + across, column]
-        return total.permute(0, 3, 1, 2)
+            after = [(n, c) for n, c in children[number + 1 :] if not isinstance(c, nn.Identity)][:1]
+            activation = None
+            if isinstance(module, nn.Sequential) and after and isinstance(after[0][1], (nn.ReLU, nn.ReLU6)):
+                activation = after[0][1]
+                setattr(module, after[0][0], nn.Identity())
+            setattr(module, name, PackedConv(child, activation=activation))
 
 
-def _reach(tap: int, rate: int, cells: int) -> tuple[int, int, int]:
-    """First and last+1 cell at which a tap of three meets the map, and how far from the cell it reads."""
-    away = (tap - 1) * rate
-    return max(0, -away), min(cells, cells - away), away
+class PackedConv(nn.Module):
+    """A convolution as oneDNN runs it fastest: weights in its own order, activation and shortcut within it.
+
+    Args:
+        conv: on a processor, padded with zeros.
+        activation: a ReLU that follows it, or where there is no shortcut a ReLU6.
+    """
+
+    def __init__(self, conv: nn.Conv2d, *, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.packed: Tensor | None = None
+        self.places = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+        self.kind: str = "none"
+        self.bounds: list[float] = []
+        if isinstance(activation, nn.ReLU6):
+            self.kind, self.bounds = "hardtanh", [0.0, 6.0]
+        elif activation is not None:
+            self.kind = "relu"
+
+    def forward(
+        self, input: Float[Tensor, "B C h w"], shortcut: Float[Tensor, "B C2 h2 w2"] | None = None
+    ) -> Float[Tensor, "B C2 h2 w2"]:
+        """Convolve, add the shortcut if there is one, activate."""
+        input = input.contiguous(memory_format=torch.channels_last)
+        padding, stride, dilation, groups = self.places
+        if self.packed is None:
+            # The order is best for images of the first one's size, and right for all.
+            self.packed = torch.ops.mkldnn._reorder_convolution_weight(
+                self.conv.weight, padding, stride, dilation, groups, list(input.shape)
+            )
+        given = (self.packed, self.conv.bias, padding, stride, dilation, groups)
+        if shortcut is None:
+            found: Tensor = torch.ops.mkldnn._convolution_pointwise(input, *given, self.kind, self.bounds, "")
+            return found
+        assert self.kind in ("none", "relu")
+        shortcut = shortcut.contiguous(memory_format=torch.channels_last)
+        after = None if self.kind == "none" else self.kind
+        added: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
+            input, shortcut, *given, "add", 1.0, after, [], ""
+        )
+        return added
+
+
+class _PackedBlock(nn.Module):
+    """A residual block of a ResNet whose norms are folded.
+
+    Args:
+        block: its parts are taken over.
+    """
+
+    def __init__(self, block: BasicBlock | Bottleneck) -> None:
+        super().__init__()
+        *firsts, last = [getattr(block, f"conv{n}") for n in (1, 2, 3) if hasattr(block, f"conv{n}")]
+        self.firsts = nn.Sequential(*(part for conv in firsts for part in (conv, nn.ReLU(inplace=True))))
+        self.last = PackedConv(last, activation=nn.ReLU()) if isinstance(last, nn.Conv2d) else last
+        self.downsample = block.downsample
+
+    def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C2 h2 w2"]:
+        """The block."""
+        shortcut = feature if self.downsample is None else self.downsample(feature)
+        feature = self.firsts(feature)
+        if isinstance(self.last, PackedConv):
+            packed: Tensor = self.last(feature, shortcut)
+            return packed
+        return torch.relu_(self.last(feature).add_(shortcut))
 
 
 def _matrix(*rows: tuple[float, ...]) -> Tensor:
@@ -198,6 +215,12 @@ _KERNEL = _matrix(
     (1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1)
 )  # fmt: skip
 _FOUND = _matrix((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+
+
+def tiles_at_once() -> int:
+    """Tiles of 4×4 cells that are worked on together: few stay in the cache, but threads then wait for each other often."""
+    threads = torch.get_num_threads()
+    return 64 if threads == 1 else 512 * threads
 
 
 class WinogradConv(nn.Module):
@@ -243,7 +266,7 @@ class WinogradConv(nn.Module):
             (rate * row, rate * column, image, 4 * rate * row, row, 4 * rate * column, column, 1),
         )
         result = cells.new_empty(images, rows, 4, rate, columns, 4, rate, wanted)
-        step = max(1, TILES_AT_ONCE // (columns * rate * rate))
+        step = max(1, tiles_at_once() // (columns * rate * rate))
         for number in range(images):
             for first in range(0, rows, step):
                 some = tiles[:, :, number, first : first + step]
@@ -284,7 +307,7 @@ class UpsampledConv(nn.Module):
     def forward(self, coarse: Float[Tensor, "B C h w"], fine: Float[Tensor, "B Cf H W"]) -> Float[Tensor, "B C2 H W"]:
         """What the convolution makes of both."""
         images, channels, height, width = coarse.shape
-        tall, wide, wanted = fine.shape[2], fine.shape[3], self.fine.out_channels
+        tall, wide, wanted = fine.shape[2], fine.shape[3], self.coarse.shape[2] // 3
         cells = coarse.permute(0, 2, 3, 1).reshape(images, 1, height * width, channels)
         weighed = (cells @ self.coarse).view(images, 3 * height, 3 * width, wanted)
         across = _upsampling(width, wide, coarse.device).transpose(1, 2).reshape(wide, -1)
@@ -324,24 +347,3 @@ class _UpsampledDecoder(DeepLabDecoder):
         """Features of each cell at the size of the fine map, before a classifier."""
         fused: Tensor = self.rest(self.first(self.reduce_deep(self.aspp(deep)), self.reduce_fine(fine)))
         return fused
-
-
-class _BandedHead(PrototypeHead):
-    """The prototype head, a few rows of cells after the others: each cell is classified by itself.
-
-    Args:
-        head: whose parts are taken over.
-    """
-
-    def __init__(self, head: PrototypeHead) -> None:
-        nn.Module.__init__(self)
-        self.momentum, self.ramp = head.momentum, head.ramp
-        self.projection, self.embedding_norm, self.score_norm = head.projection, head.embedding_norm, head.score_norm
-        self.register_buffer("prototypes", head.prototypes)
-
-    def forward(self, feature: Float[Tensor, "B C h w"]) -> ClusterOutput:
-        """Score each cell of the decoder's feature map."""
-        rows = max(1, CELLS_AT_ONCE // (feature.shape[0] * feature.shape[3]))
-        found = [super(_BandedHead, self).forward(band) for band in feature.split(rows, dim=2)]
-        scores, embedding = (torch.cat(parts, dim=2) for parts in zip(*found, strict=True))
-        return ClusterOutput(scores, embedding)

@@ -34,6 +34,7 @@ from spcnet.evaluation.metrics import classify
 from spcnet.evaluation.views import Views, looking
 from spcnet.files import write_whole
 from spcnet.inference.fast import fused
+from spcnet.inference.unfamiliarity import Reading, Unfamiliarity
 from spcnet.inference.video import (
     VIDEO_SUFFIXES,
     Frame,
@@ -76,6 +77,9 @@ RESULT_SUFFIXES = (CLASSES_SUFFIX, OVERLAY_SUFFIX, CONFIDENCE_SUFFIX, VIDEO_SUFF
 
 WHOLE = Views()
 """One look at the whole image."""
+Format = Literal["spcnet", "cityscapes"]
+"""How the files of predictions are called, and which there are."""
+_CITYSCAPES_NAME = re.compile(r"[^_]+_\d{6}_\d{6}(_|$)")
 Speed = Literal["auto", "plain", "fused"]
 """How a network is run: as it is, rewritten by `spcnet.inference.fast`, or rewritten where that pays, on a processor."""
 
@@ -92,6 +96,13 @@ class Prediction:
     """From the pixels to the class map; reading the file is not in it. Of images in a batch each has an equal part."""
     confidence: npt.NDArray[np.float32] | None = None
     """H×W: probability of the chosen class, 0..1, as the network's softmax has it; None if it was not asked for."""
+    unfamiliarity: Reading | None = None
+    """How far the image is from all that the network was trained on; None where the predictor was not given a way to tell."""
+
+
+_Labelled = tuple[
+    npt.NDArray[np.uint8], tuple[tuple[float, ...], ...] | None, npt.NDArray[np.float32] | None, Reading | None
+]
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,8 @@ class Written:
     """Grey PNG of the probability of the chosen class, if asked for."""
     mean_confidence: float | None = None
     """Its mean over the pixels, 0..1."""
+    unfamiliarity: Reading | None = None
+    """How far the image is from all that the network was trained on, where that can be told."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,8 @@ class WrittenVideo:
     """Class maps of the frames, if asked for."""
     mean_confidence: float | None = None
     """Mean over the pixels of all frames, 0..1, if asked for."""
+    unfamiliarity: float | None = None
+    """Mean score of the frames, where it can be told; see `spcnet.inference.unfamiliarity.Reading`."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +203,8 @@ class Results:
     """Opacity of the colours over the photo, 0..1; None for no overlays."""
     ids: Ids = "train"
     """What the pixels of class maps are, see `spcnet.inference.visualize.class_image`."""
+    format: Format = "spcnet"
+    """`cityscapes`: nothing but `CITY_SEQUENCE_FRAME_pred_labelIds.png` for each image, with label ids, in one folder."""
     confidence: bool = False
     """Whether to write the probability of the chosen class, too."""
     frame_maps: bool = False
@@ -210,6 +227,39 @@ class Results:
                 f"every is {self.every} and limit {self.limit}: take every 1st or later frame, and 0 (all) or more of them"
             )
         check_ids(self.ids, space)
+        if self.format not in ("spcnet", "cityscapes"):
+            raise one_of(self.format, ("spcnet", "cityscapes"), "format of predictions")
+        if self.format == "cityscapes" and (self.overlay is not None or self.confidence or self.ids != "label"):
+            raise UsageError(
+                "the format cityscapes has class maps of label ids alone, for its programs take any other picture for one, "
+                "too: leave out overlays, confidence and other ids"
+            )
+
+    def classes_name(self, name: str) -> str:
+        """What the class map of an image of that name is called."""
+        if self.format == "spcnet":
+            return f"{name}{CLASSES_SUFFIX}"
+        return f"{Path(name).name.removesuffix('_leftImg8bit')}_pred_labelIds.png"
+
+    def check_names(self, found: "Sequence[FoundImage]") -> None:
+        """Refuse inputs that this format has no names for.
+
+        Raises:
+            UsageError: see the message.
+        """
+        if self.format == "spcnet":
+            return
+        strange = [one for one in found if is_video(one.path) or not _CITYSCAPES_NAME.match(Path(one.name).name)]
+        if strange:
+            raise UsageError(
+                f"{strange[0].path} is not named CITY_SEQUENCE_FRAME (aachen_000000_000019_leftImg8bit.png), by which "
+                "Cityscapes' programs find the label of a prediction: leave it out, or drop --format cityscapes"
+            )
+        names: dict[str, Path] = {}
+        for one in found:
+            other = names.setdefault(self.classes_name(one.name), one.path)
+            if other != one.path:
+                raise UsageError(f"{other} and {one.path} would become the same prediction: leave one of them out")
 
 
 class Predictor:
@@ -233,6 +283,8 @@ class Predictor:
         views: how images are looked at: whole or in windows, at which scales, mirrored too.
         batch_size: most images of one size that go through the network together, and most windows.
         speed: `auto`, `plain` or `fused`, see `Speed`.
+        unfamiliarity: tells of each image how far it is from what the network was trained on; for whole images, looked at
+            once, at the size that it was made with.
 
     Raises:
         UsageError: the size or the batch is too small, the views make no sense, or there is no such device.
@@ -249,7 +301,13 @@ class Predictor:
         views: Views = WHOLE,
         batch_size: int = 1,
         speed: Speed = "auto",
+        unfamiliarity: Unfamiliarity | None = None,
     ) -> None:
+        if unfamiliarity is not None and not views.plain:
+            raise UsageError(
+                "how unfamiliar an image is can only be told of whole images, looked at once: leave out windows, scales "
+                "and mirror images, or the unfamiliarity"
+            )
         if size is not None and min(size) < MIN_SIZE:
             raise UsageError(
                 f"the size {size[0]}×{size[1]} is too small: height and width must be at least {MIN_SIZE} pixels"
@@ -265,6 +323,7 @@ class Predictor:
         self.size = size
         self.source_names = tuple(source_names)
         self.views, self.batch_size = views, batch_size
+        self.unfamiliarity = unfamiliarity
         network = self.model
         if isinstance(network, Segmentor) and (speed == "fused" or (speed == "auto" and self.device.type == "cpu")):
             network = fused(network)
@@ -332,14 +391,15 @@ class Predictor:
                 "set a smaller size that it is brought to, or use another device"
             ) from error
         seconds = (time.perf_counter() - start) / len(images)
-        return [Prediction(class_map, weights, seconds, sure) for class_map, weights, sure in found]
+        return [Prediction(class_map, weights, seconds, sure, reading) for class_map, weights, sure, reading in found]
 
     @torch.inference_mode()
     def _labelled(
         self, images: Sequence[npt.NDArray[np.uint8]], confidence: bool
-    ) -> list[tuple[npt.NDArray[np.uint8], tuple[tuple[float, ...], ...] | None, npt.NDArray[np.float32] | None]]:
+    ) -> list[_Labelled]:
         output: SegOutput = self._forward(torch.stack([self._prepared(image) for image in images]))
         self._check(output)
+        readings = [None] * len(images) if self.unfamiliarity is None else self.unfamiliarity.readings(output)
         found = []
         for number, rgb in enumerate(images):
             own_size = (rgb.shape[0], rgb.shape[1])
@@ -348,7 +408,7 @@ class Predictor:
             shares = len(self.views.scales) > 1 or self.views.flip
             sure = certainty(logits.log() if shares else logits, class_map).cpu().numpy() if confidence else None
             weights = tuple(tuple(_per_source(layer[number])) for layer in output.style_weights)
-            found.append((class_map.byte().cpu().numpy(), weights or None, sure))
+            found.append((class_map.byte().cpu().numpy(), weights or None, sure, readings[number]))
         return found
 
     def _prepared(self, rgb: npt.NDArray[np.uint8]) -> Float[Tensor, "3 H W"]:
@@ -407,6 +467,7 @@ class Predictor:
         results = results or Results(overlay)
         results.check(self.space)
         found = find_images(inputs, output=output, videos=True)
+        results.check_names(found)
         predictions = Predictions()
         done = 0
         try:
@@ -497,7 +558,7 @@ class Predictor:
         results: Results,
     ) -> Written:
         class_map = prediction.class_map
-        classes_file = output / f"{image.name}{CLASSES_SUFFIX}"
+        classes_file = output / results.classes_name(image.name)
         save_image(class_image(class_map, self.space, ids=results.ids), classes_file)
         overlay_file = confidence_file = mean_confidence = None
         if prediction.confidence is not None:
@@ -525,6 +586,7 @@ class Predictor:
             overlay_file=overlay_file,
             confidence_file=confidence_file,
             mean_confidence=mean_confidence,
+            unfamiliarity=prediction.unfamiliarity,
         )
 
     def predict_video(
@@ -628,7 +690,7 @@ class _VideoJob:
         self.table, self.lines, self.on_frame = table, csv.writer(table), on_frame
         total = -(-opened.frames // results.every)
         self.total = min(total, results.limit) if total and results.limit else total or results.limit
-        self.frames, self.seconds, self.confidence = 0, 0.0, 0.0
+        self.frames, self.seconds, self.confidence, self.strangeness = 0, 0.0, 0.0, 0.0
         self.pixels = np.zeros(IGNORE + 1, dtype=np.int64)
         self.weights: npt.NDArray[np.float64] | None = None
         self.size = (0, 0)
@@ -661,11 +723,12 @@ class _VideoJob:
             self._write_head(weights)
         pixels = _pixels(class_map)
         sure = [] if prediction.confidence is None else [float(prediction.confidence.mean(dtype=np.float64))]
+        strange = [] if prediction.unfamiliarity is None else [prediction.unfamiliarity.score]
         self.lines.writerow(
             [
                 frame.number,
                 round(frame.seconds, 4),
-                *(round(value, 4) for value in sure),
+                *(round(value, 4) for value in (*sure, *strange)),
                 *(round(int(pixels[k]) / class_map.size, 6) for k in range(len(space))),
                 *(round(weight, 6) for layer in weights for weight in layer),
             ]
@@ -678,6 +741,7 @@ class _VideoJob:
         self.seconds += prediction.seconds
         self.pixels += pixels
         self.confidence += sum(sure)
+        self.strangeness += sum(strange)
         if self.weights is not None:
             self.weights += np.array(weights)
         if self.on_frame is not None:
@@ -687,6 +751,7 @@ class _VideoJob:
         names = self.predictor._names(len(weights[0])) if weights else ()
         styles = [f"layer {n}: {name}" for n in range(1, len(weights) + 1) for name in names]
         sure = ["confidence"] if self.results.confidence else []
+        sure += ["unfamiliarity"] if self.predictor.unfamiliarity is not None else []
         self.lines.writerow(["frame", "seconds", *sure, *self.predictor.space.classes, *styles])
 
     def _map_file(self, number: int) -> Path:
@@ -723,6 +788,7 @@ class _VideoJob:
             video_file=self.video_file,
             classes_folder=maps,
             mean_confidence=self.confidence / self.frames if self.results.confidence else None,
+            unfamiliarity=None if self.predictor.unfamiliarity is None else self.strangeness / self.frames,
         )
 
 
@@ -777,6 +843,17 @@ def _pixels(class_map: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     return counts
 
 
+def _as_plain(reading: Reading | None) -> dict[str, Any] | None:
+    if reading is None:
+        return None
+    return {
+        "score": round(reading.score, 4),
+        "percentile": round(reading.percentile, 4),
+        "times": None if reading.times is None else round(reading.times, 4),
+        "parts": {name: round(value, 4) for name, value in reading.parts.items()},
+    }
+
+
 def _as_json(image: Written, names: Sequence[str], output: Path) -> dict[str, Any]:
     return {
         "name": image.name,
@@ -787,6 +864,7 @@ def _as_json(image: Written, names: Sequence[str], output: Path) -> dict[str, An
         "shares": image.shares,
         "style_weights": _by_source(image.style_weights, names),
         "mean_confidence": image.mean_confidence,
+        "unfamiliarity": _as_plain(image.unfamiliarity),
         "classes_file": _below(image.classes_file, output),
         "overlay_file": _below(image.overlay_file, output),
         "confidence_file": _below(image.confidence_file, output),
@@ -807,6 +885,7 @@ def _video_as_json(video: WrittenVideo, names: Sequence[str], output: Path) -> d
         "shares": video.shares,
         "style_weights": _by_source(video.style_weights, names),
         "mean_confidence": video.mean_confidence,
+        "unfamiliarity": None if video.unfamiliarity is None else round(video.unfamiliarity, 4),
         "video_file": _below(video.video_file, output),
         "frames_file": _below(video.frames_file, output),
         "classes_folder": _below(video.classes_folder, output),

@@ -2,16 +2,15 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from spcnet.config import ModelConfig
 from spcnet.inference import fast
-from spcnet.inference.fast import UpsampledConv, WinogradConv, fold_norms, fused
+from spcnet.inference.fast import PackedConv, UpsampledConv, WinogradConv, fold_norms, fused
 from spcnet.methods import BACKBONES, METHODS
-from spcnet.models.deeplab import AtrousConv2d, resize
+from spcnet.models.deeplab import resize
 
 
 def network(method="spcnet", backbone="mobilenet_v2", *, seed=0):
@@ -57,7 +56,7 @@ def test_other_output_strides_say_the_same(stride):
     assert difference(plain, fused(plain), torch.randn(1, 3, 97, 129)) < 1e-4
 
 
-@pytest.mark.parametrize("steps", [(), ("fold",), ("products",), ("fold", "upsampled"), ("winograd",)])
+@pytest.mark.parametrize("steps", [(), ("fold",), ("fold", "upsampled"), ("winograd",), ("packed",)])
 def test_each_rewriting_alone_says_the_same(steps):
     plain = network(backbone="resnet18")
     assert difference(plain, fused(plain, steps=steps), torch.randn(1, 3, 64, 96)) < 1e-4
@@ -85,7 +84,9 @@ def test_no_batch_norm_is_left_and_every_other_norm_is(backbone):
 
 
 def test_a_norm_that_does_not_follow_a_convolution_stays():
-    layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)).eval()
+    layers = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+    ).eval()
     image = torch.randn(1, 3, 8, 8)
     expected = layers(image)
     fold_norms(layers)
@@ -132,30 +133,46 @@ def test_a_convolution_before_the_upsampling_is_the_one_after_it(height, width, 
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=15)
-@given(height=st.integers(1, 12), width=st.integers(1, 12), rate=st.integers(1, 8), images=st.integers(1, 2))
-def test_a_dilated_convolution_row_by_row_is_the_convolution(height, width, rate, images):
-    conv = AtrousConv2d(3, 4, rate)
-    image = torch.randn(images, 3, height, width)
+def test_which_convolutions_are_rewritten_and_how():
+    def kinds(*layers):
+        net = nn.ModuleList([nn.Sequential(*layers)])
+        fast._replace_wide(net)
+        fast._replace_convs(net)
+        return [type(layer).__name__ for layer in net[0]]
+
+    assert kinds(nn.Conv2d(4, 8, 1), nn.ReLU()) == ["PackedConv", "Identity"]
+    assert kinds(nn.Conv2d(4, 8, 1), nn.Identity(), nn.ReLU6()) == ["PackedConv", "Identity", "Identity"]
+    assert kinds(nn.Conv2d(4, 8, 1), nn.InstanceNorm2d(8), nn.ReLU()) == ["PackedConv", "InstanceNorm2d", "ReLU"]
+    assert kinds(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()) == ["WinogradConv", "ReLU"]
+    for narrow in (
+        nn.Conv2d(256, 256, 3, padding=1, stride=2),
+        nn.Conv2d(256, 256, 3),
+        nn.Conv2d(16, 256, 3, padding=1),
+        nn.Conv2d(256, 256, 3, padding=6, dilation=6),
+        nn.Conv2d(256, 256, 3, padding=1, groups=2),
+    ):
+        assert kinds(narrow) == ["PackedConv"]
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    size=st.tuples(st.integers(3, 20), st.integers(3, 20)),
+    later=st.tuples(st.integers(3, 20), st.integers(3, 20)),
+    stride=st.integers(1, 2),
+    groups=st.sampled_from([1, 2, 4]),
+    kernel=st.sampled_from([1, 3]),
+    activation=st.sampled_from([None, nn.ReLU(), nn.ReLU6()]),
+    added=st.booleans(),
+)
+def test_a_packed_convolution_is_the_convolution_at_every_size(size, later, stride, groups, kernel, activation, added):
+    conv = nn.Conv2d(4, 8, kernel, stride=stride, padding=kernel // 2, groups=groups)
+    nn.init.normal_(conv.weight, std=3)
+    packed = PackedConv(conv, activation=activation)
     with torch.no_grad():
-        assert torch.allclose(fast.AtrousRows(conv)(image), conv(image), atol=1e-5)
-
-
-def test_which_convolutions_are_rewritten():
-    def kind(conv):
-        return type(fast._rewritten(conv, fast.STEPS)).__name__
-
-    assert kind(nn.Conv2d(4, 8, 1, stride=2)) == "PointwiseConv"
-    assert kind(nn.Conv2d(4, 4, 1, groups=2)) == "Conv2d"
-    assert kind(nn.Conv2d(256, 256, 3, padding=1)) == "WinogradConv"
-    assert kind(nn.Conv2d(256, 256, 3, padding=1, stride=2)) == "Conv2d"
-    assert kind(nn.Conv2d(256, 256, 3, padding=0)) == "Conv2d"
-    assert kind(nn.Conv2d(16, 256, 3, padding=1)) == "Conv2d"
-    assert kind(AtrousConv2d(256, 256, 6)) == "AtrousRows"
-
-
-def test_a_product_over_cells_strides_as_the_convolution():
-    conv = nn.Conv2d(3, 4, 1, stride=2)
-    image = torch.randn(2, 3, 7, 10)
-    with torch.no_grad():
-        assert torch.allclose(fast.PointwiseConv(conv)(image), F.conv2d(image, conv.weight, conv.bias, 2), atol=1e-6)
+        for height, width in (size, later):
+            image = torch.randn(2, 4, height, width)
+            expected = conv(image)
+            shortcut = torch.randn_like(expected) if added and not isinstance(activation, nn.ReLU6) else None
+            expected = expected if shortcut is None else expected + shortcut
+            expected = expected if activation is None else activation(expected)
+            assert torch.allclose(packed(image, shortcut), expected, atol=1e-4)
