@@ -82,6 +82,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     for name in SETS:
         write_fixture(name, folder / "data" / name, images_per_split=2)
+    for path in list((folder / "data" / "cityscapes").rglob("*.png")):
+        path.rename(path.with_name(f"{path.parent.name}_000000_{path.name}"))  # as Cityscapes names them
     (folder / "photos").mkdir()
     for number in range(2):
         Image.fromarray(streets.generate(number, style="game", size=(80, 160)).image).save(

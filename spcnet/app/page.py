@@ -320,7 +320,7 @@ def build(studio: Studio, *, folder: Path) -> gr.Blocks:
     def show(*given: Any) -> tuple[Any, ...]:
         with told():
             found = look(studio, Choice(*given))
-        return (*found[:3], gr.Group(visible=found.is_film), None, "")
+        return (*found[:3], gr.Column(visible=found.is_film), None, "")
 
     def label(*given: Any, progress: gr.Progress = PROGRESS) -> tuple[str, str]:
         *chosen, request = given
@@ -383,7 +383,7 @@ def build(studio: Studio, *, folder: Path) -> gr.Blocks:
                     max_height=640,
                     elem_id="slider",
                 )
-                with gr.Group(visible=False, elem_id="film") as film:
+                with gr.Column(visible=False, elem_id="film") as film:
                     with gr.Row():
                         run = gr.Button(f"Label the video (first {limits.seconds:g} s)", variant="primary")
                         stop = gr.Button("Stop")

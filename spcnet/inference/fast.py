@@ -55,7 +55,8 @@ def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
     fast = fast.to(memory_format=torch.channels_last)
     if "winograd" in steps:
         _replace_wide(fast)
-    if "packed" in steps and device_of(network).type == "cpu" and torch._C._has_mkldnn:
+    onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    if "packed" in steps and device_of(network).type == "cpu" and onednn:
         _replace_blocks(fast)
         _replace_convs(fast)
     return fast
