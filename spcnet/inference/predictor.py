@@ -394,9 +394,7 @@ class Predictor:
         return [Prediction(class_map, weights, seconds, sure, reading) for class_map, weights, sure, reading in found]
 
     @torch.inference_mode()
-    def _labelled(
-        self, images: Sequence[npt.NDArray[np.uint8]], confidence: bool
-    ) -> list[_Labelled]:
+    def _labelled(self, images: Sequence[npt.NDArray[np.uint8]], confidence: bool) -> list[_Labelled]:
         output: SegOutput = self._forward(torch.stack([self._prepared(image) for image in images]))
         self._check(output)
         readings = [None] * len(images) if self.unfamiliarity is None else self.unfamiliarity.readings(output)

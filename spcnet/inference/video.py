@@ -23,6 +23,8 @@ VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv", ".3gp")
 )
 """How the names of video files end, in small letters."""
+FILMS = "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,ivf,h264,hevc,mjpeg,yuv4mpegpipe,gif,apng"
+"""Kinds of files that FFmpeg may take a video for: none that, like a playlist, names other files for it to open."""
 WEBCAM = "webcam:"
 """How the name of a webcam begins: `webcam:0`."""
 
@@ -117,7 +119,7 @@ def open_video(source: Path | str) -> Iterator[Video]:
     if not live and not Path(where).is_file():
         raise UsageError(f"{source} is not there: check the path")
     try:
-        container = av.open(where, format=kind)
+        container = av.open(where, format=kind, options={} if live else {"format_whitelist": FILMS})
     except _errors() as error:
         if live:
             raise UsageError(

@@ -373,3 +373,15 @@ def test_videos_are_searched_only_where_they_are_wanted(tmp_path):
     Image.fromarray(grey(0)).save(tmp_path / "b.png")
     assert [found.name for found in predicting.find_images([tmp_path])] == ["b"]
     assert [found.name for found in predicting.find_images([tmp_path], videos=True)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    ["#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\n{film}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {film}\n"],
+)
+def test_a_playlist_does_not_open_other_files(playlist: str, tmp_path: Path) -> None:
+    film = make_video(tmp_path / "film.mp4")
+    path = tmp_path / "list.mp4"
+    path.write_text(playlist.format(film=film.name))
+    with pytest.raises(DataError, match="it is no video, or broken"), open_video(path) as video:
+        list(video.read())
