@@ -32,7 +32,7 @@ from spcnet.engine.progress import bar, bars
 from spcnet.engine.state import dead_workers_told
 from spcnet.engine.trackers import TRACKERS_FILE, check_installed
 from spcnet.engine.trainer import Trainer
-from spcnet.errors import DataError, UsageError, named, one_of
+from spcnet.errors import DataError, SpcnetError, UsageError, named, one_of
 from spcnet.evaluation import evaluator
 from spcnet.evaluation.metrics import mean_iou
 from spcnet.evaluation.views import Views, looking
@@ -888,26 +888,26 @@ def report(
 
 
 def network_costs(runs: Sequence[Run]) -> dict[Path, NetworkCost]:
-    """What the networks of runs cost for an image of their size, by folder; without those of another version's settings."""
+    """What the networks of runs cost for an image of their size, by folder; without those that cannot be built here."""
     known: dict[str, NetworkCost] = {}
     found = {}
     for run in runs:
         try:
             config = read_config(run.folder)
-        except (UsageError, DataError):
+            size = config.data.size or config.data.crop or PAPER_SIZE
+            num_classes, num_domains = len(run.final.classes), len(domain_names(config.data))
+            key = repr((config.method, config.model, size, num_classes, num_domains))
+            if key not in known:
+                counted = cost(
+                    config.method,
+                    config.model.backbone,
+                    size=size,
+                    num_classes=num_classes,
+                    num_domains=num_domains,
+                    model=config.model,
+                )
+                known[key] = NetworkCost(counted.parameters, counted.macs, counted.activations, size)
+        except SpcnetError:  # the page is for what the runs scored; a cost that cannot be counted is left out
             continue
-        size = config.data.size or config.data.crop or PAPER_SIZE
-        num_classes, num_domains = len(run.final.classes), len(domain_names(config.data))
-        key = repr((config.method, config.model, size, num_classes, num_domains))
-        if key not in known:
-            counted = cost(
-                config.method,
-                config.model.backbone,
-                size=size,
-                num_classes=num_classes,
-                num_domains=num_domains,
-                model=config.model,
-            )
-            known[key] = NetworkCost(counted.parameters, counted.macs, counted.activations, size)
         found[run.folder] = known[key]
     return found

@@ -504,12 +504,12 @@ def test_it_ends_with_one_line_and_leaves_nothing(runs: list[Path], tmp_path: Pa
     )
     try:
         assert process.stdout is not None
-        watch = threading.Timer(60, process.kill)
+        watch = threading.Timer(240, process.kill)
         watch.start()
         said = process.stdout.readline()
         assert "http://127.0.0.1:" in said
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=30)
+        rest, errors = process.communicate(timeout=120)
     finally:
         watch.cancel()
         process.kill()

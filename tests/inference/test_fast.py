@@ -48,6 +48,12 @@ def test_every_backbone_says_the_same_when_it_is_rewritten(backbone):
     assert difference(plain, fused(plain), torch.randn(1, 3, 65, 131)) < 1e-4
 
 
+@pytest.mark.parametrize("method", ["isw", "ibn", "sw"])
+def test_norms_at_the_end_of_a_residual_block_stay_before_its_relu(method):
+    plain = network(method, "resnet18")
+    assert difference(plain, fused(plain), torch.randn(1, 3, 64, 96)) < 1e-4
+
+
 @pytest.mark.parametrize("stride", [8, 32])
 def test_other_output_strides_say_the_same(stride):
     torch.manual_seed(0)

@@ -89,6 +89,16 @@ def test_a_batch_gives_what_its_images_give_one_by_one(views):
         np.testing.assert_allclose(prediction.style_weights, expected.style_weights, atol=1e-5)
 
 
+def test_files_of_different_sizes_are_never_put_into_one_batch(tmp_path):
+    for name, image in (("a", grey(0, 9)), ("b", grey(0, 9, 7)), ("c", grey(9, 0, 7)), ("d", grey(9, 9))):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    model = Shades()
+    predictor = Predictor(model, space=SEVEN, device="cpu", batch_size=3)
+    done = predictor.predict_paths([f"{tmp_path}/*.png"], tmp_path / "out")
+    assert [written.width for written in done.written] == [40, 60, 60, 40]
+    assert [shape[0] for shape in model.seen] == [1, 2, 1]
+
+
 def test_a_broken_image_in_a_batch_keeps_the_order(tmp_path):
     save(tmp_path / "in", "a.png", "b.png", "d.png")
     (tmp_path / "in/c.png").write_bytes(b"no image")
