@@ -53,7 +53,9 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
 
 def test_the_wheel_holds_every_module_and_the_marker_of_types(wheel: zipfile.ZipFile) -> None:
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "spcnet").rglob("*.py")}
-    assert modules | {"spcnet/py.typed"} <= set(wheel.namelist())
+    pages = {path.relative_to(ROOT).as_posix() for end in ("css", "js") for path in (ROOT / "spcnet").rglob(f"*.{end}")}
+    assert len(pages) >= 4  # of the report and of the web demo
+    assert modules | pages | {"spcnet/py.typed"} <= set(wheel.namelist())
 
 
 def test_the_wheel_holds_every_recipe(wheel: zipfile.ZipFile) -> None:
