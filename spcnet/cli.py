@@ -277,14 +277,14 @@ def _add_predict(parser: ArgumentParser) -> None:
 
 
 def _predict(options: Namespace, console: Console) -> int:
-    from spcnet import commands
+    from spcnet import model_commands
     from spcnet.evaluation.views import Views
-    from spcnet.inference.predictor import Results
+    from spcnet.inference.results import Results
 
     results = ("overlay", "ids", "format", "confidence", "frame_maps", "every", "limit")
     if options.format == "cityscapes":
         options.overlay, options.ids = None, "label"
-    failures = commands.predict(
+    failures = model_commands.predict(
         options.model,
         options.inputs,
         output=options.output,
@@ -367,9 +367,9 @@ def _add_convert(parser: ArgumentParser) -> None:
 
 
 def _convert(options: Namespace, console: Console) -> int:
-    from spcnet import commands
+    from spcnet import model_commands
 
-    commands.convert(**{name: options[name] for name in _CONVERT}, console=console)
+    model_commands.convert(**{name: options[name] for name in _CONVERT}, console=console)
     return 0
 
 
@@ -462,9 +462,9 @@ def _add_export(parser: ArgumentParser) -> None:
 
 
 def _export(options: Namespace, console: Console) -> int:
-    from spcnet import commands
+    from spcnet import model_commands
 
-    commands.export(**{name: options[name] for name in _EXPORT}, console=console)
+    model_commands.export(**{name: options[name] for name in _EXPORT}, console=console)
     return 0
 
 
@@ -502,9 +502,9 @@ def _add_push(parser: ArgumentParser) -> None:
 
 
 def _push(options: Namespace, console: Console) -> int:
-    from spcnet import commands
+    from spcnet import model_commands
 
-    commands.push(options.model, options.repo_id, private=options.private, folder=options.folder, console=console)
+    model_commands.push(options.model, options.repo_id, private=options.private, folder=options.folder, console=console)
     return 0
 
 
@@ -523,10 +523,10 @@ def _add_benchmark(parser: ArgumentParser) -> None:
 
 
 def _benchmark(options: Namespace, console: Console) -> int:
-    from spcnet import commands
+    from spcnet import model_commands
 
     names = ("methods", "backbones", "size", "repeats", "device", "paper")
-    commands.benchmark_cost(**{name: options[name] for name in names}, console=console)
+    model_commands.benchmark_cost(**{name: options[name] for name in names}, console=console)
     return 0
 
 
@@ -611,7 +611,8 @@ def _add_inspect(parser: ArgumentParser) -> None:
 
 def _inspect(options: Namespace, console: Console) -> int:
     from spcnet import inspection
-    from spcnet.reports.inspection import render_terminal, write_page
+    from spcnet.reports.inspection import render_terminal
+    from spcnet.reports.inspection_page import write_page
 
     names = ("images", "pixels", "targets", "roots", "batch_size", "seed", "accelerator")
     given = {name: options[name] for name in names}

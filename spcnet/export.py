@@ -43,7 +43,7 @@ from spcnet.data.transforms import denormalise
 from spcnet.errors import DataError, UsageError, one_of
 from spcnet.evaluation import evaluator
 from spcnet.files import write_text, write_whole
-from spcnet.inference.predictor import find_images, read_rgb
+from spcnet.inference.images import find_images, read_rgb
 from spcnet.models.segmentor import MIN_SIZE, Segmentor
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, SegOutput
 

@@ -41,6 +41,8 @@ from spcnet.inference.predictor import find_device
 from spcnet.methods import Segmentor, restore
 from spcnet.reports import inspection as report
 from spcnet.reports.inspection import Domain, Inspection, Layer, Pair, PixelMap, Point, Prototypes, Seen
+from spcnet.reports.inspection_figures import write_figures
+from spcnet.reports.inspection_page import write_page
 
 PAGE_FILE = "index.html"
 NEAREST_FILE = "nearest.csv"
@@ -150,9 +152,9 @@ def inspect(
         folder=folder,
     )
     _keep_pictures(found, list(sets.values()))
-    report.write_figures(found, folder)
+    write_figures(found, folder)
     write_text(folder / NEAREST_FILE, report.nearest_csv(found))
-    report.write_page([found], folder / PAGE_FILE)
+    write_page([found], folder / PAGE_FILE)
     report.write_inspection(found, folder)
     return found
 

@@ -275,11 +275,8 @@ def _contenders(models: Sequence[Path], accelerator: str) -> list[Contender]:
             precision=config.training.precision if config else TrainingConfig().precision, accelerator=accelerator
         )
         fabric = make_fabric(training)
-        weights = hashlib.sha256()
-        for name, value in sorted(network.state_dict().items()):
-            weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            weights.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        about = (weights.hexdigest(), training.precision, fabric.device.type, card.size, card.mean, card.std)
+        weights = checkpoint.fingerprint(network.state_dict())
+        about = (weights, training.precision, fabric.device.type, card.size, card.mean, card.std)
         found.append(
             Contender(
                 label=label if labels.count(label) == 1 else str(path),

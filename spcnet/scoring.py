@@ -35,7 +35,7 @@ from spcnet.evaluation import evaluator
 from spcnet.evaluation.metrics import confusion, outcome
 from spcnet.evaluation.protocols import PROTOCOLS, Protocol, as_published, protocol_named, protocol_set
 from spcnet.export import FileNetwork, onnx_metadata, onnx_program
-from spcnet.inference.predictor import CLASSES_SUFFIX
+from spcnet.inference.results import CLASSES_SUFFIX
 from spcnet.methods import restore
 from spcnet.reports.scores import class_scores, domain_scores
 
@@ -101,8 +101,9 @@ def evaluate(
         raise UsageError(f"--ids {ids} is for a folder of predictions, and {model} is none: leave it out")
     if space is not None and not folder:
         raise UsageError(f"--space {space} is for a folder of predictions; {model} has its own: leave it out")
+    asked = _Asked(targets, roots or {}, given, way, size, devices, console)
     if folder:
-        record = _folder(model, targets, roots, given, way, label_space(space or "cityscapes19"), ids, console)
+        record = _folder(model, asked, label_space(space or "cityscapes19"), ids)
         output = output or model / records.RESULTS_FILE
     elif (model / records.CONFIG_FILE).is_file():
         if way is PROTOCOLS["spcnet"] and size is None and output is None:
@@ -111,10 +112,10 @@ def evaluate(
                 model, targets=targets, roots=roots, evaluation=own, devices=devices, console=console
             )
         else:
-            record = _run(model, targets, roots, given, way, size, devices, console)
+            record = _run(model, asked)
             output = output or model / PROTOCOLS_FILE
     else:
-        record = _file(model, targets, roots, given, way, size, devices, console)
+        record = _file(model, asked)
         output = output or model.with_name(model.name + RESULTS_SUFFIX)
     if processes.rank() > 0:
         return record
@@ -122,6 +123,19 @@ def evaluate(
         records.append_line(output, record)
     _show(record, way, classes, output, console)
     return record
+
+
+class _Asked(NamedTuple):
+    """What the user asked for."""
+
+    targets: Sequence[str] | None
+    roots: Mapping[str, str]
+    given: Mapping[str, Any]
+    """Options of `EvaluationConfig`."""
+    protocol: Protocol
+    size: tuple[int, int] | None
+    devices: int | str
+    console: Console
 
 
 class _Scored(NamedTuple):
@@ -135,26 +149,17 @@ class _Scored(NamedTuple):
     iteration: int
 
 
-def _run(
-    run: Path,
-    targets: Sequence[str] | None,
-    roots: Mapping[str, str] | None,
-    given: Mapping[str, Any],
-    protocol: Protocol,
-    size: tuple[int, int] | None,
-    devices: int | str,
-    console: Console,
-) -> Record:
+def _run(run: Path, asked: _Asked) -> Record:
     config = commands.read_config(run)
     data = dataclasses.replace(
         config.data,
-        targets=list(targets) if targets is not None else config.data.targets,
-        roots={**config.data.roots, **(roots or {})},
-        size=size or config.data.size,
+        targets=list(asked.targets) if asked.targets is not None else config.data.targets,
+        roots={**config.data.roots, **asked.roots},
+        size=asked.size or config.data.size,
     )
     commands.check_unseen(data)
     config = dataclasses.replace(
-        config, data=data, evaluation=dataclasses.replace(config.evaluation, **given), output=run
+        config, data=data, evaluation=dataclasses.replace(config.evaluation, **asked.given), output=run
     )
     network, card = restore(run)
     state = checkpoint.read(checkpoint.find(run))[2]
@@ -163,19 +168,10 @@ def _run(
         network, label_space(card.space), config.method, own, config.training.seed, int(state.get("iteration", 0))
     )
     names = list(dict.fromkeys([*commands.source_tests(data), *data.targets]))
-    return _score(scored, names, config, protocol, devices, console)
+    return _score(scored, names, config, asked)
 
 
-def _file(
-    path: Path,
-    targets: Sequence[str] | None,
-    roots: Mapping[str, str] | None,
-    given: Mapping[str, Any],
-    protocol: Protocol,
-    size: tuple[int, int] | None,
-    devices: int | str,
-    console: Console,
-) -> Record:
+def _file(path: Path, asked: _Asked) -> Record:
     network: nn.Module
     if path.suffix == ".pt2":
         raise UsageError(
@@ -200,27 +196,26 @@ def _file(
     else:
         network, card = load_any(path)
         space, method, domains, trained = label_space(card.space), card.method, card.domains, card.size
-    if not targets:
+    if not asked.targets:
         raise UsageError(f"{path} does not say what to test on: name domains with --targets, for example [cityscapes]")
-    wanted = size or (None if trained is None else (int(trained[0]), int(trained[1])))
+    wanted = asked.size or (None if trained is None else (int(trained[0]), int(trained[1])))
     config = RunConfig(
         method="deeplabv3plus",
-        data=_own_size(DataConfig(targets=list(targets), roots=dict(roots or {}), space=space.name), wanted),
-        evaluation=EvaluationConfig(**given),
+        data=_own_size(DataConfig(targets=list(asked.targets), roots=dict(asked.roots), space=space.name), wanted),
+        evaluation=EvaluationConfig(**asked.given),
         output=path.parent,
     )
     scored = _Scored(network, space, method, frozenset(map(str, domains)), 0, 0)
-    return {**_score(scored, list(targets), config, protocol, devices, console), "run": path.name}
+    return {**_score(scored, list(asked.targets), config, asked), "run": path.name}
 
 
-def _score(
-    scored: _Scored, names: Sequence[str], config: RunConfig, protocol: Protocol, devices: int | str, console: Console
-) -> Record:
+def _score(scored: _Scored, names: Sequence[str], config: RunConfig, asked: _Asked) -> Record:
+    protocol, console = asked.protocol, asked.console
     tests = opened(names, config.data, scored.space, protocol)
     # Images of a protocol come at the size that it wants.
     data = config.data if protocol.prepare is None else _own_size(config.data, None)
     fabric = make_fabric(
-        dataclasses.replace(config.training, devices=devices, nodes=1)
+        dataclasses.replace(config.training, devices=asked.devices, nodes=1)
         if not isinstance(scored.network, FileNetwork)
         else TrainingConfig(accelerator="cpu")
     )
@@ -278,16 +273,8 @@ def _own_size(data: DataConfig, size: tuple[int, int] | None) -> DataConfig:
     return dataclasses.replace(data, size=size, crop=data.crop or data.size or (64, 64))
 
 
-def _folder(
-    folder: Path,
-    targets: Sequence[str] | None,
-    roots: Mapping[str, str] | None,
-    given: Mapping[str, Any],
-    protocol: Protocol,
-    space: LabelSpace,
-    ids: Ids,
-    console: Console,
-) -> Record:
+def _folder(folder: Path, asked: _Asked, space: LabelSpace, ids: Ids) -> Record:
+    targets, given, protocol = asked.targets, asked.given, asked.protocol
     if protocol is not PROTOCOLS["spcnet"]:
         raise UsageError(
             f"the protocol {protocol.name} begins before the network, and {folder} holds what came out of one: score the "
@@ -299,9 +286,9 @@ def _folder(
         )
     if not targets:
         raise UsageError(f"{folder} does not say what its images are of: name the domain with --targets")
-    data = DataConfig(targets=list(targets), roots=dict(roots or {}), space=space.name)
+    data = DataConfig(targets=list(targets), roots=dict(asked.roots), space=space.name)
     results = {}
-    with bar(console, len(targets), 0, "test") as show:
+    with bar(asked.console, len(targets), 0, "test") as show:
         for done, (name, images) in enumerate(opened(targets, data, space, protocol).items(), start=1):
             results[name] = score_predictions(
                 folder, images, space=space, ids=ids, limit=int(given.get("limit", 0)), what=name

@@ -11,16 +11,12 @@ import json
 import math
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import jsonargparse
@@ -50,20 +46,18 @@ from spcnet.reports.aggregate import (
 )
 from spcnet.reports.runs import Run, load_run
 from spcnet.reports.tables import flatten, group_runs
+from spcnet.training_process import LOG_FILE, STOPPED, TrainingProcess, stopped_together
 
 State = Literal["waiting", "running", "done", "failed", "stopped"]
 
-PROGRAM = (sys.executable, "-m", "spcnet")
-"""What each training is a process of."""
-DONE_FILE, LOG_FILE = "done", "log.txt"
-"""In a run's folder: that it has ended well, and what its process said."""
+DONE_FILE = "done"
+"""In a run's folder: that it has ended well."""
 SUMMARY_FILE, MARKDOWN_FILE, LATEX_FILE = "sweep.json", "table.md", "table.tex"
 """In the sweep's folder."""
 LOOK_EVERY = 0.5
 """Seconds between two looks at how far the trainings are."""
 LINE_EVERY = 30.0
 """Seconds between two lines on a run where there is no terminal to draw on."""
-_STOPPED = 130
 _TAIL = 16384
 """Bytes at the end of a training log in which its last line is looked for."""
 
@@ -266,7 +260,7 @@ def sweep(
         error = SpcnetError(
             f"stopped: {_counted(trainings)}; what they have trained is saved. Go on with the same command again"
         )
-        error.exit_code = _STOPPED
+        error.exit_code = STOPPED
         raise error
     if found.table is not None:
         console.print(render_terminal(found.table, width=console.width))
@@ -325,10 +319,8 @@ class Training:
         """Since it was started."""
         self.share: Mapping[str, str] = {}
         """Environment in which it runs: its cores, its GPU."""
-        self._process: subprocess.Popen[bytes] | None = None
-        self._asked = False
+        self._process: TrainingProcess | None = None
         self._started = 0.0
-        self._said_from = 0
         self._before: tuple[int, float] | None = None
         """The last line of the log when the process was started: nothing that it wrote."""
         self._marks: list[tuple[int, float]] = []
@@ -348,7 +340,7 @@ class Training:
         """What a running one is at: before its first step it reads its data, after its last one it is scored."""
         return "test" if self.iteration == self.total else "train" if self._marks else "begin"
 
-    def start(self, share: Mapping[str, str]) -> None:
+    def start(self, share: Mapping[str, str]) -> TrainingProcess:
         """Begin, or go on from the checkpoint.
 
         Raises:
@@ -365,41 +357,19 @@ class Training:
         self.share, self.state, self.message = share, "running", ""
         self._started = time.monotonic()
         self._before = _last_line(folder / records.TRAIN_FILE)
-        try:
-            with (folder / LOG_FILE).open("ab") as log:
-                self._said_from = log.tell()
-                self._process = subprocess.Popen(
-                    [*PROGRAM, *arguments],
-                    env={**os.environ, **share},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=self.handles,
-                    start_new_session=True,  # a Ctrl-C on the terminal is handed on once, by the sweep
-                )
-        except OSError as error:
-            raise DataError(f"cannot start a training in {folder}: {error.strerror or error}") from error
+        self._process = TrainingProcess(arguments, log=folder / LOG_FILE, environment=share, handles=self.handles)
+        return self._process
 
-    def stop(self, *, again: bool = False) -> None:
-        """Ask the process to save and end; once, for a second time would end it while it saves.
-
-        Args:
-            again: the user asked for a second time, and means it.
-        """
-        if self._process is not None and self._process.poll() is None and (again or not self._asked):
-            self._asked = True
-            self._process.terminate()
-
-    def wait(self) -> None:
-        """Until the process has ended."""
+    def stop(self) -> None:
+        """Ask the process to save and end."""
         if self._process is not None:
-            self._process.wait()
+            self._process.stop()
 
     def look(self) -> None:
         """See how far the process is, and whether and how it has ended."""
         if self.state != "running" or self._process is None:
             return
-        code = self._process.poll()  # first, so that what it wrote before its end is read
+        code = self._process.code()  # first, so that what it wrote before its end is read
         self.seconds = time.monotonic() - self._started
         line = _last_line(self.planned.folder / records.TRAIN_FILE)
         if line is not None and line != self._before:
@@ -415,20 +385,10 @@ class Training:
         if code == 0:
             self.state, self.iteration = "done", self.total
             write_text(self.planned.folder / DONE_FILE, f"{datetime.now(UTC).isoformat(timespec='seconds')}\n")
-        elif self._asked and code in (_STOPPED, -signal.SIGTERM):
+        elif self._process.asked and self._process.was_stopped():
             self.state = "stopped"
         else:
-            self.state, self.message = "failed", self._last_words(code)
-
-    def _last_words(self, code: int) -> str:
-        if code < 0:
-            return f"ended by signal {-code}"
-        with (self.planned.folder / LOG_FILE).open("rb") as log:
-            log.seek(self._said_from)
-            text = log.read().decode("utf-8", "replace")
-        lines = [line for line in text.splitlines() if line.strip()]
-        told = [line.removeprefix("spcnet: ") for line in lines if line.startswith("spcnet: ")]
-        return (told or lines or ["it said nothing"])[-1]
+            self.state, self.message = "failed", self._process.last_words()
 
 
 @dataclass(frozen=True)
@@ -444,7 +404,8 @@ class Outcome:
 def _run(trainings: Sequence[Training], shares: Sequence[Mapping[str, str]], console: Console) -> bool:
     """Start the waiting trainings one after the other, each as soon as there is a share for it; whether it was stopped."""
     free = list(shares)
-    with _stopped_together(trainings) as stopped, _board(trainings, console) as show:
+    processes: list[TrainingProcess] = []
+    with stopped_together(processes) as stopped, _board(trainings, console) as show:
         while True:
             for training in trainings:
                 was_running = training.state == "running"
@@ -452,43 +413,13 @@ def _run(trainings: Sequence[Training], shares: Sequence[Mapping[str, str]], con
                 if was_running and training.state != "running":
                     free.append(training.share)
                 elif training.state == "waiting" and free and not stopped:
-                    training.start(free.pop(0))
+                    processes.append(training.start(free.pop(0)))
                 elif training.state == "running" and stopped:
                     training.stop()
             show()
             if not any(training.state == "running" for training in trainings):
                 return bool(stopped)
             time.sleep(LOOK_EVERY)
-
-
-@contextmanager
-def _stopped_together(trainings: Sequence[Training]) -> Iterator[list[int]]:
-    """Hand a Ctrl-C, and a request to end, on to every training; gives a list that is no longer empty after one.
-
-    However the block is left, no training goes on behind the user's back.
-    """
-    received: list[int] = []
-
-    def hand_on(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        for training in trainings:
-            training.stop(again=True)
-
-    before: dict[int, Any] = {}
-    try:
-        for watched in (getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)):
-            before[watched] = signal.signal(watched, hand_on)
-    except ValueError:  # not the main thread: signals are somebody else's
-        pass
-    try:
-        yield received
-    finally:
-        for training in trainings:
-            training.stop()
-        for training in trainings:
-            training.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -39,7 +39,8 @@ from spcnet.cli import main
 from spcnet.convert import load_model
 from spcnet.data.labels import label_space
 from spcnet.errors import DataError, SpcnetError, UsageError
-from spcnet.inference.predictor import Predictor, read_rgb
+from spcnet.inference.images import read_rgb
+from spcnet.inference.predictor import Predictor
 from spcnet.inference.unfamiliarity import Reading
 from tests.demo_networks import SIZE, write_network
 

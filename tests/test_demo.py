@@ -16,6 +16,7 @@ from spcnet import checkpoint
 from spcnet.demo import Training, demo, watch
 from spcnet.engine import records
 from spcnet.errors import SpcnetError
+from spcnet.training_process import LOG_FILE, TrainingProcess
 
 SETTINGS: dict[str, Any] = {
     "model": {"backbone": "shufflenet_v2", "output_stride": 32, "weights": None},
@@ -98,30 +99,32 @@ def test_ctrl_c_saves_both_and_says_how_to_go_on(recipes: Path, tmp_path: Path) 
         assert checkpoint.read(folder / checkpoint.LATEST_FILE)[2]["iteration"] == done
 
 
-def test_a_training_that_saves_is_not_asked_to_end_a_second_time(recipes: Path, tmp_path: Path) -> None:
-    training = Training(str(recipes / "spcnet.yaml"), tmp_path / "out", iterations=100_000, seed=0, beside=2)
+def test_a_training_that_saves_is_not_asked_to_end_a_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counting = (
         "import signal, time; got = []; signal.signal(signal.SIGTERM, lambda *_: got.append(1)); print(flush=True)"
     )
     counting += "; t = time.monotonic()\nwhile time.monotonic() - t < 1.5: time.sleep(0.05)\nraise SystemExit(len(got))"
-    process = subprocess.Popen([sys.executable, "-c", counting], stdout=subprocess.PIPE, text=True)
-    training.process = process
-    assert process.stdout is not None
-    process.stdout.readline()  # it listens now
-    training.stop()
+    monkeypatch.setattr("spcnet.training_process.PROGRAM", (sys.executable, "-c", counting))
+    process = TrainingProcess([], log=tmp_path / LOG_FILE, environment={})
+    while not (tmp_path / LOG_FILE).stat().st_size:  # it listens then
+        time.sleep(0.01)
+    process.stop()
     time.sleep(0.3)
-    training.stop()
-    assert process.wait() == 1
+    process.stop()
+    process.wait()
+    assert process.code() == 1
 
 
 def test_a_process_that_the_system_killed_is_told_of(recipes: Path, tmp_path: Path) -> None:
     training = Training(str(recipes / "spcnet.yaml"), tmp_path / "out", iterations=100_000, seed=0, beside=2)
     start = training.start
 
-    def killed() -> None:
-        start()
-        assert training.process is not None
-        training.process.kill()
+    def killed() -> TrainingProcess:
+        process = start()
+        os.kill(process.pid, signal.SIGKILL)
+        return process
 
     training.start = killed  # type: ignore[method-assign]
     with pytest.raises(SpcnetError, match="training spcnet: ended by signal 9"):

@@ -7,16 +7,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from jaxtyping import config
+from jsonargparse import ArgumentParser
 from PIL import Image
 from rich.console import Console
 
-from spcnet import cli, commands
+from spcnet import cli, commands, model_commands
 from spcnet.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from spcnet.data import streets
 from spcnet.data.fixture import write_fixture
@@ -125,8 +126,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(runs / "mine", runs / name)
     for name in ("real-small/baseline", "real-small/baseline-0", "demo/baseline"):
         shutil.copytree(runs / "other", runs / name)
-    commands.convert(runs / "mine", folder / "weights.pth", to="robustnet")
-    commands.predict(
+    model_commands.convert(runs / "mine", folder / "weights.pth", to="robustnet")
+    model_commands.predict(
         runs / "mine", [str(folder / "data" / "cityscapes" / "leftImg8bit" / "val")], output=folder / "predictions"
     )
     _video(folder / "drive.mp4")
@@ -167,6 +168,42 @@ def test_every_command_of_a_page_runs(page: Path, world: Path, tmp_path: Path, m
         except SystemExit as end:  # --help
             code = int(end.code or 0)
         assert code == 0, f"{page.name}: {line}"
+
+
+def _known_options(parser: ArgumentParser, words: Sequence[str] = ()) -> Iterator[tuple[str, set[str]]]:
+    """Each command, as it is written, with its options."""
+    yield " ".join(words), set(parser._option_string_actions)
+    for action in parser._actions:
+        for name, sub in getattr(action, "_name_parser_map", {}).items():
+            yield from _known_options(sub, (*words, name))
+
+
+def test_commands_and_options_within_sentences_exist() -> None:
+    known = dict(_known_options(cli.make_parser()))
+    every = set().union(*known.values(), cli.SHORT, {"--quick", "--plot", "--steps", "--kills", "--images", "--flat"})
+    seen, wrong = 0, []
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for span in re.findall(r"`((?:spcnet |--)[^`]*)`", text):
+            words = span.split()
+            command = ""
+            if words[0] == "spcnet":
+                two = " ".join(words[1:3])
+                command = two if two in known else words[1]
+            options = [
+                word.partition("=")[0].replace("-", "_").replace("__", "--", 1) for word in words if word[:2] == "--"
+            ]
+            own = (
+                every if not command else known.get(command, set()) | (set(cli.SHORT) if command == "train" else set())
+            )
+            missing = [
+                o for o in options if o not in own and not o.startswith(("--roots.", "--data.roots.", "--data.sets."))
+            ]
+            if (command and command not in known) or missing:
+                wrong.append(f"{page.name}: {span} ({', '.join(missing) or command})")
+            seen += 1
+    assert not wrong, "\n".join(wrong)
+    assert seen > 100
 
 
 def test_every_page_is_listed_and_has_what_it_promises() -> None:

@@ -130,7 +130,7 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the figures' files, which take most of the time."""
-    monkeypatch.setattr(report, "write_figures", lambda *_: [])
+    monkeypatch.setattr(inspection, "write_figures", lambda *_: [])
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
@@ -376,7 +376,7 @@ def test_the_table_names_each_images_nearest_style_with_distances_and_lambda(run
 
 @pytest.mark.usefixtures("undrawn")
 def test_looking_twice_sees_the_same(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "write_page", lambda *_: None)
+    monkeypatch.setattr(inspection, "write_page", lambda *_: None)
     before = read_inspection(run)
     assert before is not None
     after = inspect(run, images=3, pixels=4, batch_size=2, accelerator="cpu")

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from spcnet import cli, scoring
-from spcnet.commands import convert, predict, train
+from spcnet.commands import train
 from spcnet.config import DataConfig, DomainSpec, ModelConfig, RunConfig, TrainingConfig
 from spcnet.data.datasets import FolderSet, open_domain
 from spcnet.data.fixture import write_fixture
@@ -28,8 +28,9 @@ from spcnet.evaluation.metrics import confusion
 from spcnet.evaluation.protocols import rein
 from spcnet.evaluation.views import Views, looking
 from spcnet.export import FileNetwork, export
-from spcnet.inference.predictor import Results
+from spcnet.inference.results import Results
 from spcnet.methods import restore
+from spcnet.model_commands import convert, predict
 
 SIZE = (64, 128)
 

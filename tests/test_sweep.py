@@ -86,7 +86,7 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings that take no time, looked at often."""
     program = tmp_path / "pretend.py"
     program.write_text(PRETENDING)
-    monkeypatch.setattr("spcnet.sweep.PROGRAM", (sys.executable, "-S", str(program)))
+    monkeypatch.setattr("spcnet.training_process.PROGRAM", (sys.executable, "-S", str(program)))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # -S: no start-up of a package
     monkeypatch.setattr("spcnet.sweep.LOOK_EVERY", 0.02)
     (tmp_path / "out").mkdir()
@@ -344,13 +344,13 @@ def test_a_second_sweep_is_kept_out_as_long_as_a_training_of_the_first_lives(rec
     with (tmp_path / "out" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         orphan = sweep.Training(planned, [lock.fileno()])
-        orphan.start({})
+        process = orphan.start({})
     try:
         with pytest.raises(UsageError, match="is in use"):
             make(recipe)
     finally:
-        orphan.stop()
-        orphan.wait()
+        process.stop()
+        process.wait()
     make(recipe)
 
 
@@ -436,7 +436,7 @@ def test_a_page_can_be_made_of_all_that_lies_in_the_folder(recipe: str, tmp_path
 
 
 def test_a_real_training_is_made_and_shown(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spcnet.sweep.PROGRAM", (sys.executable, "-m", "spcnet"))
+    monkeypatch.setattr("spcnet.training_process.PROGRAM", (sys.executable, "-m", "spcnet"))
     options = ["--methods=deeplabv3plus", "--set", "training.iterations=2", "--set", "training.evaluate_every=1"]
     assert main(["sweep", recipe, *options, "--select=best_on_source", f"--output={tmp_path / 'out'}"]) == 0
     (run,) = json.loads((tmp_path / "out" / "sweep.json").read_text())["runs"]

@@ -19,7 +19,8 @@ from spcnet.data.labels import label_space
 from spcnet.data.streets import STYLES, generate
 from spcnet.data.weather import WEATHER, apply_weather
 from spcnet.errors import DataError, UsageError, named
-from spcnet.inference.predictor import Prediction, Predictor
+from spcnet.inference.predictor import Predictor
+from spcnet.inference.results import Prediction
 from spcnet.inference.unfamiliarity import Reading, Unfamiliarity, familiar_file
 from spcnet.types import SegOutput
 

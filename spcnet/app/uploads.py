@@ -17,7 +17,7 @@ from PIL import Image
 
 from spcnet.data.images import FORMATS, MAX_SCANS
 from spcnet.errors import DataError, SpcnetError, UsageError
-from spcnet.inference.predictor import read_rgb
+from spcnet.inference.images import read_rgb
 from spcnet.inference.video import Frame, Video, open_video
 from spcnet.models.segmentor import MIN_SIZE
 

@@ -87,7 +87,7 @@ def make_fabric(config: TrainingConfig) -> Fabric:
         # Some operations have no repeatable form on a GPU; those warn once instead of ending the run.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
-        # Memory that nothing is written to before it is read would be filled first: a tenth of a small network's step.
+        # Memory that nothing is written to before it is read would be filled first, in each step anew.
         setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - unknown to mypy
     return fabric
 

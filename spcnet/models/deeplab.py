@@ -41,7 +41,7 @@ class AtrousConv2d(nn.Conv2d):
             return super().forward(input)
         tall, wide = rate < input.shape[2], rate < input.shape[3]
         weight = self.weight[:, :, slice(None) if tall else slice(1, 2), slice(None) if wide else slice(1, 2)]
-        return F.conv2d(input, weight, padding=(rate * tall, rate * wide), dilation=rate)
+        return F.conv2d(input, weight, self.bias, padding=(rate * tall, rate * wide), dilation=rate)
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel: int = 1, *, dilation: int = 1) -> nn.Sequential:

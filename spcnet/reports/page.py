@@ -150,7 +150,8 @@ def _inside(series: Sequence[Series]) -> str:
         if run is None:
             continue
         # Here, for it takes a while to load and few runs have been inspected.
-        from spcnet.reports.inspection import inspection_section, read_inspection
+        from spcnet.reports.inspection import read_inspection
+        from spcnet.reports.inspection_page import inspection_section
 
         found = read_inspection(run.folder)
         if found is not None:

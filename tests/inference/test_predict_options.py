@@ -15,7 +15,8 @@ from spcnet.data.labels import CITYSCAPES_IDS, label_space
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.views import Views
 from spcnet.inference import predictor as module
-from spcnet.inference.predictor import Failure, FoundImage, Predictor, Results, Written, certainty
+from spcnet.inference.predictor import Predictor, certainty
+from spcnet.inference.results import Failure, FoundImage, Results, ResultWriter, Written
 from spcnet.inference.visualize import check_ids, class_image, confidence_image, label_ids
 from spcnet.methods import METHODS, card_for
 from tests.inference.test_predictor import SEVEN, Shades, grey, make
@@ -350,14 +351,14 @@ def test_options_that_make_no_sense_are_one_line(trained, tmp_path, capsys, opti
 
 def test_stopping_the_command_keeps_what_is_done(trained, tmp_path, monkeypatch, capsys):
     save(tmp_path / "in", "a.png", "b.png")
-    written = Predictor._write
+    written = ResultWriter.image
 
     def stop_at_b(self, image, *more):
         if image.name == "b":
             raise KeyboardInterrupt
         return written(self, image, *more)
 
-    monkeypatch.setattr(Predictor, "_write", stop_at_b)
+    monkeypatch.setattr(ResultWriter, "image", stop_at_b)
     assert main(["predict", str(trained), str(tmp_path / "in"), f"--output={tmp_path / 'out'}"]) == 130
     (entry,) = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
     assert entry["name"] == "a"

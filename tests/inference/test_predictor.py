@@ -15,16 +15,9 @@ from torch import nn
 from spcnet.data.labels import label_space
 from spcnet.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from spcnet.errors import DataError, UsageError
-from spcnet.inference import predictor as module
-from spcnet.inference.predictor import (
-    Failure,
-    FoundImage,
-    Predictor,
-    Written,
-    find_device,
-    find_images,
-    read_rgb,
-)
+from spcnet.inference.images import IMAGE_SUFFIXES, find_images, read_rgb
+from spcnet.inference.predictor import Predictor, find_device
+from spcnet.inference.results import Failure, FoundImage, Written
 from spcnet.types import SegOutput
 
 SEVEN = label_space("idd7")
@@ -486,4 +479,4 @@ def test_real_photos_go_through(tmp_path):
 
 def test_every_suffix_that_is_looked_for_can_be_read(tmp_path):
     Image.init()
-    assert set(module.IMAGE_SUFFIXES) - set(Image.registered_extensions()) == set()
+    assert set(IMAGE_SUFFIXES) - set(Image.registered_extensions()) == set()

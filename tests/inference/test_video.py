@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from spcnet.errors import DataError, UsageError
-from spcnet.inference import predictor as predicting
 from spcnet.inference import video as module
-from spcnet.inference.predictor import Failure, FoundImage, Results, WrittenVideo
+from spcnet.inference.images import find_images
+from spcnet.inference.results import Failure, FoundImage, Results, WrittenVideo
 from spcnet.inference.video import VideoWriter, camera, is_video, open_video
 from tests.inference.test_predictor import SEVEN, grey, make
 from tests.inference.videos import av, make_sound, make_video
@@ -371,8 +371,8 @@ def test_what_is_a_video_is_told_by_its_name():
 def test_videos_are_searched_only_where_they_are_wanted(tmp_path):
     make_video(tmp_path / "a.mp4")
     Image.fromarray(grey(0)).save(tmp_path / "b.png")
-    assert [found.name for found in predicting.find_images([tmp_path])] == ["b"]
-    assert [found.name for found in predicting.find_images([tmp_path], videos=True)] == ["a", "b"]
+    assert [found.name for found in find_images([tmp_path])] == ["b"]
+    assert [found.name for found in find_images([tmp_path], videos=True)] == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from PIL import Image
 
 from spcnet.errors import DataError
 from spcnet.reports.inspection import (
-    PAPER,
     RECORD_FILE,
     Domain,
     Inspection,
@@ -28,16 +27,13 @@ from spcnet.reports.inspection import (
     PixelMap,
     Prototypes,
     Seen,
-    draw_weights,
-    figures_of,
-    inspection_section,
     nearest_csv,
     read_inspection,
-    render_page,
     render_terminal,
-    write_figures,
     write_inspection,
 )
+from spcnet.reports.inspection_figures import PAPER, draw_weights, figures_of, write_figures
+from spcnet.reports.inspection_page import inspection_section, render_page
 
 CLASSES = ("road", "car", "sky")
 

@@ -1,0 +1,194 @@
+"""Photos from files, upright and in RGB; and the files that a user's inputs stand for."""
+
+import glob
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from spcnet.errors import DataError, UsageError
+from spcnet.inference.results import RESULT_SUFFIXES, FoundImage
+from spcnet.inference.video import VIDEO_SUFFIXES, is_webcam
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
+)
+"""How the names of image files end, in small letters: what is looked for in folders and globs."""
+
+
+def read_rgb(image: npt.NDArray[Any] | Image.Image | Path | str) -> npt.NDArray[np.uint8]:
+    """An image of any kind as H×W×3 RGB bytes, upright.
+
+    A photo that says how the camera was held (EXIF) is turned. What can be seen through is laid on white. Of a file
+    with several pictures the first counts. 16-bit values lose their lower half: 65535 is white.
+
+    Raises:
+        UsageError: there is no such file, or an array does not have the shape or type of an image.
+        DataError: the file is no image, broken, or must not be read.
+    """
+    if isinstance(image, np.ndarray):
+        shown = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+        if image.dtype != np.uint8 or not shown or 0 in image.shape:
+            raise UsageError(
+                f"the image is an array of {image.dtype} with the shape {image.shape}: it must be uint8 and H×W×3 "
+                "(RGB), H×W (grey) or H×W×4 (RGB and opacity)"
+            )
+        return _to_rgb(Image.fromarray(image))
+    if isinstance(image, Image.Image):
+        return _decoded(image, "the image")
+    path = Path(image)
+    if not path.is_file():
+        problem = "is a folder: give an image" if path.is_dir() else "is not there: check the path"
+        raise UsageError(f"{path} {problem}")
+    try:
+        # Decoders warn of what is odd in a file; what matters of it becomes an error.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
+            return _decoded(opened, str(path))
+    except UnidentifiedImageError as error:
+        raise DataError(f"cannot read {path}: it is no image of a known kind. Convert it to PNG or JPEG") from error
+    except DataError:
+        raise
+    except Exception as error:  # a broken file may raise anything in the decoders
+        raise _unreadable(str(path), error) from error
+
+
+def _decoded(image: Image.Image, where: str) -> npt.NDArray[np.uint8]:
+    try:
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # pixels are decoded only here, and a broken file may raise anything
+        raise _unreadable(where, error) from error
+
+
+def _unreadable(where: str, error: Exception) -> DataError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    return DataError(f"cannot read {where}: {' '.join(reason.split())}. Check or replace the file")
+
+
+def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.repeat(_to_bytes(np.asarray(image), image.mode)[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        clear = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", clear.size, (255, 255, 255, 255)), clear)
+    return np.array(image.convert("RGB"))
+
+
+def _to_bytes(values: npt.NDArray[Any], mode: str) -> npt.NDArray[np.uint8]:
+    """Grey values of more than 8 bits as bytes: of 0..65535, or of 0..255 where mode `I` or `F` holds no more."""
+    values = np.nan_to_num(values.astype(np.float32), posinf=65535, neginf=0)
+    if mode == "F" and values.max(initial=0) <= 1:
+        values = values * 255
+    elif mode.startswith("I;16") or values.max(initial=0) > 255:
+        values = values / 257
+    return (values + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def find_images(inputs: Sequence[Path | str], *, output: Path | None = None, videos: bool = False) -> list[FoundImage]:
+    """The image files that inputs stand for, each once, with a name for its results.
+
+    An input is an image file, a folder (searched with all folders below it), or a glob (`*`, `?`, `[...]`, and `**`
+    for any depth; what it matches and is no image is passed over). The name of an image is its path below the folder
+    that was searched, without the suffix; names that would clash get the suffix or more folders.
+
+    Args:
+        inputs: files, folders, globs.
+        output: folder the results go to; what lies in it is not found in folders, so that results are not predicted.
+        videos: find video files and webcams, too.
+
+    Raises:
+        UsageError: no inputs, no such file, a glob that matches no image, a folder without images, or results that
+            would overwrite an input.
+        DataError: a folder cannot be read.
+    """
+    if not inputs:
+        raise UsageError("there is nothing to predict: give images, folders or globs")
+    wanted = IMAGE_SUFFIXES | VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
+    found: dict[Path, tuple[Path, Path]] = {}
+    for text in inputs:
+        if videos and is_webcam(text):
+            found.setdefault(Path(text), (Path(text), Path()))
+            continue
+        for path, base in _expand(text, output, wanted):
+            found.setdefault(path.resolve(), (path, base))
+    images = _name([*found.values()])
+    if output is not None:
+        taken = {output.resolve() / f"{i.name}{end}" for i in images for end in RESULT_SUFFIXES}
+        overwritten = sorted(taken & found.keys())
+        if overwritten:
+            raise UsageError(f"{overwritten[0]} would be overwritten by the results: choose another output folder")
+    return images
+
+
+def _expand(text: Path | str, output: Path | None, wanted: frozenset[str]) -> list[tuple[Path, Path]]:
+    """Image files of one input, each with the folder it was searched from."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if output is not None and output.resolve() == path.resolve():
+            raise UsageError(f"the output folder {output} is the one that is searched: choose another for the results")
+        files = _images_below(path, output, wanted)
+        if not files:
+            kinds = ", ".join(sorted(wanted))
+            raise UsageError(f"the folder {text} has no images: files that end in {kinds} are looked for")
+        return [(file, path) for file in files]
+    if path.exists():
+        return [(path, path.parent)]
+    if not glob.has_magic(str(path)):
+        raise UsageError(f"{text} is not there: give an image, a folder or a glob such as 'photos/*.jpg'")
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    files = [match for match in matches if match.is_file() and _is_wanted(match, wanted)]
+    if not files:
+        raise UsageError(f"{text} matches no image: check the path, and the quotes around it")
+    base = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
+    return [(file, base) for file in files]
+
+
+def _is_wanted(path: Path, wanted: frozenset[str]) -> bool:
+    return path.suffix.lower() in wanted and not path.name.startswith(".")
+
+
+def _images_below(folder: Path, output: Path | None, wanted: frozenset[str]) -> list[Path]:
+    results = output.resolve() if output is not None else None
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}. Check its permissions") from error
+
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(parent) / f).resolve() != results)
+        files += [Path(parent) / name for name in sorted(names) if _is_wanted(Path(name), wanted)]
+    return files
+
+
+def _file_name(path: Path) -> Path:
+    """A path that can be one of a file: a webcam's without colons and slashes."""
+    return Path(re.sub(r"\W+", "-", str(path)).strip("-")) if is_webcam(path) else path
+
+
+def _name(found: list[tuple[Path, Path]]) -> list[FoundImage]:
+    """Shortest names that differ, in small letters too: some file systems do not tell the letters apart."""
+    whole = [_file_name(path).resolve().parts for path, _ in found]
+    levels = zip(*(parts[:-1] for parts in whole), strict=False)
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels)) or 1  # at least the root
+    choices = []
+    for (path, base), parts in zip(found, whole, strict=True):
+        short = _file_name(path) if is_webcam(path) else path.relative_to(base)
+        short = Path(path.name) if ".." in short.parts else short  # results stay in their folder
+        full = Path(*parts[shared:])
+        choices.append([name.as_posix() for name in (short.with_suffix(""), short, full.with_suffix(""), full)])
+    level = [0] * len(found)
+    while True:
+        names = [choice[n] for choice, n in zip(choices, level, strict=True)]
+        times = Counter(name.casefold() for name in names)
+        clashing = [i for i, name in enumerate(names) if times[name.casefold()] > 1 and level[i] < 3]
+        if not clashing:
+            return [FoundImage(path, name) for (path, _), name in zip(found, names, strict=True)]
+        for i in clashing:
+            level[i] += 1

@@ -1,0 +1,514 @@
+"""What a network saw in images and videos, and the files that say so."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from spcnet.data.labels import IGNORE, LabelSpace
+from spcnet.errors import UsageError, one_of
+from spcnet.evaluation.evaluator import save_image
+from spcnet.files import write_whole
+from spcnet.inference.unfamiliarity import Reading
+from spcnet.inference.video import Frame, Video, VideoWriter, is_video
+from spcnet.inference.visualize import (
+    Ids,
+    check_ids,
+    class_image,
+    confidence_image,
+    legend,
+    overlay,
+    sheet,
+)
+
+CLASSES_SUFFIX = "_classes.png"
+OVERLAY_SUFFIX = "_overlay.png"
+CONFIDENCE_SUFFIX = "_confidence.png"
+VIDEO_SUFFIX = "_overlay.mp4"
+FRAMES_SUFFIX = "_frames.csv"
+LEGEND_SUFFIX = "_legend.png"
+FRAME_MAPS_SUFFIX = "_classes"
+"""Folder of a video's class maps, a file for each frame."""
+
+RESULT_SUFFIXES = (CLASSES_SUFFIX, OVERLAY_SUFFIX, CONFIDENCE_SUFFIX, VIDEO_SUFFIX, FRAMES_SUFFIX, LEGEND_SUFFIX)
+"""How the names of the files end that are made of an input."""
+
+Format = Literal["spcnet", "cityscapes"]
+"""How the files of predictions are called, and which there are."""
+_CITYSCAPES_NAME = re.compile(r"[^_]+_\d{6}_\d{6}(_|$)")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network sees in one image."""
+
+    class_map: npt.NDArray[np.uint8]
+    """H×W at the image's own size: class of each pixel."""
+    style_weights: tuple[tuple[float, ...], ...] | None
+    """Share of each of the M source styles (λ) for each style layer; None if the network has none."""
+    seconds: float
+    """From the pixels to the class map; reading the file is not in it. Of images in a batch each has an equal part."""
+    confidence: npt.NDArray[np.float32] | None = None
+    """H×W: probability of the chosen class, 0..1, as the network's softmax has it; None if it was not asked for."""
+    unfamiliarity: Reading | None = None
+    """How far the image is from all that the network was trained on; None where the predictor was not given a way to tell."""
+
+
+@dataclass(frozen=True)
+class FoundImage:
+    """An image or video file, or a webcam, and what its results are called."""
+
+    path: Path
+    name: str
+    """Begins the names of the files made from it; may hold folders. No two images of one search share it."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """An image that was predicted, and the files that say so."""
+
+    name: str
+    path: Path
+    height: int
+    width: int
+    shares: dict[str, float]
+    """For each class the share of the image's pixels it covers, 0..1."""
+    style_weights: tuple[tuple[float, ...], ...] | None
+    """Share of each source style (λ) for each style layer; None if the network has none."""
+    seconds: float
+    """From the pixels to the class map."""
+    classes_file: Path
+    """PNG with the class of each pixel."""
+    overlay_file: Path | None
+    """The picture to look at, if asked for."""
+    confidence_file: Path | None = None
+    """Grey PNG of the probability of the chosen class, if asked for."""
+    mean_confidence: float | None = None
+    """Its mean over the pixels, 0..1."""
+    unfamiliarity: Reading | None = None
+    """How far the image is from all that the network was trained on, where that can be told."""
+
+
+@dataclass(frozen=True)
+class WrittenVideo:
+    """A video whose frames were predicted, and the files that say so."""
+
+    name: str
+    path: Path
+    height: int
+    width: int
+    frames: int
+    """How many were predicted."""
+    rate: float
+    """Frames a second of the source."""
+    shares: dict[str, float]
+    """For each class the share of all pixels it covers, 0..1."""
+    style_weights: tuple[tuple[float, ...], ...] | None
+    """Mean share of each source style (λ) for each style layer; None if the network has none."""
+    seconds: float
+    """From the pixels to the class maps, all frames together."""
+    broken: str | None
+    """Where the source broke, in one line; what was read before is in the files."""
+    stopped: bool
+    """Whether the user stopped it before its end."""
+    frames_file: Path
+    """CSV with a line for each frame."""
+    video_file: Path | None
+    """The video to look at, if asked for."""
+    classes_folder: Path | None
+    """Class maps of the frames, if asked for."""
+    mean_confidence: float | None = None
+    """Mean over the pixels of all frames, 0..1, if asked for."""
+    unfamiliarity: float | None = None
+    """Mean score of the frames, where it can be told; see `spcnet.inference.unfamiliarity.Reading`."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image or video that could not be predicted."""
+
+    path: Path
+    reason: str
+    """One line for the user."""
+
+
+Outcome = Written | WrittenVideo | Failure
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What became of all images and videos."""
+
+    written: list[Written] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    videos: list[WrittenVideo] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        """Put one more to its kind."""
+        if isinstance(outcome, Written):
+            self.written.append(outcome)
+        elif isinstance(outcome, WrittenVideo):
+            self.videos.append(outcome)
+        else:
+            self.failures.append(outcome)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is written for each image and video."""
+
+    overlay: float | None = 0.5
+    """Opacity of the colours over the photo, 0..1; None for no overlays."""
+    ids: Ids = "train"
+    """What the pixels of class maps are, see `spcnet.inference.visualize.class_image`."""
+    format: Format = "spcnet"
+    """`cityscapes`: nothing but `CITY_SEQUENCE_FRAME_pred_labelIds.png` for each image, with label ids, in one folder."""
+    confidence: bool = False
+    """Whether to write the probability of the chosen class, too."""
+    frame_maps: bool = False
+    """Whether to write the class map of each frame of a video."""
+    every: int = 1
+    """Of a video one frame of so many."""
+    limit: int = 0
+    """Of a video so many frames at most; 0 for all."""
+
+    def check(self, space: LabelSpace) -> None:
+        """Refuse what cannot be written.
+
+        Raises:
+            UsageError: see the message.
+        """
+        if self.overlay is not None and not 0 <= self.overlay <= 1:
+            raise UsageError(f"the opacity of the overlay is {self.overlay}: it must lie in 0 (photo) .. 1 (colours)")
+        if self.every < 1 or self.limit < 0:
+            raise UsageError(
+                f"every is {self.every} and limit {self.limit}: take every 1st or later frame, and 0 (all) or more of them"
+            )
+        check_ids(self.ids, space)
+        if self.format not in ("spcnet", "cityscapes"):
+            raise one_of(self.format, ("spcnet", "cityscapes"), "format of predictions")
+        if self.format == "cityscapes" and (self.overlay is not None or self.confidence or self.ids != "label"):
+            raise UsageError(
+                "the format cityscapes has class maps of label ids alone, for its programs take any other picture for one, "
+                "too: leave out overlays, confidence and other ids"
+            )
+
+    def classes_name(self, name: str) -> str:
+        """What the class map of an image of that name is called."""
+        if self.format == "spcnet":
+            return f"{name}{CLASSES_SUFFIX}"
+        return f"{Path(name).name.removesuffix('_leftImg8bit')}_pred_labelIds.png"
+
+    def check_names(self, found: "Sequence[FoundImage]") -> None:
+        """Refuse inputs that this format has no names for.
+
+        Raises:
+            UsageError: see the message.
+        """
+        if self.format == "spcnet":
+            return
+        strange = [one for one in found if is_video(one.path) or not _CITYSCAPES_NAME.match(Path(one.name).name)]
+        if strange:
+            raise UsageError(
+                f"{strange[0].path} is not named CITY_SEQUENCE_FRAME (aachen_000000_000019_leftImg8bit.png), by which "
+                "Cityscapes' programs find the label of a prediction: leave it out, or drop --format cityscapes"
+            )
+        names: dict[str, Path] = {}
+        for one in found:
+            other = names.setdefault(self.classes_name(one.name), one.path)
+            if other != one.path:
+                raise UsageError(f"{other} and {one.path} would become the same prediction: leave one of them out")
+
+
+class ResultWriter:
+    """Writes what a network saw into a folder, image by image, and an index of it all.
+
+    Args:
+        output: the folder; made with the first file.
+        results: what is written.
+        space: the network's classes.
+        source_names: of the source domains, in the order of the style bases; numbered where there are none.
+
+    Raises:
+        UsageError: `results` cannot be written.
+    """
+
+    def __init__(self, output: Path, results: Results, space: LabelSpace, source_names: Sequence[str] = ()) -> None:
+        results.check(space)
+        self.output, self.results, self.space, self.source_names = output, results, space, tuple(source_names)
+
+    def names(self, num_sources: int) -> tuple[str, ...]:
+        """What so many sources are called."""
+        return self.source_names or tuple(f"source {m + 1}" for m in range(num_sources))
+
+    def image(self, image: FoundImage, rgb: npt.NDArray[np.uint8], prediction: Prediction) -> Written:
+        """Write the files of one image.
+
+        Raises:
+            DataError: the files cannot be written.
+        """
+        results, class_map = self.results, prediction.class_map
+        classes_file = self.output / results.classes_name(image.name)
+        save_image(class_image(class_map, self.space, ids=results.ids), classes_file)
+        overlay_file = confidence_file = mean_confidence = None
+        if prediction.confidence is not None:
+            confidence_file = self.output / f"{image.name}{CONFIDENCE_SUFFIX}"
+            save_image(confidence_image(prediction.confidence), confidence_file)
+            mean_confidence = float(prediction.confidence.mean(dtype=np.float64))
+        if results.overlay is not None:
+            overlay_file = self.output / f"{image.name}{OVERLAY_SUFFIX}"
+            weights = prediction.style_weights or ()
+            names = self.names(len(weights[0])) if weights else ()
+            picture = sheet(
+                rgb, class_map, self.space, opacity=results.overlay, style_weights=weights, source_names=names
+            )
+            save_image(picture, overlay_file)
+        pixels = _pixels(class_map)
+        return Written(
+            name=image.name,
+            path=image.path,
+            height=class_map.shape[0],
+            width=class_map.shape[1],
+            shares={name: int(pixels[k]) / class_map.size for k, name in enumerate(self.space.classes)},
+            style_weights=prediction.style_weights,
+            seconds=prediction.seconds,
+            classes_file=classes_file,
+            overlay_file=overlay_file,
+            confidence_file=confidence_file,
+            mean_confidence=mean_confidence,
+            unfamiliarity=prediction.unfamiliarity,
+        )
+
+    def index(self, predictions: Predictions, *, size: tuple[int, int] | None) -> None:
+        """Write `predictions.json`, and `styles.csv` where the network has styles.
+
+        Args:
+            predictions: what became of all inputs.
+            size: that images were brought to for the network, if they were.
+
+        Raises:
+            DataError: the files cannot be written.
+        """
+        styled = [(image, image.style_weights) for image in predictions.written if image.style_weights]
+        known = [weights for _, weights in styled]
+        known += [video.style_weights for video in predictions.videos if video.style_weights]
+        names = self.names(len(known[0][0])) if known else self.source_names
+        index: dict[str, Any] = {
+            "space": self.space.name,
+            "classes": list(self.space.classes),
+            "sources": list(names),
+            "size": list(size) if size else None,
+            "ids": self.results.ids,
+            "images": [_as_json(image, names, self.output) for image in predictions.written],
+            "videos": [_video_as_json(video, names, self.output) for video in predictions.videos],
+            "failures": [{"path": str(f.path), "reason": f.reason} for f in predictions.failures],
+        }
+        _write_text(self.output / "predictions.json", [json.dumps(index, ensure_ascii=False, indent=1)])
+        if styled:
+            table = io.StringIO(newline="")
+            lines = csv.writer(table)
+            lines.writerow(["image", "layer", *names])
+            for image, layers in styled:
+                lines.writerows([image.name, n, *layer] for n, layer in enumerate(layers, start=1))
+            _write_text(self.output / "styles.csv", [table.getvalue()])
+
+
+class VideoRecord:
+    """What was seen of a video so far, written down frame by frame.
+
+    Args:
+        writer: says where to and what.
+        video: the source, as it was found.
+        opened: the same, open.
+        table: a file that holds the lines of the frames until the end is known.
+        strange: whether the frames' unfamiliarity is told.
+        on_frame: called after each frame with how many are done and how many there will be, or 0 if nobody knows.
+    """
+
+    def __init__(
+        self,
+        writer: ResultWriter,
+        video: FoundImage,
+        opened: Video,
+        table: IO[str],
+        *,
+        strange: bool,
+        on_frame: Callable[[int, int], None] | None,
+    ) -> None:
+        self.writer, self.video, self.opened, self.strange = writer, video, opened, strange
+        self.table, self.lines, self.on_frame = table, csv.writer(table), on_frame
+        results = writer.results
+        total = -(-opened.frames // results.every)
+        self.total = min(total, results.limit) if total and results.limit else total or results.limit
+        self.frames, self.seconds, self.confidence, self.strangeness = 0, 0.0, 0.0, 0.0
+        self.pixels = np.zeros(IGNORE + 1, dtype=np.int64)
+        self.weights: npt.NDArray[np.float64] | None = None
+        self.size = (0, 0)
+        self.stopped = False
+        """Whether the user stopped it before its end."""
+
+    @property
+    def video_file(self) -> Path | None:
+        """The video to look at, if asked for."""
+        if self.writer.results.overlay is None:
+            return None
+        return self.writer.output / f"{self.video.name}{VIDEO_SUFFIX}"
+
+    def add(self, frame: Frame, prediction: Prediction, film: VideoWriter | None) -> None:
+        """Write down one frame, and its picture into `film`.
+
+        Raises:
+            DataError: a file cannot be written.
+        """
+        class_map, space, results = prediction.class_map, self.writer.space, self.writer.results
+        weights = prediction.style_weights or ()
+        if not self.frames:
+            self.size = class_map.shape
+            self.weights = np.zeros((len(weights), len(weights[0]))) if weights else None
+            self._write_head(weights)
+        pixels = _pixels(class_map)
+        sure = [] if prediction.confidence is None else [float(prediction.confidence.mean(dtype=np.float64))]
+        strange = [] if prediction.unfamiliarity is None else [prediction.unfamiliarity.score]
+        self.lines.writerow(
+            [
+                frame.number,
+                round(frame.seconds, 4),
+                *(round(value, 4) for value in (*sure, *strange)),
+                *(round(int(pixels[k]) / class_map.size, 6) for k in range(len(space))),
+                *(round(weight, 6) for layer in weights for weight in layer),
+            ]
+        )
+        if results.frame_maps:
+            save_image(class_image(class_map, space, ids=results.ids), self._map_file(frame.number))
+        if film is not None and results.overlay is not None:
+            film.write(overlay(frame.image, class_map, space, opacity=results.overlay), frame.seconds)
+        self.frames += 1
+        self.seconds += prediction.seconds
+        self.pixels += pixels
+        self.confidence += sum(sure)
+        self.strangeness += sum(strange)
+        if self.weights is not None:
+            self.weights += np.array(weights)
+        if self.on_frame is not None:
+            self.on_frame(self.frames, self.total)
+
+    def _write_head(self, weights: Sequence[Sequence[float]]) -> None:
+        names = self.writer.names(len(weights[0])) if weights else ()
+        styles = [f"layer {n}: {name}" for n in range(1, len(weights) + 1) for name in names]
+        sure = ["confidence"] if self.writer.results.confidence else []
+        sure += ["unfamiliarity"] if self.strange else []
+        self.lines.writerow(["frame", "seconds", *sure, *self.writer.space.classes, *styles])
+
+    def _map_file(self, number: int) -> Path:
+        return self.writer.output / f"{self.video.name}{FRAME_MAPS_SUFFIX}" / f"{number:06d}.png"
+
+    def finish(self) -> WrittenVideo:
+        """Write what is known only at the end.
+
+        Raises:
+            DataError: a file cannot be written.
+        """
+        space, output, results = self.writer.space, self.writer.output, self.writer.results
+        frames_file = output / f"{self.video.name}{FRAMES_SUFFIX}"
+        self.table.seek(0)
+        _write_text(frames_file, self.table)
+        if self.video_file is not None:
+            seen = [int(k) for k in np.flatnonzero(self.pixels[: len(space)])]
+            save_image(legend(space, seen), output / f"{self.video.name}{LEGEND_SUFFIX}")
+        maps = self._map_file(0).parent if results.frame_maps else None
+        whole = int(self.pixels.sum())
+        return WrittenVideo(
+            name=self.video.name,
+            path=self.video.path,
+            height=self.size[0],
+            width=self.size[1],
+            frames=self.frames,
+            rate=float(self.opened.rate),
+            shares={name: int(self.pixels[k]) / whole for k, name in enumerate(space.classes)},
+            style_weights=None
+            if self.weights is None
+            else tuple(tuple(layer) for layer in (self.weights / self.frames).tolist()),
+            seconds=self.seconds,
+            broken=self.opened.broken,
+            stopped=self.stopped,
+            frames_file=frames_file,
+            video_file=self.video_file,
+            classes_folder=maps,
+            mean_confidence=self.confidence / self.frames if results.confidence else None,
+            unfamiliarity=self.strangeness / self.frames if self.strange else None,
+        )
+
+
+def _write_text(path: Path, lines: Iterable[str]) -> None:
+    """As a whole or not at all; names of files that are no text are written as they can be."""
+    write_whole(path, lambda file: file.writelines(line.encode("utf-8", "backslashreplace") for line in lines))
+
+
+def _pixels(class_map: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """How many pixels each of the 256 values has."""
+    counts: npt.NDArray[np.int64] = np.bincount(class_map.reshape(-1), minlength=IGNORE + 1)
+    return counts
+
+
+def _as_plain(reading: Reading | None) -> dict[str, Any] | None:
+    if reading is None:
+        return None
+    return {
+        "score": round(reading.score, 4),
+        "percentile": round(reading.percentile, 4),
+        "times": None if reading.times is None else round(reading.times, 4),
+        "parts": {name: round(value, 4) for name, value in reading.parts.items()},
+    }
+
+
+def _as_json(image: Written, names: Sequence[str], output: Path) -> dict[str, Any]:
+    return {
+        "name": image.name,
+        "path": str(image.path),
+        "height": image.height,
+        "width": image.width,
+        "seconds": round(image.seconds, 4),
+        "shares": image.shares,
+        "style_weights": _by_source(image.style_weights, names),
+        "mean_confidence": image.mean_confidence,
+        "unfamiliarity": _as_plain(image.unfamiliarity),
+        "classes_file": _below(image.classes_file, output),
+        "overlay_file": _below(image.overlay_file, output),
+        "confidence_file": _below(image.confidence_file, output),
+    }
+
+
+def _video_as_json(video: WrittenVideo, names: Sequence[str], output: Path) -> dict[str, Any]:
+    return {
+        "name": video.name,
+        "path": str(video.path),
+        "height": video.height,
+        "width": video.width,
+        "frames": video.frames,
+        "rate": video.rate,
+        "seconds": round(video.seconds, 4),
+        "broken": video.broken,
+        "stopped": video.stopped,
+        "shares": video.shares,
+        "style_weights": _by_source(video.style_weights, names),
+        "mean_confidence": video.mean_confidence,
+        "unfamiliarity": None if video.unfamiliarity is None else round(video.unfamiliarity, 4),
+        "video_file": _below(video.video_file, output),
+        "frames_file": _below(video.frames_file, output),
+        "classes_folder": _below(video.classes_folder, output),
+    }
+
+
+def _by_source(weights: tuple[tuple[float, ...], ...] | None, names: Sequence[str]) -> list[dict[str, float]] | None:
+    return None if weights is None else [dict(zip(names, layer, strict=True)) for layer in weights]
+
+
+def _below(path: Path | None, output: Path) -> str | None:
+    return None if path is None else path.relative_to(output).as_posix()

@@ -1,0 +1,379 @@
+"""The page about the inside of networks: figures, tables and how to read them."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from spcnet.files import write_text
+from spcnet.reports import figures, html
+from spcnet.reports.inspection import PICTURES, Inspection, figure_text, mean_of, nearest, share_text
+from spcnet.reports.inspection_figures import (
+    BY,
+    PAGE,
+    class_color,
+    domain_mark,
+    draw_pixels,
+    draw_styles,
+    draw_weights,
+    prototypes_figure,
+    rows_array,
+    settings,
+    weights_height,
+)
+
+_NARROW = "grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr))"
+"""Four maps beside each other on a wide screen."""
+
+
+def write_page(inspections: Sequence[Inspection], output: Path, *, title: str | None = None) -> Path:
+    """Write one page about the inside of one or several networks: no network, no scripts, light and dark, phone and paper.
+
+    Args:
+        inspections: at least one.
+        output: the file.
+        title: heading; says what is shown by default.
+
+    Raises:
+        DataError: a picture cannot be read, or the page not be written.
+    """
+    write_text(output, render_page(inspections, title=title))
+    return output
+
+
+def render_page(inspections: Sequence[Inspection], *, title: str | None = None) -> str:
+    """The page of `write_page` as text.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    names = [found.run for found in inspections]
+    heading = title or f"Inside {', '.join(names[:-1]) + ' and ' if names[1:] else ''}{names[-1]}"
+    sections = [
+        (f"run-{i}", found.run if names[1:] else "What was seen", inspection_section(found))
+        for i, found in enumerate(inspections)
+    ]
+    sections.append(("reading", "How to read this", _reading()))
+    links = "".join(f'<a href="#{anchor}">{html.escaped(name)}</a>' for anchor, name, _ in sections)
+    bodies = "".join(
+        f'<section id="{a}" aria-labelledby="{a}-h"><h2 id="{a}-h">{html.escaped(n)}</h2>{b}</section>'
+        for a, n, b in sections
+    )
+    version = inspections[0].environment.get("spcnet") or ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escaped(heading)}</title>\n<style>{html.STYLE}</style>\n</head>\n<body>\n"
+        f'<header><h1>{html.escaped(heading)}</h1><nav aria-label="Sections">{links}</nav></header>\n'
+        f"<main>{bodies}</main>\n"
+        f"<footer>Written by spcnet {html.escaped(version)}. This page is one file: it loads nothing and runs no scripts.</footer>\n"
+        "</body>\n</html>\n"
+    )
+
+
+def inspection_section(found: Inspection) -> str:
+    """What was seen inside a network, as a piece of HTML for a page with the style of `spcnet.reports.html`.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    counts = [len(found.of(domain)) for domain in range(len(found.domains))]
+    shown = "; ".join(
+        f"{html.escaped(domain.name)} ({domain.role}, {html.counted(count, 'image')})"
+        for domain, count in zip(found.domains, counts, strict=True)
+    )
+    lead = (
+        f"{html.escaped(found.method)} on {html.escaped(found.backbone)} after {found.iteration} iterations, shown images of "
+        f"{shown}."
+    )
+    missing = "".join(f'<p class="note">{html.escaped(line)}</p>' for line in found.missing)
+    parts = [
+        ("Styles", _styles_part(found)),
+        ("Style weights λ", _weights_part(found)),
+        ("Nearest known style", _nearest_part(found)),
+        ("Pixels", _pixels_part(found)),
+        ("Prototypes", _prototypes_part(found)),
+    ]
+    return f'<p class="note">{lead}</p>{missing}' + "".join(f"<h3>{name}</h3>{body}" for name, body in parts if body)
+
+
+def _on_page(draw: Callable[[Axes], None], *, size: tuple[float, float], label: str) -> str:
+    """A figure of one plot for a page; `label` says it in words, for those who cannot see it."""
+    with matplotlib.rc_context(settings(PAGE)):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.add_subplot())
+        return figures.page_svg(figure, label=label)
+
+
+def _styles_part(found: Inspection) -> str:
+    plots, told = [], []
+    projected = any(layer.after for layer in found.layers)
+    for layer in found.layers:
+        for after in (False, True) if layer.after else (False,):
+            share = layer.told_after if after else layer.told_before
+            words = (
+                f"Map of styles at {layer.place}{', after projection' if after else ''}: the nearest other image is of the "
+                f"same domain for {share_text(share)}"
+            )
+            draw = partial(draw_styles, found=found, layer=layer, after=after, ink=PAGE)
+            plots.append(html.figure(_on_page(draw, size=(3.4, 3.6), label=words)))
+        cells = [html.escaped(layer.place), share_text(layer.told_before), figure_text(layer.gap_before)]
+        told.append([*cells, share_text(layer.told_after), figure_text(layer.gap_after)] if projected else cells)
+    sizes = [len(found.of(domain)) / len(found.images) for domain in range(len(found.domains))]
+    chance = sum(size * size for size in sizes)
+    note = (
+        "t-SNE of each image's style: mean and deviation of every channel there"
+        + (", before and after the style layer" if projected else "")
+        + ", with the known styles, all of a place on one map"
+        + (" (in grey what the other map shows)" if projected else "")
+        + ". Who is whose neighbour counts; distances between far clusters, and how large a cluster is, mean little."
+    )
+    measured = (
+        "Told: share of the images whose nearest other image by style is of their own domain "
+        f"(by chance {share_text(chance)}). Gap: distance between the mean styles of two domains, squared and per channel, mean over "
+        "the pairs."
+    )
+    heads = ["place", "told before", "gap before", "told after", "gap after"] if projected else ["place", "told", "gap"]
+    table = html.table(heads, told, caption="Styles in figures.", label="Styles in figures")
+    return (
+        f'<p class="note">{note}</p>{_legend(found)}<div class="plots" style="{_NARROW}">{"".join(plots)}</div>'
+        f'<p class="note">{measured}</p>{table}'
+    )
+
+
+def _weights_part(found: Inspection) -> str:
+    weighed = [layer for layer in found.layers if layer.weights]
+    if not weighed:
+        return ""
+    if len(found.known) == 1:
+        return '<p class="note">With a single known style λ is 1 for every image.</p>'
+    plots = []
+    for layer in weighed:
+        words = f"λ of the images at {layer.place}; the means stand in the table"
+        plots.append(
+            html.figure(
+                _on_page(
+                    partial(draw_weights, found=found, layer=layer, ink=PAGE),
+                    size=(4.3, weights_height(found)),
+                    label=words,
+                )
+            )
+        )
+    rows = []
+    for domain, one in enumerate(found.domains):
+        own = found.of(domain)
+        cells = [f"{100 * value:.1f}" for layer in weighed for value in rows_array(layer.weights)[own].mean(axis=0)]
+        rows.append([_mark(found, domain) + html.breakable(one.name), *cells])
+    heads = ["domain"] + [
+        f"{html.escaped(layer.place)}<br>{html.breakable(name)}" for layer in weighed for name in found.known
+    ]
+    how = {2: "each dot is an image, the line the mean", 3: "each mark is an image, the cross is equal shares"}
+    note = (
+        f"How much each known style explains each image; {how.get(len(found.known), 'each column is an image')}. "
+        "All places are drawn on the same scale."
+    )
+    return f'<p class="note">{note}</p><div class="plots large">{"".join(plots)}</div>' + html.table(
+        heads, rows, caption="Mean λ over the images of a domain, in %.", label="Mean style weights by domain"
+    )
+
+
+def _nearest_part(found: Inspection) -> str:
+    rows = []
+    for domain, one in enumerate(found.domains):
+        own = found.of(domain)
+        if not own:
+            continue
+        cells = []
+        for layer in found.layers:
+            near = [nearest(layer, image) for image in own]
+            cells += [f"{100 * near.count(style) / len(own):.0f} %" for style in range(len(found.known))]
+            cells.append(
+                figure_text(mean_of([layer.distance[image][style] for image, style in zip(own, near, strict=True)]))
+            )
+        rows.append([_mark(found, domain) + html.breakable(one.name), one.role, *cells])
+    heads = ["domain", "role"]
+    for layer in found.layers:
+        heads += [f"{html.escaped(layer.place)}<br>{html.breakable(name)}" for name in found.known]
+        heads.append(f"{html.escaped(layer.place)}<br>distance")
+    note = (
+        "Share of a domain's images that are nearest to each known style, and the mean distance to the nearest. "
+        "Every image stands in nearest.csv."
+    )
+    label = "Nearest known style by domain"
+    table = f'<p class="note">{note}</p>' + html.table(heads, rows, caption=f"{label}.", label=label, text=2)
+    return table + _pairs(found)
+
+
+def _pairs(found: Inspection) -> str:
+    parts = []
+    for pair in found.pairs:
+        files = [found.folder / PICTURES / name for name in pair.pictures]
+        if not all(file.is_file() for file in files):
+            continue
+        cells = []
+        for file, image in zip(files, (pair.image, pair.nearest), strict=True):
+            seen = found.images[image]
+            uri, size = figures.picture_uri(file, width=300)
+            where = html.escaped(found.domains[seen.domain].name)
+            known = found.known[nearest(found.layers[0], image)]
+            words = (
+                f"nearest style {html.escaped(known)}"
+                if image == pair.image
+                else f"distance {figure_text(pair.distance)}"
+            )
+            cells.append(
+                f'<div><img src="{uri}" alt="{html.escaped(seen.name)} of {where}" width="{size[0]}" height="{size[1]}" '
+                f'loading="lazy"><small>{where}: {html.escaped(seen.name)}; {words}</small></div>'
+            )
+        parts.append(f'<div class="panels" style="--columns: 2; min-width: 0">{"".join(cells)}</div>')
+    if not parts:
+        return ""
+    note = (
+        f"Unseen pictures (left), and the source picture whose style at {html.escaped(found.layers[0].place)} is nearest (right): of each unseen "
+        "domain the image at the median of that distance, and the farthest."
+    )
+    return f'<p class="note">{note}</p><div class="plots">{"".join(parts)}</div>'
+
+
+def _pixels_part(found: Inspection) -> str:
+    if not found.pixels.points:
+        return ""
+    plots = []
+    for by in BY:
+        draw = partial(draw_pixels, found=found, by=by, ink=PAGE)
+        svg = _on_page(draw, size=(4.5, 4.7), label=f"Map of pixels, coloured by {by}")
+        if by == "class":
+            plots.append(f"<div>{html.figure(_readable(svg, found))}{_class_legend(found)}</div>")
+        else:
+            legend = _legend(found, sorted(set(found.pixels.domain)), plain=True)
+            plots.append(f"<div>{html.figure(svg)}{legend}</div>")
+    what = (
+        "the embeddings of pixels"
+        if found.pixels.kind == "embedding"
+        else "the decoder's features of pixels, at unit length"
+    )
+    marks = "; diamonds are the prototypes, one of each class and known style" if found.pixels.prototypes else ""
+    most = max(found.pixels.label.count(k) for k in set(found.pixels.label))
+    note = (
+        f"t-SNE of {what} ({len(found.pixels.points)} of them, at most {most} of a class){marks}. A class that the network "
+        "knows in every domain is one cluster on the left, with all domains mixed on the right."
+    )
+    rows = [
+        [_mark(found, domain, plain=True) + html.breakable(one.name), one.role, share_text(share)]
+        for domain, (one, share) in enumerate(zip(found.domains, found.pixels.matched, strict=True))
+        if math.isfinite(share)
+    ]
+    if rows:
+        measured = (
+            "Matched: share of a domain's pixels whose most similar pixel of another domain, a source, is of their class; mean "
+            "over the classes."
+        )
+        table = html.table(
+            ["domain", "role", "matched"], rows, caption="Matched pixels.", label="Matched pixels", text=2
+        )
+        table = f'<p class="note">{measured}</p>{table}'
+    else:
+        table = ""
+    return f'<p class="note">{note}</p><div class="plots large">{"".join(plots)}</div>{table}'
+
+
+def _prototypes_part(found: Inspection) -> str:
+    if found.prototypes is None:
+        return ""
+    with matplotlib.rc_context(settings(PAGE)):
+        svg = figures.page_svg(
+            prototypes_figure(found, found.prototypes, PAGE),
+            label="Cosines of all prototypes; the means stand beside it",
+        )
+    told = f"Between classes the mean cosine is {found.prototypes.between:.2f}"
+    if math.isfinite(found.prototypes.within):
+        told = (
+            f"The prototypes of one class in two domains have a mean cosine of {found.prototypes.within:.2f}, those of two "
+            f"classes {found.prototypes.between:.2f}"
+        )
+    rows = [
+        [f"{html.escaped(one)} and {html.escaped(other)}", f"{cosine:.2f}"]
+        for one, other, cosine in found.prototypes.alike
+    ]
+    table = html.table(
+        ["classes", "cosine"], rows, caption="The classes that are most alike.", label="Most alike classes"
+    )
+    order = ", ".join(map(html.escaped, found.known))
+    note = f"{told}. In each class the order is {order}. A prototype whose class no training image of its domain showed stays near 0 to all others."
+    return f'<p class="note">{note}</p><div class="plots large">{html.figure(svg)}<div>{table}</div></div>'
+
+
+def _reading() -> str:
+    paragraphs = [
+        "<b>t-SNE</b> keeps neighbours together and gives every cluster about the same room, so a map shows who is near whom and not "
+        "how far or how wide. Styles that projection has drawn together a hundredfold still fill their part of the map: how far apart "
+        "they are stands in the table.",
+        "<b>Style</b>: mean and standard deviation of each channel of a feature map over the image. Distances between styles are squared "
+        "2-Wasserstein distances, mean over the channels, as SPC-Net's Eq. 3 has them. After projection a style is the sum of the known "
+        "styles, weighed by λ; so with two known styles all lie on a line, however the map bends it.",
+        "<b>λ</b> is the softmax of 1/(1+distance): with two known styles it stays within 0.27 and 0.73, and is near 0.5 where both are "
+        "about equally far.",
+        "<b>Few images</b> say little: another seed, or other images, move the shares by points.",
+    ]
+    return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+
+
+_SHAPES = {
+    "o": "M4 0a4 4 0 1 0 .01 0z",
+    "^": "M4 0L8 8H0z",
+    "s": "M.5 .5H7.5V7.5H.5z",
+    "D": "M4 0L8 4L4 8L0 4z",
+    "v": "M0 0H8L4 8z",
+    "P": "M2.6 0H5.4V2.6H8V5.4H5.4V8H2.6V5.4H0V2.6H2.6z",
+    "X": "M2 0L4 2L6 0L8 2L6 4L8 6L6 8L4 6L2 8L0 6L2 4L0 2z",
+    "p": "M4 0L8 3L6.5 8H1.5L0 3z",
+    "h": "M4 0L7.5 2V6L4 8L.5 6V2z",
+    "*": "M4 0L5 2.9H8L5.6 4.8L6.5 8L4 6.1L1.5 8L2.4 4.8L0 2.9H3z",
+}
+"""The markers as drawings in a square of 8."""
+
+
+def _shape(marker: str, color: str) -> str:
+    """A marker for a legend; sized here, for the page's legends are made for lines."""
+    return (
+        '<svg viewBox="-.6 -.6 9.2 9.2" aria-hidden="true" style="width: 11px; height: 11px; margin-right: 6px; vertical-align: -1px">'
+        f'<path d="{_SHAPES[marker]}" style="fill: {figures.css_color(color)}; stroke: var(--ink); stroke-width: .6"/></svg>'
+    )
+
+
+def _mark(found: Inspection, domain: int, *, plain: bool = False) -> str:
+    color, marker = domain_mark(found, domain)
+    return _shape("o" if plain else marker, color)
+
+
+def _legend(found: Inspection, domains: Iterable[int] | None = None, *, plain: bool = False) -> str:
+    shown = range(len(found.domains)) if domains is None else domains
+    entries = "".join(
+        f"<li>{_mark(found, d, plain=plain)}{html.escaped(found.domains[d].name)} ({found.domains[d].role})</li>"
+        for d in shown
+    )
+    stars = "" if plain else f"<li>{_shape('*', 'transparent')}known style</li>"
+    return f'<ul class="legend" aria-label="Domains">{entries}{stars}</ul>'
+
+
+def _class_legend(found: Inspection) -> str:
+    entries = "".join(
+        f"<li>{_shape('o', _mixed(class_color(found, k)))}{html.escaped(found.classes[k])}</li>"
+        for k in sorted(set(found.pixels.label))
+    )
+    return f'<ul class="legend" aria-label="Classes">{entries}</ul>'
+
+
+def _mixed(color: str) -> str:
+    """A class's colour with some of the page's ink: dark blue cars would be lost on a dark page."""
+    return f"color-mix(in srgb, {color} 72%, var(--ink))"
+
+
+def _readable(svg: str, found: Inspection) -> str:
+    for k in set(found.pixels.label):
+        svg = svg.replace(class_color(found, k), _mixed(class_color(found, k)))
+    return svg
