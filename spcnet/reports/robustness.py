@@ -174,7 +174,8 @@ def _plain(value: Any) -> Any:
 
 def render_terminal(card: Card) -> list[rich.table.Table]:
     """Two tables for a terminal: a line for each network, and a line for each condition."""
-    shown = rich.table.Table(title=f"mIoU in % on {card.domain}", box=SIMPLE_HEAD, pad_edge=False)
+    # Narrow gaps: ten columns beside the names have to fit into a terminal of 80.
+    shown = rich.table.Table(title=f"mIoU in % on {card.domain}", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("network", overflow="fold")
     header, rows = _overview(card)
     for title in header:
@@ -182,7 +183,10 @@ def render_terminal(card: Card) -> list[rich.table.Table]:
     for model, cells in zip(card.models, rows, strict=True):
         shown.add_row(rich.text.Text(_folded(model.label)), *cells)
     detail = rich.table.Table(
-        title="Mean over the severities, and its share of clean, in %", box=SIMPLE_HEAD, pad_edge=False
+        title="Mean over the severities, and its share of clean, in %",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     detail.add_column("condition", no_wrap=True)
     for model in card.models:
