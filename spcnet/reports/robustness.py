@@ -243,11 +243,14 @@ def heat_figure(card: Card) -> Figure:
             figsize=(1.9 + 0.95 * len(card.models), 0.9 + 0.215 * len(names)), layout="constrained", facecolor="white"
         )
         axes = figure.add_subplot()
-        axes.imshow(share, cmap="RdYlBu", vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
+        colours = matplotlib.colormaps["RdYlBu"]
+        axes.imshow(share, cmap=colours, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
         for row, column in np.ndindex(*share.shape):
             value = float(share[row, column])
             if math.isfinite(value):
-                ink = "white" if value < 0.15 or value > 0.93 else "black"
+                red, green, blue, _ = colours(value)
+                # Relative luminance, roughly: below it white is the easier to read, as WCAG 2 reckons contrast.
+                ink = "white" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.18 else "black"
                 axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=ink)
         for edge in edges:
             axes.axhline(edge - 0.5, color="white", linewidth=3)
