@@ -107,7 +107,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         commands.train(
             RunConfig(
                 method=method,
-                model=ModelConfig(backbone="mobilenet_v2", weights=None),
+                model=ModelConfig(backbone="shufflenet_v2", weights=None),
                 data=data,
                 training=TrainingConfig(iterations=2, accelerator="cpu"),
                 output=folder / "runs" / name,

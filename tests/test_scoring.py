@@ -51,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, city: Path) -> Path:
     train(
         RunConfig(
             method="spcnet",
-            model=ModelConfig(backbone="mobilenet_v2", weights=None),
+            model=ModelConfig(backbone="shufflenet_v2", weights=None),
             data=DataConfig(
                 sources=["streets/game"],
                 targets=["cityscapes"],
