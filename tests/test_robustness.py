@@ -1,5 +1,6 @@
 """The robustness card: what is scored, what is kept, and what is shown of it."""
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from spcnet import checkpoint, robustness
 from spcnet.cli import main
@@ -352,6 +354,22 @@ def test_the_tables_tell_means_and_shares_of_clean() -> None:
     assert [len(table.rows) for table in tables] == [2, 5]
 
 
+def test_the_tables_fit_a_narrow_terminal() -> None:
+    groups = {"shot_noise": "noise", "glass_blur": "blur", "fog": "weather", "contrast": "digital", "spatter": "extra"}
+    names = {**groups, "+night": "+dark"}
+    scores = {"clean": {0: score(0.8)}, **{name: {s: score(0.4) for s in (1, 5)} for name in names}}
+    labels = ("baseline-0", "spcnet-0", "isw-0", "weather_baseline", "weather_spcnet")
+    models = tuple(replace(card().models[0], label=label, scores=scores) for label in labels)
+    wide = card(families={"clean": "clean", **names}, models=models)
+    told = io.StringIO()
+    Console(file=told, width=80).print(*report.render_terminal(wide))
+    lines = [line.split() for line in told.getvalue().splitlines()]
+    assert ["network", *["clean", "mPC", "rPC", "noise", "blur", "weather", "digital", "extra", "styles"]] in lines
+    assert sum(line[:1] == ["weather_"] and len(line) > 5 for line in lines) == 2
+    assert {"baseline-0", "spcnet-0", "isw-0", "baseline", "spcnet"} <= {line[0] for line in lines if line}
+    assert any(line[0] == "+night" and line[1:] == ["40.0", "(50)"] * 5 for line in lines if line)
+
+
 def test_a_heat_map_is_coloured_by_what_is_lost(tmp_path: Path) -> None:
     report.write_heat_map(card(), tmp_path / "heat.png")
     with Image.open(tmp_path / "heat.png") as picture:
@@ -361,6 +379,11 @@ def test_a_heat_map_is_coloured_by_what_is_lost(tmp_path: Path) -> None:
     shown = np.asarray(axes.images[0].get_array())
     assert shown.shape == (5, 2)
     assert shown[1, 0] == pytest.approx(0.5 / 0.8)
+    same = replace(
+        card().models[0], scores={name: dict.fromkeys((0, 1, 5), score(0.8)) for name in card().models[0].scores}
+    )
+    inks = [text.get_color() for text in report.heat_figure(card(models=(card().models[0], same))).axes[0].texts]
+    assert (inks[2], inks[3]) == ("black", "white")  # much is left of the first, all of the second
 
 
 def test_pictures_of_a_case_stand_on_the_page(done: Path) -> None:
