@@ -59,6 +59,10 @@ while done < total:
     done += 1
     with log.open("a") as file:
         file.write(json.dumps(dict(iteration=done, loss=1 / done)) + "\\n")
+    while done == 3 and not stopped and orders.get("hold"):
+        time.sleep(0.01)
+    while done == 1 and "beside" in orders and not (folder.parent / orders["beside"] / "train.jsonl").exists():
+        time.sleep(0.01)
     if done == orders.get("fail_at"):
         sys.exit("Traceback (most recent call last)\\nspcnet: the loss is nan after iteration %d" % done)
     if done % 2 == 0 or stopped:
@@ -94,7 +98,11 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def order(folder: Path, **runs: Mapping[str, Any]) -> None:
-    """What the trainings do, by the run's name with _ for -."""
+    """What the trainings do, by the run's name with _ for -.
+
+    They `hold` after their third iteration until they are asked to end, go on `beside` another run once it has begun,
+    take `step` seconds for an iteration, `fail_at` or `die_at` one.
+    """
     orders = {name.replace("_", "-"): what for name, what in runs.items()}
     (folder / "out" / "orders.json").write_text(json.dumps(orders))
 
@@ -282,7 +290,7 @@ def test_one_that_was_killed_goes_on_from_its_checkpoint(recipe: str, tmp_path: 
 
 
 def test_no_more_run_at_a_time_than_asked_for(recipe: str, tmp_path: Path) -> None:
-    order(tmp_path, **{f"spcnet_{seed}": {"step": 0.03} for seed in range(4)})
+    order(tmp_path, spcnet_0={"beside": "spcnet-1"}, spcnet_1={"beside": "spcnet-0"})
     make(recipe, seeds=range(4), jobs=2)
     notes = [told(tmp_path / "out" / f"spcnet-{seed}")[0] for seed in range(4)]
     beside = [sum(a["began"] < b["ended"] and b["began"] < a["ended"] for b in notes) for a in notes]
@@ -310,12 +318,12 @@ def test_where_and_how_it_is_computed_may_change(recipe: str, tmp_path: Path) ->
 
 
 def test_ctrl_c_stops_all_and_the_same_command_goes_on(recipe: str, tmp_path: Path) -> None:
-    order(tmp_path, spcnet_0={"step": 0.1}, spcnet_1={"step": 0.1})
+    order(tmp_path, spcnet_0={"hold": True}, spcnet_1={"hold": True})
     folders = [tmp_path / "out" / f"spcnet-{seed}" for seed in (0, 1, 2)]
 
     def press() -> None:
-        for _ in range(400):
-            if all((folder / "train.jsonl").exists() for folder in folders[:2]):
+        for _ in range(1500):
+            if all(len(records.read_lines(folder / "train.jsonl")) == 3 for folder in folders[:2]):
                 break
             threading.Event().wait(0.02)
         os.kill(os.getpid(), signal.SIGINT)
@@ -330,8 +338,9 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(recipe: str, tmp_path: Pa
     assert stopped.value.exit_code == 130
     reached = [len(records.read_lines(folder / "train.jsonl")) for folder in folders]
     assert [int((folder / checkpoint.LATEST_FILE).read_text()) for folder in folders[:2]] == reached[:2]
-    assert max(reached) < 10
+    assert reached == [3, 3, 0]
     assert not folders[2].exists()
+    order(tmp_path)
     found, _ = make(recipe, seeds=[0, 1, 2], jobs=2)
     assert set(states(found).values()) == {"done"}
     assert [told(folder)[0]["at"] for folder in folders] == reached
@@ -339,7 +348,7 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(recipe: str, tmp_path: Pa
 
 def test_a_second_sweep_is_kept_out_as_long_as_a_training_of_the_first_lives(recipe: str, tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
-    order(tmp_path, spcnet_0={"step": 0.1})
+    order(tmp_path, spcnet_0={"hold": True})
     (planned,) = sweep.plan(recipe, output=tmp_path / "out")
     with (tmp_path / "out" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -351,6 +360,7 @@ def test_a_second_sweep_is_kept_out_as_long_as_a_training_of_the_first_lives(rec
     finally:
         process.stop()
         process.wait()
+    order(tmp_path)
     make(recipe)
 
 
@@ -371,7 +381,7 @@ def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_training_has_a_gpu_of_its_own(recipe: str, tmp_path: Path, three_gpus: None) -> None:
-    order(tmp_path, **{f"spcnet_{seed}": {"step": 0.05} for seed in range(2)})
+    order(tmp_path, spcnet_0={"beside": "spcnet-1"}, spcnet_1={"beside": "spcnet-0"})
     on_gpu = {"training.accelerator": "cuda"}
     make(recipe, seeds=range(2), jobs=2, settings=on_gpu)
     assert {told(tmp_path / "out" / f"spcnet-{seed}")[0]["gpu"] for seed in range(2)} == {"4", "5"}
