@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+from docutils import nodes
 from docutils.nodes import SkipNode as _SkipNode
 from latex2mathml.converter import convert
 
@@ -28,7 +29,9 @@ extensions = [
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_theme_options = {"navigation_with_keys": True}
-exclude_patterns = ["_build", "images"]
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+exclude_patterns = ["_build", "images", "static"]
 suppress_warnings = ["myst.xref_missing", "myst.header"]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -42,6 +45,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 default_role = "code"  # docstrings write `names` as Markdown does
 python_maximum_signature_line_length = 100
+LONGEST_UNBROKEN = 26  # letters of code that a phone has room for on one line
 nitpicky = False
 
 
@@ -80,11 +84,20 @@ def _block(writer, node):
     """The same on a line of its own, with its number beside it."""
     text, _, rest = node.astext().partition(r"\tag{")
     number = f'<span class="eqno">({html.escape(rest.rpartition("}")[0])})</span>' if rest else ""
-    writer.body.append(f'<div class="math" style="overflow-x: auto">{number}{convert(text, display="block")}</div>')
+    formula = convert(text, display="block")
+    writer.body.append(f'<div class="math"><div class="formula">{formula}</div>{number}</div>')
     raise _SkipNode
+
+
+def keep_short_code_whole(app, doctree, docname):
+    """Mark code of few letters, which `site.css` keeps on one line: else `--option` breaks behind its dashes."""
+    for node in doctree.findall(nodes.literal):
+        if len(node.astext()) <= LONGEST_UNBROKEN:
+            node["classes"].append("short")
 
 
 def setup(app):
     """Let formulas become MathML, and autodoc's texts pass through `as_restructured` before napoleon reads them."""
     app.add_html_math_renderer("mathml", inline_renderers=(_inline, None), block_renderers=(_block, None))
+    app.connect("doctree-resolved", keep_short_code_whole)
     app.connect("autodoc-process-docstring", lambda *told: as_restructured(told[-1]), priority=1)
