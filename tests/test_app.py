@@ -334,7 +334,17 @@ def test_names_of_networks_and_sources_are_text_and_no_markup() -> None:
 def test_facts_tell_areas_shares_strangeness_and_time() -> None:
     reading = Reading(score=7.25, percentile=1.0, times=3.0, parts={"style": 7.0})
     told = facts([side(reading=reading), side(name="theirs", style_weights=None)])
-    for words in ("50 ms", "7.2", "strange", "100 %", "3.0 times", "25.0 %", "75.0 %", "no style layers", "Not found"):
+    for words in (
+        "50 ms",
+        "7.2",
+        "strange",
+        "all known images",
+        "3.0 times",
+        "25.0 %",
+        "75.0 %",
+        "no style layers",
+        "Not found",
+    ):
         assert words in told
     assert told.count("<table>") == 1
     assert facts([side(), side(space=label_space("cityscapes19"), shares=(1.0,) + (0.0,) * 18)]).count("<table>") == 2

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spcnet.app.figures import Side, facts
+from spcnet.app.page import STYLESHEET
 from spcnet.app.server import running
 from spcnet.app.uploads import Limits
+from spcnet.data.labels import label_space
 from tests.browser import Visit, chromium
 from tests.demo_networks import write_network
 
@@ -126,6 +129,19 @@ def test_what_is_shown_has_names_and_nothing_foreign_is_asked_for(visit: Visit) 
     assert visit.page.locator("footer").count() == 0 or not visit.page.locator("footer").inner_text().strip()
 
 
+def test_equal_areas_are_bars_of_equal_length(browser: Any, tmp_path: Path) -> None:
+    known = label_space("idd7")
+    shares = (0.5, 0.3, 0.2, 0.0, 0.0, 0.0, 0.0)
+    sides = [Side(name, "", known, shares, None, (), None, 0.1) for name in ("a", "a_network_with_a_long_name")]
+    (tmp_path / "page.html").write_text(f"<style>{STYLESHEET.read_text()}</style>{facts(sides)}")
+    for width in (390, 1280):
+        with Visit(browser, (tmp_path / "page.html").as_uri(), width=width) as visit:
+            left, right = visit.look(
+                "[...document.querySelector('.areas tbody tr').querySelectorAll('.track i')].map((bar) => bar.offsetWidth)"
+            )
+            assert left == pytest.approx(right, abs=1)
+
+
 def test_a_scene_that_is_clicked_is_shown(visit: Visit) -> None:
     before = pictures(visit)
     visit.page.get_by_label("Scene: night").click()
@@ -203,6 +219,7 @@ def test_a_wrong_upload_gets_a_message_and_the_next_works(
     (tmp_path / "wrong.png").write_bytes(content)
     give(visit, tmp_path / "wrong.png")
     visit.page.get_by_text(words).first.wait_for()
+    assert visit.page.locator("#result").get_by_text("Error", exact=True).count() <= 1  # told once, not on each part
     if "size" not in words:  # what is too large is not taken in at all
         visit.page.locator("#upload").get_by_label("Clear").click()
     give(visit, photo(tmp_path / "right.png", seed=1))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.text
 import numpy as np
 import pytest
 import torch
@@ -350,8 +351,19 @@ def test_the_tables_tell_means_and_shares_of_clean() -> None:
     text = report.to_markdown(card())
     assert "| fog | 50.0 (62) | 25.0 (31) |" in text
     assert "| plain | 80.0 | 33.3 | 41.7 | 30.0 | 35.0 | 10.0 | 40.0 |" in text
-    tables = report.render_terminal(card())
-    assert [len(table.rows) for table in tables] == [2, 5]
+    told = io.StringIO()
+    Console(file=told, width=100).print(*report.render_terminal(card()))
+    lines = [line.split() for line in told.getvalue().splitlines()]
+    assert ["plain", "80.0", "33.3", "41.7", "30.0", "35.0", "10.0", "40.0"] in lines
+    assert ["fog", "50.0", "(62)", "25.0", "(31)"] in lines
+
+
+def test_a_terminal_too_narrow_for_the_families_has_a_column_for_each_network() -> None:
+    told = io.StringIO()
+    Console(file=told, width=40).print(*report.render_terminal(card()))
+    assert "…" not in told.getvalue()
+    lines = [line.split() for line in told.getvalue().splitlines()]
+    assert any(line[:2] == ["mPC", "33.3"] for line in lines)
 
 
 def test_the_tables_fit_a_narrow_terminal() -> None:
@@ -384,6 +396,18 @@ def test_a_heat_map_is_coloured_by_what_is_lost(tmp_path: Path) -> None:
     )
     inks = [text.get_color() for text in report.heat_figure(card(models=(card().models[0], same))).axes[0].texts]
     assert (inks[2], inks[3]) == ("black", "white")  # much is left of the first, all of the second
+
+
+def test_all_letters_of_a_heat_map_lie_on_it() -> None:
+    for models in (card().models[:1], card().models):
+        figure = report.heat_figure(card(models=models))
+        figure.draw_without_rendering()
+        width, height = figure.get_size_inches() * figure.dpi
+        texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text() and text.get_visible()]
+        boxes = [text.get_window_extent() for text in texts]
+        assert min(box.x0 for box in boxes) >= 0
+        assert max(box.x1 for box in boxes) <= width
+        assert max(box.y1 for box in boxes) <= height
 
 
 def test_pictures_of_a_case_stand_on_the_page(done: Path) -> None:

@@ -114,9 +114,14 @@ def _strange(side: Side) -> str:
         )
     times = "" if reading.times is None else f"; its style is {_number(reading.times)} times as far off as usual"
     level = "usual" if reading.percentile < 0.9 else "unusual" if reading.score < 5 else "strange"
+    known = (
+        "all known images"
+        if reading.percentile == 1
+        else f"{min(99.0, 100 * reading.percentile):.0f} % of known images"
+    )
     return (
         f'<p><b>Unfamiliarity</b> <span class="level {level}">{_number(reading.score)}</span> {level}: stranger than '
-        f"{100 * reading.percentile:.0f} % of known images{times}</p>"
+        f"{known}{times}</p>"
     )
 
 

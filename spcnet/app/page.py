@@ -387,7 +387,13 @@ def build(studio: Studio, *, folder: Path) -> gr.Blocks:
                     with gr.Row():
                         run = gr.Button(f"Label the video (first {limits.seconds:g} s)", variant="primary")
                         stop = gr.Button("Stop")
-                    video = gr.Video(label="Labelled video", interactive=False, buttons=["download"], elem_id="video")
+                    video = gr.Video(
+                        label="Labelled video",
+                        show_label=False,
+                        interactive=False,
+                        buttons=["download"],
+                        elem_id="video",
+                    )
                     means = gr.HTML("")
                 text = gr.HTML(first.facts)
         inputs = [upload, scene, style, strength, compare, left, right, opacity]
@@ -398,8 +404,10 @@ def build(studio: Studio, *, folder: Path) -> gr.Blocks:
             "api_visibility": "private",
         }
         changes = [upload.upload, upload.clear, style.change, compare.change, left.change, right.change]
-        gr.on([*changes, strength.change, opacity.change], show, inputs, outputs, trigger_mode="always_last", **shared)
-        gallery.select(pick, None, [scene, upload], api_visibility="private").success(show, inputs, outputs, **shared)
+        # That it works, or has failed, is told once, on the picture.
+        shown: dict[str, Any] = {**shared, "show_progress_on": [slider]}
+        gr.on([*changes, strength.change, opacity.change], show, inputs, outputs, trigger_mode="always_last", **shown)
+        gallery.select(pick, None, [scene, upload], api_visibility="private").success(show, inputs, outputs, **shown)
         run.click(label, [*inputs, visitor], [video, means], **shared)
         stop.click(jobs.stop, [visitor], None, concurrency_limit=None, api_visibility="private")
     page.queue(max_size=limits.waiting, default_concurrency_limit=limits.concurrency)

@@ -33,14 +33,14 @@ def classes(series: Sequence[Series], base: Group | None, digits: int) -> str:
         f'<p class="note">{note}{escaped(left_out)}</p>',
         legend(comparable),
         figure(
-            scrolling(f'<div style="min-width:480px">{figures.bars_svg(names, bars, label=label)}</div>', label),
+            figures.bars_svg(names, bars, label=label),
             css="bars",
         ),
     ]
     base_series = next((one for one in comparable if one.group is base), None)
     if base_series is not None:
         maps = [_difference_map(one, base_series, digits) for one in comparable if one is not base_series]
-        parts.append(f'<div class="plots large">{"".join(maps)}</div>' if any(maps) else "")
+        parts.append(f'<div class="maps">{"".join(maps)}</div>' if any(maps) else "")
     return "".join(parts)
 
 

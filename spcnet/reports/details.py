@@ -59,7 +59,7 @@ def setting(series: Sequence[Series]) -> str:
         )
     entries.append(("Classes", _agreed(runs, [f"{len(run.final.classes)}" for run in runs])))
     entries.append(("Scored after", _agreed(runs, [f"{run.final.iteration} iterations" for run in runs])))
-    entries.append(("Looked at", _agreed(runs, [run.final.manner for run in runs])))
+    entries.append(("Way of scoring", _agreed(runs, [run.final.manner for run in runs])))
     times: list[tuple[str, list[float], Any]] = [
         ("Training time", [training_seconds(run) for run in runs], duration),
         ("Training speed", [speed(run) for run in runs], lambda s: f"{s:.3g} images/s"),

@@ -180,7 +180,8 @@ def bars_svg(categories: Sequence[str], series: Sequence[Bars], *, label: str) -
     with matplotlib.rc_context(_SETTINGS):
         thick = 0.8 / max(len(series), 1)
         inches = len(categories) * (0.13 * len(series) + 0.14) + 0.5
-        figure = Figure(figsize=(7.0, inches), layout="constrained")
+        # No wider than a phone, on which its letters are as large as they are here.
+        figure = Figure(figsize=(4.6, inches), layout="constrained")
         axes = figure.add_subplot()
         axes.grid(visible=True, axis="x")
         places = np.arange(len(categories))

@@ -41,6 +41,8 @@ PAGE = Ink(*figures.PAGE_INK)
 """Stand for the page's own, as in all figures of a page."""
 _MARKERS = "^sDvPXph"
 """Of unseen domains; sources are circles."""
+DOMAIN_COLORS = (*figures.STYLE_COLORS, "#8e6bd8", "#a47148", "#a4d13a", "#e4576e", "#2bb7b3")
+"""Of domains, one after the other. There are more of them than of sources, and pixels have no marker besides."""
 
 
 def settings(ink: Ink) -> Any:
@@ -62,7 +64,7 @@ def settings(ink: Ink) -> Any:
 
 def domain_mark(found: Inspection, domain: int) -> tuple[str, str]:
     """Colour and marker of a domain."""
-    color = figures.STYLE_COLORS[domain % len(figures.STYLE_COLORS)]
+    color = DOMAIN_COLORS[domain % len(DOMAIN_COLORS)]
     unseen = [d for d, one in enumerate(found.domains) if one.role == "unseen"]
     return color, _MARKERS[unseen.index(domain) % len(_MARKERS)] if domain in unseen else "o"
 
@@ -224,8 +226,16 @@ def draw_pixels(axes: Axes, found: Inspection, *, by: By, ink: Ink) -> None:
         ground = {"boxstyle": "round,pad=0.12", "facecolor": ink.card, "edgecolor": "none", "alpha": 0.72}
         for k in np.unique(labels):
             own = places[labels == k]
-            x, y = own[np.linalg.norm(own - np.median(own, axis=0), axis=1).argmin()]
-            axes.text(x, y, found.classes[k], ha="center", va="center", fontsize=7.5, bbox=ground)
+            x, y = own[
+                (np.linalg.norm(own - np.median(own, axis=0), axis=1) + _hidden(own, pixels.prototypes)).argmin()
+            ]
+            axes.text(x, y, found.classes[k], ha="center", va="center", fontsize=7.5, bbox=ground, zorder=5)
+
+
+def _hidden(places: NDArray[np.float64], prototypes: Sequence[Point]) -> NDArray[np.float64]:
+    """1 for each place at which a word would lie on a prototype, 0 for the others."""
+    away = np.abs(places[:, None] - rows_array(prototypes))
+    return np.where(((away[..., 0] < 0.2) & (away[..., 1] < 0.08)).any(axis=1), 1.0, 0.0)
 
 
 def draw_prototypes(axes: Axes, found: Inspection, prototypes: Prototypes, *, ink: Ink) -> None:
@@ -236,7 +246,7 @@ def draw_prototypes(axes: Axes, found: Inspection, prototypes: Prototypes, *, in
     if len(cosine) <= 16:
         for (row, column), value in np.ndenumerate(cosine):
             color = "black" if value > low + 0.62 * (1 - low) else "white"
-            text = f"{value:.2f}".replace("0.", ".").replace("-", "−")
+            text = f"{value:.2f}".replace("-0.00", "0.00").replace("0.", ".").replace("-", "−")
             axes.text(column, row, text, ha="center", va="center", fontsize=5.6, color=color)
     for edge in np.arange(1, len(found.classes)) * num - 0.5:
         axes.axhline(edge, color="white", linewidth=0.9)
@@ -263,7 +273,7 @@ def figures_of(found: Inspection, *, ink: Ink = PAPER) -> dict[str, Figure]:
             for column in range(2 if layer.after else 1):
                 axes = styles.add_subplot(len(found.layers), columns, row * columns + column + 1)
                 draw_styles(axes, found, layer, after=column == 1, ink=ink)
-        _domain_legend(styles, found, every, ink, stars=True)
+        _domain_legend(styles, found, every, ink, stars=True, faint=columns == 2)
         drawn = {"styles": styles}
         weighed = [layer for layer in found.layers if layer.weights]
         if weighed and len(found.known) > 1:
@@ -310,6 +320,7 @@ def _domain_legend(
     ink: Ink,
     *,
     stars: bool = False,
+    faint: bool = False,
     round_marks: bool = False,
 ) -> None:
     edge: Any = {"linestyle": "none", "markeredgecolor": ink.ink, "markeredgewidth": 0.4}
@@ -320,6 +331,9 @@ def _domain_legend(
         marks.append(Line2D([], [], marker="o" if round_marks else marker, color=color, label=name, **edge))
     if stars:
         marks.append(Line2D([], [], marker="*", markersize=10, color="none", label="known style", **edge))
+    if faint:
+        label = "the same images in the other panel"
+        marks.append(Line2D([], [], marker="o", markersize=3, color=ink.line, label=label, linestyle="none"))
     figure.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
 

@@ -171,7 +171,10 @@ def _weights_part(found: Inspection) -> str:
     heads = ["domain"] + [
         f"{html.escaped(layer.place)}<br>{html.breakable(name)}" for layer in weighed for name in found.known
     ]
-    how = {2: "each dot is an image, the line the mean", 3: "each mark is an image, the cross is equal shares"}
+    how = {
+        2: "each dot is an image, the line the mean",
+        3: "each mark is an image, the cross is equal shares, and a corner is not 100 % but what stands beside it",
+    }
     note = (
         f"How much each known style explains each image; {how.get(len(found.known), 'each column is an image')}. "
         "All places are drawn on the same scale."

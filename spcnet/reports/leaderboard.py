@@ -126,9 +126,7 @@ def _board(table: Table, series: Sequence[Series], rows: Sequence[Published], di
     if any(len(row.seeds) > 1 for row in table.rows):
         notes.append("± is the sample standard deviation over seeds")
     if any(d.interval for one in series if len(one.group.runs) == 1 for d in one.first.final.domains.values()):
-        notes.append(
-            "figures with a dash between them are where the score lies with 95&nbsp;%, by bootstrap over the images"
-        )
+        notes.append("below a score is its 95&nbsp;% interval, by bootstrap over the images")
     if len(table.rows) > 1:
         notes.append("bold is the best of a column")
     if table.baseline is not None and len(table.rows) > 1:

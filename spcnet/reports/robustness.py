@@ -6,6 +6,7 @@ four of the family `extra` and the weather styles have means of their own.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import rich.console
+import rich.measure
 import rich.table
 import rich.text
 from matplotlib.figure import Figure
@@ -172,16 +175,34 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def render_terminal(card: Card) -> list[rich.table.Table]:
-    """Two tables for a terminal: a line for each network, and a line for each condition."""
-    # Narrow gaps: ten columns beside the names have to fit into a terminal of 80.
-    shown = rich.table.Table(title=f"mIoU in % on {card.domain}", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    shown.add_column("network", overflow="fold")
-    header, rows = _overview(card)
-    for title in header:
-        shown.add_column(title, justify="right", no_wrap=True)
-    for model, cells in zip(card.models, rows, strict=True):
-        shown.add_row(rich.text.Text(_folded(model.label)), *cells)
+class _Overview:
+    """The networks by family: a line for each network or, where a terminal is too narrow for that, a column."""
+
+    def __init__(self, card: Card) -> None:
+        header, rows = _overview(card)
+        labels = [rich.text.Text(_folded(model.label)) for model in card.models]
+        # Narrow gaps: ten columns beside the names have to fit into a terminal of 80.
+        given: dict[str, Any] = {"title": f"mIoU in % on {card.domain}", "box": SIMPLE_HEAD, "pad_edge": False}
+        self.wide = rich.table.Table(**given, padding=(0, 1, 0, 0))
+        self.wide.add_column("network", overflow="fold")
+        for title in header:
+            self.wide.add_column(title, justify="right", no_wrap=True)
+        for label, cells in zip(labels, rows, strict=True):
+            self.wide.add_row(label, *cells)
+        self.narrow = rich.table.Table(**given, padding=(0, 1, 0, 0))
+        self.narrow.add_column("", no_wrap=True)
+        for label in labels:
+            self.narrow.add_column(label, justify="right", overflow="fold")
+        for title, *cells in zip(header, *rows, strict=True):
+            self.narrow.add_row(title, *cells)
+
+    def __rich_console__(self, console: rich.console.Console, options: rich.console.ConsoleOptions) -> Any:
+        needed = rich.measure.Measurement.get(console, options.update(max_width=1000), self.wide).minimum
+        yield self.wide if needed <= options.max_width else self.narrow
+
+
+def render_terminal(card: Card) -> list[rich.console.RenderableType]:
+    """Two tables for a terminal: of the networks, and with a line for each condition."""
     detail = rich.table.Table(
         title="Mean over the severities, and its share of clean, in %",
         box=SIMPLE_HEAD,
@@ -195,7 +216,7 @@ def render_terminal(card: Card) -> list[rich.table.Table]:
         for name in names:
             cells = [f"{_percent(model.mean(name))} ({_share(model.mean(name), model.clean)})" for model in card.models]
             detail.add_row(rich.text.Text(name), *cells, end_section=name == names[-1])
-    return [shown, detail]
+    return [_Overview(card), detail]
 
 
 def to_markdown(card: Card) -> str:
@@ -240,7 +261,9 @@ def heat_figure(card: Card) -> Figure:
     with matplotlib.rc_context({"font.size": 8.5, "text.parse_math": False}):
         edges = [i for i in range(1, len(names)) if _row_family(card, names[i]) != _row_family(card, names[i - 1])]
         figure = Figure(
-            figsize=(1.9 + 0.95 * len(card.models), 0.9 + 0.215 * len(names)), layout="constrained", facecolor="white"
+            figsize=(max(3.4, 1.9 + 0.95 * len(card.models)), 1.1 + 0.215 * len(names)),
+            layout="constrained",
+            facecolor="white",
         )
         axes = figure.add_subplot()
         colours = matplotlib.colormaps["RdYlBu"]
@@ -254,6 +277,11 @@ def heat_figure(card: Card) -> Figure:
                 axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=ink)
         for edge in edges:
             axes.axhline(edge - 0.5, color="white", linewidth=3)
+        for begin, end in itertools.pairwise([0, *edges, len(names)]):
+            family, right = _row_family(card, names[begin]), len(card.models) - 0.45
+            if (end - begin) * 0.215 > 0.07 * len(family):  # as tall as its letters, in inches
+                middle = (begin + end - 1) / 2
+                axes.text(right, middle, family, rotation=270, ha="left", va="center", color="dimgrey")
         labels = [f"{_folded(model.label)}\nclean {_percent(model.clean)}" for model in card.models]
         axes.set_xticks(range(len(labels)), labels)
         axes.set_yticks(range(len(names)), names)
@@ -261,7 +289,9 @@ def heat_figure(card: Card) -> Figure:
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        axes.set_xlabel(f"share of the clean mIoU that is left, in %; {card.domain}, {card.images} images")
+        mean = "mean over severities" if len(card.severities) > 1 else "severity"
+        what = f"{mean} {_severities(card)}; {card.domain}, {html.counted(card.images, 'image')}"
+        figure.supxlabel(f"share of the clean mIoU that is left, in %\n{what}", fontsize=8.5)
     return figure
 
 
@@ -290,6 +320,7 @@ _HEAT_STYLE = """
 .severities td, .severities th { padding: 3px 5px !important; } .severities td { min-width: 2.6em !important; }
 .heat th[scope=row] { font-weight: 500; white-space: nowrap; }
 .heat tbody tr.first th, .heat tbody tr.first td { border-top: 9px solid var(--card); }
+.heat th.family { text-align: left; color: var(--muted); font-weight: 400; font-size: 0.82rem; }
 .heat td.known { font-style: italic; text-decoration: underline dotted; }
 .scale { white-space: nowrap; } .scale i { display: inline-block; vertical-align: -0.06em; width: 22px; height: 12px; border: 1px solid var(--line); border-width: 1px 0; background: color-mix(in srgb, var(--heat) var(--lost), var(--card)); }
 .case { margin: 18px 0 26px; } .case h3 { margin-bottom: 2px; }
@@ -410,11 +441,13 @@ def _networks_section(card: Card) -> str:
     heads = "".join(f'<th scope="col">{_breakable(model.label)}</th>' for model in card.models)
     body = '<tr><th scope="row">clean, mIoU in %</th>'
     body += "".join(f'<td style="--lost: 0%"><b>{_percent(model.clean)}</b></td>' for model in card.models) + "</tr>"
-    for names in card.groups.values():
+    for family, names in card.groups.items():
         for name in names:
             css = ' class="first"' if name == names[0] else ""
             cells = "".join(_cell(card, model, name, model.mean(name)) for model in card.models)
-            body += f'<tr{css}><th scope="row">{_breakable(name)}</th>{cells}</tr>'
+            told = f'<th class="family" scope="rowgroup" rowspan="{len(names)}">{_text(family)}</th>' if css else ""
+            body += f'<tr{css}><th scope="row">{_breakable(name)}</th>{cells}{told}</tr>'
+    heads += '<th scope="col"><span class="hidden">family</span></th>'
     table = f'<table class="heat"><thead><tr><th scope="col"></th>{heads}</tr></thead><tbody>{body}</tbody></table>'
     known = any(_trained(model, name) for model in card.models for name in card.conditions)
     note = (
@@ -489,6 +522,8 @@ def _worst_section(card: Card, pictures: Path) -> str:
         for place, (name, color) in enumerate(zip(card.classes, card.colors, strict=True))
         if place in used
     )
+    if used - set(range(len(card.classes))):
+        legend += f"<li>{html.swatch(html.css_rgb((0, 0, 0)))}not labelled</li>"
     note = (
         "Images on which the networks lose most against the clean image, one of each family of conditions, the greatest loss "
         "first. Below each prediction: mean IoU over the classes of the image, clean → in this condition."

@@ -102,7 +102,7 @@ class Evaluation:
     def manner(self) -> str:
         """Protocol, views and size in words."""
         size = f"at {self.size[0]}×{self.size[1]}" if self.size else None
-        return "; ".join(part for part in (self.protocol, self.views, size) if part) or "whole images, one look"
+        return "; ".join(part for part in (self.protocol, self.views, size) if part) or "whole images, one scale"
 
     def names(self, role: Role) -> tuple[str, ...]:
         """Names of the domains of that role, in the order they were scored."""

@@ -9,6 +9,15 @@ from spcnet.reports.html import escaped, figure, swatch
 from spcnet.reports.runs import Run
 from spcnet.reports.series import Series, each_run, legend
 
+PARTS = {
+    "ce": "is the cross-entropy",
+    "aux": "that of the auxiliary head",
+    "var": "how far pixels are from the prototype of their class and domain",
+    "dis": "how much class means resemble the prototypes of other classes",
+    "whitening": "what is left of the covariances that are to vanish",
+}
+"""What the terms of a loss are, by the names that training logs."""
+
 
 def training(series: Sequence[Series]) -> str:
     """Losses over iterations and, where a run was scored more than once, its scores over them."""
@@ -31,6 +40,8 @@ def training(series: Sequence[Series]) -> str:
             "Loss over iterations, one line for each run: faint as logged, strong as a running mean. "
             "The sums of methods with different parts cannot be compared."
         )
+        told = "; ".join(f"<b>{name}</b> {PARTS[name]}" for name in names if name in PARTS)
+        note += f" The parts: {told}." if len(names) > 1 and told else ""
         parts.append(f'<p class="note">{note}</p>{legend(series, lines=True)}<div class="plots">{"".join(plots)}</div>')
     if any(len(run.evaluations) > 1 for _, run in each_run(series)):
         plots = []

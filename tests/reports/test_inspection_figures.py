@@ -32,7 +32,7 @@ from spcnet.reports.inspection import (
     render_terminal,
     write_inspection,
 )
-from spcnet.reports.inspection_figures import PAPER, draw_weights, figures_of, write_figures
+from spcnet.reports.inspection_figures import DOMAIN_COLORS, PAPER, draw_weights, figures_of, write_figures
 from spcnet.reports.inspection_page import inspection_section, render_page
 
 CLASSES = ("road", "car", "sky")
@@ -312,3 +312,21 @@ def test_a_name_with_a_comma_stays_one_cell() -> None:
     found = made()
     found = replace(found, images=(replace(found.images[0], name='a, "b"'), *found.images[1:]))
     assert nearest_csv(found).splitlines()[1].startswith('source0,source,"a, ""b""",')
+
+
+def test_no_two_of_twelve_domains_look_alike_where_colour_alone_tells_them() -> None:
+    assert len(set(DOMAIN_COLORS)) == len(DOMAIN_COLORS) == 12
+
+
+def test_words_on_the_map_of_pixels_do_not_lie_under_prototypes() -> None:
+    found = made()
+    drawn = figures_of(found)["pixels"].axes[0]
+    words = [text for text in drawn.texts if text.get_text() in found.classes]
+    assert words
+    assert min(text.get_zorder() for text in words) > max(line.get_zorder() for line in drawn.lines)
+
+
+def test_faint_marks_of_the_other_panel_are_in_the_legend_where_there_are_any() -> None:
+    for style in (True, False):
+        words = [text.get_text() for text in figures_of(made(style=style))["styles"].legends[0].get_texts()]
+        assert ("the same images in the other panel" in words) is style

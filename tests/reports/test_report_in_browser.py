@@ -100,6 +100,18 @@ def test_the_page_opens_without_a_network_and_is_no_wider_than_the_window(browse
         assert visit.complaints == []
 
 
+def test_bars_fit_a_phone_and_differences_a_desktop(browser: Any, url: str) -> None:
+    with Visit(browser, url, width=390) as visit:
+        left, right = visit.look(
+            "(({left, right}) => [left, right])(document.querySelector('#classes .bars svg').getBoundingClientRect())"
+        )
+        assert 0 <= left < right <= 390
+    with Visit(browser, url, width=1280) as visit:
+        assert visit.look(
+            "[...document.querySelectorAll('#classes .maps .scroll')].map(one => one.scrollWidth - one.clientWidth)"
+        ) == [0, 0]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_can_be_read(browser: Any, url: str, scheme: str) -> None:
     with Visit(browser, url, color_scheme=scheme) as visit:

@@ -169,7 +169,7 @@ def test_a_run_that_is_scored_in_windows_keeps_to_them(tmp_path: Path) -> None:
         file.write(json.dumps(result_record("spcnet", 0, 600, small_domains(source_a=0.6, fog=0.4))) + "\n")
     run = load_run(folder)
     assert run.final.mean_unseen_miou == 0.5
-    assert [other.manner for other in run.others] == ["whole images, one look"]
+    assert [other.manner for other in run.others] == ["whole images, one scale"]
 
 
 def test_protocols_of_papers_are_read_beside_the_result(tmp_path: Path) -> None:
