@@ -8,11 +8,12 @@ Any file works that `spcnet export --format onnx` has written: what it wants and
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def read_about(session: onnxruntime.InferenceSession) -> dict[str, Any]:
@@ -49,8 +50,16 @@ def main() -> None:
     parser.add_argument("photo", help="image to label")
     parser.add_argument("output", help="picture to write, *.png: pixel values are classes, shown in their colours")
     arguments = parser.parse_args()
+    for path in (arguments.model, arguments.photo):
+        if not Path(path).is_file():
+            parser.error(f"there is no file {path}: check the path")
+    if not arguments.output.lower().endswith(".png"):
+        parser.error(f"the output is {arguments.output}: classes are kept as they are only in a file *.png")
     session = onnxruntime.InferenceSession(arguments.model, providers=["CPUExecutionProvider"])
-    shown = label(session, Image.open(arguments.photo).convert("RGB"))
+    if "input" not in read_about(session):
+        parser.error(f"{arguments.model} does not say what it wants: give a file of spcnet export")
+    photo = ImageOps.exif_transpose(Image.open(arguments.photo))  # upright, as the camera was held
+    shown = label(session, photo.convert("RGB"))
     shown.save(arguments.output)
     names = read_about(session)["classes"]
     shares = np.bincount(np.asarray(shown).ravel(), minlength=len(names)) / (shown.width * shown.height)

@@ -352,15 +352,17 @@ def note(
     )
     lines = records.read_lines(config.output / records.RESULTS_FILE)
     same = ("iteration", "classes", "views")
-    if lines and all(lines[-1].get(name) == record[name] for name in same):
-        # Testing a finished run on further domains adds to what is known of it.
-        record = evaluator.joined(lines[-1], record)
+    before = next((line for line in reversed(lines) if all(line.get(name) == record[name] for name in same)), None)
+    if before is not None:
+        # Testing a finished run on further domains adds to what is known of it, also where it was looked at in other
+        # manners in between.
+        record = evaluator.joined(before, record)
     if not write:
         return record
     for name, result in results.items():
         evaluator.save_panels(result, config.output / "panels", name, space=space)
     # A run that was killed after its last line is tested again when it goes on; the line stays the only one.
-    if not lines or _scores(lines[-1]) != _scores(record):
+    if before is None or _scores(before) != _scores(record):
         records.append_line(config.output / records.RESULTS_FILE, record)
     return record
 

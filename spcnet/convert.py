@@ -350,14 +350,25 @@ def reference_names(network: Segmentor, model: ModelConfig) -> dict[str, str]:
     return {key: reference_name(key, backbone=model.backbone, stem_norm=stem_norm) for key in network.state_dict()}
 
 
+def refuse_exported(path: Path) -> None:
+    """Say of a file that `spcnet export` wrote what it is, instead of taking it for damaged weights.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if path.is_file() and path.suffix in (".onnx", ".pt2"):
+        raise UsageError(f"{path} is an exported network: give the run or the weights that it was made from")
+
+
 def load_any(path: Path | str) -> tuple[Segmentor, ModelCard]:
     """The network of a run, of a checkpoint of this package, or of any file that `load_foreign` reads.
 
     Raises:
         CheckpointError: nothing is there, or it cannot be read.
-        UsageError: its classes fit no label space.
+        UsageError: its classes fit no label space, or it is an exported network.
     """
     path = Path(path)
+    refuse_exported(path)
     if path.is_file() and not checkpoint.is_own(path):
         network, card, _ = load_foreign(path)
         return network, card

@@ -317,12 +317,16 @@ def name_sizes(graph: Any) -> None:
                 dim.dim_param = pattern.sub(lambda found: names[found[1]], dim.dim_param)
 
 
-def onnx_program(content: bytes) -> Program:
+def onnx_program(content: bytes, what: str = "the file") -> Program:
     """Make an ONNX file ready to run on the processor, with as many threads as torch has.
+
+    Args:
+        content: of the file.
+        what: its name, for messages.
 
     Raises:
         UsageError: the packages for ONNX are not installed.
-        DataError: ONNX Runtime cannot read it.
+        DataError: ONNX Runtime cannot read it; and where the program is run, if it does not take such images.
     """
     _, runtime = _packages()
     options = runtime.SessionOptions()
@@ -331,9 +335,20 @@ def onnx_program(content: bytes) -> Program:
     try:
         session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's errors have no common base
-        raise DataError(f"ONNX Runtime cannot read the file: {' '.join(str(error).split())}. Export it anew") from error
+        raise DataError(f"ONNX Runtime cannot read {what}: {' '.join(str(error).split())}. Export it anew") from error
     name = session.get_inputs()[0].name
-    return lambda image: torch.from_numpy(session.run(None, {name: image.numpy()})[0])
+
+    def run(image: Tensor) -> Tensor:
+        try:
+            return torch.from_numpy(session.run(None, {name: image.numpy()})[0])
+        except Exception as error:  # as above
+            size = "×".join(map(str, image.shape))
+            raise DataError(
+                f"{what} does not take images of {size} ({' '.join(str(error).split())}): give one that spcnet export "
+                "wrote, whose sizes are free"
+            ) from error
+
+    return run
 
 
 def onnx_metadata(content: bytes, what: str) -> dict[str, Any]:
@@ -359,7 +374,24 @@ def onnx_metadata(content: bytes, what: str) -> dict[str, Any]:
             f"{what} does not say what its classes and its images are (no {', '.join(missing)}): give a file that "
             "spcnet export wrote"
         )
+    kind, pixels = ((found[key] if isinstance(found[key], dict) else {}) for key in ("output", "input"))
+    size = found.get("size")
+    wrong = {
+        "space": not isinstance(found["space"], str),
+        "output": kind.get("name") not in ("logits", "labels"),
+        "input": pixels.get("type") not in ("uint8", "float32"),
+        "mean": not _are_numbers(found["mean"], 3),
+        "std": not _are_numbers(found["std"], 3) or min(found["std"]) <= 0,
+        "size": size is not None and not _are_numbers(size, 2),
+    }
+    if any(wrong.values()):
+        said = ", ".join(name for name, is_wrong in wrong.items() if is_wrong)
+        raise DataError(f"{what} says of itself what cannot be ({said}): give a file that spcnet export wrote")
     return found
+
+
+def _are_numbers(values: object, count: int) -> bool:
+    return isinstance(values, list) and len(values) == count and all(isinstance(one, (int, float)) for one in values)
 
 
 def torch_program(content: bytes) -> Program:
@@ -627,12 +659,25 @@ class FileNetwork(nn.Module):
             self.wanted = torch.tensor([mean, std]).view(2, 3, 1, 1)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:
-        """Scores of normalised images; a file that normalises gets the bytes they come from."""
+        """Scores of normalised images; a file that normalises gets the bytes they come from.
+
+        Raises:
+            DataError: the file answers with other classes than its own.
+        """
         if self.pixels is not None:
             image = denormalise(image).to(torch.uint8 if self.pixels == "uint8" else torch.float32)
         elif self.wanted is not None:
             image = (denormalise(image).float() / 255 - self.wanted[0]) / self.wanted[1]
         answer = self.program(image)
+        if self.kind == "labels":
+            fits = answer.ndim == 3 and int(answer.max()) < self.num_classes
+        else:
+            fits = answer.ndim == 4 and answer.shape[1] == self.num_classes
+        if not fits:
+            raise DataError(
+                f"the file answers with {self.kind} of the shape {tuple(answer.shape)}, and not of the {self.num_classes} "
+                "classes that it says to have: export the network anew"
+            )
         if self.kind == "labels":
             answer = F.one_hot(answer.long(), self.num_classes).movedim(-1, 1).float()
         return SegOutput(answer)

@@ -44,7 +44,8 @@ def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | Non
     """Write a trained network as a folder that `from_pretrained` reads and the Hub shows.
 
     Args:
-        model: folder of a run, whose results the model card tells, or a file that `spcnet.load_model` reads.
+        model: folder of a run, whose results the model card tells; a folder that this function wrote, whose model card is
+            kept with what was written into it since; or a file that `spcnet.load_model` reads.
         folder: where to; files of the same name are replaced, others stay.
         repo_id: `OWNER/NAME` of the repository that the model card tells to load from.
 
@@ -54,15 +55,20 @@ def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | Non
     Raises:
         CheckpointError: there is no network.
         DataError: the run's records are broken, or the folder cannot be written.
+        UsageError: the name of the repository is none.
     """
+    if repo_id is not None:
+        _check_name(repo_id)
     model, folder = Path(model), Path(folder)
     network, card = load_any(model)
     run = load_run(model) if (model / CONFIG_FILE).is_file() else None
     weights = card.model.get("weights")
     # Where the weights lay is nobody's business; what they were is.
     public = dataclasses.replace(card, model={**card.model, "weights": weights and Path(weights).name})
-    iteration = run.final.iteration if run is not None else 0
-    write_text(folder / CARD_FILE, model_card(public, run, repo_id=repo_id))
+    iteration = run.final.iteration if run is not None else _iteration(model)
+    written = run is None and (model / CONFIG_JSON).is_file() and (model / CARD_FILE).is_file()
+    text = _kept_card(model / CARD_FILE, repo_id) if written else model_card(public, run, repo_id=repo_id)
+    write_text(folder / CARD_FILE, text)
     config = {
         "library_name": "spcnet",
         "spcnet_version": importlib.metadata.version("spcnet"),
@@ -72,6 +78,23 @@ def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | Non
     # Last, for a folder with a network is taken for whole.
     checkpoint.write(folder / MODEL_FILE, network.state_dict(), public, {"iteration": iteration})
     return folder
+
+
+def _iteration(model: Path) -> int:
+    """After how many iterations a network was written that came without its run; 0 where nothing says so."""
+    file = checkpoint.find(model)
+    return int(checkpoint.read_state(file).get("iteration", 0)) if checkpoint.is_own(file) else 0
+
+
+def _kept_card(path: Path, repo_id: str | None) -> str:
+    """A model card that lies there, with the name of the repository that it goes to now."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}. Restore or remove it") from error
+    if repo_id is None:
+        return text
+    return re.sub(r'(?<=spcnet\.from_pretrained\(")[^"]*(?="\))', repo_id, text)
 
 
 def from_pretrained(
@@ -158,8 +181,7 @@ def push_to_hub(
         DataError: the Hub refuses it or cannot be reached.
         UsageError: the name is none, or the client of the Hub is not installed.
     """
-    if not REPO_ID.fullmatch(repo_id):
-        raise UsageError(f"the repository is {repo_id!r}: write OWNER/NAME in letters, digits, dots, - and _")
+    _check_name(repo_id)
     api = _client().HfApi(token=token)
     with TemporaryDirectory() as folder:
         save_pretrained(model, folder, repo_id=repo_id)
@@ -169,6 +191,11 @@ def push_to_hub(
         except Exception as error:  # as above
             raise DataError(f"cannot write to {repo_id}: {_why(error, None)}") from error
     return str(address)
+
+
+def _check_name(repo_id: str) -> None:
+    if not REPO_ID.fullmatch(repo_id):
+        raise UsageError(f"the repository is {repo_id!r}: write OWNER/NAME in letters, digits, dots, - and _")
 
 
 def _client() -> Any:
@@ -308,6 +335,7 @@ def _protocol(card: ModelCard, run: Run | None) -> str:
         return "not recorded" if value is None else f"{value}{unit}"
 
     size = "each image's own" if card.size is None else f"{card.size[0]}×{card.size[1]}"
+    looked = run.final.views or "whole images at one scale"
     rows = [
         f"- {said('training.iterations')} iterations of SGD, learning rate {said('training.learning_rate')}, momentum "
         f"{said('training.momentum')}, weight decay {said('training.weight_decay')}, polynomial decay with power "
@@ -315,8 +343,8 @@ def _protocol(card: ModelCard, run: Run | None) -> str:
         f"- {said('data.images_per_domain')} images of each source in a batch, size {size}, output stride "
         f"{card.model['output_stride']}",
         f"- spcnet {run.environment.get('spcnet', 'not recorded')}, torch {run.environment.get('torch', 'not recorded')}",
-        "- scored: mIoU over all pixels of a domain, at the labels' own size, whole images at one scale; a domain is unseen "
-        "where no image of it was trained on",
+        "- scored: mIoU over all pixels of as many images of a domain as stand below, at the labels' own size, "
+        f"{looked}; a domain is unseen where no image of it was trained on",
     ]
     return "\n".join(rows)
 

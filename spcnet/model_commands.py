@@ -14,7 +14,7 @@ from spcnet import checkpoint
 from spcnet import export as exporting
 from spcnet.commands import read_config
 from spcnet.config import DataConfig, DomainSpec
-from spcnet.convert import load_any, load_backbone, load_foreign, write_backbone, write_robustnet
+from spcnet.convert import load_any, load_backbone, load_foreign, refuse_exported, write_backbone, write_robustnet
 from spcnet.cost import PAPER_SIZE, costs, paper_table
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import label_space
@@ -71,6 +71,8 @@ def predict(
         KeyboardInterrupt: the user stopped it; what is done until then is written.
     """
     console = console or Console(quiet=True)
+    if full_size and size is not None:
+        raise UsageError(f"size is [{size[0]},{size[1]}], and full_size leaves images at their own: drop one of them")
     network, card = load_any(model)
     views = views or Views()
     wanted = None if full_size else size or card.size
@@ -157,7 +159,18 @@ def convert(
     console = console or Console(quiet=True)
     if to not in ("spcnet", "robustnet"):
         raise one_of(to, ("spcnet", "robustnet"), "format")
+    refuse_exported(source)
     if source.is_dir() or checkpoint.is_own(source):
+        given = {
+            "method": method,
+            "output_stride": output_stride,
+            "wt_layer": wt_layer,
+            "space": space,
+            "domains": domains,
+            "allow_missing": allow_missing or None,
+        }
+        if idle := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"{source} says itself what network it holds: leave out {', '.join(idle)}")
         network, card = load_any(source)
         told = [f"spcnet checkpoint: {len(network.state_dict())} tensors loaded"]
     elif (backbone := load_backbone(source)) is not None:
@@ -250,6 +263,10 @@ def export(
         raise UsageError(
             "--int8 needs --calibration: a domain, for example camvid, or a folder of images like those to come"
         )
+    if calibration is not None and not int8:
+        raise UsageError("--calibration is for --int8: give both, or --score to score the file on a domain")
+    if pixels != "uint8" and not normalise:
+        raise UsageError(f"--pixels {pixels} is for a file that normalises its images: give --normalise, too")
     if calibration_images < 1 or limit < 0 or repeats < 0:
         raise UsageError(
             f"calibration_images is {calibration_images}, limit {limit}, repeats {repeats}: there must be at least one image, "
@@ -262,6 +279,7 @@ def export(
     shown: SegmentationSet | Path | None = None
     if calibration is not None and Path(calibration).is_dir():
         shown = Path(calibration)
+        find_images([shown])  # what is wrong with it is told before the network is exported
     elif calibration is not None:
         spec = DomainSpec.parse(calibration)
         shown = open_domain(spec, data=data, space=space, training=True)

@@ -1,8 +1,8 @@
 """`spcnet evaluate`: a run, a file of weights, an exported network or a folder of predictions, by a named protocol.
 
 A run that is scored by the protocol `spcnet` gets the result into its results.jsonl, as training itself does; by another
-one into protocols.jsonl, for what protocols say is not comparable. All else is scored the same way, and the result
-goes into a file of its own.
+one, at another size or on fewer images into protocols.jsonl, for these are not comparable. All else is scored the same
+way, and the result goes into a file of its own.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ Ids = Literal["auto", "train", "label", "color"]
 """What the pixels of predictions are: train ids 0..K-1, Cityscapes' label ids, or colours; `auto` looks at the names."""
 
 PROTOCOLS_FILE = "protocols.jsonl"
-"""In the folder of a run: its results by other protocols than `spcnet`, a line each."""
+"""In the folder of a run: its results by other protocols than `spcnet`, at other sizes, on fewer images, a line each."""
 RESULTS_SUFFIX = ".results.jsonl"
 """Ends the name of the file with the results of a file of weights or an exported network."""
 
@@ -96,20 +96,37 @@ def evaluate(
             f"the protocol {protocol} says how images are looked at: leave out {', '.join([*fixed, *(['size'] if size else [])])}, "
             "or choose the protocol spcnet"
         )
-    folder = model.is_dir() and not (model / records.CONFIG_FILE).is_file() and _pictures(model)
+    run = (model / records.CONFIG_FILE).is_file()
+    own = commands.read_config(model).evaluation if run else EvaluationConfig()
+    looks = dataclasses.replace(own, **given)
+    idle = sorted({"overlap", "window_weights"}.intersection(given))
+    if idle and looks.window is None:
+        raise UsageError(f"there are no windows for {' and '.join(idle)} to lie by: give --window [H,W], too")
+    network_files = (checkpoint.MODEL_FILE, checkpoint.LATEST_FILE, checkpoint.PREVIOUS_FILE)
+    folder = model.is_dir() and not run and not any((model / name).is_file() for name in network_files)
+    if folder and not _pictures(model):
+        raise DataError(
+            f"the folder {model} holds neither a run, nor a network, nor predictions, which are PNG files: check the path"
+        )
     if ids != "auto" and not folder:
         raise UsageError(f"--ids {ids} is for a folder of predictions, and {model} is none: leave it out")
     if space is not None and not folder:
         raise UsageError(f"--space {space} is for a folder of predictions; {model} has its own: leave it out")
     asked = _Asked(targets, roots or {}, given, way, size, devices, console)
     if folder:
+        if size is not None or devices != 1:
+            what = "size" if size is not None else "devices"
+            raise UsageError(
+                f"{model} holds predictions, which are scored as they are, by one process: leave out {what}"
+            )
         record = _folder(model, asked, label_space(space or "cityscapes19"), ids)
         output = output or model / records.RESULTS_FILE
-    elif (model / records.CONFIG_FILE).is_file():
-        if way is PROTOCOLS["spcnet"] and size is None and output is None:
-            own = dataclasses.replace(commands.read_config(model).evaluation, **given)
+    elif run:
+        # A quick look at a few images must not take the place of what the run is known by.
+        fewer = bool(looks.limit) and (not own.limit or looks.limit < own.limit)
+        if way is PROTOCOLS["spcnet"] and size is None and output is None and not fewer:
             record = commands.evaluate(
-                model, targets=targets, roots=roots, evaluation=own, devices=devices, console=console
+                model, targets=targets, roots=roots, evaluation=looks, devices=devices, console=console
             )
         else:
             record = _run(model, asked)
@@ -119,9 +136,15 @@ def evaluate(
         output = output or model.with_name(model.name + RESULTS_SUFFIX)
     if processes.rank() > 0:
         return record
+    problem = None
     if output is not None:
-        records.append_line(output, record)
+        try:
+            records.append_line(output, record)
+        except DataError as error:  # hours may have gone into these figures
+            output, problem = None, error
     _show(record, way, classes, output, console)
+    if problem is not None:
+        raise problem
     return record
 
 
@@ -178,6 +201,8 @@ def _file(path: Path, asked: _Asked) -> Record:
             f"{path} would be trusted with running code: score the network it was made from, or an ONNX file"
         )
     if path.suffix == ".onnx":
+        if asked.devices != 1:
+            raise UsageError(f"{path} is run by ONNX Runtime on the processor: leave out devices")
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -186,7 +211,7 @@ def _file(path: Path, asked: _Asked) -> Record:
         space, method, domains = label_space(told["space"]), str(told.get("method", "onnx")), told.get("domains", [])
         trained = told.get("size")
         network = FileNetwork(
-            onnx_program(content),
+            onnx_program(content, str(path)),
             kind=told["output"]["name"],
             pixels=told["input"]["type"] if told["normalise"] else None,
             num_classes=len(space),
@@ -241,9 +266,17 @@ def _score(scored: _Scored, names: Sequence[str], config: RunConfig, asked: _Ask
         seed=scored.seed,
         iteration=scored.iteration,
         run=config.output.name,
-        views=config.evaluation.views if protocol.views is None else None,
+        views=_looked(config.evaluation, protocol),
     )
     return as_published({**found, "size": list(data.size) if data.size else None}, protocol)
+
+
+def _looked(asked: EvaluationConfig, protocol: Protocol) -> str | None:
+    """How images were looked at and at how many, in words; None where it is one look at each whole image."""
+    views = asked.views if protocol.views is None else None
+    number = "image" if asked.limit == 1 else f"{asked.limit} images"
+    first = f"only the first {number} of each domain" if asked.limit else None
+    return "; ".join(part for part in (views, first) if part) or None
 
 
 def _read_as(source: str, protocol: Protocol) -> str:
@@ -448,7 +481,7 @@ def _show(record: Record, protocol: Protocol, classes: bool, output: Path | None
         console.print(class_scores(record, name, swapped=protocol.swapped))
     console.print(
         "mIoU and all else in %; 95 %: bootstrap over the images"
-        + (f"; looked at in {record['views']}" if record.get("views") else "")
+        + (f"; looked at: {record['views']}" if record.get("views") else "")
         + ("" if output is None else f". Added to {output}"),
         highlight=False,
         markup=False,

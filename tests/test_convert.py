@@ -199,6 +199,26 @@ def test_wrong_options_are_answered_in_one_line(
     assert not (tmp_path / "out.safetensors").exists()
 
 
+def test_an_exported_network_is_called_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("x.onnx", "x.pt2"):
+        (tmp_path / name).write_bytes(b"anything")
+        with pytest.raises(UsageError, match=rf"{name} is an exported network: give the run or the weights"):
+            spcnet.load_model(tmp_path / name)
+        assert main(["convert", str(tmp_path / name), str(tmp_path / "out.safetensors")]) == 2
+        assert "is an exported network" in capsys.readouterr().err
+
+
+def test_a_file_that_says_what_it_is_takes_no_other_word_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, out = tmp_path / "own.safetensors", tmp_path / "out.safetensors"
+    assert main(["convert", str(saved(tmp_path / "in.pth", small())), str(own)]) == 0
+    assert main(["convert", str(own), str(out), "--method=isw", "--domains=[gtav]"]) == 2
+    assert "says itself what network it holds: leave out method, domains" in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+    assert main(["convert", str(own), str(out)]) == 0
+
+
 def test_a_damaged_file_of_this_package_is_told_of_as_such(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"1234567890")

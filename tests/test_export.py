@@ -1,11 +1,13 @@
 """Exported files answer as their networks do, for every method and backbone and at any size, and say what they are."""
 
 import json
+import runpy
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -403,3 +405,64 @@ def test_a_file_leaves_out_what_only_training_needs() -> None:
     deployed = ex.Deployed(network, card_of("spcnet", "shufflenet_v2"))
     assert deployed.network.auxiliary is None
     assert network.auxiliary is not None
+
+
+def test_what_an_export_would_not_use_is_told_before_the_work(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ex, "export", lambda *_, **__: pytest.fail("exported"))
+    (tmp_path / "empty").mkdir()
+    for options, said in (
+        (["--calibration=streets/game"], "--calibration is for --int8: give both, or --score"),
+        (["--pixels=float32"], "--pixels float32 is for a file that normalises its images: give --normalise"),
+        (["--int8", f"--calibration={tmp_path / 'empty'}"], "empty has no images"),
+    ):
+        assert main(["export", str(trained), f"--output={tmp_path / 'x.onnx'}", *options]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_example_turns_photos_upright_and_says_what_is_wrong_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = {"size": None, "normalise": True, "input": {"name": "image", "type": "uint8"}}
+    about |= {"output": {"name": "labels"}, "classes": ["dark", "light"], "colors": [[0, 0, 0], [255, 255, 255]]}
+
+    class Session:
+        """Says of a pixel whether it is light."""
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def get_modelmeta(self) -> Any:
+            return SimpleNamespace(custom_metadata_map={key: json.dumps(value) for key, value in about.items()})
+
+        def run(self, _: None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [(given["image"][:, 0] > 127).astype(np.uint8)]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    example = runpy.run_path(str(EXAMPLE))["main"]
+    model, photo, out = tmp_path / "model.onnx", tmp_path / "photo.png", tmp_path / "out.png"
+    model.write_bytes(b"")
+    lying = Image.fromarray(np.repeat(np.uint8([[0, 0, 255]]), 2, axis=0))  # light on the right, before it is turned
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    lying.save(photo, exif=turned)
+
+    def run(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["onnx_only.py", *map(str, arguments)])
+        example()
+
+    run(model, photo, out)
+    assert np.asarray(Image.open(out)).tolist() == [[0, 0], [0, 0], [1, 1]]
+    capsys.readouterr()
+    for arguments, said in (
+        ((tmp_path / "no.onnx", photo, out), "there is no file"),
+        ((model, tmp_path / "no.png", out), "there is no file"),
+        ((model, photo, tmp_path / "out.jpg"), r"only in a file *.png"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            run(*arguments)
+        assert said in capsys.readouterr().err
+    about.clear()
+    with pytest.raises(SystemExit, match="2"):
+        run(model, photo, out)
+    assert "give a file of spcnet export" in capsys.readouterr().err

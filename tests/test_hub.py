@@ -1,7 +1,9 @@
 """A network handed on: what lies in the folder, what the card tells, and the way to the Hub and back without a network."""
 
+import dataclasses
 import json
 import re
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -27,7 +29,9 @@ from spcnet.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, as
 from spcnet.data.labels import label_space
 from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.evaluation import evaluator
+from spcnet.hub import model_card
 from spcnet.methods import build_model, restore
+from spcnet.reports.runs import load_run
 
 SPACE = label_space("idd7")
 DOMAINS = {"camvid": "source", "idd_lite@train": "source", "cityscapes": "unseen", "cityscapes+night": "unseen"}
@@ -104,6 +108,37 @@ def test_a_folder_gives_the_network_back(run: Path, saved: Path) -> None:
     assert equal(network, spcnet.load_model(run))
     again = spcnet.save_pretrained(saved / MODEL_FILE, saved.parent / "again")
     assert equal(network, spcnet.from_pretrained(str(again)))
+
+
+def test_a_folder_that_goes_on_keeps_its_model_card(saved: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    shutil.copytree(saved, first)
+    text = (first / "README.md").read_text() + "\nNot for rain in the Alps.\n"
+    (first / "README.md").write_text(text)
+    spcnet.save_pretrained(first, tmp_path / "second")
+    assert (tmp_path / "second" / "README.md").read_text() == text
+    spcnet.save_pretrained(first, first, repo_id="owner/name")  # onto itself
+    assert '"OWNER/NAME"' in text
+    assert (first / "README.md").read_text() == text.replace('"OWNER/NAME"', '"owner/name"')
+    assert checkpoint.read(first / MODEL_FILE)[2] == {"iteration": 40}
+    (first / "README.md").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"cannot read .*README\.md"):
+        spcnet.save_pretrained(first, tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def test_nothing_is_written_for_a_repository_that_cannot_be(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="write OWNER/NAME"):
+        spcnet.save_pretrained(saved, tmp_path / "out", repo_id="name")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_model_card_tells_how_images_were_looked_at(run: Path) -> None:
+    network_card, found = restore(run)[1], load_run(run)
+    assert "own size, whole images at one scale;" in model_card(network_card, found)
+    evaluations = (dataclasses.replace(found.final, views="windows of 64×64, hann"),)
+    windowed = dataclasses.replace(found, evaluations=evaluations)
+    assert "own size, windows of 64×64, hann;" in model_card(network_card, windowed)
 
 
 def test_no_path_of_the_machine_goes_along(saved: Path) -> None:

@@ -93,8 +93,11 @@ def own_set(city: Path) -> FolderSet:
 
 def test_weights_and_onnx_score_what_the_run_scores(run: Path, city: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    before = lines(run / "results.jsonl")
     wanted = scoring.evaluate(run)["domains"]["cityscapes"]
+    before = lines(
+        run / "results.jsonl"
+    )  # rounding may set a pixel apart from what training, in another layout, scored
+    scoring.evaluate(run)
     assert lines(run / "results.jsonl") == before, "the same result is no second line"
     weights = tmp_path / "weights.safetensors"
     shutil.copy(run / "model.safetensors", weights)
@@ -106,7 +109,7 @@ def test_weights_and_onnx_score_what_the_run_scores(run: Path, city: Path, tmp_p
     for kind, pixels in (("logits", None), ("labels", "uint8")):
         file = tmp_path / f"{kind}.onnx"
         with unchecked():
-            export(network, card, file, kind=kind, pixels=pixels)  # type: ignore[arg-type]
+            export(network, card, file, kind=kind, pixels=pixels, checked=[(1, 64, 96)])  # type: ignore[arg-type]
         of_file = scoring.evaluate(file, **options, output=tmp_path / "out.jsonl")["domains"]["cityscapes"]
         assert of_file["images"] == 3
         # Labels are chosen at the image's size and logits at the label's, so only the former may differ a little.
@@ -354,3 +357,117 @@ def test_options_that_do_not_fit_are_refused(run: Path, predictions: Path, city:
         scoring.evaluate(foreign, targets=["cityscapes"])
     with pytest.raises(UsageError, match="the label space is idd7: give --ids train or color"):
         scoring.read_prediction(next(predictions.rglob("*.png")), space=label_space("idd7"), ids="label")
+
+
+def test_what_has_no_effect_is_refused(run: Path, predictions: Path, city: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "any.onnx").write_bytes(b"")
+    cases: list[tuple[Path, dict[str, Any], str]] = [
+        (run, {"evaluation": {"overlap": 0.5}}, "no windows for overlap to lie by: give --window"),
+        (run, {"evaluation": {"window_weights": "hann"}}, "no windows for window_weights"),
+        (predictions, {"targets": ["cityscapes"], "size": SIZE}, "scored as they are.*leave out size"),
+        (predictions, {"targets": ["cityscapes"], "devices": 2}, "leave out devices"),
+        (tmp_path / "any.onnx", {"targets": ["cityscapes"], "devices": "auto"}, "leave out devices"),
+    ]
+    for model, options, message in cases:
+        with pytest.raises(UsageError, match=message):
+            scoring.evaluate(model, **options)
+    with pytest.raises(DataError, match="empty holds neither a run, nor a network, nor predictions"):
+        scoring.evaluate(tmp_path / "empty", targets=["cityscapes"])
+
+
+def test_a_folder_with_a_network_holds_no_predictions(run: Path, city: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "model.safetensors", tmp_path)
+    Image.new("RGB", (4, 4)).save(tmp_path / "teaser.png")
+    found = scoring.evaluate(tmp_path, targets=["cityscapes"], roots={"cityscapes": str(city)})
+    assert found["method"] == "spcnet"
+
+
+def test_a_quick_look_does_not_take_the_place_of_the_runs_result(run: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(run, own)
+    before = (own / "results.jsonl").read_text()
+    told = io.StringIO()
+    found = scoring.evaluate(own, evaluation={"limit": 1}, console=Console(file=told, width=200))
+    assert found["domains"]["cityscapes"]["images"] == 1
+    assert found["views"] == "only the first image of each domain"
+    assert "looked at: only the first image" in told.getvalue()
+    assert (own / "results.jsonl").read_text() == before
+    assert lines(own / "protocols.jsonl")[-1]["domains"] == found["domains"]
+
+
+def test_a_result_is_added_to_those_of_its_own_manner_whatever_lies_between(run: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(run, own)
+    scoring.evaluate(own, evaluation={"flip": True})
+    scoring.evaluate(own, targets=["streets/night"])
+    plain, mirrored, again = lines(own / "results.jsonl")[-3:]
+    assert [line["views"] for line in (plain, mirrored, again)] == [None, "mirrored", None]
+    assert set(again["domains"]) == {"streets/game", "cityscapes", "streets/night"}
+    scores = [again["domains"][name]["miou"] for name in ("cityscapes", "streets/night")]
+    assert again["mean_unseen_miou"] == pytest.approx(sum(scores) / 2)
+
+
+def test_figures_are_shown_where_they_cannot_be_written(run: Path, tmp_path: Path) -> None:
+    told = io.StringIO()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write"):
+        scoring.evaluate(run, output=tmp_path / "file" / "x.jsonl", console=Console(file=told, width=100))
+    assert "cityscapes" in told.getvalue()
+    assert "Added to" not in told.getvalue()
+
+
+def foreign_file(path: Path, channels: int, *, free: bool = True, **said: Any) -> Path:
+    """An ONNX file that gives back its image, or so many channels of it, and says of itself what is asked for."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    shape = ["b", 3, "h", "w"] if free else [1, 3, 33, 33]
+    nodes = [onnx.helper.make_node("Slice", ["image", "from", "to", "along"], ["logits"])]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "foreign",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)],
+        [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, None)],
+        [
+            onnx.helper.make_tensor(name, onnx.TensorProto.INT64, [1], [value])
+            for name, value in (("from", 0), ("to", channels), ("along", 1))
+        ],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    about = {
+        "space": "idd7",
+        "classes": ["a"],
+        "output": {"name": "logits"},
+        "normalise": False,
+        "input": {"name": "image", "type": "float32"},
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        **said,
+    }
+    for key, value in about.items():
+        model.metadata_props.add(key=key, value=json.dumps(value))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 2}, r"answers with logits of the shape \(4, 2, 80, 160\), and not of the 7 classes"),
+        ({"channels": 3, "free": False}, r"\.onnx does not take images of 4×3×80×160"),
+        ({"channels": 3, "output": "logits"}, r"\.onnx says of itself what cannot be \(output\)"),
+        ({"channels": 3, "input": {"type": "int4"}, "size": [33]}, r"what cannot be \(input, size\)"),
+        ({"channels": 3, "mean": [0.5], "std": [1, 0, 1]}, r"what cannot be \(mean, std\)"),
+        ({"channels": 3, "space": 7}, r"what cannot be \(space\)"),
+    ],
+)
+def test_an_onnx_file_from_elsewhere_is_one_clear_line(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    file = foreign_file(tmp_path / "foreign.onnx", **options)
+    with pytest.raises(DataError, match=message):
+        scoring.evaluate(file, targets=["streets/night"], size=(80, 160), evaluation={"limit": 4, "batch_size": 4})
+
+
+def test_labels_beyond_the_classes_of_a_file_are_refused() -> None:
+    network = FileNetwork(lambda image: torch.full((1, 2, 2), 5), kind="labels", pixels=None, num_classes=5)
+    with pytest.raises(DataError, match="not of the 5 classes"):
+        network(normalise(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)))

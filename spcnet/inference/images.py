@@ -68,6 +68,9 @@ def _decoded(image: Image.Image, where: str) -> npt.NDArray[np.uint8]:
 
 
 def _unreadable(where: str, error: Exception) -> DataError:
+    if isinstance(error, Image.DecompressionBombError):
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return DataError(f"cannot read {where}: it has more than {most} pixels. Make it smaller, or cut it")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     return DataError(f"cannot read {where}: {' '.join(reason.split())}. Check or replace the file")
 

@@ -107,6 +107,11 @@ class Predictor:
         if speed not in ("auto", "plain", "fused"):
             raise one_of(speed, ("auto", "plain", "fused"), "speed")
         check_views(views)
+        if size is not None and not _fits(size, views):
+            raise UsageError(
+                f"the size {size[0]}×{size[1]} is too small at the scale {min(views.scales):g}: height and width must be at "
+                f"least {MIN_SIZE} pixels at each"
+            )
         self.device = find_device(device)
         self.model = model.to(self.device).eval()
         self.space = space
@@ -160,9 +165,11 @@ class Predictor:
         return rgb
 
     def _check_size(self, rgb: npt.NDArray[np.uint8], what: str) -> None:
-        if self.size is None and min(rgb.shape[:2]) < MIN_SIZE:
+        if self.size is None and not _fits(rgb.shape[:2], self.views):
+            scale = min(self.views.scales)
             raise UsageError(
-                f"{what} has {rgb.shape[0]}×{rgb.shape[1]} pixels: height and width must be at least {MIN_SIZE}. "
+                f"{what} has {rgb.shape[0]}×{rgb.shape[1]} pixels: height and width must be at least {MIN_SIZE}"
+                f"{'' if scale == 1 else f' at the scale {scale:g}'}. "
                 "Set a size that it is brought to, or give a larger image"
             )
 
@@ -436,6 +443,11 @@ def certainty(scores: Float[Tensor, "K h w"], chosen: Int[Tensor, "H W"]) -> Flo
     return (own - total).exp()
 
 
+def _fits(size: tuple[int, ...], views: Views) -> bool:
+    """Whether an image of that height and width is large enough for the network at each scale."""
+    return round(min(size) * min(views.scales)) >= MIN_SIZE
+
+
 def check_views(views: Views) -> None:
     """Refuse ways to look at an image that make no sense.
 
@@ -452,6 +464,10 @@ def check_views(views: Views) -> None:
         raise one_of(views.weights, ("uniform", "hann"), "window weights")
     if not views.scales or min(views.scales) <= 0:
         raise UsageError(f"the scales are {list(views.scales)}: factors above 0, at least one")
+    if views.window is None and (views.overlap, views.weights) != (WHOLE.overlap, WHOLE.weights):
+        raise UsageError(
+            "there are no windows for the overlap or the window weights to lie by: give a window, or leave them out"
+        )
 
 
 def _per_source(weights: torch.Tensor) -> list[float]:

@@ -167,6 +167,8 @@ def test_mirrored_looks_agree_with_plain_ones_where_the_network_is_symmetric():
         (Views(window=(64, 64), overlap=1.0), "the overlap is 1.0"),
         (Views(scales=()), "the scales are"),
         (Views(scales=(0.0,)), "factors above 0"),
+        (Views(overlap=0.5), "no windows for the overlap or the window weights"),
+        (Views(weights="hann"), "no windows for the overlap or the window weights"),
         (Views(window=(64, 64), weights="hann"), None),
     ],
 )
@@ -176,6 +178,20 @@ def test_views_that_make_no_sense_are_refused(views, message):
         return
     with pytest.raises(UsageError, match=message):
         make(views=views)
+
+
+def test_an_image_too_small_for_a_scale_is_one_failure_among_the_others(tmp_path):
+    save(tmp_path / "in", "a.png", "c.png", height=80)
+    Image.fromarray(grey(0, 255, height=50)).save(tmp_path / "in/b.png")  # 50×40: half of it is 25×20
+    found = make(views=Views(scales=(1.0, 0.5))).predict_paths([tmp_path / "in"], tmp_path / "out")
+    assert [one.name for one in found.written] == ["a", "c"]
+    (failure,) = found.failures
+    assert "b.png has 50×40 pixels: height and width must be at least 33 at the scale 0.5" in failure.reason
+    assert (tmp_path / "out/predictions.json").is_file()
+    with pytest.raises(UsageError, match=r"64×64 is too small at the scale 0\.5"):
+        make(size=(64, 64), views=Views(scales=(0.5,)))
+    larger = make(views=Views(scales=(2.0,)))  # which makes it large enough
+    assert larger.predict(grey(0, height=20)).class_map.shape == (20, 20)
 
 
 def test_a_batch_without_images_is_refused():
@@ -338,6 +354,8 @@ def test_a_video_that_breaks_is_told_of_and_the_exit_code_says_so(trained, tmp_p
         (["--every=0"], 2, "every is 0"),
         (["--limit=-1"], 2, "limit -1"),
         (["--overlay=3"], 2, "opacity"),
+        (["--full_size", "--size=[64,64]"], 2, "size is [64,64], and full_size leaves images at their own"),
+        (["--window_weights=hann"], 2, "no windows for"),
     ],
 )
 def test_options_that_make_no_sense_are_one_line(trained, tmp_path, capsys, options, code, message):

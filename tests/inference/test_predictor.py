@@ -244,6 +244,15 @@ def test_a_broken_file_is_one_clear_line(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_more_pixels_than_anybody_photographs_are_one_clear_line(tmp_path, monkeypatch):
+    Image.fromarray(grey(0, 255)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 799)
+    with pytest.raises(DataError, match=r"x\.png: it has more than 1598 pixels\. Make it smaller, or cut it"):
+        read_rgb(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 800)  # a warning, which is none of a user's business
+    assert read_rgb(tmp_path / "x.png").shape == (40, 40, 3)
+
+
 def test_every_cut_of_a_file_is_an_image_or_a_clear_error(tmp_path, recwarn):
     for suffix in (".png", ".jpg", ".tif", ".bmp", ".webp"):
         whole = tmp_path / f"whole{suffix}"
