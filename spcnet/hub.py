@@ -111,7 +111,8 @@ def from_pretrained(
     ```
 
     Args:
-        folder_or_repo_id: a folder, or `OWNER/NAME` of a repository on the Hub; a folder of that name comes first.
+        folder_or_repo_id: a folder or the network's file in it, or `OWNER/NAME` of a repository on the Hub; what lies here under
+            that name comes first.
         revision: branch, tag or commit of the repository.
         cache_dir: where downloads are kept; the Hub client's own place by default.
         token: of the Hub; the one that its client has stored by default.
@@ -121,6 +122,8 @@ def from_pretrained(
         UsageError: the client of the Hub is not installed.
     """
     folder = Path(folder_or_repo_id)
+    if folder.is_file():
+        return restore(folder)[0]
     if folder.is_dir():
         if not (folder / MODEL_FILE).is_file():
             raise CheckpointError(

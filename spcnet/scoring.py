@@ -424,8 +424,10 @@ def read_prediction(path: Path, *, space: LabelSpace, ids: Ids = "auto") -> npt.
         pixels = np.asarray(table[pixels])
     if (worst := int(pixels.max(initial=0))) >= len(space):
         came = "no class" if kind == "label" or worst == labels.IGNORE else f"the class {worst}"
+        read_as = {"train": "train ids", "label": "label ids", "color": "colours"}[kind]
+        read_as += " or colours" if ids == "auto" and kind == "train" else ""
         raise DataError(
-            f"{path} has a pixel with {came}, read as {kind} ids: each pixel must have one of the {len(space)} classes of "
+            f"{path} has a pixel with {came}, read as {read_as}: each pixel must have one of the {len(space)} classes of "
             f"{space.name}; --ids says what the pixels are"
         )
     return pixels
@@ -458,7 +460,9 @@ def _core(name: str) -> str:
 def _pictures(folder: Path) -> list[Path]:
     """The class maps in a folder: PNG files, without overlays and maps of confidence."""
     return sorted(
-        path for path in folder.rglob("*.png") if path.is_file() and not path.stem.endswith(("_overlay", "_confidence"))
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() == ".png" and path.is_file() and not path.stem.endswith(("_overlay", "_confidence"))
     )
 
 

@@ -106,6 +106,7 @@ def test_a_folder_gives_the_network_back(run: Path, saved: Path) -> None:
     network = spcnet.from_pretrained(saved)
     assert not network.training
     assert equal(network, spcnet.load_model(run))
+    assert equal(network, spcnet.from_pretrained(saved / MODEL_FILE))
     again = spcnet.save_pretrained(saved / MODEL_FILE, saved.parent / "again")
     assert equal(network, spcnet.from_pretrained(str(again)))
 

@@ -297,7 +297,8 @@ def test_colours_are_read_too(city: Path, predictions: Path, tmp_path: Path) -> 
     options: dict[str, Any] = {"targets": ["cityscapes"], "roots": {"cityscapes": str(city)}}
     wanted = scoring.evaluate(predictions, **options)["domains"]["cityscapes"]["confusion"]
     for path in list(predictions.rglob("*.png")):
-        Image.fromarray(colors[np.asarray(Image.open(path))]).save(path)
+        Image.fromarray(colors[np.asarray(Image.open(path))]).save(path.with_suffix(".PNG"))
+        path.unlink()
     assert scoring.evaluate(predictions, **options)["domains"]["cityscapes"]["confusion"] == wanted
 
 
@@ -314,7 +315,7 @@ def broken(how: str, folder: Path) -> Iterator[str]:
         yield "is 8×8 but the label of .* is 160×96: predictions must have the size"
     elif how == "void":
         Image.fromarray(np.full((96, 160), 255, np.uint8)).save(path)
-        yield "has a pixel with no class, read as train ids"
+        yield "has a pixel with no class, read as train ids or colours"
     elif how == "range":
         Image.fromarray(np.full((96, 160), 33, np.uint8)).save(path)
         yield "has a pixel with the class 33, read as train ids"
