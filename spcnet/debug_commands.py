@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from spcnet.config import TrainingConfig
 from spcnet.engine import replay as steps
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.optim import poly_rate, unpack
@@ -62,7 +63,8 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
     fabric = make_fabric(training)
     trainer = Trainer(config, method, network, kept.card, fabric)
     unpack(trainer.optimizer, kept.optimizer)
-    fabric.strategy.precision.load_state_dict(kept.precision)
+    if kept.precision:
+        fabric.strategy.precision.load_state_dict(kept.precision)
     trainer.iteration = kept.iteration
     forward, _ = fabric.setup(trainer.network, trainer.optimizer)
     with steps.culprits(trainer.network) as found:
@@ -118,10 +120,10 @@ def _show(kept: steps.Kept, again: Replayed, console: Console) -> None:
     console.print(table)
     if not again.same:
         say("Then and now differ: another device, another version, or one of several processes.")
-    say(_verdict(again))
+    say(_verdict(again, training))
 
 
-def _verdict(again: Replayed) -> str:
+def _verdict(again: Replayed, training: TrainingConfig) -> str:
     if again.images:
         return f"An image that is not finite came in: look at {_some(again.images)}."
     where = (
@@ -132,7 +134,7 @@ def _verdict(again: Replayed) -> str:
     if again.weights:
         return (
             f"{where or 'No module fails'}; weights were not finite before this step, so the gradient of an earlier step was "
-            "not: go on from the last checkpoint with a lower training.learning_rate or training.precision 32-true."
+            f"not: {steps.remedy(training)}."
         )
     if again.culprit is not None:
         came = f"what came in was finite, at most {again.culprit.largest_input:.3g}"

@@ -99,7 +99,7 @@ class Planned:
     def is_done(self) -> bool:
         """Whether it was trained and scored to the end."""
         results = records.read_lines(self.folder / records.RESULTS_FILE)
-        last = results[-1]["iteration"] if results else 0
+        last = results[-1].get("iteration", 0) if results else 0
         return (self.folder / DONE_FILE).is_file() and last >= self.config.training.iterations
 
     def is_begun(self) -> bool:
@@ -645,14 +645,17 @@ def _claimed(output: Path) -> Iterator[tuple[int, ...]]:
             f"cannot write to the folder {output} ({error.strerror}): check its permission or choose another --output"
         ) from error
     with file:
+        held: tuple[int, ...] = (file.fileno(),)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UsageError(
                 f"{output} is in use: another sweep, or a training that outlived one, still writes there; wait for its "
                 "end, or choose another --output"
             ) from error
-        yield (file.fileno(),)
+        except OSError:  # a file system that knows no locks, as those of some clusters
+            held = ()
+        yield held
 
 
 _GPU = "CUDA_VISIBLE_DEVICES"

@@ -3,6 +3,7 @@
 The trainings are a small program that writes what `spcnet train` writes, so that they take no time; one is real.
 """
 
+import errno
 import io
 import json
 import os
@@ -362,6 +363,16 @@ def test_a_second_sweep_is_kept_out_as_long_as_a_training_of_the_first_lives(rec
         process.wait()
     order(tmp_path)
     make(recipe)
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(file: object, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", unknown)
+    assert set(states(make(recipe)[0]).values()) == {"done"}
 
 
 def test_the_cores_are_divided(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

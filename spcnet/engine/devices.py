@@ -14,6 +14,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from spcnet.config import TrainingConfig
@@ -61,8 +62,9 @@ def make_fabric(config: TrainingConfig) -> Fabric:
         UsageError: there are no such devices.
     """
     asked = layout(config)
-    # What Fabric tells of its own is noise beside a progress bar, from each process once more.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # What Fabric tells of its own is noise beside a progress bar; some of it goes by the name of its sister package.
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     several = asked.devices not in (1, "1") or asked.nodes > 1
     try:
         fabric = Fabric(
@@ -74,8 +76,8 @@ def make_fabric(config: TrainingConfig) -> Fabric:
             # Inside a job of SLURM that has one task, the processes are Fabric's to start.
             plugins=[LightningEnvironment()] if asked.starter is None and "SLURM_NTASKS" in os.environ else None,
         )
-    except (ValueError, RuntimeError) as error:
-        # Lightning's own checks: no such accelerator, more devices than there are, another number of tasks.
+    except (ValueError, RuntimeError, TypeError, ImportError, MisconfigurationException) as error:
+        # Lightning's own checks: no such accelerator, more devices than there are, no number, another number of tasks.
         raise UsageError(
             f"training.accelerator {config.accelerator} with training.devices {asked.devices} and training.nodes "
             f"{asked.nodes} is not to be had here: {' '.join(str(error).split())}"

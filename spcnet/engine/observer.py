@@ -6,6 +6,7 @@ notes the losses where they are logged. Nothing here changes what is learnt.
 
 import resource
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -69,6 +70,7 @@ class Observer:
         self.draws = bool(colors)
         self.board: SummaryWriter | None = None
         if enabled:
+            threading.excepthook = _thread_failed
             with self._on_disk():
                 self.board = SummaryWriter(str(config.output / "tensorboard"), purge_step=start + 1 if start else None)
         self.trackers = open_trackers(config) if enabled else []
@@ -281,6 +283,16 @@ class Observer:
 
     def _domain(self, number: int) -> str:
         return self.domains[number] if number < len(self.domains) else str(number + 1)
+
+
+_told_before = threading.excepthook
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Leave out what TensorBoard's thread could not write: the next call from here raises it, and the run tells it."""
+    of_board = type(failure.thread).__module__.startswith("tensorboard.")
+    if not (of_board and issubclass(failure.exc_type, OSError)):
+        _told_before(failure)
 
 
 def device_of(network: nn.Module) -> torch.device:

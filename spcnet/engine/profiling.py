@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerAction, ProfilerActivity, profile, record_function
 
+from spcnet.errors import DataError
 from spcnet.files import write_text, write_whole
 
 PROFILE_FOLDER, TRACE_FILE, TABLE_FILE = "profile", "trace.json.gz", "operations.txt"
@@ -78,10 +79,17 @@ class Profile:
 
     def _write(self, profiler: profile) -> None:
         table = self._table(profiler)
-        with tempfile.TemporaryDirectory() as folder:
-            plain = Path(folder) / "trace.json"
-            profiler.export_chrome_trace(str(plain))
-            packed = gzip.compress(plain.read_bytes(), compresslevel=6)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                plain = Path(folder) / "trace.json"
+                profiler.export_chrome_trace(str(plain))
+                text = plain.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"cannot write the trace into the folder for temporary files ({error.strerror or error}): make space in "
+                f"{tempfile.gettempdir()}, or name another folder in TMPDIR"
+            ) from error
+        packed = gzip.compress(text, compresslevel=6)
         trace = self.folder / TRACE_FILE
         write_whole(trace, lambda file: file.write(packed))
         write_text(self.folder / TABLE_FILE, table + "\n")

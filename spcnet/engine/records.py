@@ -2,11 +2,13 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,22 +63,22 @@ def _whole_lines(path: Path) -> int:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file; a last line that a killed process left half-written is dropped."""
+    """The JSON lines of a file, without those that are none: half a line of a killed process, or a damaged one."""
     if not path.is_file():
         return []
     records = []
     for line in path.read_text(errors="replace").splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                records.append(record)
     return records
 
 
 def keep_until(path: Path, iteration: int) -> None:
     """Drop the lines after an iteration, so that a resumed run does not tell the same steps twice."""
     if path.is_file():
-        kept = [record for record in read_lines(path) if record["iteration"] <= iteration]
+        kept = [record for record in read_lines(path) if record.get("iteration", math.inf) <= iteration]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 

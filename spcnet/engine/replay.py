@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from spcnet import checkpoint
-from spcnet.config import RunConfig, as_dict, from_dict
+from spcnet.config import RunConfig, TrainingConfig, as_dict, from_dict
 from spcnet.engine.optim import pack, poly_rate
 from spcnet.errors import CheckpointError
 from spcnet.files import write_text
@@ -198,6 +198,12 @@ def culprits(network: nn.Module) -> Iterator[list[Culprit]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def remedy(training: TrainingConfig) -> str:
+    """What helps a run whose numbers are not finite; the rate is none of what a run that goes on may change."""
+    anew = "begin anew with a lower training.learning_rate"
+    return f"go on with --training.precision 32-true, or {anew}" if training.precision.endswith("-mixed") else anew
 
 
 def not_finite(tensors: dict[str, Tensor]) -> list[str]:

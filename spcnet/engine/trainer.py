@@ -32,6 +32,9 @@ from spcnet.types import Batch, SegOutput, StepResult, StyleStats
 Progress = Callable[[int, dict[str, float]], None]
 """Called after each logged iteration with the number of finished iterations and the latest losses."""
 
+DRAWN = ("sampling", "class_uniform", "train_scenes")
+"""Options of the data that say which image comes when, beside the size of a batch: a resumed run must keep them."""
+
 SAME_REQUEST = 2.0
 """Seconds within which several requests to end are one."""
 
@@ -82,7 +85,15 @@ class Trainer:
                 "(data.images_per_domain times training.accumulate times processes): images would be seen twice or left "
                 "out; keep the product, for example with twice the training.accumulate on half as many devices"
             )
-        precision.load_state_dict(found.get("precision", {}))
+        changed = [name for name, value in found.get("drawn", {}).items() if getattr(self.config.data, name) != value]
+        if changed:
+            raise CheckpointError(
+                f"the run in {self.config.output} drew its images with data.{changed[0]} {found['drawn'][changed[0]]}, this has "
+                f"{getattr(self.config.data, changed[0])}: images would be seen twice or left out; resume with the run's own "
+                "settings or choose another --output"
+            )
+        if scaler := found.get("precision"):  # empty where the run had another precision until now
+            precision.load_state_dict(scaler)
         self.iteration = int(found["iteration"])
         if self.fabric.is_global_zero:
             for name in (records.TRAIN_FILE, records.RESULTS_FILE):
@@ -95,12 +106,20 @@ class Trainer:
         """Write a checkpoint from which `resume` goes on.
 
         Raises:
-            DataError: it cannot be written; the one before stays.
+            DataError: it cannot be written, or a weight is not finite; the one before stays.
         """
         with processes.together():
             if self.fabric.is_global_zero:
+                # A loss that is still finite can have a gradient that is not; going on from such weights is in vain.
+                bad = [name for name, value in self.network.state_dict().items() if not bool(value.isfinite().all())]
+                if bad:
+                    raise DataError(
+                        f"{len(bad)} of the network's tensors are not finite after iteration {self.iteration} ({bad[0]}): "
+                        f"{replay.remedy(self.config.training)}. {state.how_to_go_on(self.config.output)}"
+                    )
                 scaler = self.fabric.strategy.precision.state_dict()
-                more = {"iteration": self.iteration, "batch": self.batch, "precision": scaler}
+                drawn = {name: getattr(self.config.data, name) for name in DRAWN}
+                more = {"iteration": self.iteration, "batch": self.batch, "drawn": drawn, "precision": scaler}
                 state.save(self.config.output, self.network, self.optimizer, self.card, self.config.training, more)
 
     def finish(self) -> Path:
@@ -180,7 +199,9 @@ class Trainer:
         every, done = self.config.training.evaluate_every, self.iteration
         if not every or done % every or not 0 < done < self.config.training.iterations:
             return False
-        return all(line["iteration"] != done for line in records.read_lines(self.config.output / records.RESULTS_FILE))
+        return all(
+            line.get("iteration") != done for line in records.read_lines(self.config.output / records.RESULTS_FILE)
+        )
 
     def _parts(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
         """The parts of each iteration's batch; what one process cannot read stops all."""
@@ -340,9 +361,8 @@ class Trainer:
         except DataError as error:
             kept = f"the step could not be kept to look at ({error})"
         failure = DataError(
-            f"the loss is {float(result.loss.detach())} after iteration {self.iteration + 1} ({terms}): lower "
-            f"training.learning_rate, or use training.precision 32-true; {kept}. "
-            f"{state.how_to_go_on(self.config.output)}"
+            f"the loss is {float(result.loss.detach())} after iteration {self.iteration + 1} ({terms}): "
+            f"{replay.remedy(self.config.training)}; {kept}. {state.how_to_go_on(self.config.output)}"
         )
         failure.told_elsewhere = processes.rank() > 0
         raise failure

@@ -303,6 +303,13 @@ def test_half_a_line_that_a_killed_process_left_does_not_spoil_the_next(tmp_path
     assert path.read_text() == '{"iteration": 3}\n'
 
 
+def test_a_damaged_line_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"iteration": 1}\n{"iterat\x00on": 2\n{"other": 2}\n7\n{"iteration": 3}\n{"iteration": 4}\n')
+    records.keep_until(path, 3)
+    assert [line["iteration"] for line in records.read_lines(path)] == [1, 3]
+
+
 def test_a_device_without_space_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def full(number: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from spcnet.cli import main, with_recipes
 from spcnet.config import LoggingConfig, ModelConfig, RunConfig, TrainingConfig, from_dict
+from spcnet.engine import observer as observing
 from spcnet.engine import profiling, progress, records
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.observer import Observer, peak_memory
@@ -33,6 +35,7 @@ from spcnet.errors import DataError, UsageError
 from spcnet.methods import METHODS, Segmentor, card_for
 from spcnet.models.style import style_distance
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, Batch, StepResult, StyleStats
+from tests.engine.test_nothing_lost import files_of_at_most
 
 CLASSES, COLORS = 4, [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
 DOMAINS = ["game", "toy"]
@@ -166,6 +169,27 @@ def test_a_full_disk_is_told_of_in_one_line(network: Segmentor, tmp_path: Path) 
     (tmp_path / "tensorboard").write_text("in the way")
     with pytest.raises(DataError, match=r"cannot write .*tensorboard .*check the folder's permissions"):
         Observer(config, network)
+
+
+def test_a_board_that_no_longer_fits_is_told_of_in_one_line_and_no_traceback_of_its_thread(
+    network: Segmentor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", shown.append)
+    monkeypatch.setattr(observing, "_told_before", shown.append)
+    observer = Observer(run_config(tmp_path, every=1), network, colors=COLORS)
+    with (
+        files_of_at_most(1000),
+        pytest.raises(DataError, match=r"cannot write .*tensorboard \(File too large\)") as told,
+    ):
+        observer.look(1, [batch()], result(), stripes)
+    assert "\n" not in str(told.value)
+    observer.close()
+    assert shown == []
+    other = threading.Thread(target=lambda: 1 / 0)
+    other.start()
+    other.join()
+    assert [failure.exc_type for failure in shown] == [ZeroDivisionError]
 
 
 # The progress
@@ -617,6 +641,14 @@ def test_an_interrupted_run_still_writes_the_steps_it_recorded(network: Segmento
             break
     observer.close()
     assert names(trace(tmp_path)).count("aten::mm") == 4
+
+
+def test_a_trace_that_cannot_be_written_is_told_of_in_one_line(tmp_path: Path) -> None:
+    profile = profiling.Profile(tmp_path, steps=1, left=1, device=torch.device("cpu"), say=print)
+    torch.nn.functional.conv2d(torch.zeros(1, 3, 9, 9), torch.zeros(8, 3, 3, 3))
+    with files_of_at_most(100), pytest.raises(DataError, match="folder for temporary files.*or name another") as told:
+        profile.step()
+    assert "\n" not in str(told.value)
 
 
 def test_without_the_option_nothing_is_profiled(network: Segmentor, tmp_path: Path) -> None:

@@ -213,6 +213,27 @@ def test_torchrun_and_srun_say_how_many_there_are(monkeypatch: pytest.MonkeyPatc
     assert layout(replace(config, devices=2)) == (2, 1, None)
 
 
+@pytest.mark.parametrize("devices", [-1, "two", 0, "8x"])
+def test_devices_that_cannot_be_had_are_told_of_in_one_line(devices: int | str) -> None:
+    with pytest.raises(UsageError, match=rf"training.accelerator cpu with training.devices {devices}") as told:
+        make_fabric(TrainingConfig(accelerator="cpu", devices=devices))
+    assert "\n" not in str(told.value)
+
+
+def test_more_gpus_than_there_are_are_told_of_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("lightning.fabric.accelerators.cuda.num_cuda_devices", lambda: 1)
+    with pytest.raises(UsageError, match=r"with training.devices 8 .*your machine only has: \[0\]") as told:
+        make_fabric(TrainingConfig(accelerator="cuda", devices=8))
+    assert "\n" not in str(told.value)
+
+
+def test_fabric_keeps_its_news_to_itself(caplog: pytest.LogCaptureFixture) -> None:
+    make_fabric(TrainingConfig(accelerator="cpu", precision="bf16-mixed"))
+    assert not caplog.records
+
+
 TINY = [
     "--method", "spcnet", "--model.backbone", "shufflenet_v2", "--model.output_stride", "32", "--model.weights", "null",
     "--data.size", "[48,64]", "--data.images_per_domain", "1", "--data.workers", "0", "--data.train_scenes", "8",

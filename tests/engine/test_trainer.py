@@ -86,14 +86,18 @@ def test_the_same_seed_repeats_bit_for_bit_and_another_does_not(tmp_path: Path) 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_loss_curve_is_the_stored_one(method: str, tmp_path: Path) -> None:
-    """A change that should not change numbers does not. To store new curves: SPCNET_STORE_CURVES=1 pytest this file."""
+    """A change that should not change numbers does not. To store new curves: SPCNET_STORE_CURVES=1 pytest this file.
+
+    Bit-identical as far as machines are: another processor rounds otherwise, and each step makes some hundred times of it.
+    """
     config = settings(tmp_path, method=method, iterations=4, precision="64-true")
     trainer(config).fit(batches(0, 4), trials=pairs)
     found = losses(tmp_path)
     if os.environ.get("SPCNET_STORE_CURVES"):
         stored = json.loads(CURVE.read_text()) if CURVE.exists() else {}
         CURVE.write_text(json.dumps({**stored, method: found}, indent=1, sort_keys=True) + "\n")
-    assert found == pytest.approx(json.loads(CURVE.read_text())[method], rel=1e-6)
+    for value, stored, off in zip(found, json.loads(CURVE.read_text())[method], (1e-12, 1e-9, 1e-6, 1e-4), strict=True):
+        assert value == pytest.approx(stored, rel=off)
 
 
 @pytest.mark.parametrize("method", ["deeplabv3plus", "spcnet"])
@@ -127,6 +131,34 @@ def test_a_resumed_run_keeps_the_images_of_a_batch_however_they_are_divided(tmp_
     same = trainer(replace(halves, training=replace(config.training, accumulate=2)))
     same.resume()
     assert same.iteration == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("sampling", "proportional"), ("class_uniform", 0.5), ("train_scenes", 7)]
+)
+def test_a_resumed_run_draws_its_images_in_the_same_order(option: str, value: object, tmp_path: Path) -> None:
+    config = settings(tmp_path, iterations=4)
+    trainer(config).save()
+    with pytest.raises(
+        CheckpointError, match=rf"images with data\.{option} .*, this has {value}: images would be seen"
+    ):
+        trainer(replace(config, data=replace(config.data, **{option: value}))).resume()  # type: ignore[arg-type]
+
+
+def test_a_run_may_go_on_in_a_precision_that_scales_its_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As 16-mixed does on a GPU; the checkpoint of another precision has nothing for the scaler."""
+    config = settings(tmp_path, iterations=4)
+    trainer(config).save()
+    going_on = trainer(config)
+    scaler = torch.amp.GradScaler("cpu")
+    for name in ("state_dict", "load_state_dict"):
+        monkeypatch.setattr(going_on.fabric.strategy.precision, name, getattr(scaler, name))
+    going_on.resume()
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 8.0})
+    going_on.save()
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0})
+    going_on.resume()
+    assert scaler.state_dict()["scale"] == 8
 
 
 def pairs() -> Iterator[Iterator[Batch]]:
