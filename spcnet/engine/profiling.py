@@ -84,6 +84,8 @@ class Profile:
                 plain = Path(folder) / "trace.json"
                 profiler.export_chrome_trace(str(plain))
                 text = plain.read_bytes()
+            if not text.rstrip().endswith(b"}"):
+                raise OSError("only a part was written")  # of which the profiler says nothing
         except OSError as error:
             raise DataError(
                 f"cannot write the trace into the folder for temporary files ({error.strerror or error}): make space in "
