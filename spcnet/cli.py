@@ -969,8 +969,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, errors = Console(), Console(stderr=True, soft_wrap=True)
     debug = "--debug" in given
     try:
-        options = make_parser().parse_args(with_recipes(given))
-        options = make_parser().instantiate(options)
+        parser = make_parser()
+        options = parser.instantiate(parser.parse_args(with_recipes(given)))
         _, _, run = COMMANDS[options.command]
         return run(options[options.command], console)
     except SpcnetError as error:
