@@ -59,9 +59,9 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
         cluster_domains=any(name.startswith("clusters.") for name in kept.tensors),
         pretrained=False,
     )
-    fill(network, kept.tensors, str(folder))
     fabric = make_fabric(training)
     trainer = Trainer(config, method, network, kept.card, fabric)
+    fill(trainer.network, kept.tensors, str(folder))
     unpack(trainer.optimizer, kept.optimizer)
     if kept.precision:
         fabric.strategy.precision.load_state_dict(kept.precision)

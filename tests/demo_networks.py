@@ -1,9 +1,10 @@
-"""Small networks with random weights, in folders as training leaves them, for tests of what shows networks."""
+"""Small networks with random weights, and networks in folders as training leaves them, for tests of what shows them."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from spcnet import checkpoint
 from spcnet.config import ModelConfig
@@ -52,3 +53,19 @@ def _familiarise(network: Segmentor, folder: Path) -> None:
     images = normalise(torch.stack([torch.from_numpy(image.copy()).permute(2, 0, 1) for image in scenes]))
     output = network(images)
     Unfamiliarity.fit(network, [(output, torch.arange(20) // 10)], domains=SOURCES).write(folder)
+
+
+def shortened(network: Segmentor) -> Segmentor:
+    """The network without the blocks that repeat the one before them, which only cost time to trace."""
+    feature = torch.zeros(1, 3, 64, 64)
+    for name in ("stem", "layer1", "layer2", "layer3", "layer4"):
+        stage = getattr(network.backbone, name)
+        kept = []
+        for block in stage:
+            with torch.no_grad():
+                after = block(feature)
+            if after.shape != feature.shape or block is stage[-1] or name == "stem":
+                kept.append(block)
+            feature = after
+        setattr(network.backbone, name, nn.Sequential(*kept))
+    return network

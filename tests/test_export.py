@@ -31,6 +31,7 @@ from spcnet.errors import DataError, UsageError
 from spcnet.evaluation import evaluator
 from spcnet.methods import BACKBONES, METHODS, build_model, restore
 from spcnet.models.segmentor import Segmentor
+from tests.demo_networks import shortened
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "onnx_only.py"
 SIZES = ((1, 33, 33), (2, 64, 96), (3, 47, 71))
@@ -71,22 +72,6 @@ def made(method: str, backbone: str) -> Segmentor:
             layer.running_mean.normal_(0, 0.1)
             layer.running_var.uniform_(0.5, 1.5)
     return network.eval()
-
-
-def shortened(network: Segmentor) -> Segmentor:
-    """The network without the blocks that repeat the one before them, which only cost time to export."""
-    feature = torch.zeros(1, 3, 64, 64)
-    for name in ("stem", "layer1", "layer2", "layer3", "layer4"):
-        stage = getattr(network.backbone, name)
-        kept = []
-        for block in stage:
-            with torch.no_grad():
-                after = block(feature)
-            if after.shape != feature.shape or block is stage[-1] or name == "stem":
-                kept.append(block)
-            feature = after
-        setattr(network.backbone, name, nn.Sequential(*kept))
-    return network
 
 
 def card_of(method: str, backbone: str, size: tuple[int, int] | None = (48, 64)) -> ModelCard:

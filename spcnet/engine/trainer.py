@@ -54,6 +54,9 @@ class Trainer:
         self, config: RunConfig, method: Method, network: Segmentor, card: checkpoint.ModelCard, fabric: Fabric
     ) -> None:
         self.config, self.method, self.card, self.fabric = config, method, card, fabric
+        # Where and as it will be trained from here on: what a checkpoint gives back, the optimiser's momentum above all,
+        # would stay behind on the processor, or be rounded in double precision.
+        fabric.strategy.precision.convert_module(network).to(fabric.device)
         self.network = network
         synchronise(self.network, fabric)
         self.prepared = prepare(network, config.training, device=fabric.device)

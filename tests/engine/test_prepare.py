@@ -1,6 +1,7 @@
 """Compiled or recomputed, a run is the same run: losses, gradients, statistics, and the names in its files."""
 
 import multiprocessing
+import runpy
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from spcnet.methods import METHODS, Segmentor, build_model, restore
 from spcnet.models.recompute import buffers_kept, recomputed
 from spcnet.models.whitening import SwitchableWhitening
 from spcnet.types import SegOutput
+from tests.demo_networks import shortened
 from tests.engine.test_trainer import batches, losses, pairs, settings, trainer
 
 CPU = torch.device("cpu")
@@ -52,7 +54,7 @@ def alone() -> Iterator[Executor]:
 def traced(method: str, training: bool) -> tuple[int, int]:
     """Graphs of two forwards, and the number of whitened features."""
     torch._dynamo.reset()
-    network, counter = build(method, training=training), CompileCounter()
+    network, counter = shortened(build(method)).train(training), CompileCounter()
     compiled = torch.compile(network, backend=counter, fullgraph=True)
     with torch.set_grad_enabled(training):
         for _ in range(2):
@@ -82,7 +84,7 @@ def test_the_forward_is_one_graph(method: str, training: bool, alone: Executor) 
 def traced_and_recomputed(method: str) -> tuple[int, int]:
     """Whitened features, and batches that a batch norm counted in one forward and backward."""
     torch._dynamo.reset()
-    network = build(method)
+    network = shortened(build(method))
     network.recompute = True
     found: SegOutput = torch.compile(network, backend="aot_eager", fullgraph=True)(torch.randn(2, 3, 48, 64))
     found.logits.sum().backward()  # type: ignore[no-untyped-call]
@@ -283,8 +285,11 @@ def test_the_benchmark_for_gpus_runs_small_on_a_processor() -> None:
     assert "not measured" not in done.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_the_benchmark_says_that_there_is_no_gpu() -> None:
-    done = subprocess.run([sys.executable, "benchmarks/gpu.py"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "not measured: no GPU\n"
+def test_the_benchmark_says_that_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    runpy.run_path(str(ROOT / "benchmarks" / "gpu.py"), run_name="__main__")
+    assert capsys.readouterr().out == "not measured: no GPU\n"

@@ -4,6 +4,7 @@ import io
 import json
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,27 @@ def test_a_rate_that_is_far_too_large_is_caught_in_its_step_and_replayed(
     for told in ("loss", "ce", "var", "dis", "then now", "images: finite", "labels: 0 to 3"):
         assert told in out
     assert f"The first module whose output is not finite is {again.culprit.name} (" in out
+
+
+def test_a_step_in_double_precision_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
+    """From weights that single precision does not know."""
+    config = settings(tmp_path, precision="64-true")
+    run = trainer(config)
+    for weight in run.network.parameters():
+        weight.data.mul_(1 + 1e-12)
+
+    def broken() -> Iterator[Batch]:
+        (first,) = batches(0, 1)
+        yield first._replace(image=first.image.index_fill(3, torch.tensor([0]), math.inf))
+
+    with pytest.raises(DataError):
+        run.fit(broken())
+    weights = dict(run.network.named_parameters())
+    seen: list[torch.nn.Module] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "culprits", lambda network: seen.append(network) or nullcontext([]))
+        replay(tmp_path / "nan")
+    assert all(torch.equal(value, weights[name]) for name, value in seen[0].named_parameters())
 
 
 def test_a_weight_that_is_not_finite_is_found_in_its_module(tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ from spcnet.engine.devices import layout, make_fabric, scorer
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import UsageError
 from spcnet.evaluation import evaluator
-from spcnet.methods import METHODS, card_for
+from spcnet.methods import METHODS, Segmentor, card_for
 from spcnet.types import IGNORE_INDEX, Batch
+from tests.demo_networks import shortened
 
 CLASSES, IMAGES, STEPS = 4, 6, 5
 MODEL = ModelConfig("shufflenet_v2", output_stride=32, weights=None)
@@ -75,6 +76,14 @@ def pairs(rank: int, world: int) -> Iterator[Iterator[Batch]]:
         yield (Batch(pair, label, torch.zeros(2, dtype=torch.long), ("x", "y")) for pair in both)
 
 
+def made(case: str) -> Segmentor:
+    """The network that all processes begin with; its random numbers are the same everywhere."""
+    method, model = CASES[case]
+    torch.manual_seed(0)
+    built = METHODS[method].build(model, num_classes=CLASSES, num_domains=2, cluster_domains=case == "clustered")
+    return shortened(built)
+
+
 def learn(case: str, folder: Path, *, rank: int = 0, world: int = 1, parts: int = 1) -> dict[str, Tensor]:
     """Weights, buffers, last gradients, losses, and outputs after five steps."""
     method, model = CASES[case]
@@ -87,8 +96,7 @@ def learn(case: str, folder: Path, *, rank: int = 0, world: int = 1, parts: int 
     output.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric(training)
     assert fabric.world_size == world
-    torch.manual_seed(0)
-    network = METHODS[method].build(model, num_classes=CLASSES, num_domains=2, cluster_domains=case == "clustered")
+    network = made(case)
     for layer in network.modules():
         if isinstance(layer, nn.Dropout2d):
             layer.p = 0.0
@@ -175,10 +183,8 @@ def test_many_processes_equal_one(world: int, alone: dict[str, dict[str, Tensor]
 
 def test_steps_move_every_buffer_and_weight(alone: dict[str, dict[str, Tensor]]) -> None:
     """What the comparison above would not see, if nothing happened."""
-    for case, (method, model) in CASES.items():
-        torch.manual_seed(0)
-        made = METHODS[method].build(model, num_classes=CLASSES, num_domains=2, cluster_domains=case == "clustered")
-        for name, value in made.double().state_dict().items():
+    for case in CASES:
+        for name, value in made(case).double().state_dict().items():
             if "running" not in name and "num_batches" not in name and not name.endswith(("variance", "pairs")):
                 assert not torch.equal(alone[case][name], value), (case, name)
 

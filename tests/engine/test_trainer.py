@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric import Fabric
 
 from spcnet import checkpoint
 from spcnet.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainingConfig, WhiteningConfig
@@ -100,11 +101,13 @@ def test_the_loss_curve_is_the_stored_one(method: str, tmp_path: Path) -> None:
         assert value == pytest.approx(stored, rel=off)
 
 
-@pytest.mark.parametrize("method", ["deeplabv3plus", "spcnet"])
-def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "precision"), [("deeplabv3plus", "32-true"), ("spcnet", "32-true"), ("deeplabv3plus", "64-true")]
+)
+def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(method: str, precision: str, tmp_path: Path) -> None:
     def with_auxiliary(output: Path) -> RunConfig:
         # The auxiliary head has dropout: its masks must be the same after a resume, too.
-        config = settings(output, method=method, iterations=6, checkpoint_every=3)
+        config = settings(output, method=method, iterations=6, checkpoint_every=3, precision=precision)
         return replace(config, model=replace(config.model, auxiliary_weight=0.4))
 
     whole, parted = with_auxiliary(tmp_path / "whole"), with_auxiliary(tmp_path / "parted")
@@ -120,6 +123,31 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(method: str, tmp_path: 
     assert one.keys() == two.keys()
     assert any(name.startswith(checkpoint.OPTIMIZER) for name in one)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_what_a_checkpoint_gives_back_is_on_the_device_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`meta` stands for a GPU; Fabric moves the network there, but not what the optimiser remembers."""
+    config = settings(tmp_path, iterations=2, checkpoint_every=1)
+    trainer(config).fit(batches(0, 1))
+    monkeypatch.setattr(Fabric, "device", torch.device("meta"))
+    going_on = trainer(config)
+    going_on.resume()
+    held = [value for memory in going_on.optimizer.state.values() for value in memory.values()]
+    assert held
+    assert {value.device.type for value in [*held, *going_on.network.state_dict().values()]} == {"meta"}
+
+
+def test_no_two_parts_or_processes_have_the_same_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer(settings(tmp_path))
+    monkeypatch.setattr(Fabric, "world_size", 2)
+    seeds = set()
+    for rank in range(2):
+        monkeypatch.setattr(Fabric, "global_rank", rank)
+        for run.iteration in range(3):
+            seeds |= {run._seed_of(part) for part in range(2)}
+    assert len(seeds) == 2 * 3 * 2
 
 
 def test_a_resumed_run_keeps_the_images_of_a_batch_however_they_are_divided(tmp_path: Path) -> None:
