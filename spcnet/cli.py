@@ -2,11 +2,12 @@
 
 import os
 import sys
+from argparse import Action
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ActionYesNo, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 from rich.console import Console
 
 from spcnet import __version__
@@ -906,11 +907,20 @@ COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Names
 """Command → what it does, its options, its function."""
 
 
+class _Help(DefaultHelpFormatter):
+    """Help that names a path a path, and no class of Python."""
+
+    def _get_type_str(self, action: Action) -> str | None:
+        found: str | None = super()._get_type_str(action)
+        return found and found.replace("<class 'Path'>", "path").replace("Path", "path")
+
+
 def make_parser() -> ArgumentParser:
     """The parser of all commands."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog="spcnet",
+        formatter_class=_Help,
         description="Domain-generalised semantic segmentation: train on streets with labels, work on streets without.",
         version=__version__,
     )
@@ -918,7 +928,7 @@ def make_parser() -> ArgumentParser:
     commands = parser.add_subcommands(dest="command", required=True)
     for name, (summary, add_options, _) in COMMANDS.items():
         short = f" Short forms: {', '.join(f'{k} for {v}' for k, v in SHORT.items())}." if name == "train" else ""
-        sub = ArgumentParser(description=summary + short)
+        sub = ArgumentParser(description=summary + short, formatter_class=_Help)
         sub.add_argument("--debug", action=ActionYesNo, default=False, dest="traceback", help=TRACEBACK)
         add_options(sub)
         commands.add_subcommand(name, sub, help=summary)
@@ -931,7 +941,7 @@ def make_parser() -> ArgumentParser:
 def _add_actions(parser: ArgumentParser, command: str) -> None:
     actions = parser.add_subcommands(dest="action", required=True)
     for name, (summary, add_options, _) in ACTIONS[command].items():
-        sub = ArgumentParser(description=summary)
+        sub = ArgumentParser(description=summary, formatter_class=_Help)
         add_options(sub)
         actions.add_subcommand(name, sub, help=summary)
 

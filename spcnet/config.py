@@ -491,9 +491,9 @@ class LoggingConfig:
     every: int = 500
     """Iterations between two sample predictions, histograms of style weights and prototype similarities on TensorBoard; 0 for none."""
     wandb: str | None = None
-    """Project of Weights & Biases that gets the figures, too; needs pip install spcnet[wandb]."""
+    """Project of Weights & Biases that gets the figures, too; needs pip install wandb."""
     mlflow: str | None = None
-    """Address of MLflow, such as http://localhost:5000 or sqlite:///mlflow.db, that gets the figures, too; needs pip install spcnet[mlflow]."""
+    """Address of MLflow, such as http://localhost:5000 or sqlite:///mlflow.db, that gets the figures, too; needs pip install mlflow."""
 
     def __post_init__(self) -> None:
         _require(self.every >= 0, f"logging.every is {self.every}: it must be 0 (off) or more")

@@ -417,7 +417,7 @@ def _packages() -> tuple[Any, Any]:
         return importlib.import_module("onnx"), importlib.import_module("onnxruntime")
     except ImportError as error:
         raise UsageError(
-            f"the format onnx needs a package that is not installed ({error.name}): pip install spcnet[onnx], or choose the "
+            f"the format onnx needs a package that is not installed ({error.name}): pip install onnx onnxruntime onnxscript, or choose the "
             "format torch-export"
         ) from error
 

@@ -211,7 +211,7 @@ def _client() -> Any:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise UsageError(
-            "the Hub needs the package huggingface_hub, which is not installed: pip install spcnet[hub], or use a folder"
+            "the Hub needs the package huggingface_hub, which is not installed: pip install huggingface_hub, or use a folder"
         ) from error
 
 

@@ -20,8 +20,8 @@ from spcnet.data.labels import label_space
 from tests.browser import Visit, chromium
 from tests.demo_networks import write_network
 
-pytest.importorskip("gradio", reason="gradio is not installed: pip install spcnet[app]")
-av = pytest.importorskip("av", reason="PyAV is not installed: pip install spcnet[video]")
+pytest.importorskip("gradio", reason="gradio is not installed: pip install gradio av")
+av = pytest.importorskip("av", reason="PyAV is not installed: pip install av")
 
 PICTURES = "#slider [data-testid=imageslider-image]"
 

@@ -6,16 +6,18 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 from PIL import Image
 
 import spcnet
 from spcnet import checkpoint, commands
-from spcnet.cli import COMMANDS, main, with_recipes
+from spcnet.cli import COMMANDS, main, make_parser, with_recipes
 from spcnet.config import RunConfig, recipes_folder
 from spcnet.engine import records
 from spcnet.methods import restore
@@ -89,6 +91,21 @@ def test_selective_whitening_trains_through_all_its_phases(tmp_path: Path) -> No
     masks = [value for key, value in restore(tmp_path / "run")[0].state_dict().items() if key.endswith("mask")]
     assert len(masks) == 3
     assert all(bool(mask.any()) for mask in masks)
+
+
+def helps(parser: ArgumentParser) -> Iterator[str]:
+    """What --help says, of a command and all below it."""
+    yield parser.format_help()
+    for action in parser._actions:
+        for sub in getattr(action, "_name_parser_map", {}).values():
+            yield from helps(sub)
+
+
+def test_help_names_no_class_of_python() -> None:
+    texts = list(helps(make_parser()))
+    assert len(texts) > 20
+    assert sum("type: path" in " ".join(text.split()) for text in texts) > 10
+    assert not any("<class" in text for text in texts)
 
 
 def test_a_run_can_be_loaded_in_python(run: Path) -> None:

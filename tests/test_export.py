@@ -321,7 +321,7 @@ def test_a_missing_package_is_told_with_the_remedy(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
-        UsageError, match=rf"\({package}\): pip install spcnet\[onnx\], or choose the format torch-export"
+        UsageError, match=rf"\({package}\): pip install onnx onnxruntime onnxscript, or choose the format torch-export"
     ):
         ex.export(*restore(trained), tmp_path / "model.onnx")
 

@@ -386,7 +386,7 @@ def test_a_refused_upload_is_told_in_one_line(
 def test_a_missing_client_is_told_with_the_remedy(run: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for call in (lambda: spcnet.from_pretrained("owner/name"), lambda: spcnet.push_to_hub(run, "owner/name")):
-        with pytest.raises(UsageError, match=r"pip install spcnet\[hub\], or use a folder"):
+        with pytest.raises(UsageError, match=r"pip install huggingface_hub, or use a folder"):
             call()
     assert not spcnet.from_pretrained(saved).training
 

@@ -1,4 +1,4 @@
-"""The page: what a visitor chooses, and what is shown for it. Needs Gradio (pip install spcnet[app])."""
+"""The page: what a visitor chooses, and what is shown for it. Needs Gradio (the extra `app`)."""
 
 import threading
 import time

@@ -70,7 +70,7 @@ def running(
     """The demo's address while it runs; arguments and errors as for `serve`."""
     for package in ("gradio", "av"):
         if importlib.util.find_spec(package) is None:
-            raise UsageError(f"the web demo needs a package that is not installed ({package}): pip install spcnet[app]")
+            raise UsageError(f"the web demo needs a package that is not installed ({package}): pip install gradio av")
     limits, console = limits or Limits(), console or Console(quiet=True)
     port = free_port(host, port)
     with TemporaryDirectory(prefix="spcnet-app-") as name, _environment(Path(name).resolve()) as folder:

@@ -155,7 +155,7 @@ def _package(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise UsageError(
-            f"logging.{name} is set, but the package {name} is not installed: pip install spcnet[{name}], or leave the option out"
+            f"logging.{name} is set, but the package {name} is not installed: pip install {name}, or leave the option out"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Videos and webcams: frames in, one at a time, and frames out, as a file that plays everywhere.
 
 Nothing here holds more than a frame, so that memory stays the same however long a video is. A video that breaks ends at
-the break: what could be read before it counts. PyAV (pip install spcnet[video]) reads and writes.
+the break: what could be read before it counts. PyAV (the extra `video`) reads and writes.
 """
 
 import importlib
@@ -244,9 +244,7 @@ def packages() -> Any:
     try:
         av = importlib.import_module("av")
     except ImportError as error:
-        raise UsageError(
-            "videos and webcams need a package that is not installed (av): pip install spcnet[video]"
-        ) from error
+        raise UsageError("videos and webcams need a package that is not installed (av): pip install av") from error
     av.logging.set_level(None)
     return av
 

@@ -591,11 +591,11 @@ def test_a_missing_package_is_told_of_with_the_remedy(
 ) -> None:
     monkeypatch.setitem(sys.modules, kind, None)
     check_installed(LoggingConfig())
-    with pytest.raises(UsageError, match=rf"the package {kind} is not installed: pip install spcnet\[{kind}\]"):
+    with pytest.raises(UsageError, match=rf"the package {kind} is not installed: pip install {kind},"):
         check_installed(LoggingConfig(**{kind: "here"}))
     assert main(["train", f"--logging.{kind}=here", f"--output={tmp_path / 'run'}"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert f"pip install spcnet[{kind}]" in line
+    assert f"pip install {kind}," in line
     assert not (tmp_path / "run").exists()
 
 

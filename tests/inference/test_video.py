@@ -145,7 +145,7 @@ def test_damaged_bytes_in_the_middle_end_in_frames_and_no_traceback(tmp_path):
 def test_without_pyav_it_says_what_to_install(tmp_path, monkeypatch):
     path = make_video(tmp_path / "a.mp4")
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(UsageError, match=r"pip install spcnet\[video\]"):
+    with pytest.raises(UsageError, match=r"pip install av$"):
         make().predict_paths([path], tmp_path / "out")
 
 
