@@ -68,6 +68,7 @@ WHERE_AND_HOW = (
     "data.roots",
     "data.workers",
     "evaluation.batch_size",
+    "logging",
     "training.accelerator",
     "training.checkpoint_every",
     "training.log_every",

@@ -25,6 +25,7 @@ from spcnet.cli import main
 from spcnet.engine import records
 from spcnet.errors import SpcnetError, UsageError
 from spcnet.reports.runs import load_run
+from spcnet.training_process import TrainingProcess
 
 RECIPE: dict[str, Any] = {
     "method": "spcnet",
@@ -314,7 +315,15 @@ def test_a_folder_with_other_settings_is_not_mixed_in(recipe: str, changed: dict
 
 def test_where_and_how_it_is_computed_may_change(recipe: str, tmp_path: Path) -> None:
     make(recipe)
-    make(recipe, settings={"data.workers": "3", "training.log_every": "5", "data.roots.camvid": "/elsewhere"})
+    make(
+        recipe,
+        settings={
+            "data.workers": "3",
+            "training.log_every": "5",
+            "logging.every": "7",
+            "data.roots.camvid": "/elsewhere",
+        },
+    )
     assert len(told(tmp_path / "out" / "spcnet-0")) == 1
 
 
@@ -363,6 +372,18 @@ def test_a_second_sweep_is_kept_out_as_long_as_a_training_of_the_first_lives(rec
         process.wait()
     order(tmp_path)
     make(recipe)
+
+
+def test_a_training_that_is_asked_to_end_while_it_begins_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no checkpoint to save then; and a Ctrl-C on the terminal reaches it through the sweep alone."""
+    monkeypatch.setattr("spcnet.training_process.PROGRAM", ("sleep",))
+    process = TrainingProcess(["60"], log=tmp_path / "log.txt", environment={})
+    assert os.getsid(process.pid) != os.getsid(0)
+    process.stop()
+    process.wait()
+    assert (process.code(), process.was_stopped()) == (-signal.SIGTERM, True)
 
 
 def test_a_file_system_without_locks_keeps_nobody_out(

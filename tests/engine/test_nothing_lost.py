@@ -230,6 +230,28 @@ def test_a_request_to_end_that_comes_twice_at_once_is_one(tmp_path: Path) -> Non
     assert checkpoint.read(tmp_path / checkpoint.LATEST_FILE)[2]["iteration"] == 1
 
 
+def test_a_later_second_request_to_end_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spcnet.engine.trainer.SAME_REQUEST", 0.01)
+
+    def ask(iteration: int, _: dict[str, float]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(settings(tmp_path)).fit(batches(0, 8), on_progress=ask)
+
+
+def test_what_was_told_after_the_checkpoint_is_told_anew(tmp_path: Path) -> None:
+    config = settings(tmp_path, iterations=4, checkpoint_every=2)
+    trainer(config).fit(batches(0, 3))
+    for iteration in (2, 3):
+        records.append_line(tmp_path / records.RESULTS_FILE, {"iteration": iteration})
+    trainer(config).resume()
+    for name in (records.TRAIN_FILE, records.RESULTS_FILE):
+        assert records.read_lines(tmp_path / name)[-1]["iteration"] == 2
+
+
 def test_a_request_to_end_does_not_wait_for_an_evaluation(tmp_path: Path) -> None:
     def evaluate(iteration: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

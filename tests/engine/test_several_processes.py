@@ -235,6 +235,19 @@ def test_more_gpus_than_there_are_are_told_of_in_one_line(monkeypatch: pytest.Mo
     assert "\n" not in str(told.value)
 
 
+def test_all_score_the_network_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their batch norms on processors have seen other images."""
+    fabric, network = (
+        make_fabric(TrainingConfig(accelerator="cpu")),
+        nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)),
+    )
+    sent: list[int] = []
+    monkeypatch.setattr(type(fabric), "world_size", 2)
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda value, source: sent.append(value.data_ptr()))
+    scorer(network, fabric)
+    assert sent == [value.data_ptr() for value in (*network.parameters(), *network.buffers())]
+
+
 def test_fabric_keeps_its_news_to_itself(caplog: pytest.LogCaptureFixture) -> None:
     make_fabric(TrainingConfig(accelerator="cpu", precision="bf16-mixed"))
     assert not caplog.records

@@ -16,7 +16,7 @@ from spcnet import checkpoint
 from spcnet.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainingConfig, WhiteningConfig
 from spcnet.engine import records
 from spcnet.engine.devices import make_fabric
-from spcnet.engine.optim import poly_rate
+from spcnet.engine.optim import make_optimizer, pack, poly_rate, unpack
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import CheckpointError, DataError, Interrupted
 from spcnet.methods import METHODS, card_for
@@ -125,6 +125,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(method: str, precision:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.filterwarnings("ignore:.*to a meta parameter")
 def test_what_a_checkpoint_gives_back_is_on_the_device_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +138,22 @@ def test_what_a_checkpoint_gives_back_is_on_the_device_of_the_run(
     held = [value for memory in going_on.optimizer.state.values() for value in memory.values()]
     assert held
     assert {value.device.type for value in [*held, *going_on.network.state_dict().values()]} == {"meta"}
+
+
+def test_a_batch_norm_counts_each_part_once(tmp_path: Path) -> None:
+    """Although each is looked at twice."""
+    run = trainer(settings(tmp_path, method="deeplabv3plus", iterations=1, accumulate=2))
+    run.fit(batches(0, 2))
+    counted = {int(v) for name, v in run.network.named_buffers() if name.endswith("num_batches_tracked")}
+    assert counted == {2}
+
+
+def test_an_optimiser_of_another_network_is_refused() -> None:
+    one, other = (make_optimizer([torch.nn.Parameter(torch.ones(size))], TrainingConfig()) for size in (2, 3))
+    one.param_groups[0]["params"][0].sum().backward()
+    one.step()
+    with pytest.raises(CheckpointError, match="belongs to another network"):
+        unpack(other, pack(one))
 
 
 def test_no_two_parts_or_processes_have_the_same_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +306,8 @@ def test_a_run_resumes_only_as_itself(tmp_path: Path) -> None:
         trainer(replace(config, method="deeplabv3plus")).resume()
     with pytest.raises(CheckpointError, match=r"another training.learning_rate \(0.01\)"):
         trainer(replace(config, training=replace(config.training, learning_rate=0.1))).resume()
+    with pytest.raises(CheckpointError, match=r"another training.seed \(0\)"):
+        trainer(replace(config, training=replace(config.training, seed=1))).resume()
     other = trainer(replace(config, output=tmp_path / "other"))
     with pytest.raises(CheckpointError, match=r"cannot read the checkpoint"):
         other.resume()
