@@ -395,6 +395,10 @@ def test_a_quick_look_does_not_take_the_place_of_the_runs_result(run: Path, tmp_
     assert "looked at: only the first image" in told.getvalue()
     assert (own / "results.jsonl").read_text() == before
     assert lines(own / "protocols.jsonl")[-1]["domains"] == found["domains"]
+    settings = (own / "config.yaml").read_text()
+    (own / "config.yaml").write_text(settings.replace("  limit: 0", "  limit: 1"))
+    whole = scoring.evaluate(own, evaluation={"limit": 2})  # more than the run was set to, which is no quick look
+    assert lines(own / "results.jsonl")[-1]["domains"] == whole["domains"]
 
 
 def test_a_result_is_added_to_those_of_its_own_manner_whatever_lies_between(run: Path, tmp_path: Path) -> None:

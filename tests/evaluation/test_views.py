@@ -58,6 +58,13 @@ def test_windows_give_what_the_whole_image_gives(size: tuple[int, int], weights:
     assert found.style_weights[0].shape == (2, 2)
 
 
+def test_the_mix_of_styles_is_each_images_own_mean_over_its_windows() -> None:
+    image = torch.stack([torch.zeros(3, 40, 40), torch.ones(3, 40, 40)])
+    image[:, :, :, 20:] += 4  # which the second of two windows sees
+    found = looking(Pixelwise(), Views(window=(40, 20), overlap=0), at_once=3)(image)
+    torch.testing.assert_close(found.style_weights[0], torch.tensor([[2.0, 2.0], [3.0, 3.0]]))
+
+
 def test_where_windows_overlap_those_that_see_a_pixel_in_their_middle_count_more() -> None:
     """A network that says how far a column is from the window's middle."""
 
