@@ -480,6 +480,8 @@ class EvaluationConfig:
     def views(self) -> str | None:
         """How images are looked at, in words; None where it is one look at the whole image."""
         window = [] if self.window is None else [f"windows of {self.window[0]}×{self.window[1]}, {self.window_weights}"]
+        if self.window is not None and self.overlap != type(self).overlap:
+            window[0] += f", overlap {self.overlap:g}"
         scales = [] if self.scales == [1.0] else [f"scales {', '.join(f'{scale:g}' for scale in self.scales)}"]
         return "; ".join([*window, *scales, *(["mirrored"] if self.flip else [])]) or None
 

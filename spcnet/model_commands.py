@@ -32,6 +32,7 @@ from spcnet.inference.unfamiliarity import Unfamiliarity, familiar_file
 from spcnet.inference.video import is_video
 from spcnet.methods import BACKBONES, METHODS, method_named
 from spcnet.models.backbones import backbone_info
+from spcnet.reports.html import counted
 
 
 def predict(
@@ -105,7 +106,7 @@ def predict(
         console.print(f"skipped: {reason}", style="red", highlight=False, markup=False, soft_wrap=True)
     frames = sum(video.frames for video in predictions.videos)
     told = [
-        *([f"{len(predictions.written)} images"] if predictions.written or not frames else []),
+        *([counted(len(predictions.written), "image")] if predictions.written or not frames else []),
         *([f"{frames} frames of {len(predictions.videos)} video(s)"] if frames else []),
     ]
     console.print(f"{' and '.join(told)} labelled in {output}", highlight=False, soft_wrap=True)
@@ -348,12 +349,12 @@ def export(
     console.print(
         "Compared with the network on generated streets."
         + (
-            f" ms: one image of {size[0]}×{size[1]}, median of {repeats}, cpu, {torch.get_num_threads()} threads; the network "
+            f" ms: one image of {size[0]}×{size[1]}, median of {repeats}, cpu, {counted(torch.get_num_threads(), 'thread')}; the network "
             f"in torch {1000 * found[output.name]['timing']['network']:.0f}."
             if repeats
             else ""
         )
-        + (f" mIoU on {score}, {found[output.name]['images']} images." if tested else ""),
+        + (f" mIoU on {score}, {counted(found[output.name]['images'], 'image')}." if tested else ""),
         highlight=False,
     )
     console.print(f"Written: {', '.join(map(str, files))}; the report is {report}", highlight=False, markup=False)
@@ -440,7 +441,11 @@ def benchmark_cost(
     console.print(
         f"One image of {size[0]}×{size[1]}. MACs: matrix products, half of what torch's FLOP counter finds. MiB: what a training "
         "step keeps for its backward pass, in single precision."
-        + (f" ms: median of {repeats} forward passes, {device}, {torch.get_num_threads()} threads." if repeats else ""),
+        + (
+            f" ms: median of {repeats} forward passes, {device}, {counted(torch.get_num_threads(), 'thread')}."
+            if repeats
+            else ""
+        ),
         highlight=False,
     )
 

@@ -188,11 +188,18 @@ def test_evaluating_on_another_domain_adds_to_the_run(run: Path, tmp_path: Path)
 def test_other_looks_at_the_images_are_a_result_of_their_own(run: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(run, again)
-    given = ["--targets=[]", "--window=[33,40]", "--window_weights=hann", "--scales=[1,0.8]", "--flip=true"]
+    given = [
+        "--targets=[]",
+        "--window=[33,40]",
+        "--overlap=0.5",
+        "--window_weights=hann",
+        "--scales=[1,0.8]",
+        "--flip=true",
+    ]
     assert main(["evaluate", str(again), *given]) == 0
     first, second = records.read_lines(again / records.RESULTS_FILE)
     assert first["views"] is None
-    assert second["views"] == "windows of 33×40, hann; scales 1, 0.8; mirrored"
+    assert second["views"] == "windows of 33×40, hann, overlap 0.5; scales 1, 0.8; mirrored"
     assert set(second["domains"]) == {"streets/game", "streets/toy"}
     for domain in second["domains"].values():
         assert domain["images"] == first["domains"]["streets/game"]["images"]

@@ -29,12 +29,15 @@ SKIPPED_FILE = "skipped.jsonl"
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one JSON line to a file and see it to the disk; half a line that a killed process left is taken away.
+    """Add one JSON line to a file, made where there is none, and see it to the disk.
+
+    Half a line that a killed process left is taken away.
 
     Raises:
         DataError: no permission or no space; the file is as it was.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         # Without a buffer, which would try to write what did not fit once more when the file is closed.
         with path.open("ab", buffering=0) as file:
             end = _whole_lines(path)
@@ -48,7 +51,9 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
                 file.truncate(end)
                 raise
     except OSError as error:
-        raise DataError(f"cannot write {path} ({error.strerror or error}): check the free space") from error
+        raise DataError(
+            f"cannot write {path} ({error.strerror or error}): check the folder's permissions and the free space"
+        ) from error
 
 
 def _whole_lines(path: Path) -> int:
