@@ -22,6 +22,8 @@ SHORT = {
     **{f"--{name}": f"--data.{name}" for name in ("root", "on_bad_image")},
 }
 """Options of `train` that have a short form."""
+PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
+"""Short names of precisions, as Lightning has them."""
 BARE = {"--profile": "10", "--compile": "true"}
 """Options of `train` that may stand without a value, and what they then mean."""
 TRACEBACK = "Show the traceback of an error."
@@ -961,6 +963,11 @@ def with_recipes(arguments: Sequence[str]) -> list[str]:
             name = "--" + name[2:].replace("-", "_")
             argument = found[i] = name + equals + value
         if "train" in found[:2] and name in SHORT:
+            if name == "--precision":
+                if equals:
+                    value = PRECISIONS.get(value, value)
+                elif i + 1 < len(found):
+                    found[i + 1] = PRECISIONS.get(found[i + 1], found[i + 1])
             alone = name in BARE and not equals and (i + 1 == len(found) or found[i + 1].startswith("-"))
             found[i] = SHORT[name] + (f"={BARE[name]}" if alone else equals + value)
         if argument == "--config" and i + 1 < len(found):

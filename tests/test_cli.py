@@ -101,6 +101,12 @@ def helps(parser: ArgumentParser) -> Iterator[str]:
             yield from helps(sub)
 
 
+def test_precisions_have_short_names() -> None:
+    for given in (["--precision", "32"], ["--precision=32"]):
+        assert make_parser().parse_args(with_recipes(["train", *given])).train.training.precision == "32-true"
+    assert with_recipes(["train", "--precision", "bf16"])[-1] == "bf16-mixed"
+
+
 def test_help_names_no_class_of_python() -> None:
     texts = list(helps(make_parser()))
     assert len(texts) > 20
