@@ -27,7 +27,7 @@ from spcnet.models.backbones import backbone_info, build_backbone
 from spcnet.models.weights import CLASSIFIER_KEYS, load_imagenet
 from tests import golden
 from tests.models.test_mindspore import checkpoint as mindspore_file
-from tests.models.test_networks import NETWORKS, STORED, formula, reference_shapes
+from tests.models.test_networks import formula
 
 SNAPSHOT = {"optimizer": {"lr": 0.01}, "epoch": 3, "mean_iu": np.float64(0.4), "command": "train.py --arch x"}
 
@@ -38,7 +38,7 @@ def reference_tensors(stored: str) -> dict[str, Tensor]:
         name: torch.zeros((), dtype=torch.long)
         if name.endswith("num_batches_tracked")
         else formula(name, shape).float()
-        for name, shape in reference_shapes()[stored].items()
+        for name, shape in golden.network_shapes(stored).items()
     }
 
 
@@ -57,8 +57,7 @@ def saved(path: Path, tensors: dict[str, Tensor], **more: Any) -> Path:
     return path
 
 
-@golden.needs_golden
-@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("stored", golden.networks())
 def test_every_network_of_the_reference_is_recognised_and_agrees(stored: str, tmp_path: Path) -> None:
     tensors = {f"module.{name}": value for name, value in reference_tensors(stored).items()}
     path = saved(tmp_path / "last.pth", tensors, **SNAPSHOT)
@@ -73,7 +72,7 @@ def test_every_network_of_the_reference_is_recognised_and_agrees(stored: str, tm
     if stored.startswith("spc_"):
         assert (card.method, len(card.domains)) == ("spcnet", int(parts[-1][1:]))
     image = torch.from_numpy(np.random.default_rng(1000).standard_normal((1, 3, 65, 97)).astype(np.float32)).double()
-    expected = load_file(NETWORKS / f"{stored}.safetensors")["logits"].double()
+    expected = load_file(golden.network_file(stored))["logits"].double()
     if stored.startswith("spc_"):
         expected = expected.view(1, 65, 97, 19).permute(0, 3, 1, 2)
     with torch.no_grad():
@@ -81,7 +80,7 @@ def test_every_network_of_the_reference_is_recognised_and_agrees(stored: str, tm
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
 
 
-@golden.needs_golden
+@golden.needs_more
 def test_the_official_files_names_are_those_of_the_reference(tmp_path: Path) -> None:
     def tag(name: str) -> str:
         name = re.sub(r"^styleAdaIN(\d)", r"style_adain\1", name)
@@ -91,12 +90,12 @@ def test_the_official_files_names_are_those_of_the_reference(tmp_path: Path) -> 
                 name = name.removesuffix(ours) + theirs if name.endswith(ours) else name
         return name.replace("running_mean", "moving_mean").replace("running_var", "moving_variance")
 
-    shapes = reference_shapes()["spc_r50_os16_M2"]
+    shapes = golden.network_shapes("spc_r50_os16_M2")
     tensors = {}
     for original, value in reference_tensors("spc_r50_os16_M2").items():
         if not original.startswith("dsn.") and not original.endswith("num_batches_tracked"):
             tensors[tag(original)] = value
-    listed = [line.split("\t")[0] for line in (golden.GOLDEN / "mindspore_parameters.txt").read_text().splitlines()]
+    listed = [line.split("\t")[0] for line in (golden.MORE / "mindspore_parameters.txt").read_text().splitlines()]
     assert sorted(tensors) == sorted(listed)
     path = tmp_path / "spcnet.ckpt"
     path.write_bytes(mindspore_file(**tensors))

@@ -60,7 +60,6 @@ def agree(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
 
-@golden.needs_golden
 @pytest.mark.parametrize("file", golden.files("proto_learn_*.npz"))
 def test_losses_and_gradients_agree_with_the_reference(file: str) -> None:
     told, said = golden.load(file), golden.settings(file)

@@ -9,7 +9,6 @@ from spcnet.models.whitening import InstanceWhitening, sensitive
 from tests import golden
 
 
-@golden.needs_golden
 @pytest.mark.parametrize("file", golden.files("isw_loss_*.npz"))
 def test_the_loss_and_its_gradient_agree_with_the_reference(file: str) -> None:
     told = golden.load(file)
@@ -24,7 +23,6 @@ def test_the_loss_and_its_gradient_agree_with_the_reference(file: str) -> None:
     torch.testing.assert_close(gradient, told["g_z__f64"], rtol=0, atol=1e-9)
 
 
-@golden.needs_golden
 @pytest.mark.parametrize("file", golden.files("isw_select_*.npz"))
 def test_the_released_selection_agrees_with_the_reference(file: str) -> None:
     told, said = golden.load(file), golden.settings(file)
@@ -42,7 +40,6 @@ def test_the_released_selection_agrees_with_the_reference(file: str) -> None:
     assert int(layer.trials) == said["trials"]
 
 
-@golden.needs_golden
 def test_the_relaxed_margin_agrees_with_the_reference() -> None:
     for channels, relax, margin, count, ones in golden.load("irw_settings.npz")["table"].long().tolist():
         layer = InstanceWhitening(channels, relax=relax)

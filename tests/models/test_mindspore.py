@@ -53,7 +53,6 @@ def read(tmp_path: Path, data: bytes) -> dict[str, Tensor]:
     return read_mindspore(tmp_path / "x.ckpt")
 
 
-@golden.needs_golden
 @pytest.mark.parametrize("file", golden.files("ms_small*.ckpt"))
 def test_the_official_frameworks_files_are_read(file: str) -> None:
     found = read_mindspore(golden.GOLDEN / file)

@@ -1,8 +1,6 @@
 """Whole networks against the reference's, and the rules of the one forward."""
 
-import json
 import zlib
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,6 @@ from spcnet.models.segmentor import Segmentor
 from spcnet.models.weights import SHUFFLENET_STEM_NORM, reference_name
 from tests import golden
 
-NETWORKS = golden.GOLDEN / "networks"
 NAMES = {
     "r18": "resnet18",
     "r50": "resnet50",
@@ -27,7 +24,6 @@ NAMES = {
     "mobilenetv2": "mobilenet_v2",
     "shufflenetv2": "shufflenet_v2",
 }
-STORED = sorted(path.stem for path in NETWORKS.glob("*.safetensors"))
 METHOD_OF = {"base": "deeplabv3plus", "ibn": "ibn", "is": "is", "isw": "is", "sw": "sw"}
 """In evaluation selective whitening is instance standardisation: only its loss differs."""
 
@@ -50,12 +46,6 @@ def formula(name: str, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.asarray(v, dtype=np.float32)).double()
 
 
-@cache
-def reference_shapes() -> dict[str, dict[str, tuple[int, ...]]]:
-    stored = json.loads((NETWORKS / "keys.json").read_text())
-    return {network: {key: tuple(shape) for key, shape in keys} for network, keys in stored.items()}
-
-
 def build(stored: str) -> tuple[Segmentor, str]:
     """The network a golden file is of, with random values, and its backbone's name."""
     parts = stored.removeprefix("spc_").split("_")
@@ -70,15 +60,14 @@ def build(stored: str) -> tuple[Segmentor, str]:
     return network, backbone
 
 
-@golden.needs_golden
-@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("stored", golden.networks())
 def test_names_shapes_and_logits_agree_with_the_reference(stored: str) -> None:
     network, backbone = build(stored)
     network = network.double().eval()
     state = network.state_dict()
     normed = not stored.endswith("_base") and not stored.startswith("spc_")
     names = {key: reference_name(key, backbone=backbone, stem_norm=normed) for key in state}
-    shapes = reference_shapes()[stored]
+    shapes = golden.network_shapes(stored)
     if normed:  # the reference keeps the batch norm that the slot's layer replaces, and does not use it
         shapes = {key: shape for key, shape in shapes.items() if not key.startswith(SHUFFLENET_STEM_NORM)}
     assert {names[key]: tuple(value.shape) for key, value in state.items()} == shapes
@@ -89,7 +78,7 @@ def test_names_shapes_and_logits_agree_with_the_reference(stored: str) -> None:
         }
     )
     image = np.random.default_rng(1000).standard_normal((1, 3, 65, 97)).astype(np.float32)
-    expected = load_file(NETWORKS / f"{stored}.safetensors")["logits"]
+    expected = load_file(golden.network_file(stored))["logits"]
     if stored.startswith("spc_"):
         # These files hold the numbers with the channels last, although the shape they declare has them second.
         expected = expected.view(1, 65, 97, 19).permute(0, 3, 1, 2)

@@ -43,7 +43,6 @@ def random_sums(seed: int, *, classes: int = 3, domains: int = 2, dim: int = 5) 
 # golden ---------------------------------------------------------------------------------------------------------------
 
 
-@golden.needs_golden
 @pytest.mark.parametrize("file", golden.files("proto_head_*.npz"))
 def test_scores_and_their_gradients_agree_with_the_reference(file: str) -> None:
     told, said = golden.load(file), golden.settings(file)
@@ -68,7 +67,6 @@ def test_scores_and_their_gradients_agree_with_the_reference(file: str) -> None:
         agree(gradient, told[f"{name}__f64"])
 
 
-@golden.needs_golden
 @pytest.mark.parametrize("file", golden.files("proto_head_*.npz"))
 def test_losses_behind_the_head_agree_with_the_reference(file: str) -> None:
     told, said = golden.load(file), golden.settings(file)
@@ -91,7 +89,6 @@ def test_losses_behind_the_head_agree_with_the_reference(file: str) -> None:
     agree(head.prototypes, told["protos_after__f64"])
 
 
-@golden.needs_golden
 @pytest.mark.parametrize("file", golden.files("proto_learn_*.npz"))
 def test_prototypes_move_as_the_references_do(file: str) -> None:
     told, said = golden.load(file), golden.settings(file)
@@ -102,7 +99,6 @@ def test_prototypes_move_as_the_references_do(file: str) -> None:
     agree(head.prototypes, told["protos_after__f64"])
 
 
-@golden.needs_golden
 def test_the_ramp_up_agrees_with_the_reference() -> None:
     told = golden.load("proto_rampup_table.npz")
     for iteration, value in zip(told["momentum_table_iter"], told["momentum_table_value"], strict=True):

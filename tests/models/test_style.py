@@ -57,7 +57,6 @@ def single(ours: Tensor, theirs: Tensor) -> None:
 # golden ---------------------------------------------------------------------------------------------------------------
 
 
-@golden.needs_golden
 @pytest.mark.parametrize("file", golden.files("style_[!o]*.npz"))
 def test_projection_and_update_agree_with_the_reference(file: str) -> None:
     given, said = golden.load(file), golden.settings(file)
@@ -89,7 +88,6 @@ def test_projection_and_update_agree_with_the_reference(file: str) -> None:
     agree(layer.base_std, given["base_sig_after2__f64"])
 
 
-@golden.needs_golden
 @pytest.mark.parametrize("file", golden.files("style_odd_*.npz"))
 def test_absent_domains_stay_where_the_reference_writes_nan(file: str) -> None:
     given, said = golden.load(file), golden.settings(file)
@@ -118,7 +116,6 @@ def test_absent_domains_stay_where_the_reference_writes_nan(file: str) -> None:
         single(second, given["y_train2__f32"])
 
 
-@golden.needs_golden
 @pytest.mark.parametrize("file", golden.files("style_official_*.npz"))
 def test_the_divisor_of_the_official_inference_code_is_available(file: str) -> None:
     given = golden.load(file)
