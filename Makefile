@@ -7,16 +7,23 @@ ARGS ?=
 PYTHON ?= $(or $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell $p -c '' 2>/dev/null && echo $p))),python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format wheel docs bench clean
+.PHONY: help demo test test-slow test-all check format wheel docs bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed ## train and compare on generated streets; writes runs/demo/report.html
 	$(VENV)/bin/spcnet demo $(ARGS)
 
-test: $(VENV)/.installed ## run the tests, on all cores
-	$(VENV)/bin/python -m pytest -n auto $(ARGS)
+test: $(VENV)/.installed ## run the tests but the slow ones, on all cores
+	$(VENV)/bin/python -m pytest -n auto -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed ## run the slow tests: killed runs, several processes, compilation, every export
+	$(VENV)/bin/python -m pytest -n auto -m slow $(ARGS)
+
+test-all: ## run all tests
+	$(MAKE) test
+	$(MAKE) test-slow
 
 check: $(VENV)/.installed ## lint, formatting, types, who imports whom
 	$(VENV)/bin/ruff check .

@@ -4,12 +4,33 @@ import os
 import signal
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 
-from spcnet.data import streets
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+PACKAGE = Path(__file__).parents[1] / "spcnet"
+UNCHECKED = "streets"
+"""Not checked at each call: drawing a street takes more than five times as long with it. `tests/test_checked_types.py` checks it."""
+
+
+def checked_modules() -> list[str]:
+    """The package's modules and packages, whose types and shapes are checked at every call."""
+    found = [path for folder in (PACKAGE, PACKAGE / "data") for path in folder.iterdir()]
+    names = [
+        path.relative_to(PACKAGE.parent).with_suffix("") for path in found if path.suffix == ".py" or path.is_dir()
+    ]
+    left_out = ("__init__", "__main__", "data", UNCHECKED)
+    return sorted(".".join(name.parts) for name in names if name.name not in left_out and name.name[:2] != "__")
+
+
+# Before anything of the package is imported: what is, stays unchecked.
+jaxtyping.install_import_hook(checked_modules(), CHECKER)
+
+from spcnet.data import streets  # noqa: E402
 
 # One thread for each: on a busy machine several wait for each other longer than they compute.
 torch.set_num_threads(1)

@@ -502,6 +502,7 @@ def test_a_request_to_end_counts_as_ctrl_c() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.slow
 def test_it_ends_with_one_line_and_leaves_nothing(runs: list[Path], tmp_path: Path) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "spcnet", "app", str(runs[1]), "--port", "0", "--accelerator", "cpu"]

@@ -140,6 +140,7 @@ def test_a_finished_run_resumed_is_tested_again_and_stays_the_same(run: Path, tm
     assert confusion[0] == confusion[1]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_resume_gives_the_losses_of_an_uninterrupted_run(tmp_path: Path) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     assert train(whole, iterations=4) == 0

@@ -42,6 +42,7 @@ def test_time_is_measured_when_asked_for() -> None:
     assert found.seconds > 0
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_row_for_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "cost", "--backbones=[shufflenet_v2]", "--size=[64,64]", "--repeats=0"]) == 0
     shown = capsys.readouterr().out

@@ -49,6 +49,7 @@ def change(recipe: Path, **options: Any) -> None:
     recipe.write_text(yaml.safe_dump({**yaml.safe_load(recipe.read_text()), **options}))
 
 
+@pytest.mark.slow
 def test_it_trains_both_and_writes_the_report(recipes: Path, tmp_path: Path) -> None:
     with (tmp_path / "said").open("w") as said:
         found = demo(output=tmp_path / "out", seed=3, console=Console(file=said, width=200))
@@ -61,6 +62,7 @@ def test_it_trains_both_and_writes_the_report(recipes: Path, tmp_path: Path) -> 
     assert "train spcnet 2/2" in shown
 
 
+@pytest.mark.slow
 def test_one_that_fails_stops_the_other_and_says_why(recipes: Path, tmp_path: Path) -> None:
     change(recipes / "deeplabv3plus.yaml", training={**SETTINGS["training"], "iterations": 100_000})
     change(recipes / "spcnet.yaml", model={**SETTINGS["model"], "weights": "nowhere.safetensors"})
@@ -70,6 +72,7 @@ def test_one_that_fails_stops_the_other_and_says_why(recipes: Path, tmp_path: Pa
     assert not (tmp_path / "out" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_both_and_says_how_to_go_on(recipes: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from spcnet import demo, cli; demo.RECIPES = tuple(sys.argv[1:3]); "

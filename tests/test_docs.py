@@ -49,6 +49,8 @@ SMALL = {
     "export": ["--repeats=0"],
 }  # fmt: skip
 """Options that make a command small, behind its own."""
+FIRST = ("README", "first-run", "data")
+"""Pages that newcomers read first; the commands of the others take longer."""
 STAYS_OPEN = ("app",)
 """Commands that go on until they are stopped; that they can be started is tested elsewhere."""
 
@@ -145,7 +147,11 @@ def _video(path: Path) -> None:
         file.mux(stream.encode())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[] if page.stem in FIRST else pytest.mark.slow) for page in PAGES],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
 def test_every_command_of_a_page_runs(page: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "own"
     shutil.copytree(world, own, symlinks=True, copy_function=os.link)
@@ -212,6 +218,7 @@ def test_every_page_is_listed_and_has_what_it_promises() -> None:
     assert sum(len(commands_of(page)) for page in PAGES) > 40
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path: Path) -> None:
     pytest.importorskip("furo")
     pytest.importorskip("myst_parser")

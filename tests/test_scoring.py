@@ -91,6 +91,7 @@ def own_set(city: Path) -> FolderSet:
     return found
 
 
+@pytest.mark.slow
 def test_weights_and_onnx_score_what_the_run_scores(run: Path, city: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     wanted = scoring.evaluate(run)["domains"]["cityscapes"]

@@ -128,7 +128,8 @@ def compiled_run(output: Path, method: str) -> int:
     return counter.frame_count
 
 
-@pytest.mark.parametrize("method", ["isw", pytest.param("spcnet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["isw", "spcnet"])
 def test_compiled_or_recomputed_a_run_is_the_same_run(method: str, tmp_path: Path, alone: Executor) -> None:
     compiled = alone.submit(compiled_run, tmp_path / "compiled", method)
     for name in ("plain", "recomputed"):
@@ -285,6 +286,7 @@ def test_the_benchmark_for_gpus_runs_small_on_a_processor() -> None:
     assert "not measured" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_benchmark_says_that_there_is_no_gpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

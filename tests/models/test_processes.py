@@ -65,6 +65,7 @@ def work(rank: int, case: Callable[[int, int], Found], folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [switchable, selective])
 def test_two_processes_equal_one(case: Callable[[int, int], Found], tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, (case, str(tmp_path)), nprocs=WORLD)
