@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+import filelock
 import jaxtyping
 import numpy as np
 import pytest
@@ -60,3 +61,16 @@ def _streets_are_drawn_once() -> Iterator[None]:
     streets.generate = generate
     yield
     streets.generate = draw
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the finished runs `spcnet` and `deeplabv3plus`, trained once for all test processes: copy before you change."""
+    from tests import tiny
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny-runs"
+    with filelock.FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            tiny.write_runs(folder)
+    return folder

@@ -21,34 +21,15 @@ from spcnet.cli import COMMANDS, main, make_parser, with_recipes
 from spcnet.config import RunConfig, recipes_folder
 from spcnet.engine import records
 from spcnet.methods import restore
+from tests.tiny import SMALL, train
 
 RECIPES = sorted(str(path.relative_to(recipes_folder()).with_suffix("")) for path in recipes_folder().rglob("*.yaml"))
-SMALL = [
-    "--model.backbone=shufflenet_v2",
-    "--model.output_stride=32",
-    "--model.weights=null",
-    "--data.size=[48,64]",
-    "--data.images_per_domain=1",
-    "--data.train_scenes=2",
-    "--data.test_scenes=2",
-    "--data.workers=0",
-    "--data.targets=[streets/night]",
-    "--training.log_every=1",
-    "--evaluation.panels=1",
-    "--accelerator=cpu",
-]
-
-
-def train(output: Path, *options: str, iterations: int = 2) -> int:
-    return main(["train", *SMALL, f"--iterations={iterations}", f"--output={output}", *options])
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tiny_runs: Path) -> Path:
     """A finished run of SPC-Net on tiny generated streets."""
-    output = tmp_path_factory.mktemp("cli") / "run"
-    assert train(output) == 0
-    return output
+    return tiny_runs / "spcnet"
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
