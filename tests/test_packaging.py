@@ -137,14 +137,19 @@ def test_each_cited_paper_can_be_found() -> None:
 @needs_make
 def test_make_alone_lists_every_target() -> None:
     (phony,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    listed = re.findall(r"^make (\w+) +\S", run("make").stdout, re.MULTILINE)
-    assert {"demo", "test", "check", "wheel", "bench", "clean", "help"} <= set(listed)
+    listed = re.findall(r"^make ([\w-]+) +\S", run("make").stdout, re.MULTILINE)
+    assert {"demo", "test", "test-slow", "test-all", "check", "wheel", "bench", "clean", "help"} <= set(listed)
     assert sorted(listed) == sorted(phony.split())
 
 
 @needs_make
 @pytest.mark.parametrize(
-    ("target", "program"), [("demo", "bin/spcnet demo --x"), ("test", "bin/python -m pytest -n auto --x")]
+    ("target", "program"),
+    [
+        ("demo", "bin/spcnet demo --x"),
+        ("test", 'bin/python -m pytest -n auto -m "not slow" --x'),
+        ("test-slow", "bin/python -m pytest -n auto -m slow --x"),
+    ],
 )
 def test_the_first_call_installs_and_the_next_does_not(tmp_path: Path, target: str, program: str) -> None:
     venv = tmp_path / "venv"
@@ -181,20 +186,22 @@ def test_an_old_python_is_refused_with_the_remedy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tests", "check", "passes"),
+    ("tests", "slow", "check", "passes"),
     [
-        ("echo '12 passed, 1 skipped in 3.0s'", "true", True),
-        ("echo '12 passed in 3.0s'", "exit 1", False),
-        ("echo '1 failed, 11 passed in 3.0s'; exit 2", "true", False),
-        ("echo '13 skipped in 0.1s'", "true", False),
-        ("echo 'no tests ran in 0.1s'; exit 2", "true", False),
+        ("echo '12 passed, 1 skipped in 3.0s'", "echo '3 passed in 9.0s'", "true", True),
+        ("echo '12 passed in 3.0s'", "echo '3 passed in 9.0s'", "exit 1", False),
+        ("echo '1 failed, 11 passed in 3.0s'; exit 2", "echo '3 passed in 9.0s'", "true", False),
+        ("echo '13 skipped in 0.1s'", "echo '3 passed in 9.0s'", "true", False),
+        ("echo 'no tests ran in 0.1s'; exit 2", "echo '3 passed in 9.0s'", "true", False),
+        ("echo '12 passed in 3.0s'", "echo '1 failed, 2 passed in 9.0s'; exit 1", "true", False),
+        ("echo '12 passed in 3.0s'", "echo '3 skipped in 0.1s'", "true", False),
     ],
 )
 def test_the_gate_opens_only_when_tests_ran_and_all_is_well(
-    tmp_path: Path, tests: str, check: str, passes: bool
+    tmp_path: Path, tests: str, slow: str, check: str, passes: bool
 ) -> None:
     make = tmp_path / "make"
-    make.write_text(f'#!/bin/sh\ncase "$1" in test) {tests};; check) {check};; *) exit 9;; esac\n')
+    make.write_text(f'#!/bin/sh\ncase "$1" in test) {tests};; test-slow) {slow};; check) {check};; *) exit 9;; esac\n')
     make.chmod(0o755)
     gate = run(ROOT / ".ci/run", cwd=tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert (gate.returncode == 0) is passes, gate.stdout + gate.stderr
