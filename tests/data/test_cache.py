@@ -259,7 +259,7 @@ def test_the_marker_says_what_the_copy_is_of(root: Path, tmp_path: Path) -> None
     write_cache("camvid", root, tmp_path / "copy", size=(20, 30), quality=90)
     marker = json.loads((tmp_path / "copy" / MARKER).read_text())
     assert {key: marker[key] for key in ("version", "set", "source", "size", "form", "quality")} == {
-        "version": 1, "set": "camvid", "source": str(root.resolve()), "size": [20, 30], "form": "jpeg", "quality": 90
+        "version": 2, "set": "camvid", "source": str(root.resolve()), "size": [20, 30], "form": "jpeg", "quality": 90
     }  # fmt: skip
 
 
