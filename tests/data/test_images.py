@@ -510,7 +510,10 @@ def thinned(ycc: NDArray[np.uint8], across: int, down: int) -> bytes:
 @pytest.mark.parametrize("rows", [12, 4])
 @pytest.mark.parametrize(
     ("what", "planar"),
-    [("YCbCr thinned", 1), *((what, planar) for what in ("YCbCr", "RGB", "RGB of 16 bits", "RGBX") for planar in (1, 2))],
+    [
+        ("YCbCr thinned", 1),
+        *((what, planar) for what in ("YCbCr", "RGB", "RGB of 16 bits", "RGBX") for planar in (1, 2)),
+    ],
 )
 def test_a_tiff_that_is_not_compressed_is_read_however_it_is_laid_out(
     tmp_path: Path, what: str, planar: int, rows: int, order: str
