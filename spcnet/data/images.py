@@ -176,11 +176,12 @@ def _on_white(image: Image.Image) -> tuple[Image.Image, float]:
     if image.mode == "La":
         image = image.convert("LA")
     clear = image if image.mode == "RGBA" else image.convert("RGBA")
-    opaque = clear.getchannel("A").histogram()[255]
-    total = clear.width * clear.height
-    if opaque < total:
-        clear = Image.alpha_composite(Image.new("RGBA", clear.size, (255, 255, 255, 255)), clear)
-    return clear.convert("RGB"), 1 - opaque / total
+    opacity = clear.getchannel("A")
+    if opacity.getextrema()[0] == 255:  # quick to see, and usual
+        return clear.convert("RGB"), 0.0
+    see_through = 1 - opacity.histogram()[255] / (clear.width * clear.height)
+    clear = Image.alpha_composite(Image.new("RGBA", clear.size, (255, 255, 255, 255)), clear)
+    return clear.convert("RGB"), see_through
 
 
 def _grey_of(image: Image.Image, name: str) -> Image.Image:
