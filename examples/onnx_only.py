@@ -21,6 +21,17 @@ def read_about(session: onnxruntime.InferenceSession) -> dict[str, Any]:
     return {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
 
 
+def read(path: str | Path) -> Image.Image:
+    """A photo as the network was trained on it: RGB, upright as the camera was held, what can be seen through on white."""
+    photo = ImageOps.exif_transpose(Image.open(path))
+    if photo.mode.startswith("I;16"):  # grey of 16 bits: the upper eight
+        photo = Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
+    if photo.has_transparency_data:
+        photo = photo.convert("RGBA")
+        photo = Image.alpha_composite(Image.new("RGBA", photo.size, (255, 255, 255, 255)), photo)
+    return photo.convert("RGB")
+
+
 def prepare(photo: Image.Image, about: dict[str, Any]) -> np.ndarray:
     """The photo as the network wants it: 1×3×H×W at the size of the training images, normalised unless the file does it."""
     if about["size"]:
@@ -58,8 +69,7 @@ def main() -> None:
     session = onnxruntime.InferenceSession(arguments.model, providers=["CPUExecutionProvider"])
     if "input" not in read_about(session):
         parser.error(f"{arguments.model} does not say what it wants: give a file of spcnet export")
-    photo = ImageOps.exif_transpose(Image.open(arguments.photo))  # upright, as the camera was held
-    shown = label(session, photo.convert("RGB"))
+    shown = label(session, read(arguments.photo))
     shown.save(arguments.output)
     names = read_about(session)["classes"]
     shares = np.bincount(np.asarray(shown).ravel(), minlength=len(names)) / (shown.width * shown.height)

@@ -31,6 +31,7 @@ from spcnet.export import FileNetwork, export
 from spcnet.inference.results import Results
 from spcnet.methods import restore
 from spcnet.model_commands import convert, predict
+from tests.data.test_images import STORED, turned
 
 SIZE = (64, 128)
 
@@ -260,6 +261,39 @@ def test_predictions_of_spcnet_predict_score_as_the_network_does(run: Path, city
     found = scoring.evaluate(tmp_path / "out", targets=["cityscapes"], roots={"cityscapes": str(city)})
     assert found["domains"]["cityscapes"]["confusion"] == wanted["confusion"]
     assert lines(tmp_path / "out" / "results.jsonl")[0]["method"] == "predictions"
+
+
+def test_photos_that_are_turned_or_veiled_score_the_same_by_the_run_and_by_its_predictions(
+    run: Path, city: Path, tmp_path: Path
+) -> None:
+    wanted = scoring.evaluate(run)["domains"]["cityscapes"]
+    root = tmp_path / "cityscapes"
+    shutil.copytree(city, root)
+    photos = sorted((root / "leftImg8bit" / "val").rglob("*.png"))
+    for photo, orientation in zip(photos, (3, 6, 7), strict=True):
+        pixels = np.asarray(Image.open(photo))
+        photo.write_bytes(turned(orientation, pixels=pixels))
+        (label,) = (root / "gtFine" / "val").rglob(photo.name.replace("_leftImg8bit", "*labelIds"))
+        if orientation == 7:  # of the last one the label lies on the stored picture
+            Image.fromarray(np.ascontiguousarray(STORED[7](np.asarray(Image.open(label))))).save(label)
+
+    def scores() -> list[Any]:
+        options: dict[str, Any] = {"targets": ["cityscapes"], "roots": {"cityscapes": str(root)}}
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        predict(run, [str(root / "leftImg8bit" / "val")], output=tmp_path / "out", device="cpu")
+        found = (
+            scoring.evaluate(run, output=tmp_path / "run.jsonl", **options),
+            scoring.evaluate(tmp_path / "out", **options),
+        )
+        return [one["domains"]["cityscapes"]["confusion"] for one in found]
+
+    assert scores() == [wanted["confusion"], wanted["confusion"]]
+    image = Image.open(photos[0]).convert("RGBA")
+    image.putalpha(128)
+    image.save(photos[0], exif=b"")
+    by_run, by_predictions = scores()
+    assert by_run == by_predictions
+    assert by_run != wanted["confusion"]
 
 
 def test_predictions_in_the_format_of_cityscapes_are_what_its_program_wants(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet.data.images import FORMATS, MAX_SCANS
+from spcnet.data.images import FORMATS, MAX_SCANS, open_picture, too_many_scans
 from spcnet.errors import DataError, SpcnetError, UsageError
 from spcnet.inference.images import read_rgb
 from spcnet.inference.video import Frame, Video, open_video
@@ -113,7 +113,7 @@ def read_photo(path: Path, *, limits: Limits) -> NDArray[np.uint8]:
     """
     content = _content(path, limits)
     try:
-        image: Image.Image = Image.open(io.BytesIO(content), formats=_PICTURES)
+        image: Image.Image = open_picture(io.BytesIO(content), formats=_PICTURES)
     except Image.DecompressionBombError:
         raise DataError(
             f"the picture says that it has hundreds of millions of pixels: at most {limits.megapixels:g} megapixels "
@@ -122,15 +122,20 @@ def read_photo(path: Path, *, limits: Limits) -> NDArray[np.uint8]:
     except Exception as error:  # a broken file may raise anything in the decoders
         raise _unknown(content) from error
     limits.check_pixels(image.height, image.width, "the picture")
-    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MAX_SCANS:
+    if too_many_scans(content):
         raise DataError(f"the picture goes over its pixels more than {MAX_SCANS} times: no usual JPEG. Save it anew")
     try:
-        # Resizing mixes colours, which numbers of a palette are none of.
-        if image.mode in ("P", "PA", "1"):
-            image = image.convert("RGBA")
         shrink = math.sqrt(PHOTO_PIXELS / (image.width * image.height))
-        if shrink < 1:  # before anything else, so that no copy of all pixels is made; a JPEG is only decoded in part
-            image.thumbnail((int(image.width * shrink), int(image.height * shrink)), Image.Resampling.BILINEAR)
+        if shrink >= 1:
+            return read_rgb(image)
+        # What resizing would mix up is brought to colours first: numbers of a palette, the one colour that is transparent,
+        # numbers whose largest says what white is. The rest is made smaller before anything else, so that no copy of all
+        # pixels is made; a JPEG is only decoded in part.
+        if image.mode in ("P", "PA"):
+            image = image.convert("RGBA")
+        elif "transparency" in image.info or image.mode in ("1", "I", "F"):
+            image = Image.fromarray(read_rgb(image))
+        image.thumbnail((int(image.width * shrink), int(image.height * shrink)), Image.Resampling.BILINEAR)
         return read_rgb(image)
     except SpcnetError:
         raise DataError(

@@ -23,15 +23,16 @@ from spcnet.config import DataConfig
 from spcnet.data.catalog import dataset
 from spcnet.data.doctor import below, list_splits
 from spcnet.data.folders import MARKER, Pair, read_excluded
-from spcnet.data.images import ARRAY, read_image, read_label, size_of
+from spcnet.data.images import ARRAY, geometry_of, is_plain, read_image, read_label, size_misfit
 from spcnet.data.parallel import in_processes
 from spcnet.errors import DataError, UsageError, one_of
 from spcnet.files import write_text, write_whole
 
 Form = Literal["jpeg", "raw"]
 """How photos are stored: packed as JPEG, or as unpacked pixels, which take ten times the room and no time."""
-VERSION = 1
-"""Of the way in which copies are written; one of another version is not gone on with."""
+VERSION = 2
+"""Of the way in which copies are written. Of version 1, which stored photos as they lie in their files and without their
+opacity, what is shown otherwise is copied again; one of another version is not gone on with."""
 
 _SAVE_EVERY = 30.0
 """Seconds between two notes of what is written, for the case that the process is killed."""
@@ -81,7 +82,8 @@ def write_cache(
 ) -> CacheReport:
     """Write a copy of a set that is quick to read; what of it is there and up to date stays.
 
-    Photos are resized as for evaluation, bilinearly with antialiasing; of labels the nearest pixel is taken. An image
+    Photos are stored as they are shown, upright and on white, their labels turned along. They are resized as for
+    evaluation, bilinearly with antialiasing; of labels the nearest pixel is taken. An image
     that cannot be read is left out and reported. What was begun and stopped can be gone on with by the same call.
 
     Args:
@@ -115,7 +117,7 @@ def write_cache(
     found = list_splits(name, root, splits=splits, data=data)
     left_out = read_excluded(data.exclude if data else []).get(name, frozenset())
     settings = _Settings(size, form, quality if form == "jpeg" else 0)
-    index = _read_index(folder, name, settings)
+    index, version = _read_index(folder, name, settings)
     jobs: dict[str, _Job] = {}
     failed: dict[str, str] = {}
     for listing in (one for listings in found.values() for one in listings):
@@ -135,12 +137,16 @@ def write_cache(
         jobs.pop(image, None)
     for image in [image for image in index if image in left_out or not (root / image).exists()]:
         _remove(folder, index.pop(image))
-    _write_index(folder, name, root, settings, index)  # first, so that a folder that was begun is known as such
+    # First, so that a folder that was begun is known as such; an old one stays old until its photos are as they should be.
+    _write_index(folder, name, root, settings, index, version)
     for path in _tables(name, root, data):
         write_whole(folder / below(root, path), partial(_write, content=path.read_bytes()))
 
     stamps = {image: _stamp(job.pair) for image, job in jobs.items()}
     waiting = [image for image in jobs if image not in index or not index[image].is_current(stamps[image], folder)]
+    if version < VERSION:
+        again = set(waiting)
+        waiting = [image for image in jobs if image in again or not _is_plain(jobs[image].pair.image)]
     tell = on_progress or (lambda done, total: None)
     ready = len(jobs) - len(waiting)
     info = dataset(name, data)
@@ -164,10 +170,12 @@ def write_cache(
                     places = (below(folder, jobs[image].image), below(folder, jobs[image].label))
                     index[image] = _Entry(stamps[image], places, copy.sizes)
                 if time.perf_counter() - saved > _SAVE_EVERY:
-                    _write_index(folder, name, root, settings, index)
+                    _write_index(folder, name, root, settings, index, version)
                     saved = time.perf_counter()
+        if jobs.keys() >= index.keys():
+            version = VERSION
     finally:
-        _write_index(folder, name, root, settings, index)
+        _write_index(folder, name, root, settings, index, version)
     done = [image for image in jobs if image in index]
     return CacheReport(
         name=name,
@@ -227,13 +235,11 @@ class _Entry(NamedTuple):
 def _copy(job: _Job, *, settings: _Settings, wide: bool, colors: Mapping[tuple[int, int, int], int] | None) -> _Copy:
     size = settings.size
     try:
-        own_size = size_of(job.pair.image)
-        label = read_label(job.pair.label, wide=wide, colors=colors)
-        if own_size != label.shape:
-            there = f"{label.shape[1]}×{label.shape[0]}"
-            raise DataError(
-                f"{job.pair.image} is {own_size[1]}×{own_size[0]}, its label {there}: sizes must be the same"
-            )
+        geometry = geometry_of(job.pair.image)
+        own_size = geometry.size
+        label = read_label(job.pair.label, wide=wide, colors=colors, photo=geometry)
+        if misfit := size_misfit(geometry, label.shape):
+            raise DataError(f"{job.pair.image} and its label must have the same size: {misfit}")
         # Decoding a JPEG at twice the wanted size first changes next to nothing, and is much faster.
         image = read_image(job.pair.image, at_least=size and (2 * size[0], 2 * size[1]))
     except DataError as error:
@@ -247,7 +253,8 @@ def _copy(job: _Job, *, settings: _Settings, wide: bool, colors: Mapping[tuple[i
     if settings.form == "raw":
         photo, ids = _packed(np.asarray(shown)), _packed(truth)
     else:
-        if is_jpeg and size in (None, own_size) and original.startswith(b"\xff\xd8"):
+        plain = size in (None, own_size) and geometry.orientation == 1
+        if is_jpeg and plain and original.startswith(b"\xff\xd8"):
             photo = original  # encoding it again would only lose
         elif is_jpeg:
             photo = _encoded(shown, "JPEG", quality=settings.quality, subsampling=0)
@@ -312,9 +319,18 @@ def _remove(folder: Path, entry: _Entry) -> None:
             (folder / place).unlink()
 
 
-def _write_index(folder: Path, name: str, root: Path, settings: _Settings, index: Mapping[str, _Entry]) -> None:
+def _is_plain(photo: Path) -> bool:
+    try:
+        return is_plain(photo)
+    except DataError:
+        return False  # copying it will say what is wrong
+
+
+def _write_index(
+    folder: Path, name: str, root: Path, settings: _Settings, index: Mapping[str, _Entry], version: int
+) -> None:
     content = {
-        "version": VERSION,
+        "version": version,
         "set": name,
         "source": str(root.resolve()),
         "size": settings.size,
@@ -325,15 +341,15 @@ def _write_index(folder: Path, name: str, root: Path, settings: _Settings, index
     write_text(folder / MARKER, json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n")
 
 
-def _read_index(folder: Path, name: str, settings: _Settings) -> dict[str, _Entry]:
-    """What is in a copy that was begun.
+def _read_index(folder: Path, name: str, settings: _Settings) -> tuple[dict[str, _Entry], int]:
+    """What is in a copy that was begun, and the version that wrote it.
 
     Raises:
         DataError: the folder holds something else.
     """
     try:
         if not folder.exists() or not any(folder.iterdir()):
-            return {}
+            return {}, VERSION
         content = json.loads((folder / MARKER).read_bytes())
         found = {key: content[key] for key in ("version", "set", "size", "form", "quality")}
         index = {str(image): _entry(folder, values) for image, values in content["files"].items()}
@@ -345,7 +361,7 @@ def _read_index(folder: Path, name: str, settings: _Settings) -> dict[str, _Entr
             f"cannot read {folder / MARKER} ({reason}): it says what is in the copy; delete the folder or name another"
         ) from None
     wanted = {
-        "version": VERSION,
+        "version": 1 if found["version"] == 1 else VERSION,
         "set": name,
         "size": settings.size and list(settings.size),
         "form": settings.form,
@@ -357,7 +373,7 @@ def _read_index(folder: Path, name: str, settings: _Settings) -> dict[str, _Entr
                 f"{folder} holds a copy with the {key} {found[key]} and not {value}: a copy is of one kind; "
                 "name another folder, or delete this one"
             )
-    return index
+    return index, found["version"]
 
 
 def _entry(folder: Path, values: Any) -> _Entry:

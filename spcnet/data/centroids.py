@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from spcnet.data import labels
 from spcnet.data.datasets import FolderSet, SegmentationSet
-from spcnet.data.images import read_label
+from spcnet.data.images import geometry_of, read_label
 from spcnet.errors import DataError
 from spcnet.files import write_whole
 
-FORMAT = 1
+FORMAT = 2
 """Version of the stored file; another one, and what was stored is made anew."""
 CHUNK = 16
 """Labels that a worker process reads before it hands over."""
@@ -94,9 +94,9 @@ def class_centres(
 ) -> Centres:
     """Where the classes lie in each image of a set.
 
-    Of a set on disk every label file is read once; what was found is stored in the folder `.spcnet` beside the data, or
-    where that cannot be written to, in the user's cache folder, and taken from there as long as no label file has
-    changed. Generated scenes are all drawn once, which leaves them in their memory; nothing of them is stored.
+    Of a set on disk every label file is read once, and of its photo how it lies; what was found is stored in the folder
+    `.spcnet` beside the data, or where that cannot be written to, in the user's cache folder, and taken from there as long
+    as no file has changed. Generated scenes are all drawn once, which leaves them in their memory; nothing of them is stored.
 
     Args:
         images: the set. Of one with weather put on, the set below is taken.
@@ -153,9 +153,14 @@ class _Labels(Dataset[list[tuple[NDArray[np.generic], ...] | DataError]]):
     def _label(self, index: int) -> NDArray[np.uint8]:
         if not isinstance(self.plain, FolderSet):
             return self.plain.read(index).label
-        path = self.plain.pairs[index].label
-        label = read_label(path, wide=self.plain.wide, colors=self.plain.colors)
-        return labels.apply(self.plain.table, label, str(path))
+        pair = self.plain.pairs[index]
+        # The label as training sees it: turned along with a photo that is stored on its side.
+        try:
+            photo = geometry_of(pair.image)
+        except DataError:
+            photo = None  # reading the photo will say what is wrong
+        label = read_label(pair.label, wide=self.plain.wide, colors=self.plain.colors, photo=photo)
+        return labels.apply(self.plain.table, label, str(pair.label))
 
 
 def _search(numbered: _Labels, workers: int, skip_bad: bool, on_progress: Callable[[int, int], None]) -> Centres:
@@ -224,13 +229,14 @@ def _places(plain: FolderSet, tile: int, whole_tiles: bool) -> list[Path]:
     about_all = (FORMAT, tile, whole_tiles, plain.wide, plain.colors, plain.table.tobytes())
     content = hashlib.sha256(repr(about_all).encode())
     for pair in plain.pairs:
-        try:
-            about = pair.label.stat()
-        except OSError:
-            size, changed = -1, -1  # reading it will say what is wrong
-        else:
-            size, changed = about.st_size, about.st_mtime_ns
-        content.update(repr((os.path.relpath(pair.label.absolute(), root), size, changed)).encode())
+        for path in (pair.label, pair.image):
+            try:
+                about = path.stat()
+            except OSError:
+                size, changed = -1, -1  # reading it will say what is wrong
+            else:
+                size, changed = about.st_size, about.st_mtime_ns
+            content.update(repr((os.path.relpath(path.absolute(), root), size, changed)).encode())
     name = f"centroids-{content.hexdigest()[:32]}.npz"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spcnet"
     # Images and labels on two disks have no folder of their own in common.

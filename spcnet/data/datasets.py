@@ -8,6 +8,7 @@ names, folders, and that each photo has its label. What is inside a file is chec
 """
 
 import mmap
+import warnings
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data import labels, streets, weather
 from spcnet.data.catalog import dataset
-from spcnet.data.folders import Pair, find_pairs, read_excluded, root_of
-from spcnet.data.images import read_image, read_label
+from spcnet.data.folders import Pair, find_pairs, old_copy, read_excluded, root_of
+from spcnet.data.images import read_label, read_photo, size_misfit
 from spcnet.data.labels import LabelSpace
 from spcnet.errors import DataError, UsageError, one_of
 
@@ -84,14 +85,13 @@ class FolderSet(SegmentationSet):
     def read(self, index: int, /) -> Sample:
         """Read one pair from disk; see `SegmentationSet.read`."""
         pair = self.pairs[index]
-        image = read_image(pair.image)
-        label = read_label(pair.label, wide=self.wide, colors=self.colors)
-        if image.shape[:2] != label.shape:
+        photo = read_photo(pair.image)
+        label = read_label(pair.label, wide=self.wide, colors=self.colors, photo=photo.geometry)
+        if misfit := size_misfit(photo.geometry, label.shape):
             raise DataError(
-                f"{pair.label} is {label.shape[1]}×{label.shape[0]} but its image {pair.image} is "
-                f"{image.shape[1]}×{image.shape[0]}: image and label must have the same size"
+                f"{pair.image} does not fit {pair.label}: {misfit}; image and label must have the same size"
             )
-        return Sample(image, labels.apply(self.table, label, str(pair.label)), pair.name)
+        return Sample(photo.pixels, labels.apply(self.table, label, str(pair.label)), pair.name)
 
 
 class SceneMemory:
@@ -296,6 +296,8 @@ def open_domain(
                     )
         excluded = read_excluded(data.exclude).get(spec.dataset, frozenset())
         root = root_of(spec.dataset, data)
+        if message := old_copy(root, spec.dataset):
+            warnings.warn(message, stacklevel=2)
         pairs, native = find_pairs(spec.dataset, root, split=split, subset=spec.subset, data=data, excluded=excluded)
         table = labels.remap(native, space, spec.dataset)
         opened = FolderSet(pairs, table=table, wide=info.wide, colors=info.colors)

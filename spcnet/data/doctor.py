@@ -26,8 +26,8 @@ from rich.markup import escape
 from spcnet.config import DataConfig
 from spcnet.data import labels
 from spcnet.data.catalog import Table, dataset
-from spcnet.data.folders import Listing, Pair, read_excluded, survey
-from spcnet.data.images import fault, read_image, read_label
+from spcnet.data.folders import MARKER, Listing, Pair, old_copy, read_excluded, survey
+from spcnet.data.images import Geometry, fault, geometry_of, read_label, read_photo, size_misfit
 from spcnet.data.labels import IGNORE, VOID, LabelSpace
 from spcnet.data.parallel import in_processes
 from spcnet.errors import DataError, UsageError, one_of
@@ -78,6 +78,16 @@ _MEANING: Mapping[Kind, str] = {
     "only void": "labels in which nothing is labelled",
     "duplicate": "photos that are byte for byte the same as an earlier one",
 }
+RemarkKind = Literal["turned by EXIF", "not opaque", "label turned by EXIF", "old copy"]
+"""What is worth knowing of an image that is fit to train and to test on."""
+
+_REMARK: Mapping[RemarkKind, str] = {
+    "turned by EXIF": "photos that are stored turned or mirrored, and read upright; their labels must fit the upright photo",
+    "not opaque": "photos that can be seen through in parts, which are read as lying on white",
+    "label turned by EXIF": "label images with an EXIF orientation of their own, by which they are turned",
+    "old copy": "copies whose photos were read by other rules",
+}
+
 _EXCLUDED: frozenset[Kind] = frozenset(
     {"no label", "unreadable", "damaged", "sizes differ", "single colour", "unknown ids", "only void"}
 )
@@ -96,6 +106,17 @@ class Problem:
     kind: Kind
     image: str
     """Path of the photo below the root; of a label without a photo the label's; of an incomplete split its name."""
+    detail: str
+    """What was found, in one line."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something about an image that is no fault: it changes neither the exit code nor the list of images to leave out."""
+
+    kind: RemarkKind
+    image: str
+    """Path of the photo below the root; of an old copy the file that says so."""
     detail: str
     """What was found, in one line."""
 
@@ -145,6 +166,8 @@ class CheckReport:
     """How long reading took."""
     left_out: int = 0
     """Images that `data.exclude` names, which were not read."""
+    remarks: tuple[Remark, ...] = ()
+    """What is worth knowing and no fault: photos that are turned by EXIF, photos that are not opaque."""
 
     @property
     def exit_code(self) -> int:
@@ -177,17 +200,10 @@ class CheckReport:
         console.print(self._split_table(), self._class_table(), sep="\n")
         if not self.problems:
             console.print("[green]Nothing is wrong.[/]")
-            return
-        found = Counter(problem.kind for problem in self.problems)
         for kind in get_args(Kind):
-            if kind not in found:
-                continue
-            console.print(f"[bold red]{found[kind]:,} × {kind}[/] [dim]{_MEANING[kind]}[/]", highlight=False)
-            examples = [problem for problem in self.problems if problem.kind == kind][:_EXAMPLES]
-            for problem in examples:
-                console.print(f"  {escape(problem.image)}: {escape(problem.detail)}", highlight=False, soft_wrap=True)
-            if found[kind] > len(examples):
-                console.print(f"  [dim]and {found[kind] - len(examples):,} more[/]", highlight=False)
+            _list(console, [problem for problem in self.problems if problem.kind == kind], _MEANING[kind], "bold red")
+        for kind in get_args(RemarkKind):
+            _list(console, [remark for remark in self.remarks if remark.kind == kind], _REMARK[kind], "bold yellow")
 
     def _split_table(self) -> rich.table.Table:
         table = rich.table.Table(box=SIMPLE, pad_edge=False)
@@ -215,6 +231,17 @@ class CheckReport:
             style = "dim" if count.name == VOID or not count.pixels else None
             table.add_row(escape(count.name), f"{count.pixels:,}", share, f"{count.images:,}", style=style)
         return table
+
+
+def _list(console: Console, found: Sequence[Problem | Remark], meaning: str, style: str) -> None:
+    """Write how many there are of one kind, and the first of them."""
+    if not found:
+        return
+    console.print(f"[{style}]{len(found):,} × {found[0].kind}[/] [dim]{meaning}[/]", highlight=False)
+    for one in found[:_EXAMPLES]:
+        console.print(f"  {escape(one.image)}: {escape(one.detail)}", highlight=False, soft_wrap=True)
+    if len(found) > _EXAMPLES:
+        console.print(f"  [dim]and {len(found) - _EXAMPLES:,} more[/]", highlight=False)
 
 
 def check(
@@ -291,6 +318,7 @@ def check(
         problems=tuple(dict.fromkeys((*problems, *tally.problems))),
         seconds=time.perf_counter() - started,
         left_out=len(skipped),
+        remarks=(*([Remark("old copy", MARKER, message)] if (message := old_copy(root, name)) else []), *tally.remarks),
     )
 
 
@@ -354,14 +382,20 @@ class _Seen(NamedTuple):
     pixels: Mapping[int, int]
     """Native id → pixels that have it."""
     problems: tuple[tuple[Kind, str], ...]
+    remarks: tuple[tuple[RemarkKind, str], ...] = ()
 
 
 def _examine(work: _Work, *, wide: bool, colors: Mapping[tuple[int, int, int], int] | None) -> _Seen:
     pair, problems = work.pair, list[tuple[Kind, str]]()
     size, digest, pixels = None, b"", dict[int, int]()
+    geometry: Geometry | None = None
+    remarks: list[tuple[RemarkKind, str]] = []
     try:
-        image = read_image(pair.image)
-        size = image.shape[:2]
+        photo = read_photo(pair.image)
+        image, geometry = photo.pixels, photo.geometry
+        size = geometry.size
+        if photo.see_through:
+            remarks.append(("not opaque", f"{max(photo.see_through, 0.0001):.2%} of its pixels are not opaque"))
         digest = hashlib.blake2b(pair.image.read_bytes(), digest_size=16).digest()
         if _is_of_one_colour(image):
             problems.append(("single colour", f"it is {tuple(image[0, 0].tolist())} all over"))
@@ -370,15 +404,21 @@ def _examine(work: _Work, *, wide: bool, colors: Mapping[tuple[int, int, int], i
     except (DataError, OSError) as error:
         problems.append(("unreadable", str(error)))
     try:
-        label = read_label(pair.label, wide=wide, colors=colors)
+        label = read_label(pair.label, wide=wide, colors=colors, photo=geometry)
+        own = geometry_of(pair.label)
+        if geometry is not None and geometry.orientation != 1:
+            along = own.orientation == 1 and own.size != geometry.size and label.shape == geometry.size
+            place = "is turned along with it" if along else "is taken to lie on the upright photo"
+            remarks.append(("turned by EXIF", f"it is {geometry}; its label {place}"))
+        if own.orientation != 1:
+            remarks.append(("label turned by EXIF", f"the label {pair.label.name} is {own}"))
         if wrong := fault(pair.label):
             problems.append(("damaged", f"the label {pair.label.name}: {wrong}"))
     except DataError as error:
         problems.append(("unreadable", str(error)))
-        return _Seen(size, digest, pixels, tuple(problems))
-    if size is not None and size != label.shape:
-        there = f"{label.shape[1]}×{label.shape[0]}"
-        problems.append(("sizes differ", f"it is {size[1]}×{size[0]}, its label {there}"))
+        return _Seen(size, digest, pixels, tuple(problems), tuple(remarks))
+    if geometry is not None and (misfit := size_misfit(geometry, label.shape)):
+        problems.append(("sizes differ", misfit))
     counts = np.bincount(label.reshape(-1), minlength=256)
     pixels = {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
     unknown = {i: n for i, n in pixels.items() if i not in work.table}
@@ -387,7 +427,7 @@ def _examine(work: _Work, *, wide: bool, colors: Mapping[tuple[int, int, int], i
         problems.append(("unknown ids", f"{pair.label.name} has {told}"))
     elif all(work.table[i] == VOID for i in pixels):
         problems.append(("only void", f"{pair.label.name} has the ids {', '.join(map(str, pixels))} alone"))
-    return _Seen(size, digest, pixels, tuple(problems))
+    return _Seen(size, digest, pixels, tuple(problems), tuple(remarks))
 
 
 def _is_of_one_colour(image: NDArray[np.uint8]) -> bool:
@@ -414,6 +454,7 @@ class _Tally:
         self.root = root
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.problems: list[Problem] = []
+        self.remarks: list[Remark] = []
         self.first: dict[bytes, str] = {}
         """Digest of a photo's file → the first photo that has it."""
         self.native = _Counts(dict.fromkeys(known for table in tables for known in table.values()))
@@ -433,6 +474,7 @@ class _Tally:
         if seen.size:
             self.sizes[seen.size] += 1
         self.problems += [Problem(kind, image, detail) for kind, detail in seen.problems]
+        self.remarks += [Remark(kind, image, detail) for kind, detail in seen.remarks]
         if seen.digest and (first := self.first.setdefault(seen.digest, image)) != image:
             self.problems.append(Problem("duplicate", image, f"it is the same as {first}"))
         known = {work.table[i]: 0 for i in seen.pixels if i in work.table}

@@ -75,6 +75,22 @@ def root_of(name: str, data: DataConfig) -> Path:
     raise DataError(f"the data set {name} does not lie where it was looked for, {places}: {ways}")
 
 
+def old_copy(root: Path, name: str) -> str:
+    """What to say of a copy of a set (`spcnet.data.cache`) whose photos an earlier version read otherwise; else empty."""
+    try:
+        with (root / MARKER).open("rb") as file:
+            old = file.read(13) == b'{"version":1,'
+    except OSError:  # no copy
+        return ""
+    return (
+        f"{root} is a copy by an earlier version, which stored photos without turning them as EXIF says and without laying "
+        f"them on white. Call `spcnet data cache {name} ROOT {root}` once more, with the options it was made with: it copies "
+        "again what is shown otherwise, and nothing else"
+        if old
+        else ""
+    )
+
+
 def find_pairs(
     name: str,
     root: Path,

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from spcnet.data.images import open_picture, photo_of
 from spcnet.errors import DataError, UsageError
 from spcnet.inference.results import RESULT_SUFFIXES, FoundImage
 from spcnet.inference.video import VIDEO_SUFFIXES, is_webcam
@@ -25,10 +26,10 @@ IMAGE_SUFFIXES = frozenset(
 
 
 def read_rgb(image: npt.NDArray[Any] | Image.Image | Path | str) -> npt.NDArray[np.uint8]:
-    """An image of any kind as H×W×3 RGB bytes, upright.
+    """An image of any kind as H×W×3 RGB bytes: upright, on white, and of a file with several pictures the first.
 
-    A photo that says how the camera was held (EXIF) is turned. What can be seen through is laid on white. Of a file
-    with several pictures the first counts. 16-bit values lose their lower half: 65535 is white.
+    What a picture shows is decided in one place for prediction, training and evaluation: `spcnet.data.images.photo_of`.
+    Here every kind of file is read that Pillow knows; a data set has fewer.
 
     Raises:
         UsageError: there is no such file, or an array does not have the shape or type of an image.
@@ -41,7 +42,7 @@ def read_rgb(image: npt.NDArray[Any] | Image.Image | Path | str) -> npt.NDArray[
                 f"the image is an array of {image.dtype} with the shape {image.shape}: it must be uint8 and H×W×3 "
                 "(RGB), H×W (grey) or H×W×4 (RGB and opacity)"
             )
-        return _to_rgb(Image.fromarray(image))
+        return photo_of(Image.fromarray(image), "the image").pixels
     if isinstance(image, Image.Image):
         return _decoded(image, "the image")
     path = Path(image)
@@ -50,7 +51,7 @@ def read_rgb(image: npt.NDArray[Any] | Image.Image | Path | str) -> npt.NDArray[
         raise UsageError(f"{path} {problem}")
     try:
         # Decoders warn of what is odd in a file; what matters of it becomes an error.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
+        with warnings.catch_warnings(action="ignore"), path.open("rb") as file, open_picture(file) as opened:
             return _decoded(opened, str(path))
     except UnidentifiedImageError as error:
         raise DataError(f"cannot read {path}: it is no image of a known kind. Convert it to PNG or JPEG") from error
@@ -62,7 +63,9 @@ def read_rgb(image: npt.NDArray[Any] | Image.Image | Path | str) -> npt.NDArray[
 
 def _decoded(image: Image.Image, where: str) -> npt.NDArray[np.uint8]:
     try:
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return photo_of(image, where).pixels
+    except DataError:
+        raise
     except Exception as error:  # pixels are decoded only here, and a broken file may raise anything
         raise _unreadable(where, error) from error
 
@@ -73,25 +76,6 @@ def _unreadable(where: str, error: Exception) -> DataError:
         return DataError(f"cannot read {where}: it has more than {most} pixels. Make it smaller, or cut it")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     return DataError(f"cannot read {where}: {' '.join(reason.split())}. Check or replace the file")
-
-
-def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    if image.mode.startswith("I") or image.mode == "F":
-        return np.repeat(_to_bytes(np.asarray(image), image.mode)[..., None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        clear = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", clear.size, (255, 255, 255, 255)), clear)
-    return np.array(image.convert("RGB"))
-
-
-def _to_bytes(values: npt.NDArray[Any], mode: str) -> npt.NDArray[np.uint8]:
-    """Grey values of more than 8 bits as bytes: of 0..65535, or of 0..255 where mode `I` or `F` holds no more."""
-    values = np.nan_to_num(values.astype(np.float32), posinf=65535, neginf=0)
-    if mode == "F" and values.max(initial=0) <= 1:
-        values = values * 255
-    elif mode.startswith("I;16") or values.max(initial=0) > 255:
-        values = values / 257
-    return (values + 0.5).clip(0, 255).astype(np.uint8)
 
 
 def find_images(inputs: Sequence[Path | str], *, output: Path | None = None, videos: bool = False) -> list[FoundImage]:

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spcnet.config import DataConfig, DomainSpec, OwnSet
-from spcnet.data.cache import MARKER, nearest, write_cache
+from spcnet.data.cache import MARKER, Form, nearest, write_cache
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.doctor import check
 from spcnet.data.fixture import write_fixture
 from spcnet.data.folders import write_excluded
 from spcnet.data.labels import label_space
 from spcnet.errors import DataError, UsageError
+from tests.data.test_images import STORED, turned
 
 SIZE = (48, 64)
 NAMES = ("0001TP_1", "0006R0_2", "0016E5_3")
@@ -127,6 +130,79 @@ def test_a_jpeg_that_keeps_its_size_is_copied_byte_for_byte(root: Path, tmp_path
     write_cache("camvid", root, tmp_path / "copy")
     there = (tmp_path / "copy" / "train" / "0001TP_1.jpg").read_bytes()
     assert there == (root / "train" / "0001TP_1.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("form", ["jpeg", "raw"])
+@pytest.mark.parametrize("size", [None, (20, 30)])
+def test_the_copy_is_upright_and_on_white_and_its_labels_fit(
+    root: Path, tmp_path: Path, form: Form, size: tuple[int, int] | None
+) -> None:
+    photos = [*sorted((root / "train").glob("*.png")), *sorted((root / "test").glob("*.png"))]
+    labels = [path.parent.with_name(f"{path.parent.name}annot") / path.name for path in photos]
+    plain = tmp_path / "plain"
+    shutil.copytree(root, plain)
+    for number, (photo, label) in enumerate(zip(photos, labels, strict=True)):
+        pixels, ids = np.asarray(Image.open(photo)), np.asarray(Image.open(label))
+        if number == 0:  # lies on the stored picture; the others on the upright one
+            photo.write_bytes(turned(6, pixels=pixels))
+            save(label, np.ascontiguousarray(STORED[6](ids)))
+        elif number < 3:
+            photo.write_bytes(turned((0, 3, 8)[number], pixels=pixels))
+        else:
+            save(photo, np.dstack([pixels, np.full(ids.shape, 128, np.uint8)]))
+            veil = np.asarray(Image.open(photo))
+            white = Image.alpha_composite(Image.new("RGBA", veil.shape[1::-1], (255,) * 4), Image.fromarray(veil))
+            save(plain / photo.relative_to(root), np.asarray(white.convert("RGB")))
+    for source in (root, plain):
+        report = write_cache("camvid", source, tmp_path / f"copy of {source.name}", size=size, form=form)
+        assert (report.images, dict(report.failed)) == (4, {})
+    one, other = (contents(tmp_path / f"copy of {name}") for name in (root.name, plain.name))
+    assert [(path, digest) for path, digest in one.items() if MARKER not in path] == [
+        (path, digest) for path, digest in other.items() if MARKER not in path
+    ]
+
+
+def test_a_jpeg_that_is_stored_turned_is_upright_in_the_copy(root: Path, tmp_path: Path) -> None:
+    (root / "train" / "0001TP_1.png").unlink()
+    (root / "train" / "0001TP_1.jpg").write_bytes(turned(6, "JPEG", smooth(0), quality=95))
+    write_cache("camvid", root, tmp_path / "copy")
+    with Image.open(tmp_path / "copy" / "train" / "0001TP_1.jpg") as image:
+        assert image.getexif().get(274, 1) == 1
+        assert np.abs(np.asarray(image).astype(int) - smooth(0)).mean() < 3
+
+
+def old_copy_of(root: Path, folder: Path) -> Path:
+    """A copy as the version before wrote it: its marker says 1, its photos lie as they are stored."""
+    write_cache("camvid", root, folder)
+    marker = folder / MARKER
+    text = marker.read_text()
+    assert text.startswith('{"version":2,')
+    marker.write_text(text.replace('"version":2', '"version":1', 1))
+    return folder
+
+
+def test_of_an_old_copy_only_what_is_shown_otherwise_is_copied_again(root: Path, tmp_path: Path) -> None:
+    turned_photo, veiled_photo = (root / "train" / f"{name}.png" for name in NAMES[:2])
+    turned_photo.write_bytes(turned(3, pixels=smooth(0)))
+    save(veiled_photo, np.dstack([smooth(1), np.full(smooth(1).shape[:2], 99, np.uint8)]))
+    wanted = contents(write_cache("camvid", root, tmp_path / "new") and tmp_path / "new")
+    copy = old_copy_of(root, tmp_path / "copy")
+    for photo in (turned_photo, veiled_photo):
+        path = (copy / "train" / photo.name).with_suffix(".jpg")
+        path.write_bytes(bytes(path.stat().st_size))  # other pixels, of as many bytes
+    with pytest.warns(UserWarning, match="spcnet data cache camvid ROOT"):
+        opened("camvid", copy, split="train")
+    assert [one.kind for one in check("camvid", copy, split="test").remarks] == ["old copy"]
+    assert write_cache("camvid", root, copy, splits=["test"]).written == 0
+    with pytest.warns(UserWarning, match="earlier version"):  # train is not copied again yet
+        opened("camvid", copy, split="train")
+    assert write_cache("camvid", root, copy).written == 2
+    assert {path: digest for path, digest in contents(copy).items() if MARKER not in path} == {
+        path: digest for path, digest in wanted.items() if MARKER not in path
+    }
+    with warnings.catch_warnings(action="error"):
+        opened("camvid", copy, split="train")
+    assert write_cache("camvid", root, copy).written == 0
 
 
 def test_a_raw_copy_holds_the_very_pixels_and_is_read_where_it_is_looked_at(root: Path, tmp_path: Path) -> None:
@@ -259,7 +335,7 @@ def test_the_marker_says_what_the_copy_is_of(root: Path, tmp_path: Path) -> None
     write_cache("camvid", root, tmp_path / "copy", size=(20, 30), quality=90)
     marker = json.loads((tmp_path / "copy" / MARKER).read_text())
     assert {key: marker[key] for key in ("version", "set", "source", "size", "form", "quality")} == {
-        "version": 1, "set": "camvid", "source": str(root.resolve()), "size": [20, 30], "form": "jpeg", "quality": 90
+        "version": 2, "set": "camvid", "source": str(root.resolve()), "size": [20, 30], "form": "jpeg", "quality": 90
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from spcnet.data.datasets import FolderSet, WeatherSet, open_domain
 from spcnet.data.folders import Pair
 from spcnet.data.labels import IGNORE, label_space
 from spcnet.errors import DataError
+from tests.data.test_images import STORED, turned
 
 Place = tuple[int, int, int]
 
@@ -101,6 +102,31 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
 
 def same(one: Centres, other: Centres) -> bool:
     return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
+
+
+def test_classes_are_found_where_the_label_lies_on_the_upright_photo(made: Made) -> None:
+    plain = class_centres(made.set, tile=16)
+    for number, pair in enumerate(made.set.pairs[:10]):
+        pixels, label = (np.asarray(Image.open(path)) for path in (pair.image, pair.label))
+        orientation = (6, 3, 5, 8, 7)[number % 5]
+        pair.image.write_bytes(turned(orientation, pixels=pixels))
+        if orientation != 3 and number < 5:  # the label lies on the stored picture
+            Image.fromarray(np.ascontiguousarray(STORED[orientation](label))).save(pair.label)
+    # What was found is found again, not read: the photos are others.
+    found = class_centres(made.set, tile=16)
+    assert same(found, plain)
+    for index in range(10):
+        assert np.array_equal(made.set.read(index).label, made.labels[index])
+
+
+def test_a_photo_that_was_turned_since_is_looked_at_again(made: Made) -> None:
+    first = class_centres(made.set, tile=16)
+    pair = made.set.pairs[0]
+    Image.fromarray(np.ascontiguousarray(np.asarray(Image.open(pair.label)).T)).save(pair.label)
+    pair.image.write_bytes(turned(5, pixels=np.asarray(Image.open(pair.image))))
+    assert same(class_centres(made.set, tile=16), first)
+    Image.open(pair.image).save(pair.image, exif=b"")  # the same pixels, without the note
+    assert not same(class_centres(made.set, tile=16), first)
 
 
 def stored(tmp_path: Path) -> list[Path]:

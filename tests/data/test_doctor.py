@@ -18,6 +18,7 @@ from spcnet.data.doctor import EXPECTED, CheckReport, Problem, check
 from spcnet.data.folders import find_pairs, read_excluded, write_excluded
 from spcnet.data.parallel import in_processes
 from spcnet.errors import DataError, UsageError
+from tests.data.test_images import STORED, film, jpegs, turned
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
 SIZE = (12, 20)
@@ -73,6 +74,59 @@ def test_a_set_in_order_has_no_problem_and_all_its_pixels_are_counted(root: Path
     (person,) = [count for count in report.classes if count.name == "person"]
     assert person.pixels == (every == 9).sum()
     assert sum(count.pixels for count in report.classes) == every.size
+
+
+def test_photos_that_are_turned_or_not_opaque_are_listed_and_fit_to_train_on(root: Path, tmp_path: Path) -> None:
+    first, second, third = (root / "train" / f"{name}.png" for name in NAMES["train"])
+    first.write_bytes(turned(6, pixels=photo(0)))  # its label lies on the upright photo
+    second.write_bytes(turned(8, pixels=photo(1)))
+    save(root / "trainannot" / second.name, STORED[8](truth(1)))  # on the stored one
+    clear = np.full(SIZE, 255, np.uint8)
+    clear[0, :12] = 7
+    save(third, np.dstack([photo(2), clear]))
+    (root / "testannot" / "Seq05VD_4.png").write_bytes(turned(3, pixels=truth(3)))
+    report = check("camvid", root)
+    assert (report.problems, report.exit_code, report.excluded()) == ((), 0, [])
+    assert report.sizes == {SIZE: 5}
+    assert [(one.kind, one.image, one.detail) for one in report.remarks] == [
+        (
+            "turned by EXIF", "train/0001TP_1.png",
+            "it is 20×12 (EXIF orientation 6 of the stored 12×20); its label is taken to lie on the upright photo",
+        ),
+        (
+            "turned by EXIF", "train/0006R0_2.png",
+            "it is 20×12 (EXIF orientation 8 of the stored 12×20); its label is turned along with it",
+        ),
+        ("not opaque", "train/0016E5_3.png", "5.00% of its pixels are not opaque"),
+        (
+            "label turned by EXIF", "test/Seq05VD_4.png",
+            "the label Seq05VD_4.png is 20×12 (EXIF orientation 3 of the stored 20×12)",
+        ),
+    ]  # fmt: skip
+    assert [one["kind"] for one in json.loads(report.as_json())["remarks"]] == [one.kind for one in report.remarks]
+    file = io.StringIO()
+    report.render(Console(file=file, width=80))
+    text = file.getvalue()
+    assert "Nothing is wrong." in text
+    assert "2 × turned by EXIF" in text
+    assert "1 × not opaque" in text
+
+
+def test_a_label_that_fits_neither_the_stored_nor_the_upright_photo_is_told_of_with_exif(root: Path) -> None:
+    (root / "test" / "Seq05VD_5.png").write_bytes(turned(5, pixels=photo(0)[:, :19]))
+    report = check("camvid", root, split="test")
+    assert found(report) == [("sizes differ", "test/Seq05VD_5.png")]
+    assert "EXIF orientation 5 of the stored 12×19" in report.problems[0].detail
+
+
+def test_a_motion_photo_is_well_and_one_that_is_cut_off_is_not(root: Path) -> None:
+    whole = jpegs()["plain"]
+    for split, photo_part in (("train", whole), ("test", whole[:-900] + b"\xff\xd9")):
+        for name in NAMES[split]:
+            (root / split / f"{name}.png").write_bytes(photo_part + film(0, 200_000))
+            save(root / f"{split}annot" / f"{name}.png", np.zeros((120, 160), np.uint8) + np.uint8(3))
+    assert {kind for kind, _ in found(check("camvid", root, split="train"))} == {"duplicate"}
+    assert {kind for kind, _ in found(check("camvid", root, split="test"))} == {"duplicate", "damaged"}
 
 
 def test_only_the_split_that_is_named_is_read(root: Path) -> None:
