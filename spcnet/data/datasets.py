@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data import labels, streets, weather
 from spcnet.data.catalog import dataset
-from spcnet.data.folders import Pair, find_pairs, read_excluded, root_of
+from spcnet.data.folders import Pair, excluded_images, find_split, lines_without_image, root_of
 from spcnet.data.images import read_image, read_label
 from spcnet.data.labels import LabelSpace
 from spcnet.errors import DataError, UsageError, one_of
@@ -44,6 +44,9 @@ class Sample(NamedTuple):
 class SegmentationSet(ABC):
     """Labelled images of one domain, in a fixed order."""
 
+    remarks: tuple[str, ...] = ()
+    """What its user should hear of the files it was opened from, such as those that were left out; a line each."""
+
     @abstractmethod
     def __len__(self) -> int:
         """Number of images."""
@@ -67,6 +70,7 @@ class FolderSet(SegmentationSet):
         table: NDArray[np.uint8],
         wide: bool = False,
         colors: Mapping[tuple[int, int, int], int] | None = None,
+        remarks: tuple[str, ...] = (),
     ) -> None:
         """Keep the pairs in the order given.
 
@@ -75,8 +79,10 @@ class FolderSet(SegmentationSet):
             table: class of each native id, 256 entries (`labels.remap`).
             wide: label images may have 16 bits a channel.
             colors: native id of each RGB colour, where label images may be of colours.
+            remarks: see `SegmentationSet`.
         """
         self.pairs, self.table, self.wide, self.colors = pairs, table, wide, colors
+        self.remarks = remarks
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -224,6 +230,7 @@ class WeatherSet(SegmentationSet):
             seed: other seeds give other drops and flakes.
         """
         self.plain = plain
+        self.remarks = plain.remarks
         self.style = style
         self.seed = seed
 
@@ -294,9 +301,10 @@ def open_domain(
                     raise one_of(
                         name, known, f"class of the label space {space.name} in data.sets.{spec.dataset}.table"
                     )
-        excluded = read_excluded(data.exclude).get(spec.dataset, frozenset())
         root = root_of(spec.dataset, data)
-        pairs, native = find_pairs(spec.dataset, root, split=split, subset=spec.subset, data=data, excluded=excluded)
-        table = labels.remap(native, space, spec.dataset)
-        opened = FolderSet(pairs, table=table, wide=info.wide, colors=info.colors)
+        excluded = excluded_images(spec.dataset, root, data)
+        found = find_split(spec.dataset, root, split=split, subset=spec.subset, data=data, excluded=excluded)
+        table = labels.remap(found.table, space, spec.dataset)
+        remarks = (*found.remarks, *lines_without_image(spec.dataset, excluded, data))
+        opened = FolderSet(found.pairs, table=table, wide=info.wide, colors=info.colors, remarks=remarks)
     return WeatherSet(opened, spec.style, seed=seed) if spec.style else opened

@@ -501,8 +501,8 @@ def test_leaving_out_every_image_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["kitti", "kitti\ta.png", "kitti a.png why", "\ta.png\twhy", "kitti\t/a.png\twhy", "kitti\ta/../b.png\twhy",
-             "kitti\t\twhy", "kitti\ta.png\twhy\tand"]
+    "line", ["kitti", "kitti a.png why", "\ta.png\twhy", "kitti\ta/../b.png\twhy", "kitti\ta\\..\\b.png\twhy",
+             "kitti\t\twhy", "kitti\t", "kitti\ta.png\twhy\tand", "kitti\ta\x00b.png\twhy"]
 )  # fmt: skip
 def test_a_malformed_list_is_answered_with_the_line_s_number(tmp_path: Path, line: str) -> None:
     (tmp_path / "list").write_text(f"# a list\n\nkitti\tfine.png\twhy\n{line}\n")
