@@ -134,13 +134,15 @@ def decoded_text(content: bytes) -> str:
     Raises:
         UnicodeDecodeError: it is neither.
     """
+    encoding = "utf-8"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16")
-    # In UTF-16 every other byte of Latin letters is zero, and text in UTF-8 has none.
-    for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
-        if content[first::2].count(0) > len(content) // 4:
-            return content.decode(name)
-    return content.decode("utf-8-sig")
+        encoding = "utf-16"
+    else:
+        # In UTF-16 every other byte of Latin letters is zero, and text in UTF-8 has none.
+        for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+            if content[first::2].count(0) > len(content) // 4:
+                encoding = name
+    return content.decode(encoding).removeprefix("\ufeff")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -117,7 +117,7 @@ def files_below(
     Raises:
         DataError: a folder cannot be listed.
     """
-    waiting, followed = [folder], set[str]()
+    waiting, followed, origin = [folder], set[str](), os.path.realpath(root / folder)
     while waiting:
         inside = waiting.pop()
         begin = f"{inside}/" if inside else ""
@@ -147,7 +147,9 @@ def files_below(
             raise _unlisted(root / inside, error) from None
         # In the order of their names, so that the same of two links to one place is followed everywhere.
         waiting += [
-            begin + link.name for link in sorted(links, key=lambda link: link.name) if not _leads_back(link, followed)
+            begin + link.name
+            for link in sorted(links, key=lambda link: link.name)
+            if not _leads_back(link, followed, origin)
         ]
 
 
@@ -155,10 +157,10 @@ def _unlisted(folder: Path, error: OSError) -> DataError:
     return DataError(f"cannot list the folder {folder}: {error.strerror or error}. Check its permissions")
 
 
-def _leads_back(link: os.DirEntry[str], followed: set[str]) -> bool:
-    """Whether a link to a folder leads to where it lies itself, or to where another one has led."""
+def _leads_back(link: os.DirEntry[str], followed: set[str], origin: str) -> bool:
+    """Whether a link to a folder leads to where it lies itself, or all began, or to where another one has led."""
     target, here = os.path.realpath(link.path), os.path.realpath(os.path.dirname(link.path))
-    if target in followed or f"{here}/".startswith(f"{target.rstrip('/')}/"):
+    if target in followed or any(f"{below}/".startswith(f"{target.rstrip('/')}/") for below in (here, origin)):
         return True
     followed.add(target)
     return False

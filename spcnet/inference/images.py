@@ -188,8 +188,8 @@ def _expand(
         return [(path, path.parent)], {}
     if not glob.has_magic(str(path)):
         raise UsageError(f"{text} is not there: give an image, a folder or a glob such as 'photos/*.jpg'")
-    base = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
-    matches = [Path(match) for match in sorted(glob.glob(_pattern(path), recursive=True))]
+    pattern, base = _pattern(path)
+    matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
     if not any(map(is_of_a_server, path.parts)):
         matches = [match for match in matches if not any(map(is_of_a_server, match.parts[len(base.parts) :]))]
     files, others = _sorted_out([match for match in matches if match.is_file()], wanted)
@@ -199,13 +199,14 @@ def _expand(
     return [(file, base) for file in files], others
 
 
-def _pattern(path: Path) -> str:
-    """A glob in which brackets that stand in the name of a folder which is there stand for themselves."""
-    parts, there = list[str](), Path()
-    for part in path.parts:
-        there = there / part
-        parts.append(glob.escape(part) if glob.has_magic(part) and there.is_dir() else part)
-    return str(Path(*parts))
+def _pattern(path: Path) -> tuple[str, Path]:
+    """A glob in which brackets in the names of folders that are there stand for themselves, and what of it is fixed."""
+    base = Path()
+    for number, part in enumerate(path.parts):
+        if glob.has_magic(part) and not (base / part).is_dir():
+            return str(Path(glob.escape(str(base)), *path.parts[number:])), base
+        base = base / part
+    return glob.escape(str(base)), base.parent
 
 
 def _sorted_out(files: Sequence[Path], wanted: frozenset[str]) -> tuple[list[Path], dict[Path, str]]:
