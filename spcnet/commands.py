@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -84,6 +84,12 @@ def open_tests(data: DataConfig, space: LabelSpace) -> dict[str, SegmentationSet
     }
 
 
+def print_remarks(sets: Iterable[SegmentationSet], console: Console) -> None:
+    """Print what there is to say of the files that sets were opened from, each line once."""
+    for remark in dict.fromkeys(remark for one in sets for remark in one.remarks):
+        console.print(remark, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
 def train(
     config: RunConfig, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
 ) -> Record:
@@ -116,6 +122,7 @@ def train(
     fabric = make_fabric(config.training)
     if not fabric.is_global_zero:
         console = Console(quiet=True)
+    print_remarks([*sources, *tests.values()], console)
     with processes.together():
         if fabric.is_global_zero:
             _claim(config.output, resume=resume, overwrite=overwrite)
@@ -426,6 +433,7 @@ def evaluate(
     fabric = make_fabric(dataclasses.replace(config.training, devices=devices, nodes=1))
     if not fabric.is_global_zero:
         console = Console(quiet=True)
+    print_remarks(tests.values(), console or Console(quiet=True))
     state = checkpoint.read(checkpoint.find(run))[2]
     with dead_workers_told():
         results = score_domains(network, tests, config, space, fabric=fabric, console=console or Console(quiet=True))

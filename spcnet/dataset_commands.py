@@ -152,6 +152,8 @@ def preview(
         data = replace(data, roots={**data.roots, spec.dataset: str(root)})
     wanted = label_space(space)
     plain = open_domain(spec, data=data, space=wanted, training=training)
+    for remark in plain.remarks:
+        console.print(remark, style="yellow", highlight=False, markup=False, soft_wrap=True)
     _save(contact_sheet(plain, wanted, num_images=num_images, width=width, seed=seed), output)
     console.print(
         f"{min(num_images, len(plain))} of {len(plain):,} images of {domain}: {output}", highlight=False, markup=False

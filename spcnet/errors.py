@@ -19,6 +19,13 @@ class DataError(SpcnetError):
     """A file or folder is missing, unreadable, or not what it should be (exit code 1)."""
 
 
+class WriteError(DataError):
+    """A file cannot be written (exit code 1)."""
+
+    concerns_all = False
+    """Whether no other file can be written either: the disk is full, or broken."""
+
+
 class CheckpointError(SpcnetError):
     """A checkpoint or weight file is broken, foreign, or does not fit the network (exit code 1)."""
 

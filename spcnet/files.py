@@ -1,14 +1,19 @@
 """Writing files whole or not at all: under another name first, then renamed. A killed process leaves the old file."""
 
+import errno
 import os
 import re
+import stat
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from spcnet.errors import DataError
+from spcnet.errors import WriteError
+
+_FOR_ALL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE))
+"""Errors that the next file would meet, too."""
 
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.part")
 
@@ -23,11 +28,12 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, keep: Path 
             stays until the new file stands, so that a process killed at any moment leaves a whole file.
 
     Raises:
-        DataError: no permission, no space, or something else is in the way.
+        WriteError: no permission, no space, a name that is too long, or something else is in the way.
     """
     temporary, held = _beside(path), _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _check_place(path)  # before the content is made, which may take hours
         with temporary.open("wb") as file:
             write(file)
             file.flush()
@@ -43,20 +49,107 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, keep: Path 
                 os.replace(held, keep)
             _sync_folder(path.parent)
     except OSError as error:
-        raise DataError(
-            f"cannot write {path}: {error.strerror or error}. Check the folder's permissions and the space left"
-        ) from error
+        raise write_error(path, error) from error
     finally:
         for left in (temporary, held):
             with suppress(OSError):
                 left.unlink()
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a place where no file can be written, as far as its name and what lies there tell, before there is content.
+
+    Raises:
+        WriteError: the name is too long, or a folder has it, or a file stands where its folder should be.
+    """
+    try:
+        _check_place(path)
+        parent = path.parent
+        while not parent.is_dir():
+            if parent.exists() or parent.is_symlink():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))
+            parent = parent.parent
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def _check_place(path: Path) -> None:
+    """That a file can have this name; renaming a finished file would find out too late.
+
+    Raises:
+        OSError: as renaming would.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
+def write_error(path: Path, error: OSError) -> WriteError:
+    """The error for a file that cannot be written, with what helps against its cause."""
+    number = error.errno
+    if number == errno.ENAMETOOLONG:
+        length, most = len(os.fsencode(path.name)), _longest_name(path)
+        advice = (
+            f"its name has {length} bytes, and the file system allows {most}: shorten the name of the input by "
+            f"{length - most} or more"
+            if most and length > most
+            else "the whole path is too long: choose an output folder with a shorter path"
+        )
+    elif number == errno.EISDIR or (number in (errno.ENOTEMPTY, errno.EEXIST) and path.is_dir()):
+        advice = "a folder has that name: remove or rename it, or choose another output folder"
+    elif number in (errno.ENOTDIR, errno.EEXIST):
+        blocking = next((parent for parent in path.parents if parent.exists() or parent.is_symlink()), path.parent)
+        advice = f"{blocking} is a file where a folder is needed: remove or rename it, or choose another output folder"
+    elif number in (errno.EACCES, errno.EPERM):
+        advice = "check the permissions of the folder, or choose another output folder"
+    elif number == errno.EROFS:
+        advice = "the file system can only be read: choose another output folder"
+    elif number in (errno.ENOSPC, errno.EDQUOT):
+        advice = "make room there, or choose another output folder"
+    elif number in (errno.EINVAL, errno.EILSEQ):
+        advice = "the file system does not allow such a name: rename the input, or choose another output folder"
+    else:
+        advice = "check the folder's permissions and the space left"
+    wrong = WriteError(f"cannot write {path}: {error.strerror or error}. {advice[0].upper()}{advice[1:]}")
+    wrong.concerns_all = number in _FOR_ALL
+    return wrong
+
+
+def _longest_name(path: Path) -> int:
+    """Bytes that a name may have where a file is to lie; 0 where the system does not tell."""
+    for folder in path.parents:
+        with suppress(OSError, ValueError, AttributeError):
+            return os.pathconf(folder, "PC_NAME_MAX")
+    return 0
+
+
+def decoded_text(content: bytes) -> str:
+    """The text of a file in UTF-8, with or without byte order mark, or in UTF-16, as programs of Windows may save it.
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+    """
+    encoding = "utf-8"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    else:
+        # In UTF-16 every other byte of Latin letters is zero, and text in UTF-8 has none.
+        for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+            if content[first::2].count(0) > len(content) // 4:
+                encoding = name
+    return content.decode(encoding).removeprefix("\ufeff")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all, in UTF-8.
 
     Raises:
-        DataError: no permission or no space.
+        WriteError: as `write_whole`.
     """
     write_whole(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 

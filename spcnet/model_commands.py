@@ -25,7 +25,7 @@ from spcnet.evaluation.metrics import mean_iou
 from spcnet.evaluation.views import Views
 from spcnet.files import write_whole
 from spcnet.hub import push_to_hub, save_pretrained
-from spcnet.inference.images import find_images
+from spcnet.inference.images import find_images, search_images
 from spcnet.inference.predictor import Predictor, Speed
 from spcnet.inference.results import Results, Written
 from spcnet.inference.unfamiliarity import Unfamiliarity, familiar_file
@@ -91,8 +91,8 @@ def predict(
         speed=speed,
         unfamiliarity=unfamiliarity,
     )
-    found = find_images(inputs, output=output, videos=True)
-    titles = ["predict", *(["frames"] if any(is_video(one.path) for one in found) else [])]
+    search = search_images(inputs, output=output, videos=True)
+    titles = ["predict", *(["frames"] if any(is_video(one.path) for one in search.images) else [])]
     with bars(console, titles, [0] * len(titles)) as shows:
         predictions = predictor.predict_paths(
             inputs,
@@ -110,6 +110,9 @@ def predict(
         *([f"{frames} frames of {len(predictions.videos)} video(s)"] if frames else []),
     ]
     console.print(f"{' and '.join(told)} labelled in {output}", highlight=False, soft_wrap=True)
+    if search.left_out:
+        told_left_out = f"left out {search.left_out.text()}"
+        console.print(told_left_out, style="yellow", highlight=False, markup=False, soft_wrap=True)
     strange = [one for one in predictions.written if one.unfamiliarity and one.unfamiliarity.percentile == 1]
     if strange:
         console.print(

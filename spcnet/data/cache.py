@@ -22,10 +22,11 @@ from PIL import Image
 from spcnet.config import DataConfig
 from spcnet.data.catalog import dataset
 from spcnet.data.doctor import below, list_splits
-from spcnet.data.folders import MARKER, Pair, read_excluded
+from spcnet.data.folders import MARKER, Pair, excluded_images
 from spcnet.data.images import ARRAY, geometry_of, is_plain, read_image, read_label, size_misfit
+from spcnet.data.listing import spellings
 from spcnet.data.parallel import in_processes
-from spcnet.errors import DataError, UsageError, one_of
+from spcnet.errors import DataError, UsageError, WriteError, one_of
 from spcnet.files import write_text, write_whole
 
 Form = Literal["jpeg", "raw"]
@@ -115,13 +116,13 @@ def write_cache(
             f"the copy's folder {folder} is, or lies in or around, the data set's folder {root}: name a folder beside it"
         )
     found = list_splits(name, root, splits=splits, data=data)
-    left_out = read_excluded(data.exclude if data else []).get(name, frozenset())
+    left_out = excluded_images(name, root, data)
     settings = _Settings(size, form, quality if form == "jpeg" else 0)
     index, version = _read_index(folder, name, settings)
     jobs: dict[str, _Job] = {}
     failed: dict[str, str] = {}
     for listing in (one for listings in found.values() for one in listings):
-        as_jpeg = any(pattern.endswith(".jpg") for pattern in listing.layout.images)
+        as_jpeg = any(pattern.endswith(".jpg") for pattern in listing.layout.images)  # fits every spelling of it
         for pair in listing.bare:
             failed[below(root, pair.image)] = f"its label {below(root, pair.label)} is missing"
         for pair in listing.pairs:
@@ -132,7 +133,7 @@ def write_cache(
             elif as_jpeg:
                 photo = photo.with_suffix(".jpg")
             jobs[source] = _Job(pair, photo, label)
-    for image in left_out:
+    for image in [image for image in (*failed, *jobs) if image in left_out]:
         failed.pop(image, None)
         jobs.pop(image, None)
     for image in [image for image in index if image in left_out or not (root / image).exists()]:
@@ -244,7 +245,7 @@ def _copy(job: _Job, *, settings: _Settings, wide: bool, colors: Mapping[tuple[i
         image = read_image(job.pair.image, at_least=size and (2 * size[0], 2 * size[1]))
     except DataError as error:
         return _Copy((0, 0), str(error))
-    is_jpeg = job.image.suffix.lower() in (".jpg", ".jpeg")
+    is_jpeg = job.image.suffix.lower() in spellings(".jpg")
     original = job.pair.image.read_bytes()
     truth = label if size is None else nearest(label, size)
     shown = Image.fromarray(image)
@@ -262,8 +263,13 @@ def _copy(job: _Job, *, settings: _Settings, wide: bool, colors: Mapping[tuple[i
             photo = _encoded(shown, "PNG", compress_level=1)
         ids = _encoded(Image.fromarray(truth), "PNG", compress_level=1)
     # The label first: where writing ends between the two, a label without a photo is in nobody's way.
-    write_whole(job.label, partial(_write, content=ids))
-    write_whole(job.image, partial(_write, content=photo))
+    try:
+        write_whole(job.label, partial(_write, content=ids))
+        write_whole(job.image, partial(_write, content=photo))
+    except WriteError as error:
+        if error.concerns_all:
+            raise
+        return _Copy((0, 0), str(error))
     return _Copy((len(photo), len(ids)), "")
 
 

@@ -49,6 +49,18 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class LabelSource:
+    """Files of a download that label images are made of."""
+
+    what: str
+    """What they are, as the beginning of a sentence."""
+    pattern: str
+    """Where they lie, as in a `Layout`; with the stars of the photos, or none."""
+    tool: str
+    """The program that makes label images of them: `{root}` stands for the folder of the download, `{split}` for the split."""
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """What a data set is."""
 
@@ -78,6 +90,8 @@ class DatasetInfo:
     """Folders of the download that each hold a part of the set, all of which are read."""
     beside: tuple[str, ...] = ()
     """Patterns of files that lie among the label images and are none."""
+    sources: tuple[LabelSource, ...] = ()
+    """What label images may have to be made of first."""
     home: str | None = None
     """Set whose root it shares, unless it has its own."""
     colors: Mapping[tuple[int, int, int], int] | None = None
@@ -310,6 +324,13 @@ DATASETS: dict[str, DatasetInfo] = {
         test_split="val",
         outer=("leftImg8bit_trainvaltest", "gtFine_trainvaltest"),
         layouts=_as_cityscapes("leftImg8bit/{split}/**/*_leftImg8bit", "gtFine/{split}/**/*_gtFine"),
+        sources=(
+            LabelSource(
+                "Polygons",
+                "gtFine/{split}/**/*_gtFine_polygons.json",
+                "pip install cityscapesScripts, then CITYSCAPES_DATASET={root} csCreateTrainIdLabelImgs",
+            ),
+        ),
     ),
     "bdd100k": DatasetInfo(
         title="BDD100K, semantic segmentation",
@@ -338,6 +359,14 @@ DATASETS: dict[str, DatasetInfo] = {
                 _photos("images/{split}/*", ".jpg"),
                 "labels/sem_seg/masks/{split}/*.png",
                 labels.CITYSCAPES_TRAIN_IDS,
+            ),
+        ),
+        sources=(
+            LabelSource(
+                "Polygons",
+                "labels/sem_seg/polygons/sem_seg_{split}.json",
+                "with https://github.com/bdd100k/bdd100k: python -m bdd100k.label.to_mask -m sem_seg "
+                "-i {root}/labels/sem_seg/polygons/sem_seg_{split}.json -o {root}/labels/sem_seg/masks/{split}",
             ),
         ),
     ),
@@ -385,6 +414,14 @@ DATASETS: dict[str, DatasetInfo] = {
                 ("its tool's csTrainIds", "labelcsTrainIds", labels.IDD_TRAIN_IDS),
                 ("its tool's level-3 ids", "labellevel3Ids", labels.IDD_LEVEL3),
             )
+        ),
+        sources=(
+            LabelSource(
+                "Polygons",
+                "gtFine/{split}/**/*_gtFine_polygons.json",
+                "in a copy of https://github.com/AutoNUE/public-code: PYTHONPATH=helpers python preperation/createLabels.py "
+                "--datadir {root} --id-type csTrainId --num-workers 4 (level3Id does, too)",
+            ),
         ),
     ),
     "idd_lite": DatasetInfo(
@@ -458,6 +495,14 @@ DATASETS: dict[str, DatasetInfo] = {
         layouts=_as_cityscapes(
             "leftImg8bit/test/night/**/*_leftImg8bit", "gtCoarse_daytime_trainvaltest/test/night/**/*_gtCoarse"
         ),
+        sources=(
+            LabelSource(
+                "Polygons",
+                "gtCoarse_daytime_trainvaltest/test/night/**/*_gtCoarse_polygons.json",
+                "pip install cityscapesScripts, then for each X_polygons.json python -m "
+                "cityscapesscripts.preparation.json2labelImg X_polygons.json X_labelIds.png",
+            ),
+        ),
     ),
     "kitti": DatasetInfo(
         title="KITTI, semantic segmentation",
@@ -485,6 +530,14 @@ DATASETS: dict[str, DatasetInfo] = {
             Layout("as downloaded", _photos("images/*", ".jpg"), "labels/*.png", labels.WILDDASH2),
             Layout("its tool's", _photos("images/*", ".jpg"), "semantic/*_labelIds.png", labels.WILDDASH2),
             Layout("its tool's, renamed", _photos("images/*", ".jpg"), "semantic/*.png", labels.WILDDASH2),
+        ),
+        sources=(
+            LabelSource(
+                "Panoptic labels",
+                "panoptic/*.png",
+                "in a copy of https://github.com/ozendelait/wilddash_scripts: python pano2sem.py --json_path "
+                "{root}/panoptic.json --outp_dir_sem {root}/semantic",
+            ),
         ),
     ),
 }

@@ -8,7 +8,6 @@ names, folders, and that each photo has its label. What is inside a file is chec
 """
 
 import mmap
-import warnings
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data import labels, streets, weather
 from spcnet.data.catalog import dataset
-from spcnet.data.folders import Pair, find_pairs, old_copy, read_excluded, root_of
+from spcnet.data.folders import Pair, excluded_images, find_split, lines_without_image, old_copy, root_of
 from spcnet.data.images import read_label, read_photo, size_misfit
 from spcnet.data.labels import LabelSpace
 from spcnet.errors import DataError, UsageError, one_of
@@ -45,6 +44,9 @@ class Sample(NamedTuple):
 class SegmentationSet(ABC):
     """Labelled images of one domain, in a fixed order."""
 
+    remarks: tuple[str, ...] = ()
+    """What its user should hear of the files it was opened from, such as those that were left out; a line each."""
+
     @abstractmethod
     def __len__(self) -> int:
         """Number of images."""
@@ -68,6 +70,7 @@ class FolderSet(SegmentationSet):
         table: NDArray[np.uint8],
         wide: bool = False,
         colors: Mapping[tuple[int, int, int], int] | None = None,
+        remarks: tuple[str, ...] = (),
     ) -> None:
         """Keep the pairs in the order given.
 
@@ -76,8 +79,10 @@ class FolderSet(SegmentationSet):
             table: class of each native id, 256 entries (`labels.remap`).
             wide: label images may have 16 bits a channel.
             colors: native id of each RGB colour, where label images may be of colours.
+            remarks: see `SegmentationSet`.
         """
         self.pairs, self.table, self.wide, self.colors = pairs, table, wide, colors
+        self.remarks = remarks
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -224,6 +229,7 @@ class WeatherSet(SegmentationSet):
             seed: other seeds give other drops and flakes.
         """
         self.plain = plain
+        self.remarks = plain.remarks
         self.style = style
         self.seed = seed
 
@@ -294,11 +300,11 @@ def open_domain(
                     raise one_of(
                         name, known, f"class of the label space {space.name} in data.sets.{spec.dataset}.table"
                     )
-        excluded = read_excluded(data.exclude).get(spec.dataset, frozenset())
         root = root_of(spec.dataset, data)
-        if message := old_copy(root, spec.dataset):
-            warnings.warn(message, stacklevel=2)
-        pairs, native = find_pairs(spec.dataset, root, split=split, subset=spec.subset, data=data, excluded=excluded)
-        table = labels.remap(native, space, spec.dataset)
-        opened = FolderSet(pairs, table=table, wide=info.wide, colors=info.colors)
+        excluded = excluded_images(spec.dataset, root, data)
+        found = find_split(spec.dataset, root, split=split, subset=spec.subset, data=data, excluded=excluded)
+        table = labels.remap(found.table, space, spec.dataset)
+        old = old_copy(root, spec.dataset)
+        remarks = (*([old] if old else []), *found.remarks, *lines_without_image(spec.dataset, excluded, data))
+        opened = FolderSet(found.pairs, table=table, wide=info.wide, colors=info.colors, remarks=remarks)
     return WeatherSet(opened, spec.style, seed=seed) if spec.style else opened

@@ -11,7 +11,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -26,9 +26,20 @@ from rich.markup import escape
 from spcnet.config import DataConfig
 from spcnet.data import labels
 from spcnet.data.catalog import Table, dataset
-from spcnet.data.folders import MARKER, Listing, Pair, old_copy, read_excluded, survey
+from spcnet.data.folders import (
+    MARKER,
+    Listing,
+    Pair,
+    PassedOver,
+    excluded_images,
+    lines_without_image,
+    old_copy,
+    pictures_without_photos,
+    survey,
+)
 from spcnet.data.images import Geometry, fault, geometry_of, read_label, read_photo, size_misfit
 from spcnet.data.labels import IGNORE, VOID, LabelSpace
+from spcnet.data.listing import LeftOut
 from spcnet.data.parallel import in_processes
 from spcnet.errors import DataError, UsageError, one_of
 
@@ -56,6 +67,7 @@ Kind = Literal[
     "incomplete",
     "no label",
     "no photo",
+    "two spellings",
     "unreadable",
     "damaged",
     "sizes differ",
@@ -70,6 +82,7 @@ _MEANING: Mapping[Kind, str] = {
     "incomplete": "a split has fewer or more images than its authors published",
     "no label": "photos whose label image is missing",
     "no photo": "label images whose photo is missing",
+    "two spellings": "files that are not used because there is one of the same name with another ending",
     "unreadable": "files that are no image, cut off, or too large",
     "damaged": "files that decode, but are not what was written",
     "sizes differ": "photo and label have different sizes",
@@ -168,6 +181,10 @@ class CheckReport:
     """Images that `data.exclude` names, which were not read."""
     remarks: tuple[Remark, ...] = ()
     """What is worth knowing and no fault: photos that are turned by EXIF, photos that are not opaque."""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    """What the pictures are that lie in the folders of the photos and are none of them → how many, most first."""
+    notes: tuple[str, ...] = ()
+    """What else there is to say, a line each: lines of `data.exclude` that name no image, what missing labels can be made of."""
 
     @property
     def exit_code(self) -> int:
@@ -198,6 +215,17 @@ class CheckReport:
             highlight=False,
         )
         console.print(self._split_table(), self._class_table(), sep="\n")
+        if self.passed_over:
+            text = LeftOut(kind for kind, number in self.passed_over.items() for _ in range(number)).text(convert=True)
+            console.print(
+                f"Left out {text}. They lie among the photos, whose names are others.",
+                style="yellow",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+        for note in self.notes:
+            console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
         if not self.problems:
             console.print("[green]Nothing is wrong.[/]")
         for kind in get_args(Kind):
@@ -274,8 +302,10 @@ def check(
     found = list_splits(name, root, splits=None if split is None else [split], data=data)
     info = dataset(name, data)
     tally = _Tally(name, root, [one.table for listings in found.values() for one in listings], wanted)
-    left_out = read_excluded(data.exclude if data else []).get(name, frozenset())
+    left_out = excluded_images(name, root, data)
     problems: list[Problem] = []
+    passed_over: dict[Path, PassedOver] = {}
+    notes: list[str] = []
     counts: list[SplitCount] = []
     pairs: dict[Path, _Work] = {}
     skipped: set[Path] = set()
@@ -294,12 +324,27 @@ def check(
         ]
         problems += [Problem("no photo", below(root, path), "its photo is missing") for path in orphans]
         for listing in listings:
+            passed_over |= {one.path: one for one in listing.passed_over}
+            notes += [listing.remedy] if listing.remedy and bare else []
+            problems += [
+                Problem("two spellings", below(root, two.other), f"{below(root, two.used)} is used instead")
+                for two in listing.twins
+            ]
             skipped |= {pair.image for pair in listing.bare if below(root, pair.image) in left_out}
             for pair in listing.pairs:
                 if below(root, pair.image) in left_out:
                     skipped.add(pair.image)
                 else:
                     pairs.setdefault(pair.image, _Work(pair, listing.table))
+    by_folder = any("{subset}" in pattern for layout in info.layouts for pattern in layout.images)
+    for part in [part for part in info.splits if split is None and part not in found]:
+        for subset in info.subsets if by_folder else [None]:
+            lost = pictures_without_photos(name, root, split=part, subset=subset, data=data)
+            passed_over |= {one.path: one for one in lost}
+    for listings in found.values():  # a file may be another split's photo
+        for listing in listings:
+            for pair in (*listing.pairs, *listing.bare):
+                passed_over.pop(pair.image, None)
     work = partial(_examine, wide=info.wide, colors=info.colors)
     items = list(pairs.values())
     with closing(in_processes(work, items, workers=workers, on_progress=on_progress)) as all_seen:
@@ -319,6 +364,8 @@ def check(
         seconds=time.perf_counter() - started,
         left_out=len(skipped),
         remarks=(*([Remark("old copy", MARKER, message)] if (message := old_copy(root, name)) else []), *tally.remarks),
+        passed_over=dict(Counter(one.what for one in passed_over.values()).most_common()),
+        notes=tuple(dict.fromkeys((*notes, *lines_without_image(name, left_out, data)))),
     )
 
 

@@ -8,21 +8,36 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from spcnet.data.images import open_picture, photo_of
+from spcnet.data.listing import (
+    FILMS,
+    PICTURES,
+    LeftOut,
+    ending_of,
+    files_below,
+    is_no_picture,
+    is_of_a_server,
+    kind_by_content,
+    kind_of_ending,
+    plug_in_loaded,
+)
 from spcnet.errors import DataError, UsageError
 from spcnet.inference.results import RESULT_SUFFIXES, FoundImage
 from spcnet.inference.video import VIDEO_SUFFIXES, is_webcam
 
 IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
-)
-"""How the names of image files end, in small letters: what is looked for in folders and globs."""
+    (".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+     ".pnm", ".jp2", ".gif")
+)  # fmt: skip
+"""How the names of image files end, in small letters: what is looked for in folders and globs.
+
+Pictures for which Pillow may need a plug-in (HEIC, AVIF, JPEG XL) are looked for, too, where it has one."""
 
 
 def read_rgb(image: npt.NDArray[Any] | Image.Image | Path | str) -> npt.NDArray[np.uint8]:
@@ -78,11 +93,21 @@ def _unreadable(where: str, error: Exception) -> DataError:
     return DataError(f"cannot read {where}: {' '.join(reason.split())}. Check or replace the file")
 
 
+class Search(NamedTuple):
+    """What inputs stand for."""
+
+    images: list[FoundImage]
+    """The files that are predicted."""
+    left_out: LeftOut
+    """Files in the folders and globs that could be pictures or videos and are not taken."""
+
+
 def find_images(inputs: Sequence[Path | str], *, output: Path | None = None, videos: bool = False) -> list[FoundImage]:
     """The image files that inputs stand for, each once, with a name for its results.
 
-    An input is an image file, a folder (searched with all folders below it), or a glob (`*`, `?`, `[...]`, and `**`
-    for any depth; what it matches and is no image is passed over). The name of an image is its path below the folder
+    An input is an image file, a folder (searched with all folders below it, linked ones too), or a glob (`*`, `?`, `[...]`,
+    and `**` for any depth; what it matches and is no image is passed over). A file is taken for an image by the ending of
+    its name, and where it has none, or an unknown one, by its content. The name of an image is its path below the folder
     that was searched, without the suffix; names that would clash get the suffix or more folders.
 
     Args:
@@ -95,63 +120,128 @@ def find_images(inputs: Sequence[Path | str], *, output: Path | None = None, vid
             would overwrite an input.
         DataError: a folder cannot be read.
     """
+    return search_images(inputs, output=output, videos=videos).images
+
+
+def search_images(inputs: Sequence[Path | str], *, output: Path | None = None, videos: bool = False) -> Search:
+    """As `find_images`, with what was left out.
+
+    Raises:
+        UsageError, DataError: as `find_images`.
+    """
     if not inputs:
         raise UsageError("there is nothing to predict: give images, folders or globs")
     wanted = IMAGE_SUFFIXES | VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
     found: dict[Path, tuple[Path, Path]] = {}
+    others: dict[Path, str] = {}
     for text in inputs:
         if videos and is_webcam(text):
             found.setdefault(Path(text), (Path(text), Path()))
             continue
-        for path, base in _expand(text, output, wanted):
+        files, passed_over = _expand(text, output, wanted)
+        for path, base in files:
             found.setdefault(path.resolve(), (path, base))
+        for path, kind in passed_over.items():
+            others.setdefault(path.resolve(), kind)
     images = _name([*found.values()])
     if output is not None:
         taken = {output.resolve() / f"{i.name}{end}" for i in images for end in RESULT_SUFFIXES}
         overwritten = sorted(taken & found.keys())
         if overwritten:
             raise UsageError(f"{overwritten[0]} would be overwritten by the results: choose another output folder")
-    return images
+    return Search(images, LeftOut(kind for path, kind in others.items() if path not in found))
 
 
-def _expand(text: Path | str, output: Path | None, wanted: frozenset[str]) -> list[tuple[Path, Path]]:
-    """Image files of one input, each with the folder it was searched from."""
+def _expand(
+    text: Path | str, output: Path | None, wanted: frozenset[str]
+) -> tuple[list[tuple[Path, Path]], dict[Path, str]]:
+    """Image files of one input, each with the folder it was searched from; and others with what they are."""
     path = Path(text).expanduser()
     if path.is_dir():
         if output is not None and output.resolve() == path.resolve():
             raise UsageError(f"the output folder {output} is the one that is searched: choose another for the results")
-        files = _images_below(path, output, wanted)
+        hidden: list[str] = []
+        files, others = _sorted_out(_images_below(path, output, hidden), wanted)
+        others |= {path / name: f"hidden {ending_of(name)}" for name in hidden}
         if not files:
             kinds = ", ".join(sorted(wanted))
-            raise UsageError(f"the folder {text} has no images: files that end in {kinds} are looked for")
-        return [(file, path) for file in files]
+            left = f" ({LeftOut(others.values()).text()} left out)" if others else ""
+            raise UsageError(f"the folder {text} has no images{left}: files that end in {kinds} are looked for")
+        return [(file, path) for file in files], others
     if path.exists():
-        return [(path, path.parent)]
+        return [(path, path.parent)], {}
     if not glob.has_magic(str(path)):
         raise UsageError(f"{text} is not there: give an image, a folder or a glob such as 'photos/*.jpg'")
-    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-    files = [match for match in matches if match.is_file() and _is_wanted(match, wanted)]
+    pattern, base = _pattern(path)
+    matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+    if not any(map(is_of_a_server, path.parts)):
+        matches = [match for match in matches if not any(map(is_of_a_server, match.parts[len(base.parts) :]))]
+    files, others = _sorted_out([match for match in matches if match.is_file()], wanted)
     if not files:
-        raise UsageError(f"{text} matches no image: check the path, and the quotes around it")
-    base = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
-    return [(file, base) for file in files]
+        left = f" ({LeftOut(others.values()).text()} left out)" if others else ""
+        raise UsageError(f"{text} matches no image{left}: check the path, and the quotes around it")
+    return [(file, base) for file in files], others
 
 
-def _is_wanted(path: Path, wanted: frozenset[str]) -> bool:
-    return path.suffix.lower() in wanted and not path.name.startswith(".")
+def _pattern(path: Path) -> tuple[str, Path]:
+    """A glob in which brackets in the names of folders that are there stand for themselves, and what of it is fixed."""
+    base = Path()
+    for number, part in enumerate(path.parts):
+        if glob.has_magic(part) and not (base / part).is_dir():
+            return str(Path(glob.escape(str(base)), *path.parts[number:])), base
+        base = base / part
+    return glob.escape(str(base)), base.parent
 
 
-def _images_below(folder: Path, output: Path | None, wanted: frozenset[str]) -> list[Path]:
-    results = output.resolve() if output is not None else None
+def _sorted_out(files: Sequence[Path], wanted: frozenset[str]) -> tuple[list[Path], dict[Path, str]]:
+    """The files that are taken, and those that are not but could be pictures or videos, with what they are."""
+    taken: list[Path] = []
+    others: dict[Path, str] = {}
+    for file in files:
+        kind = _why_not(file, wanted)
+        if kind is None:
+            taken.append(file)
+        elif kind:
+            others[file] = kind
+    return taken, others
 
-    def refuse(error: OSError) -> None:
-        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}. Check its permissions") from error
 
-    files: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(parent) / f).resolve() != results)
-        files += [Path(parent) / name for name in sorted(names) if _is_wanted(Path(name), wanted)]
-    return files
+def _why_not(file: Path, wanted: frozenset[str]) -> str | None:
+    """What a file is that is not taken, or nothing where it is no picture or video at all; None where it is taken."""
+    ending = ending_of(file.name)
+    if file.name.startswith(".") or is_of_a_server(file.name):
+        return ""
+    if ending in wanted:
+        return None
+    if ending in VIDEO_SUFFIXES or is_no_picture(ending):
+        return ""
+    if needs := kind_of_ending(ending):
+        # Phones send JPEG files that are still called .heic.
+        readable = plug_in_loaded(needs) or kind_by_content(file) not in ("", "video", needs)
+        return None if readable else ending
+    if ending in PICTURES or ending in FILMS:
+        return ending
+    # No ending, or one that says nothing.
+    content = kind_by_content(file)
+    if content == "video":
+        return (
+            f"{ending or 'without ending'} (a video by its content: name it .mp4)" if wanted >= VIDEO_SUFFIXES else ""
+        )
+    if not content or plug_in_loaded(content):
+        return None if content else ""
+    return ".heic" if content == "heif" else f".{content}"
+
+
+def _images_below(folder: Path, output: Path | None, hidden: list[str]) -> list[Path]:
+    """The files in a folder, then those in each of its folders, sorted by name."""
+    results = os.path.realpath(output) if output is not None else None
+
+    def of_results(path: str) -> bool:
+        return results is not None and f"{os.path.realpath(path)}/".startswith(f"{results.rstrip('/')}/")
+
+    found = [path.split("/") for path in files_below(folder, skip=of_results, hidden=hidden, missing_ok=False)]
+    found.sort(key=lambda parts: [*((1, part) for part in parts[:-1]), (0, parts[-1])])
+    return [folder.joinpath(*parts) for parts in found]
 
 
 def _file_name(path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from spcnet.data.labels import LabelSpace
+from spcnet.data.listing import ending_of, kind_by_content, kind_of_ending, package_for, plug_in_loaded
 from spcnet.data.transforms import normalise
-from spcnet.errors import DataError, SpcnetError, UsageError, one_of
+from spcnet.errors import DataError, SpcnetError, UsageError, WriteError, one_of
 from spcnet.evaluation.metrics import classify
 from spcnet.evaluation.views import Views, looking
 from spcnet.files import write_whole
@@ -160,7 +161,18 @@ class Predictor:
         return self.size or (rgb.shape[0], rgb.shape[1])
 
     def _read(self, image: npt.NDArray[Any] | Image.Image | Path | str) -> npt.NDArray[np.uint8]:
-        rgb = read_rgb(image)
+        try:
+            if isinstance(image, (Path, str)):
+                plug_in_loaded(kind_of_ending(ending_of(str(image))))
+            rgb = read_rgb(image)
+        except DataError as error:
+            content = kind_by_content(Path(image)) if isinstance(image, (Path, str)) else ""
+            if package := package_for(content):
+                raise DataError(
+                    f"cannot read {image}: it is a picture of the kind {content.upper()}, which takes a plug-in. pip install "
+                    f"{package}, or convert it to PNG or JPEG"
+                ) from error
+            raise
         self._check_size(rgb, str(image) if isinstance(image, (Path, str)) else "the image")
         return rgb
 
@@ -263,6 +275,7 @@ class Predictor:
         writer = self._writer(output, results)
         found = find_images(inputs, output=output, videos=True)
         results.check_names(found)
+        writer.check_folder()
         predictions = Predictions()
         done = 0
         try:
@@ -282,6 +295,11 @@ class Predictor:
                         raise KeyboardInterrupt
         except KeyboardInterrupt:
             if done:
+                writer.index(predictions, size=self.size)
+            raise
+        except WriteError:
+            # Where nothing more can be written, the list of what there is may be just what no longer fits.
+            with suppress(WriteError):
                 writer.index(predictions, size=self.size)
             raise
         writer.index(predictions, size=self.size)
@@ -341,7 +359,14 @@ class Predictor:
             yield Failure(batch[0][0].path, f"{batch[0][0].path}: {error}")
             return
         for (image, rgb), prediction in zip(batch, predictions, strict=True):
-            yield writer.image(image, rgb, prediction)
+            try:
+                written = writer.image(image, rgb, prediction)
+            except WriteError as error:
+                if error.concerns_all:
+                    raise
+                yield Failure(image.path, f"{image.path}: {error}")
+            else:
+                yield written
 
     def predict_video(
         self,
@@ -371,6 +396,18 @@ class Predictor:
         results = results or Results()
         writer = self._writer(output, results)
         packages()
+        try:
+            writer.check_video(video)
+            return self._predict_video(video, writer, on_frame)
+        except WriteError as error:
+            if error.concerns_all:
+                raise
+            return Failure(video.path, f"{video.path}: {error}")
+
+    def _predict_video(
+        self, video: FoundImage, writer: ResultWriter, on_frame: Callable[[int, int], None] | None
+    ) -> WrittenVideo | Failure:
+        results = writer.results
         with ExitStack() as stack:
             try:
                 opened = stack.enter_context(open_video(video.path))

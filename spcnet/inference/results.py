@@ -15,7 +15,7 @@ import numpy.typing as npt
 from spcnet.data.labels import IGNORE, LabelSpace
 from spcnet.errors import UsageError, one_of
 from spcnet.evaluation.evaluator import save_image
-from spcnet.files import write_whole
+from spcnet.files import check_writable, write_whole
 from spcnet.inference.unfamiliarity import Reading
 from spcnet.inference.video import Frame, Video, VideoWriter, is_video
 from spcnet.inference.visualize import (
@@ -248,12 +248,33 @@ class ResultWriter:
         """What so many sources are called."""
         return self.source_names or tuple(f"source {m + 1}" for m in range(num_sources))
 
-    def image(self, image: FoundImage, rgb: npt.NDArray[np.uint8], prediction: Prediction) -> Written:
-        """Write the files of one image.
+    def check_folder(self) -> None:
+        """Refuse an output folder in which nothing can be written, before there is anything to write.
 
         Raises:
-            DataError: the files cannot be written.
+            WriteError: it cannot be made or written to.
         """
+        check_writable(self.output / "predictions.json")
+
+    def check_video(self, video: FoundImage) -> None:
+        """Refuse a video whose files cannot have their names, before hours go into it.
+
+        Raises:
+            WriteError: see the message.
+        """
+        ends = [FRAMES_SUFFIX, *((VIDEO_SUFFIX, LEGEND_SUFFIX) if self.results.overlay is not None else ())]
+        places = [self.output / f"{video.name}{end}" for end in ends]
+        if self.results.frame_maps:
+            places.append(self.output / f"{video.name}{FRAME_MAPS_SUFFIX}" / f"{0:06d}.png")
+        _check_all(places)
+
+    def image(self, image: FoundImage, rgb: npt.NDArray[np.uint8], prediction: Prediction) -> Written:
+        """Write the files of one image, all of them or none.
+
+        Raises:
+            WriteError: one cannot be written.
+        """
+        _check_all(self._files(image, prediction))
         results, class_map = self.results, prediction.class_map
         classes_file = self.output / results.classes_name(image.name)
         save_image(class_image(class_map, self.space, ids=results.ids), classes_file)
@@ -285,6 +306,13 @@ class ResultWriter:
             mean_confidence=mean_confidence,
             unfamiliarity=prediction.unfamiliarity,
         )
+
+    def _files(self, image: FoundImage, prediction: Prediction) -> list[Path]:
+        """What is written of an image."""
+        names = [self.results.classes_name(image.name)]
+        names += [f"{image.name}{CONFIDENCE_SUFFIX}"] if prediction.confidence is not None else []
+        names += [f"{image.name}{OVERLAY_SUFFIX}"] if self.results.overlay is not None else []
+        return [self.output / name for name in names]
 
     def index(self, predictions: Predictions, *, size: tuple[int, int] | None) -> None:
         """Write `predictions.json`, and `styles.csv` where the network has styles.
@@ -444,6 +472,12 @@ class VideoRecord:
             mean_confidence=self.confidence / self.frames if results.confidence else None,
             unfamiliarity=self.strangeness / self.frames if self.strange else None,
         )
+
+
+def _check_all(places: Sequence[Path]) -> None:
+    """Refuse places where no file can be written; the longest name first, so that what helps it helps all."""
+    for place in sorted(places, key=lambda place: -len(place.name)):
+        check_writable(place)
 
 
 def _write_text(path: Path, lines: Iterable[str]) -> None:

@@ -466,6 +466,15 @@ def test_where_writing_fails_all_ends_and_no_image_is_blamed(
         write_cache("camvid", root, tmp_path / "copy")
 
 
+def test_a_file_that_cannot_be_written_is_one_failure_and_the_rest_is_copied(root: Path, tmp_path: Path) -> None:
+    write_cache("camvid", root, tmp_path / "copy", splits=["test"])
+    (tmp_path / "copy" / "train" / f"{NAMES[0]}.jpg").mkdir(parents=True)
+    report = write_cache("camvid", root, tmp_path / "copy")
+    assert list(report.failed) == [f"train/{NAMES[0]}.png"]
+    assert "A folder has that name" in report.failed[f"train/{NAMES[0]}.png"]
+    assert report.images == 3
+
+
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "camvid"
 
 

@@ -2,6 +2,8 @@ import json
 import os
 import re
 import tempfile
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,10 @@ from PIL import Image
 
 from spcnet.config import DataConfig, DomainSpec, OwnSet, RunConfig, from_dict
 from spcnet.data import labels, streets
+from spcnet.data.cache import write_cache
 from spcnet.data.catalog import DATASETS, dataset
 from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.doctor import check
 from spcnet.data.fixture import write_fixture
 from spcnet.data.folders import filled, find_pairs, placed, read_excluded, root_of, survey, write_excluded
 from spcnet.errors import DataError, SpcnetError, UsageError
@@ -333,6 +337,82 @@ def test_a_subset_without_images_says_how_their_names_begin(tmp_path: Path) -> N
     assert "the names beginning with 0001TP" in text
 
 
+# Labels that are not made yet
+
+
+def polygons(root: Path, part: str = "", *, town: str = "201", name: str = "frame0001", end: str = ".png") -> Path:
+    """A photo as Cityscapes and IDD have it, and its polygons; where its label should lie."""
+    write(root / part / f"leftImg8bit/train/{town}/{name}_leftImg8bit{end}")
+    made = root / part / f"gtFine/train/{town}/{name}_gtFine_polygons.json"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    made.write_text("{}")
+    return made.with_name(f"{name}_gtFine_")
+
+
+def test_the_label_that_is_missing_is_that_of_the_photo_s_own_part(tmp_path: Path) -> None:
+    for part, end in (("IDD_Segmentation", ".png"), ("idd20kII", ".jpg")):
+        label = polygons(tmp_path, part, end=end)
+        if part == "IDD_Segmentation":
+            write(label.with_name(f"{label.name}labelcsTrainIds.png"))
+    data = DataConfig(roots={"idd": str(tmp_path)})
+    text = refusal(DataError, "idd", data)
+    wanted = tmp_path / "idd20kII/gtFine/train/201/frame0001_gtFine_labelcsTrainIds.png"
+    assert f"whose label should be {wanted}." in text
+    assert f"Polygons are there (1, the first {tmp_path}/idd20kII/gtFine/" in text
+    assert f"createLabels.py --datadir {tmp_path / 'idd20kII'} --id-type csTrainId --num-workers" in text
+    report = check("idd", tmp_path)
+    assert report.problems[0].detail == f"{wanted.relative_to(tmp_path).as_posix()} is missing"
+    assert "createLabels.py" in report.notes[0]
+    wanted.with_name("frame0001_gtFine_labellevel3Ids.png").write_bytes(b"")
+    (tmp_path / "idd20kII/gtFine/train/201/frame0001_gtFine_polygons.json").unlink()
+    assert "labellevel3Ids.png: use one kind of label images for all" in refusal(DataError, "idd", data)
+
+
+@pytest.mark.parametrize(
+    ("name", "tool"),
+    [
+        ("idd", "PYTHONPATH=helpers python preperation/createLabels.py --datadir {root} --id-type csTrainId"),
+        ("cityscapes", "CITYSCAPES_DATASET={root} csCreateTrainIdLabelImgs"),
+    ],
+)
+@pytest.mark.parametrize("outer", [False, True])
+def test_polygons_alone_are_told_of_with_the_tool_that_makes_label_images(
+    tmp_path: Path, name: str, tool: str, outer: bool
+) -> None:
+    part = (DATASETS[name].outer[-1] if name == "cityscapes" else "idd20kII") if outer else ""
+    for frame in ("frame0001", "frame0002"):
+        polygons(tmp_path, part, name=frame)
+    text = refusal(DataError, name, DataConfig(roots={name: str(tmp_path)}))
+    assert "has 2 images" in text
+    assert "Polygons are there (2, the first" in text
+    assert tool.format(root=tmp_path / part) in text
+
+
+def test_the_tool_for_cityscapes_polygons_is_one_that_is_installed_with_its_package() -> None:
+    tools = {point.name for point in entry_points(group="console_scripts")}
+    if "csEvalPixelLevelSemanticLabeling" not in tools:
+        pytest.skip("cityscapesScripts is not installed")
+    (source,) = DATASETS["cityscapes"].sources
+    assert source.tool.split()[-1] in tools
+    (other,) = DATASETS["nighttime_driving"].sources
+    assert find_spec(other.tool.split("python -m ")[1].split()[0])
+
+
+def test_other_sources_of_label_images_are_told_of(tmp_path: Path) -> None:
+    write(tmp_path / "wild/images/a.jpg")
+    write(tmp_path / "wild/panoptic/a.png")
+    text = refusal(DataError, "wilddash2", DataConfig(roots={"wilddash2": str(tmp_path / "wild")}))
+    assert f"pano2sem.py --json_path {tmp_path}/wild/panoptic.json --outp_dir_sem {tmp_path}/wild/semantic" in text
+    write(tmp_path / "bdd/images/10k/train/a.jpg")
+    (tmp_path / "bdd/labels/sem_seg/polygons").mkdir(parents=True)
+    (tmp_path / "bdd/labels/sem_seg/polygons/sem_seg_train.json").write_text("[]")
+    text = refusal(DataError, "bdd100k", DataConfig(roots={"bdd100k": str(tmp_path / "bdd")}))
+    assert "bdd100k.label.to_mask -m sem_seg" in text
+    mine(tmp_path / "mine", "1")
+    (tmp_path / "mine/masks/train/1_mask.png").rename(tmp_path / "mine/masks/train/1_mask.json")
+    assert "1 files of JSON are there" in refusal(DataError, "mytown", own_data(tmp_path / "mine"))
+
+
 # Sets of one's own
 
 OWN = OwnSet("photos/{split}/**/*.jpg", "masks/{split}/**/*_mask.png", {0: "void", 1: "road", 7: "car"})
@@ -501,8 +581,94 @@ def test_leaving_out_every_image_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["kitti", "kitti\ta.png", "kitti a.png why", "\ta.png\twhy", "kitti\t/a.png\twhy", "kitti\ta/../b.png\twhy",
-             "kitti\t\twhy", "kitti\ta.png\twhy\tand"]
+    "content",
+    [
+        "city\t{path}\twhy\n",
+        "\ufeffcity\t{path}\twhy\n",
+        "\ufeff# a list\r\ncity\t{path}\twhy\r\n",
+        "# a list\rcity\t{path}\twhy\r",
+        "city\t./{path}\twhy",
+        "city\t{back}\twhy",
+        "city\t.\\{back}\twhy",
+        "city\t{path}  \twhy  \n  \n",
+        "  # a list\n city \t {path}\n",
+        "city\t{path}\t",
+        "city\t{root}/{path}\twhy",
+        "city\t{link}/{path}\twhy",
+        "city\t{upper}\twhy",
+        "city\t{jpeg}\twhy",
+        "city\t{path}\twhy\ncity\t{path}\tagain",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_list_counts_however_it_was_saved(tmp_path: Path, content: str, encoding: str) -> None:
+    for name in ("ä 1", "2"):
+        write(tmp_path / f"root/photos/{name}.png")
+        write(tmp_path / f"root/masks/{name}.png")
+    (tmp_path / "link").symlink_to(tmp_path / "root")
+    path = "photos/ä 1.png"
+    text = content.format(
+        path=path,
+        back=path.replace("/", "\\"),
+        root=tmp_path / "root",
+        link=tmp_path / "link",
+        upper=path.replace(".png", ".PNG"),
+        jpeg=path.replace(".png", ".jpg"),
+    )
+    (tmp_path / "list").write_bytes(text.encode(encoding))
+    own = OwnSet("photos/*.png", "masks/*.png", {0: "road"}, ["all"])
+    data = DataConfig(roots={"city": str(tmp_path / "root")}, sets={"city": own}, exclude=[str(tmp_path / "list")])
+    domain = opened("city", data)
+    assert [domain.read(i).name for i in range(len(domain))] == ["2"]
+    assert domain.remarks == ()
+
+
+def test_lines_that_name_no_image_and_sets_that_nobody_knows_are_told_of(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for split in ("train", "val"):
+        for name in ("1", "2"):
+            mine(root, name, split=split)
+    lines = [
+        "# a list",
+        "mytown\tphotos/train/1.jpg\tused",
+        "mytown\tphotos/val/1.jpg\tan image of the other split",
+        "mytown\tphotos/val/2.JPEG\tone in another spelling",
+        "mytown\tphotos/train/9.jpg\tnot there",
+        "mytown\tmasks/train/2_mask.png\ta label",
+        "mytown\t/elsewhere/photos/train/2.jpg\tnot below the root",
+        "mytown\tphotos/train/8.jpg\tnot there",
+        "kitti\ttraining/image_2/1.png\ta set that is not used",
+        "mytwon\tphotos/train/2.jpg\twrong name",
+        "streets\tx.png\tgenerated",
+    ]
+    (tmp_path / "list").write_text("\n".join(lines))
+    data = own_data(root, exclude=[str(tmp_path / "list")])
+    assert opened("mytown@train", data).remarks == (
+        f"{tmp_path}/list lists 4 images that the data set mytown in {root} does not have, and nothing is left out for them: "
+        "line 5 (photos/train/9.jpg), line 6 (masks/train/2_mask.png), line 7 (/elsewhere/photos/train/2.jpg) and 1 more",
+        f"{tmp_path}/list lists images of 'mytwon', which is no data set with files: line 10. Did you mean 'mytown'?",
+        f"{tmp_path}/list lists images of 'streets', which is no data set with files: line 11",
+    )
+    assert len(opened("mytown@train", data)) == 1
+    report = check("mytown", root, data=data)
+    assert len(report.notes) == 3
+    assert (report.left_out, report.images) == (3, 1)
+
+
+def test_a_list_about_a_set_counts_for_its_copy_too(tmp_path: Path) -> None:
+    write_fixture("kitti", tmp_path / "set", images_per_split=3, size=SMALL)
+    gone = find_pairs("kitti", tmp_path / "set", split="train")[0][1].image.relative_to(tmp_path / "set").as_posix()
+    write_excluded(tmp_path / "list", [("kitti", gone, "bad")])
+    assert gone.endswith(".png")
+    for form in ("jpeg", "raw"):
+        write_cache("kitti", tmp_path / "set", tmp_path / form, form=form)
+        data = DataConfig(roots={"kitti": str(tmp_path / form)}, exclude=[str(tmp_path / "list")])
+        assert (len(opened("kitti", data)), opened("kitti", data).remarks) == (2, ())
+
+
+@pytest.mark.parametrize(
+    "line", ["kitti", "kitti a.png why", "\ta.png\twhy", "kitti\ta/../b.png\twhy", "kitti\ta\\..\\b.png\twhy",
+             "kitti\t\twhy", "kitti\t", "kitti\ta.png\twhy\tand", "kitti\ta\x00b.png\twhy"]
 )  # fmt: skip
 def test_a_malformed_list_is_answered_with_the_line_s_number(tmp_path: Path, line: str) -> None:
     (tmp_path / "list").write_text(f"# a list\n\nkitti\tfine.png\twhy\n{line}\n")

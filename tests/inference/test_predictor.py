@@ -15,9 +15,9 @@ from torch import nn
 from spcnet.data.labels import label_space
 from spcnet.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from spcnet.errors import DataError, UsageError
-from spcnet.inference.images import IMAGE_SUFFIXES, find_images, read_rgb
+from spcnet.inference.images import IMAGE_SUFFIXES, find_images, read_rgb, search_images
 from spcnet.inference.predictor import Predictor, find_device
-from spcnet.inference.results import Failure, FoundImage, Written
+from spcnet.inference.results import Failure, FoundImage, Results, Written
 from spcnet.types import SegOutput
 
 SEVEN = label_space("idd7")
@@ -361,6 +361,94 @@ def test_results_never_overwrite_an_input(photos):
         find_images([f"{photos}/*.png"], output=photos)
 
 
+# What is left out of a search
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
+
+
+def test_a_folder_of_all_kinds_is_predicted_as_far_as_it_can_be_and_the_rest_is_counted(tmp_path):
+    shot = Image.fromarray(grey(0, 255))
+    for name, kind in {
+        "a.JPG": "JPEG", "b.gif": "GIF", "c.MPO": "JPEG", "d.avif": "AVIF", "e": "PNG", "f.Jpe": "JPEG", "g.jpg_original": "JPEG",
+        "h.heic": "JPEG", "i.thm": "JPEG", ".hidden.png": "PNG", "._a.png": "PNG", "@eaDir/a.JPG/SYNOPHOTO_THUMB_M.jpg": "JPEG",
+        ".thumbnails/a.png": "PNG", "k.tga": "PNG",
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shot.save(tmp_path / name, format=kind)
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "IMG_3"):
+        (tmp_path / name).write_bytes(HEIC)
+    (tmp_path / "j.DNG").write_bytes(b"II*\0" + bytes(100))
+    (tmp_path / "film").write_bytes(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(9))
+    (tmp_path / "film.ogv").write_bytes(b"OggS")
+    for name in ("README", "notes.txt", "Thumbs.db", "list.json", "data.xyz"):
+        (tmp_path / name).write_text("text")
+    search = search_images([tmp_path], videos=True)
+    assert [found.path.name for found in search.images] == [
+        "a.JPG", "b.gif", "c.MPO", "d.avif", "e", "f.Jpe", "g.jpg_original", "h.heic",
+    ]  # fmt: skip
+    assert dict(search.left_out.kinds) == {
+        ".heic": 3,
+        ".dng": 1,
+        ".tga": 1,
+        ".ogv": 1,
+        "hidden .png": 1,
+        "without ending (a video by its content: name it .mp4)": 1,
+    }
+    assert search_images([f"{tmp_path}/**/*"], videos=True).images == search.images
+    done = make().predict_paths([tmp_path], tmp_path / "out", overlay=None)
+    assert (len(done.written), done.failures) == (8, [])
+    assert search_images([f"{tmp_path}/[aI]*"]).left_out.text() == "3 files: 3 .heic (install pillow-heif to read them)"
+
+
+def test_the_first_picture_of_several_is_read(tmp_path):
+    first, second = (Image.fromarray(grey(value, value)) for value in (0, 255))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second], duration=100)
+    first.save(tmp_path / "b.mpo", save_all=True, append_images=[second])
+    done = make().predict_paths([tmp_path], tmp_path / "out", overlay=None)
+    assert [image.shares["drivable"] for image in done.written] == [1, 1]
+
+
+def test_nothing_but_what_cannot_be_read_is_refused_by_kind(tmp_path):
+    (tmp_path / "a.HEIC").write_bytes(HEIC)
+    for inputs in ([tmp_path], [f"{tmp_path}/*.HEIC"]):
+        with pytest.raises(UsageError, match=r"1 file: 1 \.heic \(install pillow-heif to read it\) left out"):
+            find_images(inputs)
+    done = make().predict_paths([tmp_path / "a.HEIC"], tmp_path / "out")
+    assert "pip install pillow-heif" in done.failures[0].reason
+    (tmp_path / "b.jpg").write_bytes(HEIC)
+    assert "pip install pillow-heif" in make().predict_paths([tmp_path / "b.jpg"], tmp_path / "out").failures[0].reason
+
+
+def test_linked_folders_are_searched_each_file_once_and_circles_end(tmp_path):
+    for name in ("store/frankfurt/1.png", "store/frankfurt/2.png", "val/lindau/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grey(0)).save(tmp_path / name)
+    for link, target in {
+        "val/frankfurt": "store/frankfurt",
+        "val/again": "val/lindau",
+        "store/frankfurt/up": "val",
+    }.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    assert sorted(found.path.resolve().name for found in find_images([tmp_path / "val"])) == ["1.png", "2.png", "3.png"]
+    (tmp_path / "val/again").unlink()
+    assert names(find_images([tmp_path / "val"])) == ["frankfurt/1", "frankfurt/2", "lindau/3"]
+    (tmp_path / "val/lindau/3.png").unlink()
+    assert names(find_images([tmp_path / "val"])) == ["frankfurt/1", "frankfurt/2"]
+
+
+def test_results_are_not_searched_through_a_link_either(photos):
+    make().predict_paths([photos], photos / "out")
+    (photos / "link").symlink_to(photos / "out")
+    (photos / "part").symlink_to(photos / "out/one")
+    assert names(find_images([photos], output=photos / "out")) == ["a", "one/b", "one/broken", "two/C", "two/b"]
+
+
+def test_brackets_of_a_folder_that_is_there_stand_for_themselves(photos):
+    (photos / "my [set]").mkdir()
+    shutil.copy(photos / "a.png", photos / "my [set]/p.png")
+    assert names(find_images([f"{photos}/my [set]/*.png"])) == ["p"]
+
+
 # Whole folders into files
 
 
@@ -457,6 +545,70 @@ def test_a_full_disk_is_one_clear_line(photos, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"cannot write .*a_classes\.png: No space left on device"):
         make().predict_paths([photos / "a.png"], tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_full_disk_stops_at_once_and_what_is_done_stays_listed(photos, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def full(source, target):
+        if "two" in str(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DataError, match=r"No space left on device\. Make room there"):
+        make().predict_paths([photos], tmp_path / "out")
+    index = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert [image["name"] for image in index["images"]] == ["a", "one/b"]
+
+
+def test_a_name_that_is_too_long_with_our_ending_is_one_failure_and_the_rest_goes_on(photos, tmp_path):
+    for name in ("x" * 243, "y" * 244, "é" * 122):
+        shutil.copy(photos / "a.png", photos / f"{name}.png")
+    done = make().predict_paths([photos], tmp_path / "out", overlay=0.5)
+    assert sorted(image.name[:3] for image in done.written) == ["a", "one", "two", "two", "xxx"]
+    assert len(done.failures) == 3  # one is broken
+    reasons = {failure.path.name[0]: failure.reason for failure in done.failures}
+    assert "has 256 bytes, and the file system allows 255: shorten the name of the input by 1 or more" in reasons["y"]
+    assert "has 256 bytes" in reasons["é"]
+    assert not [*(tmp_path / "out").glob("y*")]
+    sure = make().predict_paths([photos / f"{'y' * 244}.png"], tmp_path / "out", results=Results(confidence=True))
+    assert "shorten the name of the input by 4 or more" in sure.failures[0].reason
+    assert len(make().predict_paths([photos / f"{'x' * 243}.png"], tmp_path / "out").written) == 1
+
+
+def closed(monkeypatch, *folders):
+    """Folders in which nothing may be written, for root, too."""
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in folders and access(path, mode))
+
+
+def test_what_stands_in_the_way_of_one_image_stops_no_other(photos, tmp_path, monkeypatch):
+    (tmp_path / "out/a_overlay.png").mkdir(parents=True)
+    (tmp_path / "out/one").write_text("no folder")
+    (tmp_path / "out/two").mkdir()
+    closed(monkeypatch, tmp_path / "out/two")
+    shutil.copy(photos / "a.png", photos / "z.png")
+    done = make().predict_paths([photos], tmp_path / "out")
+    assert [image.name for image in done.written] == ["z"]
+    reasons = {failure.path.name: failure.reason for failure in done.failures}
+    assert "A folder has that name: remove or rename it" in reasons["a.png"]
+    assert f"{tmp_path / 'out/one'} is a file where a folder is needed" in reasons["b.jpg"]
+    assert "Check the permissions of the folder" in reasons["b.png"]
+    assert not (tmp_path / "out/a_classes.png").exists()
+    assert len(json.loads((tmp_path / "out/predictions.json").read_text())["failures"]) == 5
+
+
+def test_where_nothing_can_be_written_nothing_is_computed(photos, tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    closed(monkeypatch, tmp_path / "closed")
+    for output in (tmp_path / "closed", tmp_path / "closed/out"):
+        predictor = make()
+        with pytest.raises(
+            DataError, match=r"cannot write .*predictions\.json: Permission denied. Check the permissions"
+        ):
+            predictor.predict_paths([photos], output)
+        assert predictor.model.seen == []
 
 
 def test_an_output_folder_that_is_a_file_is_refused(photos, tmp_path):

@@ -304,6 +304,28 @@ def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_video_whose_files_cannot_be_written_is_one_failure_and_costs_no_frame(tmp_path):
+    good, long = make_video(tmp_path / "good.mp4"), make_video(tmp_path / "long.mp4")
+    long = long.rename(tmp_path / f"{'x' * 244}.mp4")
+    tabled = make_video(tmp_path / "tabled.mp4")
+    (tmp_path / "out/tabled_frames.csv").mkdir(parents=True)
+    predictor = make()
+    done = predictor.predict_paths([long, tabled, good], tmp_path / "out")
+    assert [video.path for video in done.videos] == [good]
+    assert [failure.path for failure in done.failures] == [long, tabled]
+    assert "shorten the name of the input by 1 or more" in done.failures[0].reason
+    assert "A folder has that name" in done.failures[1].reason
+    assert len(predictor.model.seen) == done.videos[0].frames
+
+
+def test_a_frame_s_map_that_cannot_be_written_is_a_failure_and_leaves_no_half_video(tmp_path):
+    path = make_video(tmp_path / "a.mp4")
+    (tmp_path / "out/a_classes/000003.png").mkdir(parents=True)
+    done = make().predict_paths([path], tmp_path / "out", results=Results(frame_maps=True))
+    assert "000003.png: Is a directory. A folder has that name" in done.failures[0].reason
+    assert not (tmp_path / "out/a_overlay.mp4").exists()
+
+
 def test_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path, monkeypatch):
     """Frames are counted that are alive at the same time."""
     alive, most = 0, 0

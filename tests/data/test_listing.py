@@ -1,0 +1,305 @@
+"""What lies below a folder, what it is, and that nothing of it is passed over without a word."""
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from spcnet import commands
+from spcnet.config import DataConfig, OwnSet, RunConfig
+from spcnet.data.catalog import DATASETS
+from spcnet.data.datasets import WeatherSet
+from spcnet.data.doctor import check
+from spcnet.data.fixture import write_fixture
+from spcnet.data.folders import find_pairs, pictures_without_photos, survey
+from spcnet.data.listing import LeftOut, files_below, kind_by_content, package_for, plug_in_loaded, spellings
+from spcnet.errors import DataError
+from tests.data.test_catalog import opened, refusal, write
+
+SMALL = (32, 64)
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
+OWN = OwnSet("photos/{split}/**/*.jpg", "masks/{split}/**/*.png", {0: "road", 7: "car"})
+
+
+def own(root: Path, **options: object) -> DataConfig:
+    return DataConfig(roots={"town": str(root)}, sets={"town": OWN}, **options)
+
+
+def photo(path: Path, seed: int = 0, kind: str = "JPEG") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, format=kind)
+
+
+def label(path: Path, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 2, (12, 20), dtype=np.uint8) * 7
+    Image.fromarray(pixels.astype(np.uint8)).save(path, format="PNG")
+
+
+def pair(root: Path, name: str, end: str, label_end: str = ".png", split: str = "train") -> None:
+    seed = len([*root.rglob("*")])
+    photo(root / f"photos/{split}/{name}{end}", seed)
+    label(root / f"masks/{split}/{name}{label_end}", seed)
+
+
+# Spellings
+
+
+@pytest.mark.parametrize("end", [".JPG", ".jpeg", ".Jpg", ".JPEG", ".jfif", ".jpe"])
+@pytest.mark.parametrize("label_end", [".png", ".PNG", ".Png"])
+def test_a_set_whose_files_all_end_in_another_spelling_is_the_same_set(
+    tmp_path: Path, end: str, label_end: str
+) -> None:
+    for name in ("a", "north/b"):
+        pair(tmp_path, name, end, label_end)
+    data = own(tmp_path)
+    assert [one.name for one in find_pairs("town", tmp_path, split="train", data=data)[0]] == ["a", "north_b"]
+    assert opened("town@train", data).read(1).name == "north_b"
+    report = check("town", tmp_path, data=data)
+    assert [(split.pairs, split.no_label, split.no_photo) for split in report.splits] == [(2, 0, 0)]
+    assert (report.exit_code, dict(report.passed_over)) == (0, {})
+
+
+def test_stems_keep_their_case(tmp_path: Path) -> None:
+    for name in ("a", "A"):
+        pair(tmp_path, name, ".JPG")
+    label(tmp_path / "masks/train/B.png")
+    listed = survey("town", tmp_path, split="train", data=own(tmp_path))
+    assert [(one.name, one.label.name) for one in listed.pairs] == [("A", "A.png"), ("a", "a.png")]
+    assert [path.name for path in listed.orphans] == ["B.png"]
+
+
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"streets"}))
+def test_every_set_is_opened_whatever_the_case_of_its_endings(name: str, tmp_path: Path) -> None:
+    info = DATASETS[name]
+    for path in write_fixture(name, tmp_path, images_per_split=1, size=SMALL):
+        if path.suffix in (".png", ".jpg"):
+            path.rename(path.with_suffix({".png": ".PNG", ".jpg": ".JPEG"}[path.suffix]))
+    by_folder = any("{subset}" in pattern for layout in info.layouts for pattern in layout.images)
+    subset = next(iter(info.subsets)) if by_folder else None
+    listed = survey(name, tmp_path, split=info.train_split, subset=subset)
+    assert listed.pairs
+    assert (listed.bare, listed.orphans, listed.passed_over, listed.twins) == ([], [], (), ())
+
+
+def test_of_two_spellings_of_one_photo_the_pattern_s_is_used_and_the_other_told_of(tmp_path: Path) -> None:
+    pair(tmp_path, "a", ".jpg")
+    photo(tmp_path / "photos/train/a.JPG", 7)
+    label(tmp_path / "masks/train/a.PNG", 7)
+    data = own(tmp_path)
+    assert [one.image.name for one in find_pairs("town", tmp_path, split="train", data=data)[0]] == ["a.jpg"]
+    report = check("town", tmp_path, data=data)
+    assert [(one.kind, one.image, one.detail) for one in report.problems] == [
+        ("two spellings", "masks/train/a.PNG", "masks/train/a.png is used instead"),
+        ("two spellings", "photos/train/a.JPG", "photos/train/a.jpg is used instead"),
+    ]
+    assert report.excluded() == []
+    assert "left out 2 files" in opened("town@train", data).remarks[0]
+    assert "1 .JPG beside a .jpg of the same name" in opened("town@train", data).remarks[0]
+
+
+def test_a_photo_as_png_and_as_jpeg_is_told_of(tmp_path: Path) -> None:
+    written = write_fixture("kitti", tmp_path, size=SMALL)
+    photo(written[0].with_suffix(".jpeg"))
+    assert [two.other.suffix for two in survey("kitti", tmp_path, split="train").twins] == [".jpeg"]
+    assert ("two spellings", f"training/image_2/{written[0].stem}.jpeg") in [
+        (one.kind, one.image) for one in check("kitti", tmp_path).problems
+    ]
+
+
+# What is left out of a set
+
+
+def test_pictures_among_the_photos_that_are_none_of_them_are_counted_by_kind(tmp_path: Path) -> None:
+    pair(tmp_path, "a", ".jpg")
+    folder = tmp_path / "photos/train"
+    for number in range(3):
+        (folder / f"{number}.HEIC").write_bytes(HEIC)
+    photo(folder / "deep/b.png", kind="PNG")
+    photo(folder / "c.gif", kind="GIF")
+    photo(folder / "IMG_9", kind="PNG")
+    photo(folder / ".d.jpg")
+    for name in ("notes.txt", "list.json", "Thumbs.db", "README", "film.mp4", "._a.jpg", "SYNOFILE_THUMB_M.jpg"):
+        (folder / name).write_bytes(b"x")
+    for inside in ("@eaDir/a.jpg", "__MACOSX", ".thumbnails", "#recycle"):
+        photo(folder / inside / "SYNOPHOTO_THUMB_M.jpg")
+        photo(folder / inside / "x.jpg")
+    expected = {
+        ".heic": 3,
+        ".gif": 1,
+        ".png": 1,
+        "hidden .jpg": 1,
+        "without ending (PNG by content)": 1,
+    }
+    report = check("town", tmp_path, data=own(tmp_path))
+    assert dict(report.passed_over) == expected
+    assert (report.images, report.exit_code) == (1, 0)
+    domain = opened("town@train", own(tmp_path))
+    assert len(domain) == 1
+    (remark,) = domain.remarks
+    assert "left out 7 files: 3 .heic (pillow-heif reads them: convert them to JPEG or PNG)" in remark
+    assert remark.endswith("Its photos are photos/train/**/*.jpg in any case")
+    assert WeatherSet(domain, "fog", seed=0).remarks == (remark,)
+
+
+def test_a_split_that_has_nothing_but_other_pictures_is_told_of(tmp_path: Path) -> None:
+    pair(tmp_path, "a", ".jpg")
+    photo(tmp_path / "photos/val/b.png", kind="PNG")
+    label(tmp_path / "masks/val/b.png")
+    data = own(tmp_path)
+    assert "has no images" in refusal(DataError, "town@val", data)
+    assert "(left out 1 file: 1 .png)" in refusal(DataError, "town@val", data)
+    report = check("town", tmp_path, data=data)
+    assert dict(report.passed_over) == {".png": 1}
+    assert len(pictures_without_photos("town", tmp_path, split="val", data=data)) == 1
+
+
+def test_other_kinds_of_labels_beside_photos_are_not_told_of(tmp_path: Path) -> None:
+    both = OwnSet("*.jpg", "*_mask.png", {0: "road", 7: "car"}, ["all"])
+    photo(tmp_path / "a.jpg")
+    label(tmp_path / "a_mask.png")
+    label(tmp_path / "a_instances.png")
+    photo(tmp_path / "b.webp", kind="WEBP")
+    listed = survey("town", tmp_path, split="all", data=DataConfig(sets={"town": both}))
+    assert [one.path.name for one in listed.passed_over] == ["b.webp"]
+
+
+def test_names_that_do_not_fit_and_photos_of_no_split_are_told_of(tmp_path: Path) -> None:
+    written = write_fixture("cityscapes", tmp_path / "city", layout="ids", size=SMALL)
+    photo(written[0].with_name("strange.png"), kind="PNG")
+    (one,) = survey("cityscapes", tmp_path / "city", split="train").passed_over
+    assert one.what == ".png whose names do not fit *_leftImg8bit"
+    write_fixture("gtav", tmp_path / "game", layout="as downloaded", size=SMALL)
+    photo(tmp_path / "game/images/copy (1).png", kind="PNG")
+    (one,) = survey("gtav", tmp_path / "game", split="train").passed_over
+    assert one.what == ".png that belong to no split"
+
+
+def test_whole_sets_leave_nothing_out(tmp_path: Path) -> None:
+    for number, layout in enumerate(DATASETS["gtav"].layouts):
+        write_fixture("gtav", tmp_path / str(number), layout=layout.name, size=SMALL)
+        for split in DATASETS["gtav"].splits:
+            assert survey("gtav", tmp_path / str(number), split=split).passed_over == ()
+
+
+def test_training_tells_of_what_is_left_out_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val"):
+        pair(tmp_path, "a", ".jpg", split=split)
+        photo(tmp_path / f"photos/{split}/b.gif", kind="GIF")
+    (tmp_path / "list").write_text("twon\tphotos/train/a.jpg\twhy\n")
+
+    class Enough(Exception):
+        pass
+
+    def stop(*arguments: object, **options: object) -> None:
+        raise Enough
+
+    monkeypatch.setattr(commands, "_claim", stop)
+    data = own(tmp_path, sources=["town"], targets=["town@val"], size=(64, 64), exclude=[str(tmp_path / "list")])
+    with pytest.raises(Enough):
+        commands.train(RunConfig(method="deeplabv3plus", data=data), console=Console(width=100))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" in ")[0] for line in lines] == [
+        "town@train",
+        f"{tmp_path / 'list'} lists images of 'twon', which is no data set with files: line 1. Did you mean 'town'?",
+        "town@val",
+    ]
+
+
+# Files below a folder
+
+
+def test_links_to_folders_are_followed_once_and_never_upwards(tmp_path: Path) -> None:
+    for name in ("root/a/1.png", "elsewhere/2.png", "elsewhere/deep/3.png"):
+        write(tmp_path / name)
+    for link, target in (
+        ("root/z", "elsewhere"),
+        ("root/b", "elsewhere"),
+        ("elsewhere/up", "root"),
+        ("root/a/here", "root/a"),
+    ):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    found = sorted(files_below(tmp_path / "root"))
+    assert found == ["a/1.png", "b/2.png", "b/deep/3.png"]
+
+
+def test_a_folder_that_is_not_there_is_empty_or_an_error(tmp_path: Path) -> None:
+    assert list(files_below(tmp_path / "gone")) == []
+    with pytest.raises(DataError, match="cannot list the folder"):
+        list(files_below(tmp_path / "gone", missing_ok=False))
+
+
+# What a file is
+
+
+@pytest.mark.parametrize(
+    ("kind", "pillow"),
+    [("jpeg", "JPEG"), ("png", "PNG"), ("gif", "GIF"), ("webp", "WEBP"), ("bmp", "BMP"), ("tiff", "TIFF"), ("pnm", "PPM"),
+     ("jp2", "JPEG2000"), ("avif", "AVIF")],
+)  # fmt: skip
+def test_pictures_are_known_by_their_first_bytes(tmp_path: Path, kind: str, pillow: str) -> None:
+    photo(tmp_path / "x", kind=pillow)
+    assert kind_by_content(tmp_path / "x") == kind
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (HEIC, "heif"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif" + bytes(20), "avif"),
+        (b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41", "video"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "video"),
+        (b"\x1a\x45\xdf\xa3" + bytes(40), "video"),
+        (b"\xff\x0a" + bytes(30), "jxl"),
+        (b"BMore text than a picture has\n", ""),
+        (b"P4 is a bus\n", ""),
+        (b"# a readme\n", ""),
+        (b"", ""),
+    ],
+)
+def test_what_is_no_photo_is_told_apart(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "x").write_bytes(content)
+    assert kind_by_content(tmp_path / "x") == kind
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    assert kind_by_content(tmp_path / "x") == ""
+    assert kind_by_content(tmp_path) == ""
+
+
+def test_endings_that_mean_the_same() -> None:
+    assert spellings(".JPEG") == (".jpeg", ".jpg", ".jfif", ".jpe")
+    assert spellings(".PNG") == (".png",)
+
+
+def test_what_was_left_out_is_one_line() -> None:
+    left_out = LeftOut([".heic"] * 7 + [".gif"] * 3 + ["hidden .jpg"] * 2 + [".dng"])
+    assert left_out.text() == (
+        "13 files: 7 .heic (install pillow-heif to read them), 3 .gif, 2 hidden .jpg, "
+        "1 .dng (raw file of a camera: convert it to JPEG or PNG)"
+    )
+    assert LeftOut([".heic"]).text() == "1 file: 1 .heic (install pillow-heif to read it)"
+    assert not LeftOut()
+
+
+def test_a_plug_in_that_is_installed_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_in_loaded.cache_clear()
+    assert package_for("heif") == "pillow-heif"
+    assert package_for("png") is None
+    plug_in_loaded.cache_clear()
+    registered = []
+    module = ModuleType("pillow_heif")
+    module.register_heif_opener = lambda: registered.append(True)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", module)
+    assert package_for("heif") is None
+    assert registered == [True]
+    plug_in_loaded.cache_clear()
