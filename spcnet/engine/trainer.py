@@ -61,8 +61,12 @@ class Trainer:
         synchronise(self.network, fabric)
         self.prepared = prepare(network, config.training, device=fabric.device)
         self.optimizer = make_optimizer(network.parameters(), config.training)
+        self._in_steps: tuple[nn.Module, torch.optim.Optimizer] | None = None
+        """Network and optimiser as Fabric has set them up, from the first step on."""
         self.iteration = 0
         """Finished iterations."""
+        self.keeps_failed_steps = True
+        """Whether a step whose loss is not finite is written to the run's folder."""
         self.ending: Interrupted | None = None
         """What a request to end raises at once, while there is nothing to save."""
 
@@ -157,8 +161,6 @@ class Trainer:
             DataError: the loss is not finite, or a batch cannot be read; the last checkpoint stays.
         """
         training, fabric = self.config.training, self.fabric
-        network, optimizer = fabric.setup(self.prepared, self.optimizer)
-        statistics_at = self.method.statistics_at(self.network, self.config.model, training.iterations)
         with _stop_on_signal(lambda: self.ending) as stopped, ExitStack() as ends:
             if observer is None:
                 observer = Observer(self.config, self.network, start=self.iteration, enabled=fabric.is_global_zero)
@@ -166,17 +168,15 @@ class Trainer:
             if self._unevaluated():
                 self._evaluate(on_evaluate)
             for parts in observer.timed(self._parts(batches)):
-                if self.iteration == statistics_at:
-                    self._take_statistics(network, trials(), stopped)
-                set_rate(optimizer, poly_rate(self.iteration, training))
-                result = self._step(network, optimizer, parts)
-                self.iteration += 1
+                if self.iteration == self.statistics_at:
+                    self.take_statistics(trials(), stopped)
+                result = self.step(parts)
                 last = self.iteration == training.iterations
                 evaluated = training.evaluate_every > 0 and not last and self.iteration % training.evaluate_every == 0
                 observer.look(self.iteration, parts, result, self._classes)
                 if last or self.iteration % training.log_every == 0:
                     with processes.together():
-                        told = observer.write(self.iteration, result, optimizer.param_groups[0]["lr"])
+                        told = observer.write(self.iteration, result, self.optimizer.param_groups[0]["lr"])
                     on_progress(self.iteration, told)
                 else:
                     on_progress(self.iteration, {})
@@ -222,29 +222,53 @@ class Trainer:
                 return
             yield parts
 
-    def _step(self, network: nn.Module, optimizer: torch.optim.Optimizer, parts: Sequence[Batch]) -> StepResult:
-        """One step of the optimiser; its batch may come in parts, of which only one has to fit into the memory."""
-        result, finite = self.gradient(network, parts)
+    @property
+    def statistics_at(self) -> int | None:
+        """The iteration before which the method takes its statistics; None where it takes none."""
+        return self.method.statistics_at(self.network, self.config.model, self.config.training.iterations)
+
+    def step(self, micro_batches: Sequence[Batch]) -> StepResult:
+        """One iteration: learning rate, losses and their gradient, the optimiser's step, the method's update.
+
+        Training, `train --dry-run` and the benchmarks make their steps here.
+
+        Args:
+            micro_batches: the batch of this process, in `training.accumulate` parts, of which only one has to fit into the
+                memory.
+
+        Raises:
+            DataError: the loss is not finite; the weights are as before.
+        """
+        _, optimizer = self._set_up()
+        set_rate(optimizer, poly_rate(self.iteration, self.config.training))
+        result, finite = self.gradient(micro_batches)
         if not finite():
-            self._fail(parts, result)
+            self._fail(micro_batches, result)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         progress = self.iteration / self.config.training.iterations
         self.method.update(self.network, result, progress=progress, reduce=processes.total)
+        self.iteration += 1
         return result
 
-    def gradient(self, network: nn.Module, parts: Sequence[Batch]) -> tuple[StepResult, Callable[[], bool]]:
+    def _set_up(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The network and the optimiser as steps use them; first called when a resumed run has its weights."""
+        if self._in_steps is None:
+            self._in_steps = self.fabric.setup(self.prepared, self.optimizer)
+        return self._in_steps
+
+    def gradient(self, micro_batches: Sequence[Batch]) -> tuple[StepResult, Callable[[], bool]]:
         """The losses of this iteration and their gradient, in the network; how to learn whether the loss is finite.
 
         Args:
-            network: the network as Fabric has set it up.
-            parts: the batch.
+            micro_batches: the batch of this process, in parts.
         """
+        network, _ = self._set_up()
         network.train()
         if self.config.training.freeze_batchnorm:
             freeze_batchnorm(self.network)
         progress = self.iteration / self.config.training.iterations
-        moved = [_to_device(part, self.fabric.device) for part in parts]
+        moved = [_to_device(batch, self.fabric.device) for batch in micro_batches]
         if len(moved) > 1:
             result = self._accumulated(network, moved, progress)
             return result, replay.watch(result.loss)
@@ -308,8 +332,20 @@ class Trainer:
         place = part * self.fabric.world_size + self.fabric.global_rank
         return self.config.training.seed * 1_000_003 + self.iteration + place * 7_368_787_313
 
-    def _take_statistics(self, network: nn.Module, trials: Iterable[Iterable[Batch]], stopped: Sequence[int]) -> None:
-        """A run that is killed here takes them again from the beginning, from the same state, so with the same result."""
+    def take_statistics(self, trials: Iterable[Iterable[Batch]], stopped: Sequence[int] = ()) -> None:
+        """Let the method take its statistics, before the iteration `statistics_at`.
+
+        A run that is killed here takes them again from the beginning, from the same state, so with the same result.
+
+        Args:
+            trials: what they are taken from.
+            stopped: no longer empty once the run is asked to end.
+
+        Raises:
+            Interrupted: it was asked to end; the state is saved.
+            DataError: an image cannot be read.
+        """
+        network, _ = self._set_up()
         alone = processes.count() == 1
 
         def unless_stopped(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -347,6 +383,12 @@ class Trainer:
         rank = self.fabric.global_rank
         folder = self.config.output / (f"{replay.FOLDER}_{rank}" if rank else replay.FOLDER)
         terms = ", ".join(f"{name} {float(value):.3g}" for name, value in result.parts.items())
+        said = (
+            f"the loss is {float(result.loss.detach())} after iteration {self.iteration + 1} ({terms}): "
+            f"{replay.remedy(self.config.training)}"
+        )
+        if not self.keeps_failed_steps:
+            raise DataError(said)
         try:
             replay.keep(
                 folder,
@@ -363,10 +405,7 @@ class Trainer:
             kept = f"`spcnet debug replay {folder}` shows where it comes from"
         except DataError as error:
             kept = f"the step could not be kept to look at ({error})"
-        failure = DataError(
-            f"the loss is {float(result.loss.detach())} after iteration {self.iteration + 1} ({terms}): "
-            f"{replay.remedy(self.config.training)}; {kept}. {state.how_to_go_on(self.config.output)}"
-        )
+        failure = DataError(f"{said}; {kept}. {state.how_to_go_on(self.config.output)}")
         failure.told_elsewhere = processes.rank() > 0
         raise failure
 
