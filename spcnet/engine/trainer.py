@@ -7,7 +7,7 @@ the same losses as one that was not.
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from spcnet import checkpoint, processes
 from spcnet.config import RunConfig
-from spcnet.engine import records, replay, state
+from spcnet.engine import membership, records, replay, state
 from spcnet.engine.devices import synchronise
+from spcnet.engine.membership import Images
 from spcnet.engine.observer import Observer
 from spcnet.engine.optim import make_optimizer, poly_rate, set_rate
 from spcnet.engine.prepare import prepare
@@ -48,12 +49,21 @@ class Trainer:
         network: what `method.build` made, fresh.
         card: what the checkpoints say of the network.
         fabric: where to compute.
+        images: the images of each source, which a resumed run must keep.
     """
 
     def __init__(
-        self, config: RunConfig, method: Method, network: Segmentor, card: checkpoint.ModelCard, fabric: Fabric
+        self,
+        config: RunConfig,
+        method: Method,
+        network: Segmentor,
+        card: checkpoint.ModelCard,
+        fabric: Fabric,
+        *,
+        images: Mapping[str, Images] | None = None,
     ) -> None:
         self.config, self.method, self.card, self.fabric = config, method, card, fabric
+        self.images = images or {}
         # Where and as it will be trained from here on: what a checkpoint gives back, the optimiser's momentum above all,
         # would stay behind on the processor, or be rounded in double precision.
         fabric.strategy.precision.convert_module(network).to(fabric.device)
@@ -99,6 +109,7 @@ class Trainer:
                 f"{getattr(self.config.data, changed[0])}: images would be seen twice or left out; resume with the run's own "
                 "settings or choose another --output"
             )
+        membership.check(self.config.output, found.get("images", {}), self.images)
         if scaler := found.get("precision"):  # empty where the run had another precision until now
             precision.load_state_dict(scaler)
         self.iteration = int(found["iteration"])
@@ -127,6 +138,8 @@ class Trainer:
                 scaler = self.fabric.strategy.precision.state_dict()
                 drawn = {name: getattr(self.config.data, name) for name in DRAWN}
                 more = {"iteration": self.iteration, "batch": self.batch, "drawn": drawn, "precision": scaler}
+                if self.images:
+                    more["images"] = {source: own.noted() for source, own in self.images.items()}
                 state.save(self.config.output, self.network, self.optimizer, self.card, self.config.training, more)
 
     def finish(self) -> Path:
