@@ -112,19 +112,24 @@ def class_centres(
         DataError: a label cannot be read.
     """
     plain = innermost(images)
-    places = _places(plain, tile, whole_tiles) if isinstance(plain, FolderSet) else []
-    for place in places:
-        stored = _stored(place, len(plain))
-        if stored is not None:
-            return stored
+    stored = stored_centres(images, tile=tile, whole_tiles=whole_tiles)
+    if stored is not None:
+        return stored
     found = _search(_Labels(plain, tile, whole_tiles), workers, skip_bad, on_progress or (lambda done, total: None))
-    for place in places if store else ():
+    for place in _places(plain, tile, whole_tiles) if store and isinstance(plain, FolderSet) else ():
         try:
             write_whole(place, lambda file: np.savez_compressed(file, **found._asdict()))
         except DataError:
             continue  # not ours to write to: the next place, or none, and it is searched again the next time
         break
     return found
+
+
+def stored_centres(images: SegmentationSet, *, tile: int, whole_tiles: bool = False) -> Centres | None:
+    """What an earlier call of `class_centres` has stored of a set; None where there is nothing, or a label has changed."""
+    plain = innermost(images)
+    places = _places(plain, tile, whole_tiles) if isinstance(plain, FolderSet) else []
+    return next((found for place in places if (found := _stored(place, len(plain))) is not None), None)
 
 
 def innermost(images: SegmentationSet) -> SegmentationSet:

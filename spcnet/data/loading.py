@@ -273,49 +273,62 @@ def check_labelled(
     workers: int = 0,
     say: Callable[[str], object] = lambda text: None,
 ) -> None:
-    """Refuse a set of files without a single labelled pixel, from which nothing can be learnt.
-
-    Images are looked at in random order until one has a label, as a rule the first. Only of a set with hardly any labels
-    more are read, up to all of them. Unreadable ones count as having none.
+    """Refuse a source without a single labelled pixel, from which nothing can be learnt; see `labelled`.
 
     Args:
         name: of the set, as it was written.
-        images: the set. Where nothing in it can be read, that is said by whoever reads it.
-        workers: processes that read, where many have to be read.
+        images: the set.
+        workers: processes that read, where many images have to be read.
         say: is told when many have to be read.
 
     Raises:
         DataError: no image that can be read has a labelled pixel.
     """
+    if not labelled(name, images, workers=workers, say=say):
+        raise DataError(
+            f"the source {name} has no labelled pixel, so nothing can be learnt from it: of its {len(images):,} images none "
+            "that can be read has a pixel that is not void. Check that the label images are the set's class maps and that its "
+            "split has public labels, or take it out of data.sources"
+        )
+
+
+def labelled(
+    name: str, images: SegmentationSet, *, workers: int = 0, say: Callable[[str], object] = lambda text: None
+) -> bool:
+    """Whether any pixel of a set has a class.
+
+    Images of a set of files are looked at in random order until one has, as a rule the first. Only of a set with hardly
+    any labels more are read, up to all. What is generated is labelled; and of a set in which nothing can be read, that is
+    said by whoever reads it.
+
+    Args:
+        name: of the set, for `say`.
+        images: the set.
+        workers: processes that read, where many images have to be read.
+        say: is told when many have to be read.
+    """
     stored = innermost(images)
-    if not isinstance(stored, FolderSet):  # what is generated is labelled
-        return
+    if not isinstance(stored, FolderSet):
+        return True
     order = np.random.default_rng(0).permutation(len(stored))
-    readable = 0
-    for first, last, helpers in ((0, FEW, 0), (FEW, len(order), workers)):
-        if first and len(order) > first:
-            say(
-                f"the first {first} images of {name} that were looked at have no labelled pixel: looking at all {len(order):,}"
-            )
+    readable = False
+    for begin, end, helpers in ((0, FEW, 0), (FEW, len(order), workers)):
+        part = order[begin:end]
+        if begin and len(part):
+            say(f"{FEW} images of {name} that were looked at have no labelled pixel: looking at all {len(order):,}")
         loader = DataLoader(
-            _HasLabels(stored, order[first:last]),
+            _HasLabels(stored, part),
             batch_size=None,
-            num_workers=min(helpers, max(0, len(order) - first)),
+            num_workers=min(helpers, len(part)),
             worker_init_fn=leave_signals_to_the_parent,
             collate_fn=unchanged,
             generator=torch.Generator(),
         )
         for has_labels in loader:
             if has_labels:
-                return
-            readable += has_labels is not None
-    if readable:
-        left_out = len(order) - readable
-        raise DataError(
-            f"the source {name} has no labelled pixel, so nothing can be learnt from it: all pixels of its {readable:,} label "
-            f"images are void{f' ({left_out:,} more cannot be read)' if left_out else ''}. Check that these are the set's class "
-            "maps and that its split has public labels, or take it out of data.sources"
-        )
+                return True
+            readable |= has_labels is not None
+    return not readable
 
 
 class _HasLabels(Dataset[bool | None]):

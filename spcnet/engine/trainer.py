@@ -7,7 +7,7 @@ the same losses as one that was not.
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -76,7 +76,7 @@ class Trainer:
         self.iteration = 0
         """Finished iterations."""
         self.keeps_failed_steps = True
-        """Whether a step whose loss is not finite is written to the run's folder."""
+        """Whether a step whose loss is not finite is kept in the run's folder to look at; not where nothing is trained."""
         self.ending: Interrupted | None = None
         """What a request to end raises at once, while there is nothing to save."""
 
@@ -131,9 +131,10 @@ class Trainer:
                 # A loss that is still finite can have a gradient that is not; going on from such weights is in vain.
                 bad = [name for name, value in self.network.state_dict().items() if not bool(value.isfinite().all())]
                 if bad:
+                    hint = f". {state.how_to_go_on(self.config.output)}" if self.keeps_failed_steps else ""
                     raise DataError(
                         f"{len(bad)} of the network's tensors are not finite after iteration {self.iteration} ({bad[0]}): "
-                        f"{replay.remedy(self.config.training)}. {state.how_to_go_on(self.config.output)}"
+                        f"{replay.remedy(self.config.training)}{hint}"
                     )
                 scaler = self.fabric.strategy.precision.state_dict()
                 drawn = {name: getattr(self.config.data, name) for name in DRAWN}
@@ -180,13 +181,13 @@ class Trainer:
                 ends.enter_context(closing(observer))
             if self._unevaluated():
                 self._evaluate(on_evaluate)
-            for parts in observer.timed(self._parts(batches)):
+            for parts in observer.timed(self.micro_batches(batches)):
                 if self.iteration == self.statistics_at:
                     self.take_statistics(trials(), stopped)
                 result = self.step(parts)
                 last = self.iteration == training.iterations
                 evaluated = training.evaluate_every > 0 and not last and self.iteration % training.evaluate_every == 0
-                observer.look(self.iteration, parts, result, self._classes)
+                observer.look(self.iteration, parts, result, self.classes)
                 if last or self.iteration % training.log_every == 0:
                     with processes.together():
                         told = observer.write(self.iteration, result, self.optimizer.param_groups[0]["lr"])
@@ -219,14 +220,18 @@ class Trainer:
             line.get("iteration") != done for line in records.read_lines(self.config.output / records.RESULTS_FILE)
         )
 
-    def _parts(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
-        """The parts of each iteration's batch; what one process cannot read stops all."""
+    def micro_batches(self, batches: Iterable[Batch]) -> Generator[list[Batch], None, None]:
+        """The batch of each iteration, in its parts; what one process cannot read stops all.
+
+        Raises:
+            DataError: an image cannot be read, or a process that reads them was killed.
+        """
         waiting = iter(batches)
         while True:
             parts: list[Batch] = []
             error = None
             try:
-                with state.dead_workers_told(self.config.output):
+                with state.dead_workers_told(self.config.output if self.keeps_failed_steps else None):
                     parts = list(islice(waiting, self.config.training.accumulate))
             except DataError as found:
                 error = found
@@ -329,7 +334,7 @@ class Trainer:
             results.append(result._replace(loss=result.loss.detach()))
         return _joined(results)
 
-    def _classes(self, image: Tensor) -> Tensor:
+    def classes(self, image: Tensor) -> Tensor:
         """The class of each pixel, found by this process alone; changes nothing but the mode, which a step sets itself."""
         precision = self.fabric.strategy.precision
         self.network.eval()
