@@ -44,7 +44,7 @@ def _add_train(parser: ArgumentParser) -> None:
         "--dry_run",
         action=ActionYesNo,
         default=False,
-        help="Only check data, memory and time: read an image of each domain, make four steps, write nothing.",
+        help="Only check data, memory and time: make and time some steps, the method's statistics, a checkpoint and an evaluation of some images; the run's folder is not touched.",
     )
 
 
@@ -56,9 +56,10 @@ def _train(options: Namespace, console: Console) -> int:
     if options.dry_run:
         from spcnet import rehearsal
 
-        found = rehearsal.rehearse(config, say=console.print)
-        rehearsal.show(found, config, console)
-        return 0 if found.ready else DATA
+        report = rehearsal.rehearse(config, say=console.print)
+        if processes.rank() == 0:
+            rehearsal.show(report, config, console)
+        return 0 if report.ready else DATA
     commands.train(config, resume=options.resume, overwrite=options.overwrite, console=console)
     if processes.rank() > 0:
         return 0

@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,16 @@ from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, f
 from spcnet.cost import PAPER_SIZE, cost
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import LabelSpace, label_space
-from spcnet.data.loading import evaluation_batches, photometric_trials, training_batches
+from spcnet.data.loading import (
+    TrainingLoader,
+    check_labelled,
+    evaluation_batches,
+    file_names,
+    photometric_trials,
+    training_batches,
+)
 from spcnet.data.weather import WEATHER
-from spcnet.engine import records
+from spcnet.engine import membership, records
 from spcnet.engine.devices import make_fabric, scorer
 from spcnet.engine.observer import Observer
 from spcnet.engine.progress import bar
@@ -31,7 +38,8 @@ from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, SpcnetError, UsageError, named
 from spcnet.evaluation import evaluator
 from spcnet.evaluation.views import Views, looking
-from spcnet.methods import card_for, method_named, restore
+from spcnet.locks import locked
+from spcnet.methods import Method, Segmentor, card_for, method_named, restore
 from spcnet.reports.costs import NetworkCost
 from spcnet.reports.page import write_report
 from spcnet.reports.runs import Run, load_run
@@ -69,6 +77,15 @@ def check_unseen(data: DataConfig) -> None:
                 f"the target {text} counts as unseen, but the training has images in the style {trained[family]}, which is "
                 f"of the same family ({family}): leave one of them out"
             )
+
+
+def open_sources(data: DataConfig, space: LabelSpace) -> dict[str, SegmentationSet]:
+    """Every domain that a run is trained on, by its written name.
+
+    Raises:
+        UsageError, DataError: a domain cannot be opened.
+    """
+    return {name: open_domain(DomainSpec.parse(name), data=data, space=space, training=True) for name in data.sources}
 
 
 def open_tests(data: DataConfig, space: LabelSpace) -> dict[str, SegmentationSet]:
@@ -114,43 +131,44 @@ def train(
     check_installed(config.logging)
     check_unseen(config.data)
     space = label_space(config.data.space)
-    sources = [
-        open_domain(DomainSpec.parse(text), data=config.data, space=space, training=True)
-        for text in config.data.sources
-    ]
+    sources = open_sources(config.data, space)
     tests = open_tests(config.data, space)
     fabric = make_fabric(config.training)
     if not fabric.is_global_zero:
         console = Console(quiet=True)
-    print_remarks([*sources, *tests.values()], console)
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    print_remarks([*sources.values(), *tests.values()], console)
     with processes.together():
         if fabric.is_global_zero:
-            _claim(config.output, resume=resume, overwrite=overwrite)
+            for name, images in sources.items():
+                check_labelled(name, images, workers=config.data.workers, say=partial(say, style="yellow"))
+    with _claimed(config.output, fabric, resume=resume, overwrite=overwrite, say=say):
+        return _train(config, method, space, sources, tests, fabric, resume=resume, console=console)
+
+
+def _train(
+    config: RunConfig,
+    method: Method,
+    space: LabelSpace,
+    sources: Mapping[str, SegmentationSet],
+    tests: Mapping[str, SegmentationSet],
+    fabric: Fabric,
+    *,
+    resume: bool,
+    console: Console,
+) -> Record:
+    """Train in a folder that is this run's alone; see `train`."""
     if resume and not checkpoint.exists(config.output):
         resume = False
         begun = f"{config.output} ended before its first checkpoint: it begins anew"
         console.print(begun, style="yellow", highlight=False, markup=False)
-    torch.manual_seed(config.training.seed)
-    domains = domain_names(config.data)
-    network = method.build(
-        config.model,
-        num_classes=len(space),
-        num_domains=len(domains),
-        cluster_domains=config.data.pseudo_domains > 0 and config.data.pseudo_by == "cluster",
-    )
-    card = card_for(
-        method=config.method,
-        model=config.model,
-        space=space.name,
-        classes=space.classes,
-        domains=domains,
-        size=config.data.size,
-    )
-    trainer = Trainer(config, method, network, card, fabric)
+    network = build_network(config, method, space)
+    trainer = make_trainer(config, method, network, space, sources, fabric)
     with processes.together():
         told = trainer.resume() if resume else None
         if fabric.is_global_zero:
             records.open_run(config)
+            membership.write(config.output, trainer.images)
     if told is not None:
         console.print(told, style="yellow", highlight=False, markup=False)
 
@@ -163,41 +181,20 @@ def train(
         return record
 
     with bar(console, 0, 0, "find the classes") if config.data.class_uniform else nullcontext() as look:
-        make = partial(
-            training_batches,
-            sources,
-            config.data,
-            seed=config.training.seed,
-            iterations=config.training.iterations,
-            parts=config.training.accumulate,
-            start=trainer.iteration,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-            on_progress=None if look is None else lambda done, total: look(done, {}, total),
-        )
+        on_progress = None if look is None else lambda done, total: look(done, {}, total)
         # The first process finds the classes, the others read what it found.
         for first in (True, False):
             with processes.together():
                 if fabric.is_global_zero is first:
-                    batches = make()
-    whitening = config.model.whitening
-    trials = partial(
-        photometric_trials,
-        sources,
-        config.data,
-        seed=config.training.seed,
-        trials=whitening.trials,
-        pairs=whitening.pairs,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
+                    batches = make_batches(config, sources, trainer, on_progress=on_progress)
+    trials = partial(make_trials, config, sources, fabric)
     with processes.together():
         observer = Observer(
             config,
             network,
             start=trainer.iteration,
             enabled=fabric.is_global_zero,
-            domains=domains,
+            domains=trainer.card.domains,
             colors=space.colors,
             say=partial(console.print, highlight=False, markup=False, soft_wrap=True),
         )
@@ -218,7 +215,112 @@ def train(
         return score(trainer.iteration)
 
 
-def _claim(output: Path, *, resume: bool, overwrite: bool) -> None:
+def build_network(config: RunConfig, method: Method, space: LabelSpace, *, pretrained: bool = True) -> Segmentor:
+    """The network that a run begins with, the same for the same seed.
+
+    Raises:
+        UsageError, CheckpointError: see `Method.build`.
+    """
+    torch.manual_seed(config.training.seed)
+    return method.build(
+        config.model,
+        num_classes=len(space),
+        num_domains=len(domain_names(config.data)),
+        cluster_domains=config.data.pseudo_domains > 0 and config.data.pseudo_by == "cluster",
+        pretrained=pretrained,
+    )
+
+
+def make_trainer(
+    config: RunConfig,
+    method: Method,
+    network: Segmentor,
+    space: LabelSpace,
+    sources: Mapping[str, SegmentationSet],
+    fabric: Fabric,
+) -> Trainer:
+    """What trains a network, for `train` and its dry run.
+
+    Args:
+        config: the run.
+        method: its method.
+        network: what `build_network` made.
+        space: the classes.
+        sources: the source domains by name.
+        fabric: where to compute.
+    """
+    card = card_for(
+        method=config.method,
+        model=config.model,
+        space=space.name,
+        classes=space.classes,
+        domains=domain_names(config.data),
+        size=config.data.size,
+    )
+    images = {name: membership.images_of(len(one), file_names(one)) for name, one in sources.items()}
+    return Trainer(config, method, network, card, fabric, images=images)
+
+
+def make_batches(
+    config: RunConfig,
+    sources: Mapping[str, SegmentationSet],
+    trainer: Trainer,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    store: bool = True,
+) -> TrainingLoader:
+    """The micro-batches of this process from the trainer's iteration on; see `training_batches`."""
+    return training_batches(
+        list(sources.values()),
+        config.data,
+        seed=config.training.seed,
+        iterations=config.training.iterations,
+        parts=config.training.accumulate,
+        start=trainer.iteration,
+        rank=trainer.fabric.global_rank,
+        world_size=trainer.fabric.world_size,
+        on_progress=on_progress,
+        store=store,
+    )
+
+
+def make_trials(config: RunConfig, sources: Mapping[str, SegmentationSet], fabric: Fabric) -> Iterator[TrainingLoader]:
+    """What the method's statistics are taken from, as often as `model.whitening` says; see `photometric_trials`."""
+    return photometric_trials(
+        list(sources.values()),
+        config.data,
+        seed=config.training.seed,
+        trials=config.model.whitening.trials,
+        pairs=config.model.whitening.pairs,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+
+
+@contextmanager
+def _claimed(
+    output: Path, fabric: Fabric, *, resume: bool, overwrite: bool, say: Callable[..., object]
+) -> Iterator[None]:
+    """The folder is this run's alone as long as its first process lives, and no run is written over unasked.
+
+    Raises:
+        UsageError, DataError: another training writes there, there is a run already, or nothing to resume.
+    """
+    with ExitStack() as held:
+        with processes.together():
+            if fabric.is_global_zero:
+                if not output.exists():
+                    _check_claim(output, resume=resume, overwrite=overwrite)
+                unlocked = held.enter_context(locked(output, what="training"))
+                if unlocked is not None:
+                    say(unlocked, style="yellow")
+                _check_claim(output, resume=resume, overwrite=overwrite)
+                if not (resume and checkpoint.exists(output)):
+                    _clear(output)
+        yield
+
+
+def _check_claim(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse to write over a run, and to resume none; one that ended before its first checkpoint begins anew."""
     resumable, tested = checkpoint.exists(output), (output / records.RESULTS_FILE).exists()
     exists = resumable or tested
@@ -229,22 +331,29 @@ def _claim(output: Path, *, resume: bool, overwrite: bool) -> None:
         raise UsageError(
             f"{output} already holds a run: add --resume to go on, --overwrite to begin anew, or choose another --output"
         )
+
+
+def _clear(output: Path) -> None:
+    """Remove what an earlier run left in a folder.
+
+    Raises:
+        DataError: it cannot be written to.
+    """
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        if not (resume and resumable):
-            for name in (
-                checkpoint.LATEST_FILE,
-                checkpoint.PREVIOUS_FILE,
-                checkpoint.DAMAGED_FILE,
-                checkpoint.MODEL_FILE,
-                records.TRAIN_FILE,
-                records.RESULTS_FILE,
-                records.SKIPPED_FILE,
-                TRACKERS_FILE,
-            ):
-                (output / name).unlink(missing_ok=True)
-            for event in (output / "tensorboard").glob("events.*"):
-                event.unlink()
+        for name in (
+            checkpoint.LATEST_FILE,
+            checkpoint.PREVIOUS_FILE,
+            checkpoint.DAMAGED_FILE,
+            checkpoint.MODEL_FILE,
+            membership.IMAGES_FILE,
+            records.TRAIN_FILE,
+            records.RESULTS_FILE,
+            records.SKIPPED_FILE,
+            TRACKERS_FILE,
+        ):
+            (output / name).unlink(missing_ok=True)
+        for event in (output / "tensorboard").glob("events.*"):
+            event.unlink()
     except OSError as error:
         raise DataError(
             f"cannot write to the folder {output} ({error.strerror}): check its permission or choose another --output"
@@ -333,6 +442,14 @@ def score_domains(
             everywhere = {image: message for one in processes.gather(bad) for image, message in one.items()}
             results[name] = dataclasses.replace(found, skipped=len(everywhere))
             skipped.add(name, everywhere)
+            if not found.is_labelled:
+                console.print(
+                    f"{name}: none of the {found.images:,} images has a labelled pixel in the space {space.name}, so it has no mIoU",
+                    style="yellow",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
             show(index + 1, {})
     return results
 

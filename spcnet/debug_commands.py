@@ -47,7 +47,8 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
         UsageError, CheckpointError: see the message.
     """
     kept = steps.read(folder)
-    training = dataclasses.replace(kept.config.training, devices=1, nodes=1)
+    # Not compiled, for nobody can listen to the modules of compiled code.
+    training = dataclasses.replace(kept.config.training, devices=1, nodes=1, compile=False)
     if accelerator is not None:
         training = dataclasses.replace(training, accelerator=accelerator)
     config = dataclasses.replace(kept.config, training=training)
@@ -66,9 +67,8 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
     if kept.precision:
         fabric.strategy.precision.load_state_dict(kept.precision)
     trainer.iteration = kept.iteration
-    forward, _ = fabric.setup(trainer.network, trainer.optimizer)
     with steps.culprits(trainer.network) as found:
-        result, _ = trainer.gradient(forward, kept.parts)
+        result, _ = trainer.gradient(kept.parts)
     losses = {name: float(value) for name, value in result.parts.items()}
     loss = float(result.loss.detach())
     again = Replayed(

@@ -138,11 +138,11 @@ def test_ctrl_c_ends_with_130_and_resume_gives_the_losses_of_an_uninterrupted_ru
     stop_after_two = (
         "import os, signal, sys\n"
         "from spcnet.engine import trainer\n"
-        "step = trainer.Trainer._step\n"
+        "step = trainer.Trainer.step\n"
         "def stopping(self, *a):\n"
         "    if self.iteration == 1: os.killpg(0, signal.SIGINT)\n"
         "    return step(self, *a)\n"
-        "trainer.Trainer._step = stopping\n"
+        "trainer.Trainer.step = stopping\n"
         "from spcnet.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )

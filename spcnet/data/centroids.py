@@ -91,6 +91,7 @@ def class_centres(
     skip_bad: bool = False,
     whole_tiles: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
+    store: bool = True,
 ) -> Centres:
     """Where the classes lie in each image of a set.
 
@@ -105,26 +106,47 @@ def class_centres(
         skip_bad: leave out labels that cannot be read; the training then meets them, and tells of them.
         whole_tiles: as in `tile_centres`.
         on_progress: called with the number of images that are done, and of all.
+        store: write down what was found; what is stored is read in any case.
 
     Raises:
         DataError: a label cannot be read.
     """
-    plain = images
-    while len(getattr(plain, "plain", ())) == len(images):
-        plain = plain.plain  # type: ignore[attr-defined]
-    places = _places(plain, tile, whole_tiles) if isinstance(plain, FolderSet) else []
-    for place in places:
-        stored = _stored(place, len(plain))
-        if stored is not None:
-            return stored
+    plain = innermost(images)
+    stored = stored_centres(images, tile=tile, whole_tiles=whole_tiles)
+    if stored is not None:
+        return stored
     found = _search(_Labels(plain, tile, whole_tiles), workers, skip_bad, on_progress or (lambda done, total: None))
-    for place in places:
+    for place in _places(plain, tile, whole_tiles) if store and isinstance(plain, FolderSet) else ():
         try:
             write_whole(place, lambda file: np.savez_compressed(file, **found._asdict()))
         except DataError:
             continue  # not ours to write to: the next place, or none, and it is searched again the next time
         break
     return found
+
+
+def stored_centres(images: SegmentationSet, *, tile: int, whole_tiles: bool = False) -> Centres | None:
+    """What an earlier call of `class_centres` has stored of a set; None where there is nothing, or a label has changed."""
+    plain = innermost(images)
+    places = _places(plain, tile, whole_tiles) if isinstance(plain, FolderSet) else []
+    return next((found for place in places if (found := _stored(place, len(plain))) is not None), None)
+
+
+def innermost(images: SegmentationSet) -> SegmentationSet:
+    """The set below what was put on its images, such as weather."""
+    plain = images
+    while len(getattr(plain, "plain", ())) == len(images):
+        plain = plain.plain  # type: ignore[attr-defined]
+    return plain
+
+
+def class_map(images: SegmentationSet, index: int) -> NDArray[np.uint8]:
+    """Class of each pixel of an image, H×W, without reading its photo where it is a file.
+
+    Raises:
+        DataError: the label cannot be read.
+    """
+    return _Labels(innermost(images), 1, False)._label(index)
 
 
 class _Labels(Dataset[list[tuple[NDArray[np.generic], ...] | DataError]]):

@@ -525,7 +525,8 @@ def remap(native: Mapping[int, str], space: LabelSpace, what: str) -> npt.NDArra
         Class of each native id, `IGNORE` for void, `UNKNOWN` for ids the set does not have.
 
     Raises:
-        UsageError: a native name belongs to no class of the space (the set's labels are coarser than the space).
+        UsageError: a native name belongs to no class of the space (the set's labels are coarser than the space), or every
+            native name is void there.
     """
     class_of = {member: k for k, name in enumerate(space.classes) for member in space.members[name]}
     class_of |= dict.fromkeys((VOID, *space.ignored), IGNORE)
@@ -539,6 +540,11 @@ def remap(native: Mapping[int, str], space: LabelSpace, what: str) -> npt.NDArra
     table = np.full(256, UNKNOWN, dtype=np.uint8)
     for native_id, name in native.items():
         table[native_id] = class_of[name]
+    if not (table < len(space.classes)).any():
+        raise UsageError(
+            f"no label of the data set {what} is one of the label space {space.name}'s classes, all are void: give its "
+            "numbers the names of classes, or set data.space to a space that has them"
+        )
     return table
 
 

@@ -16,9 +16,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from spcnet.config import DataConfig
-from spcnet.data.centroids import Centres, class_centres, leave_signals_to_the_parent, unchanged
+from spcnet.data.centroids import (
+    Centres,
+    class_centres,
+    class_map,
+    innermost,
+    leave_signals_to_the_parent,
+    unchanged,
+)
 from spcnet.data.datasets import FolderSet, Sample, SegmentationSet
-from spcnet.data.labels import label_space
+from spcnet.data.labels import IGNORE, label_space
 from spcnet.data.transforms import TrainingTransform, evaluation_transform, normalise, photometric_transform
 from spcnet.errors import DataError, UsageError
 from spcnet.types import IGNORE_INDEX, Batch
@@ -245,9 +252,103 @@ def _read(plain: SegmentationSet, image: int, *, skip: bool) -> _Read:
 
 def _name(plain: SegmentationSet, image: int) -> str:
     """What to call an image that cannot be read."""
-    while len(getattr(plain, "plain", ())) == len(plain):
-        plain = plain.plain  # type: ignore[attr-defined]
-    return plain.pairs[image].name if isinstance(plain, FolderSet) else f"image {image}"
+    stored = innermost(plain)
+    return stored.pairs[image].name if isinstance(stored, FolderSet) else f"image {image}"
+
+
+def file_names(images: SegmentationSet) -> list[str] | None:
+    """Names of a set's images in their order, wherever the set lies; None where they are no files."""
+    stored = innermost(images)
+    return [pair.name for pair in stored.pairs] if isinstance(stored, FolderSet) else None
+
+
+FEW = 4
+"""Images that are looked at for a labelled pixel before the others are, by all worker processes."""
+
+
+def check_labelled(
+    name: str,
+    images: SegmentationSet,
+    *,
+    workers: int = 0,
+    say: Callable[[str], object] = lambda text: None,
+) -> None:
+    """Refuse a source without a single labelled pixel, from which nothing can be learnt; see `labelled`.
+
+    Args:
+        name: of the set, as it was written.
+        images: the set.
+        workers: processes that read, where many images have to be read.
+        say: is told when many have to be read.
+
+    Raises:
+        DataError: no image that can be read has a labelled pixel.
+    """
+    if not labelled(name, images, workers=workers, say=say):
+        raise DataError(
+            f"the source {name} has no labelled pixel, so nothing can be learnt from it: of its {len(images):,} images none "
+            "that can be read has a pixel that is not void. Check that the label images are the set's class maps and that its "
+            "split has public labels, or take it out of data.sources"
+        )
+
+
+def labelled(
+    name: str, images: SegmentationSet, *, workers: int = 0, say: Callable[[str], object] = lambda text: None
+) -> bool:
+    """Whether any pixel of a set has a class.
+
+    Images of a set of files are looked at in random order until one has, as a rule the first. Only of a set with hardly
+    any labels more are read, up to all. What is generated is labelled; and of a set in which nothing can be read, that is
+    said by whoever reads it.
+
+    Args:
+        name: of the set, for `say`.
+        images: the set.
+        workers: processes that read, where many images have to be read.
+        say: is told when many have to be read.
+    """
+    stored = innermost(images)
+    if not isinstance(stored, FolderSet):
+        return True
+    order = np.random.default_rng(0).permutation(len(stored))
+    readable = False
+    for begin, end, helpers in ((0, FEW, 0), (FEW, len(order), workers)):
+        part = order[begin:end]
+        if begin and len(part):
+            say(f"{FEW} images of {name} that were looked at have no labelled pixel: looking at all {len(order):,}")
+        loader = DataLoader(
+            _HasLabels(stored, part),
+            batch_size=None,
+            num_workers=min(helpers, len(part)),
+            worker_init_fn=leave_signals_to_the_parent,
+            collate_fn=unchanged,
+            generator=torch.Generator(),
+        )
+        for has_labels in loader:
+            if has_labels:
+                return True
+            readable |= has_labels is not None
+    return not readable
+
+
+class _HasLabels(Dataset[bool | None]):
+    """Whether images that can be read have a labelled pixel; None for one that cannot."""
+
+    def __init__(self, stored: SegmentationSet, order: NDArray[np.int64]) -> None:
+        self.stored, self.order = stored, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, place: int) -> bool | None:
+        index = int(self.order[place])
+        try:
+            if int(class_map(self.stored, index).min(initial=IGNORE)) == IGNORE:
+                return False
+            self.stored.read(index)  # a label is of no use without its photo
+        except DataError:
+            return None
+        return True
 
 
 class _TrainingImages(Dataset[Any]):
@@ -361,6 +462,7 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
+    store: bool = True,
 ) -> TrainingLoader:
     """The batches of iterations `start` to `iterations - 1`, composed as `data.sampling` says; of each its parts.
 
@@ -382,6 +484,7 @@ def training_batches(
         world_size: how many processes train together; each gets its own images.
         on_progress: told, for each set, of how many images the places of the classes are known, and of how many they
             will be; with `data.class_uniform`.
+        store: write down the places of the classes beside the data, for the next time.
 
     Raises:
         UsageError: the only source has fewer images than it is to be divided into domains.
@@ -393,7 +496,7 @@ def training_batches(
     return TrainingLoader(
         images,
         batch_sampler=TrainingSampler(
-            _streams(sets, data, seed=seed, joined=joined, on_progress=on_progress),
+            _streams(sets, data, seed=seed, joined=joined, on_progress=on_progress, store=store),
             images=data.images_per_domain * (len(sets) if joined else 1),
             alternate=data.sampling == "alternating",
             iterations=iterations,
@@ -415,13 +518,16 @@ def _streams(
     seed: int,
     joined: bool,
     on_progress: Callable[[int, int], None] | None,
+    store: bool,
 ) -> list[Stream]:
     """What training draws from: one stream for each set, or a single one."""
     centres: list[Centres] = []
     if data.class_uniform:
         skip_bad = data.on_bad_image == "skip"
         centres = [
-            class_centres(plain, tile=data.tile, workers=data.workers, skip_bad=skip_bad, on_progress=on_progress)
+            class_centres(
+                plain, tile=data.tile, workers=data.workers, skip_bad=skip_bad, on_progress=on_progress, store=store
+            )
             for plain in sets
         ]
     lengths = [len(plain) for plain in sets]

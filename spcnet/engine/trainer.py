@@ -7,7 +7,7 @@ the same losses as one that was not.
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from spcnet import checkpoint, processes
 from spcnet.config import RunConfig
-from spcnet.engine import records, replay, state
+from spcnet.engine import membership, records, replay, state
 from spcnet.engine.devices import synchronise
+from spcnet.engine.membership import Images
 from spcnet.engine.observer import Observer
 from spcnet.engine.optim import make_optimizer, poly_rate, set_rate
 from spcnet.engine.prepare import prepare
@@ -48,12 +49,21 @@ class Trainer:
         network: what `method.build` made, fresh.
         card: what the checkpoints say of the network.
         fabric: where to compute.
+        images: the images of each source, which a resumed run must keep.
     """
 
     def __init__(
-        self, config: RunConfig, method: Method, network: Segmentor, card: checkpoint.ModelCard, fabric: Fabric
+        self,
+        config: RunConfig,
+        method: Method,
+        network: Segmentor,
+        card: checkpoint.ModelCard,
+        fabric: Fabric,
+        *,
+        images: Mapping[str, Images] | None = None,
     ) -> None:
         self.config, self.method, self.card, self.fabric = config, method, card, fabric
+        self.images = images or {}
         # Where and as it will be trained from here on: what a checkpoint gives back, the optimiser's momentum above all,
         # would stay behind on the processor, or be rounded in double precision.
         fabric.strategy.precision.convert_module(network).to(fabric.device)
@@ -61,8 +71,12 @@ class Trainer:
         synchronise(self.network, fabric)
         self.prepared = prepare(network, config.training, device=fabric.device)
         self.optimizer = make_optimizer(network.parameters(), config.training)
+        self._in_steps: tuple[nn.Module, torch.optim.Optimizer] | None = None
+        """Network and optimiser as Fabric has set them up, from the first step on."""
         self.iteration = 0
         """Finished iterations."""
+        self.keeps_failed_steps = True
+        """Whether a step whose loss is not finite is kept in the run's folder to look at; not where nothing is trained."""
         self.ending: Interrupted | None = None
         """What a request to end raises at once, while there is nothing to save."""
 
@@ -95,6 +109,7 @@ class Trainer:
                 f"{getattr(self.config.data, changed[0])}: images would be seen twice or left out; resume with the run's own "
                 "settings or choose another --output"
             )
+        membership.check(self.config.output, found.get("images", {}), self.images)
         if scaler := found.get("precision"):  # empty where the run had another precision until now
             precision.load_state_dict(scaler)
         self.iteration = int(found["iteration"])
@@ -116,13 +131,16 @@ class Trainer:
                 # A loss that is still finite can have a gradient that is not; going on from such weights is in vain.
                 bad = [name for name, value in self.network.state_dict().items() if not bool(value.isfinite().all())]
                 if bad:
+                    hint = f". {state.how_to_go_on(self.config.output)}" if self.keeps_failed_steps else ""
                     raise DataError(
                         f"{len(bad)} of the network's tensors are not finite after iteration {self.iteration} ({bad[0]}): "
-                        f"{replay.remedy(self.config.training)}. {state.how_to_go_on(self.config.output)}"
+                        f"{replay.remedy(self.config.training)}{hint}"
                     )
                 scaler = self.fabric.strategy.precision.state_dict()
                 drawn = {name: getattr(self.config.data, name) for name in DRAWN}
                 more = {"iteration": self.iteration, "batch": self.batch, "drawn": drawn, "precision": scaler}
+                if self.images:
+                    more["images"] = {source: own.noted() for source, own in self.images.items()}
                 state.save(self.config.output, self.network, self.optimizer, self.card, self.config.training, more)
 
     def finish(self) -> Path:
@@ -157,26 +175,22 @@ class Trainer:
             DataError: the loss is not finite, or a batch cannot be read; the last checkpoint stays.
         """
         training, fabric = self.config.training, self.fabric
-        network, optimizer = fabric.setup(self.prepared, self.optimizer)
-        statistics_at = self.method.statistics_at(self.network, self.config.model, training.iterations)
         with _stop_on_signal(lambda: self.ending) as stopped, ExitStack() as ends:
             if observer is None:
                 observer = Observer(self.config, self.network, start=self.iteration, enabled=fabric.is_global_zero)
                 ends.enter_context(closing(observer))
             if self._unevaluated():
                 self._evaluate(on_evaluate)
-            for parts in observer.timed(self._parts(batches)):
-                if self.iteration == statistics_at:
-                    self._take_statistics(network, trials(), stopped)
-                set_rate(optimizer, poly_rate(self.iteration, training))
-                result = self._step(network, optimizer, parts)
-                self.iteration += 1
+            for parts in observer.timed(self.micro_batches(batches)):
+                if self.iteration == self.statistics_at:
+                    self.take_statistics(trials(), stopped)
+                result = self.step(parts)
                 last = self.iteration == training.iterations
                 evaluated = training.evaluate_every > 0 and not last and self.iteration % training.evaluate_every == 0
-                observer.look(self.iteration, parts, result, self._classes)
+                observer.look(self.iteration, parts, result, self.classes)
                 if last or self.iteration % training.log_every == 0:
                     with processes.together():
-                        told = observer.write(self.iteration, result, optimizer.param_groups[0]["lr"])
+                        told = observer.write(self.iteration, result, self.optimizer.param_groups[0]["lr"])
                     on_progress(self.iteration, told)
                 else:
                     on_progress(self.iteration, {})
@@ -206,14 +220,18 @@ class Trainer:
             line.get("iteration") != done for line in records.read_lines(self.config.output / records.RESULTS_FILE)
         )
 
-    def _parts(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
-        """The parts of each iteration's batch; what one process cannot read stops all."""
+    def micro_batches(self, batches: Iterable[Batch]) -> Generator[list[Batch], None, None]:
+        """The batch of each iteration, in its parts; what one process cannot read stops all.
+
+        Raises:
+            DataError: an image cannot be read, or a process that reads them was killed.
+        """
         waiting = iter(batches)
         while True:
             parts: list[Batch] = []
             error = None
             try:
-                with state.dead_workers_told(self.config.output):
+                with state.dead_workers_told(self.config.output if self.keeps_failed_steps else None):
                     parts = list(islice(waiting, self.config.training.accumulate))
             except DataError as found:
                 error = found
@@ -222,29 +240,53 @@ class Trainer:
                 return
             yield parts
 
-    def _step(self, network: nn.Module, optimizer: torch.optim.Optimizer, parts: Sequence[Batch]) -> StepResult:
-        """One step of the optimiser; its batch may come in parts, of which only one has to fit into the memory."""
-        result, finite = self.gradient(network, parts)
+    @property
+    def statistics_at(self) -> int | None:
+        """The iteration before which the method takes its statistics; None where it takes none."""
+        return self.method.statistics_at(self.network, self.config.model, self.config.training.iterations)
+
+    def step(self, micro_batches: Sequence[Batch]) -> StepResult:
+        """One iteration: learning rate, losses and their gradient, the optimiser's step, the method's update.
+
+        Training, `train --dry-run` and the benchmarks make their steps here.
+
+        Args:
+            micro_batches: the batch of this process, in `training.accumulate` parts, of which only one has to fit into the
+                memory.
+
+        Raises:
+            DataError: the loss is not finite; the weights are as before.
+        """
+        _, optimizer = self._set_up()
+        set_rate(optimizer, poly_rate(self.iteration, self.config.training))
+        result, finite = self.gradient(micro_batches)
         if not finite():
-            self._fail(parts, result)
+            self._fail(micro_batches, result)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         progress = self.iteration / self.config.training.iterations
         self.method.update(self.network, result, progress=progress, reduce=processes.total)
+        self.iteration += 1
         return result
 
-    def gradient(self, network: nn.Module, parts: Sequence[Batch]) -> tuple[StepResult, Callable[[], bool]]:
+    def _set_up(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The network and the optimiser as steps use them; first called when a resumed run has its weights."""
+        if self._in_steps is None:
+            self._in_steps = self.fabric.setup(self.prepared, self.optimizer)
+        return self._in_steps
+
+    def gradient(self, micro_batches: Sequence[Batch]) -> tuple[StepResult, Callable[[], bool]]:
         """The losses of this iteration and their gradient, in the network; how to learn whether the loss is finite.
 
         Args:
-            network: the network as Fabric has set it up.
-            parts: the batch.
+            micro_batches: the batch of this process, in parts.
         """
+        network, _ = self._set_up()
         network.train()
         if self.config.training.freeze_batchnorm:
             freeze_batchnorm(self.network)
         progress = self.iteration / self.config.training.iterations
-        moved = [_to_device(part, self.fabric.device) for part in parts]
+        moved = [_to_device(batch, self.fabric.device) for batch in micro_batches]
         if len(moved) > 1:
             result = self._accumulated(network, moved, progress)
             return result, replay.watch(result.loss)
@@ -292,7 +334,7 @@ class Trainer:
             results.append(result._replace(loss=result.loss.detach()))
         return _joined(results)
 
-    def _classes(self, image: Tensor) -> Tensor:
+    def classes(self, image: Tensor) -> Tensor:
         """The class of each pixel, found by this process alone; changes nothing but the mode, which a step sets itself."""
         precision = self.fabric.strategy.precision
         self.network.eval()
@@ -308,8 +350,20 @@ class Trainer:
         place = part * self.fabric.world_size + self.fabric.global_rank
         return self.config.training.seed * 1_000_003 + self.iteration + place * 7_368_787_313
 
-    def _take_statistics(self, network: nn.Module, trials: Iterable[Iterable[Batch]], stopped: Sequence[int]) -> None:
-        """A run that is killed here takes them again from the beginning, from the same state, so with the same result."""
+    def take_statistics(self, trials: Iterable[Iterable[Batch]], stopped: Sequence[int] = ()) -> None:
+        """Let the method take its statistics, before the iteration `statistics_at`.
+
+        A run that is killed here takes them again from the beginning, from the same state, so with the same result.
+
+        Args:
+            trials: what they are taken from.
+            stopped: no longer empty once the run is asked to end.
+
+        Raises:
+            Interrupted: it was asked to end; the state is saved.
+            DataError: an image cannot be read.
+        """
+        network, _ = self._set_up()
         alone = processes.count() == 1
 
         def unless_stopped(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -347,6 +401,12 @@ class Trainer:
         rank = self.fabric.global_rank
         folder = self.config.output / (f"{replay.FOLDER}_{rank}" if rank else replay.FOLDER)
         terms = ", ".join(f"{name} {float(value):.3g}" for name, value in result.parts.items())
+        said = (
+            f"the loss is {float(result.loss.detach())} after iteration {self.iteration + 1} ({terms}): "
+            f"{replay.remedy(self.config.training)}"
+        )
+        if not self.keeps_failed_steps:
+            raise DataError(said)
         try:
             replay.keep(
                 folder,
@@ -363,10 +423,7 @@ class Trainer:
             kept = f"`spcnet debug replay {folder}` shows where it comes from"
         except DataError as error:
             kept = f"the step could not be kept to look at ({error})"
-        failure = DataError(
-            f"the loss is {float(result.loss.detach())} after iteration {self.iteration + 1} ({terms}): "
-            f"{replay.remedy(self.config.training)}; {kept}. {state.how_to_go_on(self.config.output)}"
-        )
+        failure = DataError(f"{said}; {kept}. {state.how_to_go_on(self.config.output)}")
         failure.told_elsewhere = processes.rank() > 0
         raise failure
 

@@ -77,6 +77,11 @@ class DomainResult:
     outcomes: Int[Tensor, "N 3 K"] | None = None
     """Of each image by itself what `spcnet.evaluation.metrics.outcome` says, on the CPU."""
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether any pixel of its images has a class; without one there is no score."""
+        return bool(self.counts.any())
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:

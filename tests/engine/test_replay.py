@@ -185,9 +185,8 @@ def test_dropout_is_repeated(tmp_path: Path) -> None:
     config = replace(config, model=replace(config.model, auxiliary_weight=0.4))
     run = trainer(config)
     run.iteration = 5
-    network, _ = run.fabric.setup(run.network, run.optimizer)
     (batch,) = batches(5, 6)
-    result, finite = run.gradient(network, [batch])
+    result, finite = run.gradient([batch])
     assert finite()
     steps.keep(
         tmp_path / "kept",
