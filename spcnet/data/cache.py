@@ -24,6 +24,7 @@ from spcnet.data.catalog import dataset
 from spcnet.data.doctor import below, list_splits
 from spcnet.data.folders import MARKER, Pair, read_excluded
 from spcnet.data.images import ARRAY, read_image, read_label, size_of
+from spcnet.data.labels import LabelFormat
 from spcnet.data.parallel import in_processes
 from spcnet.errors import DataError, UsageError, one_of
 from spcnet.files import write_text, write_whole
@@ -114,7 +115,7 @@ def write_cache(
         )
     found = list_splits(name, root, splits=splits, data=data)
     left_out = read_excluded(data.exclude if data else []).get(name, frozenset())
-    settings = _Settings(size, form, quality if form == "jpeg" else 0)
+    settings = _Settings(size, form, quality if form == "jpeg" else 0, _renumbered(name, data))
     index = _read_index(folder, name, settings)
     jobs: dict[str, _Job] = {}
     failed: dict[str, str] = {}
@@ -129,7 +130,7 @@ def write_cache(
                 photo, label = photo.with_suffix(ARRAY), label.with_suffix(ARRAY)
             elif as_jpeg:
                 photo = photo.with_suffix(".jpg")
-            jobs[source] = _Job(pair, photo, label)
+            jobs[source] = _Job(pair, photo, label, listing.form)
     for image in left_out:
         failed.pop(image, None)
         jobs.pop(image, None)
@@ -143,8 +144,7 @@ def write_cache(
     waiting = [image for image in jobs if image not in index or not index[image].is_current(stamps[image], folder)]
     tell = on_progress or (lambda done, total: None)
     ready = len(jobs) - len(waiting)
-    info = dataset(name, data)
-    work = partial(_copy, settings=settings, wide=info.wide, colors=info.colors)
+    work = partial(_copy, settings=settings)
     copies = in_processes(
         work,
         [jobs[image] for image in waiting],
@@ -188,6 +188,8 @@ class _Settings(NamedTuple):
     form: str
     quality: int
     """Of the JPEG files; 0 where there are none."""
+    labels: Mapping[str, str] | None
+    """What the ids in its label images mean, where the user's description of the set decides which they are."""
 
 
 class _Job(NamedTuple):
@@ -198,6 +200,8 @@ class _Job(NamedTuple):
     """Where the copy of the photo lies."""
     label: Path
     """Where the copy of the label image lies."""
+    form: LabelFormat
+    """How the label image says the class; its copy has native ids."""
 
 
 class _Copy(NamedTuple):
@@ -224,11 +228,11 @@ class _Entry(NamedTuple):
         return self.stamp == stamp and self.sizes == tuple(_bytes(folder / place) for place in self.places)
 
 
-def _copy(job: _Job, *, settings: _Settings, wide: bool, colors: Mapping[tuple[int, int, int], int] | None) -> _Copy:
+def _copy(job: _Job, *, settings: _Settings) -> _Copy:
     size = settings.size
     try:
         own_size = size_of(job.pair.image)
-        label = read_label(job.pair.label, wide=wide, colors=colors)
+        label = read_label(job.pair.label, job.form)
         if own_size != label.shape:
             there = f"{label.shape[1]}×{label.shape[0]}"
             raise DataError(
@@ -291,6 +295,14 @@ def _tables(name: str, root: Path, data: DataConfig | None) -> list[Path]:
     return [path for around in ("", *info.outer, *info.parts) for path in sorted((root / around).glob("config*.json"))]
 
 
+def _renumbered(name: str, data: DataConfig | None) -> dict[str, str] | None:
+    """What the native ids of a set mean, where they are not simply the numbers in its label images."""
+    forms = [layout.format for layout in dataset(name, data).layouts if isinstance(layout.format, LabelFormat)]
+    return next(
+        ({str(native_id): known for native_id, known in form.names} for form in forms if form.numbers is not None), None
+    )
+
+
 def _stamp(pair: Pair) -> tuple[int, int, int, int]:
     try:
         image, label = pair.image.stat(), pair.label.stat()
@@ -320,6 +332,7 @@ def _write_index(folder: Path, name: str, root: Path, settings: _Settings, index
         "size": settings.size,
         "form": settings.form,
         "quality": settings.quality,
+        **({} if settings.labels is None else {"labels": settings.labels}),
         "files": {image: index[image] for image in sorted(index)},
     }
     write_text(folder / MARKER, json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n")
@@ -336,6 +349,7 @@ def _read_index(folder: Path, name: str, settings: _Settings) -> dict[str, _Entr
             return {}
         content = json.loads((folder / MARKER).read_bytes())
         found = {key: content[key] for key in ("version", "set", "size", "form", "quality")}
+        found["classes"] = content.get("labels")
         index = {str(image): _entry(folder, values) for image, values in content["files"].items()}
     except FileNotFoundError:
         raise DataError(f"{folder} holds files and no {MARKER}: a copy needs a folder that is new or empty") from None
@@ -350,6 +364,7 @@ def _read_index(folder: Path, name: str, settings: _Settings) -> dict[str, _Entr
         "size": settings.size and list(settings.size),
         "form": settings.form,
         "quality": settings.quality,
+        "classes": settings.labels,
     }
     for key, value in wanted.items():
         if found[key] != value:

@@ -154,7 +154,7 @@ class _Labels(Dataset[list[tuple[NDArray[np.generic], ...] | DataError]]):
         if not isinstance(self.plain, FolderSet):
             return self.plain.read(index).label
         path = self.plain.pairs[index].label
-        label = read_label(path, wide=self.plain.wide, colors=self.plain.colors)
+        label = read_label(path, self.plain.form)
         return labels.apply(self.plain.table, label, str(path))
 
 
@@ -221,7 +221,7 @@ def _places(plain: FolderSet, tile: int, whole_tiles: bool) -> list[Path]:
     The name is another one when anything that the centres depend on is another.
     """
     root = Path(os.path.commonpath([path.absolute().parent for pair in plain.pairs for path in pair[1:]]))
-    about_all = (FORMAT, tile, whole_tiles, plain.wide, plain.colors, plain.table.tobytes())
+    about_all = (FORMAT, tile, whole_tiles, plain.form, plain.table.tobytes())
     content = hashlib.sha256(repr(about_all).encode())
     for pair in plain.pairs:
         try:

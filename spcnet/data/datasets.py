@@ -10,7 +10,6 @@ names, folders, and that each photo has its label. What is inside a file is chec
 import mmap
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +18,9 @@ from numpy.typing import NDArray
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data import labels, streets, weather
 from spcnet.data.catalog import dataset
-from spcnet.data.folders import Pair, find_pairs, read_excluded, root_of
+from spcnet.data.folders import Pair, find_labelled, read_excluded, root_of
 from spcnet.data.images import read_image, read_label
-from spcnet.data.labels import LabelSpace
+from spcnet.data.labels import LabelFormat, LabelSpace
 from spcnet.errors import DataError, UsageError, one_of
 
 FIRST_TEST_SCENE = 1_000_000
@@ -65,18 +64,16 @@ class FolderSet(SegmentationSet):
         pairs: list[Pair],
         *,
         table: NDArray[np.uint8],
-        wide: bool = False,
-        colors: Mapping[tuple[int, int, int], int] | None = None,
+        form: LabelFormat = LabelFormat(),  # noqa: B008  # frozen
     ) -> None:
         """Keep the pairs in the order given.
 
         Args:
             pairs: where the files lie.
             table: class of each native id, 256 entries (`labels.remap`).
-            wide: label images may have 16 bits a channel.
-            colors: native id of each RGB colour, where label images may be of colours.
+            form: how the label images say the native id.
         """
-        self.pairs, self.table, self.wide, self.colors = pairs, table, wide, colors
+        self.pairs, self.table, self.form = pairs, table, form
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -85,7 +82,7 @@ class FolderSet(SegmentationSet):
         """Read one pair from disk; see `SegmentationSet.read`."""
         pair = self.pairs[index]
         image = read_image(pair.image)
-        label = read_label(pair.label, wide=self.wide, colors=self.colors)
+        label = read_label(pair.label, self.form)
         if image.shape[:2] != label.shape:
             raise DataError(
                 f"{pair.label} is {label.shape[1]}×{label.shape[0]} but its image {pair.image} is "
@@ -291,12 +288,9 @@ def open_domain(
             for name in info.native.values():
                 if name not in labels.known_names(space):
                     known = labels.known_names(space)
-                    raise one_of(
-                        name, known, f"class of the label space {space.name} in data.sets.{spec.dataset}.table"
-                    )
+                    raise one_of(name, known, f"class of the label space {space.name} in data.sets.{spec.dataset}")
         excluded = read_excluded(data.exclude).get(spec.dataset, frozenset())
         root = root_of(spec.dataset, data)
-        pairs, native = find_pairs(spec.dataset, root, split=split, subset=spec.subset, data=data, excluded=excluded)
-        table = labels.remap(native, space, spec.dataset)
-        opened = FolderSet(pairs, table=table, wide=info.wide, colors=info.colors)
+        found = find_labelled(spec.dataset, root, split=split, subset=spec.subset, data=data, excluded=excluded)
+        opened = FolderSet(found.pairs, table=labels.remap(found.table, space, spec.dataset), form=found.form)
     return WeatherSet(opened, spec.style, seed=seed) if spec.style else opened

@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -28,7 +27,7 @@ from spcnet.data import labels
 from spcnet.data.catalog import Table, dataset
 from spcnet.data.folders import Listing, Pair, read_excluded, survey
 from spcnet.data.images import fault, read_image, read_label
-from spcnet.data.labels import IGNORE, VOID, LabelSpace
+from spcnet.data.labels import IGNORE, VOID, LabelFormat, LabelSpace, UnknownLabelError
 from spcnet.data.parallel import in_processes
 from spcnet.errors import DataError, UsageError, one_of
 
@@ -61,6 +60,7 @@ Kind = Literal[
     "sizes differ",
     "single colour",
     "unknown ids",
+    "unknown colours",
     "only void",
     "duplicate",
 ]
@@ -75,11 +75,21 @@ _MEANING: Mapping[Kind, str] = {
     "sizes differ": "photo and label have different sizes",
     "single colour": "photos that are one colour all over",
     "unknown ids": "labels with ids that the set does not have",
+    "unknown colours": "labels with colours that no class of the set has",
     "only void": "labels in which nothing is labelled",
     "duplicate": "photos that are byte for byte the same as an earlier one",
 }
 _EXCLUDED: frozenset[Kind] = frozenset(
-    {"no label", "unreadable", "damaged", "sizes differ", "single colour", "unknown ids", "only void"}
+    {
+        "no label",
+        "unreadable",
+        "damaged",
+        "sizes differ",
+        "single colour",
+        "unknown ids",
+        "unknown colours",
+        "only void",
+    }
 )
 """What makes an image unfit to train and to test on."""
 
@@ -245,7 +255,6 @@ def check(
     wanted = None if space is None else labels.label_space(space)
     started = time.perf_counter()
     found = list_splits(name, root, splits=None if split is None else [split], data=data)
-    info = dataset(name, data)
     tally = _Tally(name, root, [one.table for listings in found.values() for one in listings], wanted)
     left_out = read_excluded(data.exclude if data else []).get(name, frozenset())
     problems: list[Problem] = []
@@ -272,10 +281,9 @@ def check(
                 if below(root, pair.image) in left_out:
                     skipped.add(pair.image)
                 else:
-                    pairs.setdefault(pair.image, _Work(pair, listing.table))
-    work = partial(_examine, wide=info.wide, colors=info.colors)
+                    pairs.setdefault(pair.image, _Work(pair, listing.table, listing.form))
     items = list(pairs.values())
-    with closing(in_processes(work, items, workers=workers, on_progress=on_progress)) as all_seen:
+    with closing(in_processes(_examine, items, workers=workers, on_progress=on_progress)) as all_seen:
         for item, seen in zip(items, all_seen, strict=True):
             tally.add(item, seen)
     return CheckReport(
@@ -342,6 +350,8 @@ class _Work(NamedTuple):
     pair: Pair
     table: Table
     """What the ids in its label mean."""
+    form: LabelFormat
+    """How its label says the ids."""
 
 
 class _Seen(NamedTuple):
@@ -356,7 +366,7 @@ class _Seen(NamedTuple):
     problems: tuple[tuple[Kind, str], ...]
 
 
-def _examine(work: _Work, *, wide: bool, colors: Mapping[tuple[int, int, int], int] | None) -> _Seen:
+def _examine(work: _Work) -> _Seen:
     pair, problems = work.pair, list[tuple[Kind, str]]()
     size, digest, pixels = None, b"", dict[int, int]()
     try:
@@ -370,9 +380,12 @@ def _examine(work: _Work, *, wide: bool, colors: Mapping[tuple[int, int, int], i
     except (DataError, OSError) as error:
         problems.append(("unreadable", str(error)))
     try:
-        label = read_label(pair.label, wide=wide, colors=colors)
+        label = read_label(pair.label, work.form)
         if wrong := fault(pair.label):
             problems.append(("damaged", f"the label {pair.label.name}: {wrong}"))
+    except UnknownLabelError as error:
+        problems.append((error.kind, f"{pair.label.name} has {error.detail}. {error.remedy}"))
+        return _Seen(size, digest, pixels, tuple(problems))
     except DataError as error:
         problems.append(("unreadable", str(error)))
         return _Seen(size, digest, pixels, tuple(problems))

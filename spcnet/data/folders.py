@@ -1,5 +1,6 @@
 """Where the files of a data set lie: its root, and which label belongs to which photograph."""
 
+import json
 import os
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from spcnet.config import DataConfig
 from spcnet.data.catalog import DatasetInfo, Layout, Table, dataset
 from spcnet.data.images import ARRAY
+from spcnet.data.labels import LabelFormat
 from spcnet.errors import DataError
 from spcnet.files import write_text
 
@@ -42,6 +44,8 @@ class Listing(NamedTuple):
     """Images whose label is missing, with the path that it should have."""
     orphans: list[Path]
     """Label images without an image."""
+    form: LabelFormat
+    """How its label images say the class."""
 
 
 def root_of(name: str, data: DataConfig) -> Path:
@@ -97,11 +101,25 @@ def find_pairs(
     Raises:
         DataError: there is no layout of the set, an image has no label, or all images are left out.
     """
+    found = find_labelled(name, root, split=split, subset=subset, data=data, excluded=excluded)
+    return found.pairs, found.table
+
+
+def find_labelled(
+    name: str,
+    root: Path,
+    *,
+    split: str,
+    subset: str | None = None,
+    data: DataConfig | None = None,
+    excluded: frozenset[str] = frozenset(),
+) -> Listing:
+    """What `find_pairs` finds, and how the label images say the class; arguments and errors as there."""
     info = dataset(name, data)
     by_folder = any("{subset}" in pattern for layout in info.layouts for pattern in layout.images)
     subsets = list(info.subsets) if subset is None and by_folder else [subset]
     found = [survey(name, root, split=split, subset=part, data=data, excluded=excluded) for part in subsets]
-    if any(listing.table != found[0].table for listing in found):
+    if any((listing.table, listing.form) != (found[0].table, found[0].form) for listing in found):
         raise DataError(f"the subsets of {name} in {root} have labels of different kinds: use one kind for all")
     bare = [pair for listing in found for pair in listing.bare]
     pairs = [pair for listing in found for pair in listing.pairs]
@@ -114,7 +132,7 @@ def find_pairs(
         raise DataError(
             f"data.exclude leaves out every image of the data set {name} in {root}: take lines out of its files"
         )
-    return pairs, found[0].table
+    return found[0]._replace(pairs=pairs)
 
 
 def survey(
@@ -165,9 +183,9 @@ def _of_arrays(layout: Layout) -> Layout:
     """The layout as a copy of unpacked pixels has it."""
     images, labels = (
         tuple(dict.fromkeys(str(PurePosixPath(pattern).with_suffix(ARRAY)) for pattern in patterns))
-        for patterns in (layout.images, (layout.labels,))
+        for patterns in (layout.images, layout.label_patterns)
     )
-    return replace(layout, images=images, labels=labels[0])
+    return replace(layout, images=images, labels=labels[0], more_labels=labels[1:])
 
 
 class _Found(NamedTuple):
@@ -216,11 +234,11 @@ def _look(
         # Photos and label images are two downloads: the folder around the one need not be that around the other.
         for around in dict.fromkeys((folder, "", *info.outer)):
             beside = {path for pattern in info.beside for _, path in seen.matches(placed(pattern, place, outer=around))}
-            truths = {
-                (folder, *stars): path
-                for stars, path in seen.matches(placed(layout.labels, place, outer=around))
-                if wanted(stars) and path not in beside
-            }
+            truths: dict[tuple[str, ...], str] = {}
+            for pattern in layout.label_patterns:
+                for stars, path in seen.matches(placed(pattern, place, outer=around)):
+                    if wanted(stars) and path not in beside:
+                        truths.setdefault((folder, *stars), path)
             if truths:
                 labels, where = labels | truths, around
                 break
@@ -252,13 +270,37 @@ def _listing(info: DatasetInfo, found: _Found, root: Path, seen: "_Seen", exclud
     other = {
         path
         for layout in info.layouts
-        if layout.labels != found.layout.labels and found.orphans
-        for stars, path in seen.matches(placed(layout.labels, found.place, outer=found.outer))
+        for pattern in layout.label_patterns
+        if found.orphans
+        for stars, path in seen.matches(placed(pattern, found.place, outer=found.outer))
         if any((part, *stars) in found.images for part in {key[0] for key in found.images})
     }
-    return Listing(
-        found.layout, table, pairs, bare, [root / path for path in sorted({*found.orphans.values()} - other)]
-    )
+    form = info.label_format(found.layout, table, root / found.outer)
+    if (root / MARKER).is_file():
+        form = _copied(root, form)
+    orphans = [root / path for path in sorted({*found.orphans.values()} - other)]
+    return Listing(found.layout, table, pairs, bare, orphans, form)
+
+
+def _copied(root: Path, form: LabelFormat) -> LabelFormat:
+    """How a copy says the class: by native ids, as grey values.
+
+    Raises:
+        DataError: the native ids were others when the copy was made, or that cannot be read.
+    """
+    if form.numbers is not None:
+        try:
+            names = json.loads((root / MARKER).read_bytes())["labels"]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise DataError(
+                f"{root / MARKER} does not say what the ids in the copy's label images mean ({' '.join(str(error).split())}): "
+                "make the copy anew, in another folder"
+            ) from None
+        if names != {str(native_id): name for native_id, name in form.names}:
+            raise DataError(
+                f"the copy in {root} was made with other classes in data.sets than now: make it anew, in another folder"
+            )
+    return LabelFormat(form.names)
 
 
 def _distinct(names: dict[tuple[str, ...], str], paths: Mapping[tuple[str, ...], str]) -> dict[tuple[str, ...], str]:
@@ -287,7 +329,8 @@ def _missing(
         place = {"split": split, "folder": layout.folders.get(split, split), "subset": subset or ""}
         first, *rest = (placed(pattern, place) for pattern in layout.images)
         photos = " or ".join([first, *(Path(pattern).suffix for pattern in rest)])
-        ways.append(f"{photos} with {placed(layout.labels, place)} ({layout.name})")
+        truths = " or ".join(placed(pattern, place) for pattern in layout.label_patterns)
+        ways.append(f"{photos} with {truths} ({layout.name})")
     around = [*info.outer, *info.parts]
     found = (
         f"has {len(best.images)} images ({root / next(iter(best.images.values()))}, ...) and no label of any"
