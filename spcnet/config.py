@@ -7,7 +7,7 @@ paper's (Huang et al., CVPR 2023) and, for what the paper leaves open, those of 
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -716,6 +716,20 @@ def with_text_keys(text: str) -> str:
                 changed = True
     written: str = yaml.serialize(root, allow_unicode=True) if changed else text
     return written
+
+
+class ListKeys:
+    """Reads YAML as another function does, and lists as keys, too: for `jsonargparse.set_loader`."""
+
+    def __init__(self, load: Callable[[str], Any]) -> None:
+        self.load: Callable[[str], Any] = load.load if isinstance(load, ListKeys) else load
+
+    def __call__(self, text: str) -> Any:
+        """What the text holds; errors are those of the function."""
+        try:
+            return self.load(text)
+        except yaml.constructor.ConstructorError:
+            return self.load(with_text_keys(text))
 
 
 def _mappings(root: yaml.Node | None) -> list[yaml.MappingNode]:

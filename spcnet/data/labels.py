@@ -150,6 +150,11 @@ CITYSCAPES_IDS: dict[int, str] = {i: VOID for i in (*range(7), 9, 10, 14, 15, 16
 GTAV: dict[int, str] = CITYSCAPES_IDS | {34: VOID}
 """GTAV's palette indices: Cityscapes' native ids, with the licence plate at 34."""
 
+CITYSCAPES_COLORS: dict[Color, int] = {
+    color: native_id for name, color in _CITYSCAPES for native_id, known in CITYSCAPES_IDS.items() if known == name
+}
+"""RGB colour → native id of Cityscapes' 19 classes."""
+
 CITYSCAPES_VOID_COLORS: dict[Color, int] = {
     (0, 0, 0): 0,
     (111, 74, 0): 5,
@@ -708,7 +713,8 @@ class LabelFormat:
 
 def cityscapes_colors(table: Mapping[int, str]) -> tuple[tuple[Color, int], ...]:
     """The colours of Cityscapes' label images, for a table that names its 19 classes, and the table's ids."""
-    known = [(color, native_id) for name, color in _CITYSCAPES for native_id, own in table.items() if own == name]
+    names = {color: CITYSCAPES_IDS[official] for color, official in CITYSCAPES_COLORS.items()}
+    known = [(color, native_id) for color, name in names.items() for native_id, own in table.items() if own == name]
     void = [native_id for native_id, name in table.items() if name == VOID]
     for color, official in CITYSCAPES_VOID_COLORS.items():
         # Among train ids there is one for all of them; the licence plate's is 34 or 255.
