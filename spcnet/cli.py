@@ -7,11 +7,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
+from jsonargparse import (
+    ActionYesNo,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+    get_loader,
+    set_loader,
+    set_parsing_settings,
+)
 from rich.console import Console
+from yaml import YAMLError
 
 from spcnet import __version__
-from spcnet.config import RunConfig, recipe_path
+from spcnet.config import ListKeys, RunConfig, recipe_path
 from spcnet.errors import SpcnetError
 
 SHORT = {
@@ -921,6 +930,7 @@ class _Help(DefaultHelpFormatter):
 def make_parser() -> ArgumentParser:
     """The parser of all commands."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_loader("yaml", ListKeys(get_loader("yaml")), exceptions=(YAMLError,))
     parser = ArgumentParser(
         prog="spcnet",
         formatter_class=_Help,

@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from spcnet.config import DataConfig, DomainSpec, RunConfig, from_dict, recipe_path
+from spcnet.config import DataConfig, DomainSpec, RunConfig, from_dict, recipe_path, with_text_keys
 from spcnet.data.cache import Form, write_cache
 from spcnet.data.catalog import DATASETS, dataset
 from spcnet.data.datasets import open_domain
@@ -39,7 +39,7 @@ def data_of(recipe: str | None) -> DataConfig:
         return DataConfig()
     path = recipe_path(recipe)
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(with_text_keys(path.read_text("utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"{path} is no readable recipe: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):

@@ -25,7 +25,7 @@ from spcnet.convert import load_any
 from spcnet.data import labels
 from spcnet.data.datasets import FolderSet, SegmentationSet, WeatherSet, open_domain
 from spcnet.data.images import read_label
-from spcnet.data.labels import LabelSpace, label_space
+from spcnet.data.labels import LabelFormat, LabelSpace, label_space
 from spcnet.engine import records
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.progress import bar
@@ -417,19 +417,26 @@ def read_prediction(path: Path, *, space: LabelSpace, ids: Ids = "auto") -> npt.
         raise UsageError(
             f"label ids are Cityscapes' own, and the label space is {space.name}: give --ids train or color"
         )
-    colors = {color: k for k, color in enumerate(space.colors)} if ids in ("auto", "color") else None
-    pixels = read_label(path, colors=colors)
+    classes = tuple(enumerate(space.classes))
+    colors = tuple((color, k) for k, color in enumerate(space.colors))
+    form = {
+        "train": LabelFormat(classes, colors),
+        "label": LabelFormat.of(labels.CITYSCAPES_IDS, labels.cityscapes_colors(labels.CITYSCAPES_IDS)),
+        "color": LabelFormat(classes, colors, numbers=()),
+    }[kind]
+    read_as = {"train": "train ids", "label": "label ids", "color": "colours"}[kind]
+    read_as += " or colours" if ids == "auto" and kind == "train" else ""
+    rule = f"read as {read_as}: each pixel must have one of the {len(space)} classes of {space.name}; --ids says what the pixels are"
+    try:
+        pixels = read_label(path, form)
+    except labels.UnknownLabelError as error:
+        raise DataError(f"{error}; {rule}") from None
     if kind == "label":
         table = labels.remap(labels.CITYSCAPES_IDS, space, "predictions")
         pixels = np.asarray(table[pixels])
     if (worst := int(pixels.max(initial=0))) >= len(space):
         came = "no class" if kind == "label" or worst == labels.IGNORE else f"the class {worst}"
-        read_as = {"train": "train ids", "label": "label ids", "color": "colours"}[kind]
-        read_as += " or colours" if ids == "auto" and kind == "train" else ""
-        raise DataError(
-            f"{path} has a pixel with {came}, read as {read_as}: each pixel must have one of the {len(space)} classes of "
-            f"{space.name}; --ids says what the pixels are"
-        )
+        raise DataError(f"{path} has a pixel with {came}, {rule}")
     return pixels
 
 

@@ -29,7 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spcnet import checkpoint, commands
-from spcnet.config import RunConfig, as_dict, recipe_path
+from spcnet.config import ListKeys, RunConfig, as_dict, recipe_path
 from spcnet.engine import records
 from spcnet.errors import DataError, SpcnetError, UsageError, one_of
 from spcnet.files import write_text
@@ -558,6 +558,7 @@ def _run_values(training: Training, run: Run | None, rule: str) -> dict[str, Any
 
 def _reader(recipe: Path) -> Callable[[Mapping[str, str]], RunConfig]:
     """A function that reads the recipe with some options in place of its own, exactly as `spcnet train` would."""
+    jsonargparse.set_loader("yaml", ListKeys(jsonargparse.get_loader("yaml")), exceptions=(yaml.YAMLError,))
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(RunConfig, fail_untyped=True)

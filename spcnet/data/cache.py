@@ -24,6 +24,7 @@ from spcnet.data.catalog import dataset
 from spcnet.data.doctor import below, list_splits
 from spcnet.data.folders import MARKER, Pair, excluded_images
 from spcnet.data.images import ARRAY, geometry_of, is_plain, read_image, read_label, size_misfit
+from spcnet.data.labels import LabelFormat
 from spcnet.data.listing import spellings
 from spcnet.data.parallel import in_processes
 from spcnet.errors import DataError, UsageError, WriteError, one_of
@@ -117,7 +118,7 @@ def write_cache(
         )
     found = list_splits(name, root, splits=splits, data=data)
     left_out = excluded_images(name, root, data)
-    settings = _Settings(size, form, quality if form == "jpeg" else 0)
+    settings = _Settings(size, form, quality if form == "jpeg" else 0, _renumbered(name, data))
     index, version = _read_index(folder, name, settings)
     jobs: dict[str, _Job] = {}
     failed: dict[str, str] = {}
@@ -132,7 +133,7 @@ def write_cache(
                 photo, label = photo.with_suffix(ARRAY), label.with_suffix(ARRAY)
             elif as_jpeg:
                 photo = photo.with_suffix(".jpg")
-            jobs[source] = _Job(pair, photo, label)
+            jobs[source] = _Job(pair, photo, label, listing.form)
     for image in [image for image in (*failed, *jobs) if image in left_out]:
         failed.pop(image, None)
         jobs.pop(image, None)
@@ -150,8 +151,7 @@ def write_cache(
         waiting = [image for image in jobs if image in again or not _is_plain(jobs[image].pair.image)]
     tell = on_progress or (lambda done, total: None)
     ready = len(jobs) - len(waiting)
-    info = dataset(name, data)
-    work = partial(_copy, settings=settings, wide=info.wide, colors=info.colors)
+    work = partial(_copy, settings=settings)
     copies = in_processes(
         work,
         [jobs[image] for image in waiting],
@@ -197,6 +197,8 @@ class _Settings(NamedTuple):
     form: str
     quality: int
     """Of the JPEG files; 0 where there are none."""
+    labels: Mapping[str, str] | None
+    """What the ids in its label images mean, where the user's description of the set decides which they are."""
 
 
 class _Job(NamedTuple):
@@ -207,6 +209,8 @@ class _Job(NamedTuple):
     """Where the copy of the photo lies."""
     label: Path
     """Where the copy of the label image lies."""
+    form: LabelFormat
+    """How the label image says the class; its copy has native ids."""
 
 
 class _Copy(NamedTuple):
@@ -233,12 +237,12 @@ class _Entry(NamedTuple):
         return self.stamp == stamp and self.sizes == tuple(_bytes(folder / place) for place in self.places)
 
 
-def _copy(job: _Job, *, settings: _Settings, wide: bool, colors: Mapping[tuple[int, int, int], int] | None) -> _Copy:
+def _copy(job: _Job, *, settings: _Settings) -> _Copy:
     size = settings.size
     try:
         geometry = geometry_of(job.pair.image)
         own_size = geometry.size
-        label = read_label(job.pair.label, wide=wide, colors=colors, photo=geometry)
+        label = read_label(job.pair.label, job.form, photo=geometry)
         if misfit := size_misfit(geometry, label.shape):
             raise DataError(f"{job.pair.image} and its label must have the same size: {misfit}")
         # Decoding a JPEG at twice the wanted size first changes next to nothing, and is much faster.
@@ -304,6 +308,14 @@ def _tables(name: str, root: Path, data: DataConfig | None) -> list[Path]:
     return [path for around in ("", *info.outer, *info.parts) for path in sorted((root / around).glob("config*.json"))]
 
 
+def _renumbered(name: str, data: DataConfig | None) -> dict[str, str] | None:
+    """What the native ids of a set mean, where they are not simply the numbers in its label images."""
+    forms = [layout.format for layout in dataset(name, data).layouts if isinstance(layout.format, LabelFormat)]
+    return next(
+        ({str(native_id): known for native_id, known in form.names} for form in forms if form.numbers is not None), None
+    )
+
+
 def _stamp(pair: Pair) -> tuple[int, int, int, int]:
     try:
         image, label = pair.image.stat(), pair.label.stat()
@@ -342,6 +354,7 @@ def _write_index(
         "size": settings.size,
         "form": settings.form,
         "quality": settings.quality,
+        **({} if settings.labels is None else {"labels": settings.labels}),
         "files": {image: index[image] for image in sorted(index)},
     }
     write_text(folder / MARKER, json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n")
@@ -358,6 +371,7 @@ def _read_index(folder: Path, name: str, settings: _Settings) -> tuple[dict[str,
             return {}, VERSION
         content = json.loads((folder / MARKER).read_bytes())
         found = {key: content[key] for key in ("version", "set", "size", "form", "quality")}
+        found["classes"] = content.get("labels")
         index = {str(image): _entry(folder, values) for image, values in content["files"].items()}
     except FileNotFoundError:
         raise DataError(f"{folder} holds files and no {MARKER}: a copy needs a folder that is new or empty") from None
@@ -372,6 +386,7 @@ def _read_index(folder: Path, name: str, settings: _Settings) -> tuple[dict[str,
         "size": settings.size and list(settings.size),
         "form": settings.form,
         "quality": settings.quality,
+        "classes": settings.labels,
     }
     for key, value in wanted.items():
         if found[key] != value:

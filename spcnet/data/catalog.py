@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from spcnet.config import DataConfig, OwnSet
+from spcnet.config import Color, DataConfig, OwnSet, read_color
 from spcnet.data import labels, splits, streets
+from spcnet.data.labels import LabelFormat
 from spcnet.errors import DataError, UsageError, one_of
 
 Table = Mapping[int, str]
@@ -46,6 +47,16 @@ class Layout:
     """Names, as the last star stands for them, of each split's photos, where no folder tells the splits apart."""
     form: Literal["grey", "palette", "colors", "wide"] = "grey"
     """How label images hold the class: as grey value, index, RGB colour, or first of three 16-bit channels."""
+    format: LabelFormat | Callable[[Path, Table], LabelFormat] | None = None
+    """What the numbers and colours in the label images stand for, or what reads that from the set's root; nothing for
+    numbers that the table has, in the colours of Cityscapes where they are its classes."""
+    more_labels: tuple[str, ...] = ()
+    """Further patterns of label images; for a photo without one, the first of these by which it has one counts."""
+
+    @property
+    def label_patterns(self) -> tuple[str, ...]:
+        """All patterns of label images, the preferred one first."""
+        return self.labels, *self.more_labels
 
 
 @dataclass(frozen=True)
@@ -94,13 +105,28 @@ class DatasetInfo:
     """What label images may have to be made of first."""
     home: str | None = None
     """Set whose root it shares, unless it has its own."""
-    colors: Mapping[tuple[int, int, int], int] | None = None
-    """Native id of each RGB colour, where label images may be of colours."""
 
-    @property
-    def wide(self) -> bool:
-        """Whether label images may have 16 bits a channel, the class in the first."""
-        return any(layout.form == "wide" for layout in self.layouts)
+    def label_format(self, layout: Layout, table: Table, root: Path) -> LabelFormat:
+        """What the label images of one of its layouts look like.
+
+        Args:
+            layout: the one in which it lies.
+            table: what the numbers mean.
+            root: the folder that holds it.
+
+        Raises:
+            DataError: a file that says so cannot be read.
+        """
+        if callable(layout.format):
+            return layout.format(root, table)
+        if layout.format is not None:
+            return layout.format
+        colors = labels.cityscapes_colors(table) if table in _IN_CITYSCAPES_COLORS else ()
+        return LabelFormat.of(table, colors, wide=any(layout.form == "wide" for layout in self.layouts))
+
+
+_IN_CITYSCAPES_COLORS = (labels.CITYSCAPES_TRAIN_IDS, labels.CITYSCAPES_IDS, labels.GTAV, labels.URBANSYN)
+"""The tables of sets whose label images have Cityscapes' colours, where they have colours."""
 
 
 def _photos(stem: str, *endings: str) -> tuple[str, ...]:
@@ -149,8 +175,8 @@ def _by_number(
     )
 
 
-def _names(path: Path) -> tuple[str, ...]:
-    """The names of Mapillary's ids, as its configuration has them.
+def _configured(path: Path) -> list[dict[str, Any]]:
+    """The entries of Mapillary's ids in its configuration, each with a name.
 
     Raises:
         DataError: the file is missing, not JSON, or not such a configuration.
@@ -164,17 +190,26 @@ def _names(path: Path) -> tuple[str, ...]:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read {path}: {' '.join(str(error).split())}. Take it from the download anew") from None
     entries = content.get("labels") if isinstance(content, dict) else None
-    found = (
-        [entry.get("name") if isinstance(entry, dict) else None for entry in entries or ()]
-        if (isinstance(entries, list))
-        else []
-    )
-    if not 1 <= len(found) < labels.UNKNOWN or not all(isinstance(name, str) for name in found):
+    found = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    named = [entry for entry in found if isinstance(entry.get("name"), str)]
+    if not 1 <= len(named) < labels.UNKNOWN or len(named) != len(entries or ()):
         raise DataError(
             f"{path} is no configuration of Mapillary Vistas: its entry labels must be a list of 1 to "
             f"{labels.UNKNOWN - 1} objects with a name. Take it from the download anew"
         )
-    return tuple(map(str, found))
+    return named
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    """The names of Mapillary's ids, as its configuration has them; errors as for `_configured`."""
+    return tuple(entry["name"] for entry in _configured(path))
+
+
+def _configured_colors(path: Path) -> list[Color] | None:
+    """The colours of Mapillary's ids, as its configuration has them; None where it has not one for each."""
+    colors = [read_color(entry.get("color")) for entry in _configured(path)]
+    found = [color for color in colors if color is not None]
+    return found if len(found) == len(colors) else None
 
 
 def _short(name: str) -> str:
@@ -182,9 +217,13 @@ def _short(name: str) -> str:
     return repr(name[:60])
 
 
+def _v12_configuration(root: Path) -> Path | None:
+    return next((root / name for name in ("config_v1.2.json", "config.json") if (root / name).is_file()), None)
+
+
 def _mapillary_v12(root: Path, *, rein: bool) -> Table:
     """The table of version 1.2, once a configuration that lies there has confirmed it."""
-    path = next((root / name for name in ("config_v1.2.json", "config.json") if (root / name).is_file()), None)
+    path = _v12_configuration(root)
     if path and (names := _names(path)) != labels.MAPILLARY_V12:
         known = labels.MAPILLARY_V12
         wrong = next((i for i, name in enumerate(names) if i >= len(known) or name != known[i]), None)
@@ -207,6 +246,18 @@ def _mapillary_v20(root: Path, *, rein: bool) -> Table:
             f"{path} has the label {_short(error.args[0])}, which version 2.0 of Mapillary Vistas does not have: "
             "take it from the download anew"
         ) from None
+
+
+def _mapillary_v12_format(root: Path, table: Table) -> LabelFormat:
+    """Numbers and colours of version 1.2: those of the configuration that lies there, else those known of it."""
+    path = _v12_configuration(root)
+    colors = (path and _configured_colors(path)) or labels.MAPILLARY_V12_COLORS
+    return LabelFormat.of(table, zip(colors, table, strict=False))
+
+
+def _mapillary_v20_format(root: Path, table: Table) -> LabelFormat:
+    """Numbers and colours of version 2.0, as its configuration has them."""
+    return LabelFormat.of(table, zip(_configured_colors(root / "config_v2.0.json") or (), table, strict=False))
 
 
 def _mapillary(*, rein: bool) -> tuple[Layout, ...]:
@@ -237,9 +288,33 @@ def _mapillary(*, rein: bool) -> tuple[Layout, ...]:
         else (Layout("detectron2, train ids", photos, "labels_detectron2/{folder}/*.png", ids, folders),)
     )
     return (
-        Layout("as downloaded, v1.2", photos, "{folder}/labels/*.png", v12, folders, form="palette"),
-        Layout("as downloaded, v1.2 in v2.0", photos, "{folder}/v1.2/labels/*.png", v12, folders, form="palette"),
-        Layout("as downloaded, v2.0", photos, "{folder}/v2.0/labels/*.png", v20, folders, form="palette"),
+        Layout(
+            "as downloaded, v1.2",
+            photos,
+            "{folder}/labels/*.png",
+            v12,
+            folders,
+            form="palette",
+            format=_mapillary_v12_format,
+        ),
+        Layout(
+            "as downloaded, v1.2 in v2.0",
+            photos,
+            "{folder}/v1.2/labels/*.png",
+            v12,
+            folders,
+            form="palette",
+            format=_mapillary_v12_format,
+        ),
+        Layout(
+            "as downloaded, v2.0",
+            photos,
+            "{folder}/v2.0/labels/*.png",
+            v20,
+            folders,
+            form="palette",
+            format=_mapillary_v20_format,
+        ),
         *made,
     )
 
@@ -265,7 +340,6 @@ DATASETS: dict[str, DatasetInfo] = {
         splits=("train", "val", "test", "full"),
         train_split="train",
         test_split="val",
-        colors=labels.CITYSCAPES_COLORS,
         layouts=_by_number(
             "images",
             "labels",
@@ -455,7 +529,15 @@ DATASETS: dict[str, DatasetInfo] = {
         subsets={"day": "the drives by daylight", "dusk": "the drive at dusk (0001TP)"},
         prefixes={"day": ("0006R0", "0016E5", "Seq05VD"), "dusk": ("0001TP",)},
         outer=("CamVid",),
-        layouts=(Layout("SegNet", _photos("{split}/*"), "{split}annot/*.png", labels.CAMVID),),
+        layouts=(
+            Layout(
+                "SegNet",
+                _photos("{split}/*"),
+                "{split}annot/*.png",
+                labels.CAMVID,
+                format=LabelFormat.of(labels.CAMVID, zip(labels.CAMVID_COLORS, labels.CAMVID, strict=True)),
+            ),
+        ),
     ),
     "acdc": DatasetInfo(
         title="ACDC, the Adverse Conditions Dataset with Correspondences",
@@ -569,23 +651,57 @@ def dataset(name: str, data: DataConfig | None = None) -> DatasetInfo:
 
 def _own(name: str, own: OwnSet) -> DatasetInfo:
     """A user's own set as one of the catalogue's."""
-    stars = [re.findall(r"\*+/?", pattern) for pattern in (own.images, own.labels)]
-    kinds = [["**/" if star == "**/" else star.rstrip("/") for star in found] for found in stars]
-    for pattern, found in zip((own.images, own.labels), kinds, strict=True):
-        if any(star not in ("*", "**/") for star in found):
-            raise UsageError(f"data.sets.{name}: the pattern {pattern!r} has other stars than * and **/")
-    if kinds[0] != kinds[1]:
-        raise UsageError(
-            f"data.sets.{name}: images is {own.images!r} and labels is {own.labels!r}: the stars of both must be the same "
-            "ones in the same order"
-        )
+    photos = _stars(name, own.images)
+    for pattern in own.label_patterns:
+        if _stars(name, pattern) != photos:
+            raise UsageError(
+                f"data.sets.{name}: images is {own.images!r} and labels is {pattern!r}: the stars of both must be the same "
+                "ones in the same order"
+            )
+    first, *more = own.label_patterns
+    form = own_format(name, own)
     return DatasetInfo(
         title=name,
         summary="a data set of your own",
         reference="your own",
-        native=own.table,
+        native=dict(form.names),
         splits=tuple(own.splits),
         train_split=own.splits[0],
         test_split=own.splits[-1],
-        layouts=(Layout("yours", (own.images,), own.labels, own.table),),
+        layouts=(Layout("yours", (own.images,), first, dict(form.names), format=form, more_labels=tuple(more)),),
+    )
+
+
+def _stars(name: str, pattern: str) -> list[str]:
+    """The stars of a pattern of a user's own set: `*` and `**/`."""
+    stars = ["**/" if star == "**/" else star.rstrip("/") for star in re.findall(r"\*+/?", pattern)]
+    if any(star not in ("*", "**/") for star in stars):
+        raise UsageError(f"data.sets.{name}: the pattern {pattern!r} has other stars than * and **/")
+    return stars
+
+
+def own_format(name: str, own: OwnSet) -> LabelFormat:
+    """What the numbers and colours in the label images of a user's own set stand for.
+
+    Native ids are the numbers where none is above 255; what they do not name, and larger ones, gets ids of its own.
+
+    Raises:
+        UsageError: it has more classes than there are ids.
+    """
+    colors = own.color_table
+    names = {number: known for number, known in own.table.items() if number <= 255}
+    more = [known for number, known in own.table.items() if number > 255]
+    more += [known for known in colors.values() if known not in own.table.values()]
+    free = (native_id for native_id in range(256) if native_id not in names)
+    for known in dict.fromkeys(more):
+        native_id = next(free, None)
+        if native_id is None:
+            raise UsageError(f"data.sets.{name} has more than 256 classes: give some of them the same name")
+        names[native_id] = known
+    id_of = {known: native_id for native_id, known in reversed(names.items())}
+    numbers = tuple((number, number if number <= 255 else id_of[known]) for number, known in own.table.items())
+    return LabelFormat(
+        tuple(names.items()),
+        tuple((color, id_of[known]) for color, known in colors.items()),
+        None if len(names) == len(own.table) and all(number <= 255 for number in own.table) else numbers,
     )

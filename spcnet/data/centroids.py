@@ -181,7 +181,7 @@ class _Labels(Dataset[list[tuple[NDArray[np.generic], ...] | DataError]]):
             photo = geometry_of(pair.image)
         except DataError:
             photo = None  # reading the photo will say what is wrong
-        label = read_label(pair.label, wide=self.plain.wide, colors=self.plain.colors, photo=photo)
+        label = read_label(pair.label, self.plain.form, photo=photo)
         return labels.apply(self.plain.table, label, str(pair.label))
 
 
@@ -248,7 +248,7 @@ def _places(plain: FolderSet, tile: int, whole_tiles: bool) -> list[Path]:
     The name is another one when anything that the centres depend on is another.
     """
     root = Path(os.path.commonpath([path.absolute().parent for pair in plain.pairs for path in pair[1:]]))
-    about_all = (FORMAT, tile, whole_tiles, plain.wide, plain.colors, plain.table.tobytes())
+    about_all = (FORMAT, tile, whole_tiles, plain.form, plain.table.tobytes())
     content = hashlib.sha256(repr(about_all).encode())
     for pair in plain.pairs:
         for path in (pair.label, pair.image):

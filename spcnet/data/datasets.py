@@ -10,7 +10,6 @@ names, folders, and that each photo has its label. What is inside a file is chec
 import mmap
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from spcnet.data import labels, streets, weather
 from spcnet.data.catalog import dataset
 from spcnet.data.folders import Pair, excluded_images, find_split, lines_without_image, old_copy, root_of
 from spcnet.data.images import read_label, read_photo, size_misfit
-from spcnet.data.labels import LabelSpace
+from spcnet.data.labels import LabelFormat, LabelSpace
 from spcnet.errors import DataError, UsageError, one_of
 
 FIRST_TEST_SCENE = 1_000_000
@@ -68,8 +67,7 @@ class FolderSet(SegmentationSet):
         pairs: list[Pair],
         *,
         table: NDArray[np.uint8],
-        wide: bool = False,
-        colors: Mapping[tuple[int, int, int], int] | None = None,
+        form: LabelFormat = LabelFormat(),  # noqa: B008  # frozen
         remarks: tuple[str, ...] = (),
     ) -> None:
         """Keep the pairs in the order given.
@@ -77,12 +75,10 @@ class FolderSet(SegmentationSet):
         Args:
             pairs: where the files lie.
             table: class of each native id, 256 entries (`labels.remap`).
-            wide: label images may have 16 bits a channel.
-            colors: native id of each RGB colour, where label images may be of colours.
+            form: how the label images say the native id.
             remarks: see `SegmentationSet`.
         """
-        self.pairs, self.table, self.wide, self.colors = pairs, table, wide, colors
-        self.remarks = remarks
+        self.pairs, self.table, self.form, self.remarks = pairs, table, form, remarks
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -91,7 +87,7 @@ class FolderSet(SegmentationSet):
         """Read one pair from disk; see `SegmentationSet.read`."""
         pair = self.pairs[index]
         photo = read_photo(pair.image)
-        label = read_label(pair.label, wide=self.wide, colors=self.colors, photo=photo.geometry)
+        label = read_label(pair.label, self.form, photo=photo.geometry)
         if misfit := size_misfit(photo.geometry, label.shape):
             raise DataError(
                 f"{pair.image} does not fit {pair.label}: {misfit}; image and label must have the same size"
@@ -297,14 +293,12 @@ def open_domain(
             for name in info.native.values():
                 if name not in labels.known_names(space):
                     known = labels.known_names(space)
-                    raise one_of(
-                        name, known, f"class of the label space {space.name} in data.sets.{spec.dataset}.table"
-                    )
+                    raise one_of(name, known, f"class of the label space {space.name} in data.sets.{spec.dataset}")
         root = root_of(spec.dataset, data)
         excluded = excluded_images(spec.dataset, root, data)
         found = find_split(spec.dataset, root, split=split, subset=spec.subset, data=data, excluded=excluded)
         table = labels.remap(found.table, space, spec.dataset)
         old = old_copy(root, spec.dataset)
         remarks = (*([old] if old else []), *found.remarks, *lines_without_image(spec.dataset, excluded, data))
-        opened = FolderSet(found.pairs, table=table, wide=info.wide, colors=info.colors, remarks=remarks)
+        opened = FolderSet(found.pairs, table=table, form=found.form, remarks=remarks)
     return WeatherSet(opened, spec.style, seed=seed) if spec.style else opened

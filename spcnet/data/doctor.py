@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -38,7 +37,7 @@ from spcnet.data.folders import (
     survey,
 )
 from spcnet.data.images import Geometry, fault, geometry_of, read_label, read_photo, size_misfit
-from spcnet.data.labels import IGNORE, VOID, LabelSpace
+from spcnet.data.labels import IGNORE, VOID, LabelFormat, LabelSpace, UnknownLabelError
 from spcnet.data.listing import LeftOut
 from spcnet.data.parallel import in_processes
 from spcnet.errors import DataError, UsageError, one_of
@@ -73,6 +72,7 @@ Kind = Literal[
     "sizes differ",
     "single colour",
     "unknown ids",
+    "unknown colours",
     "only void",
     "duplicate",
 ]
@@ -88,6 +88,7 @@ _MEANING: Mapping[Kind, str] = {
     "sizes differ": "photo and label have different sizes",
     "single colour": "photos that are one colour all over",
     "unknown ids": "labels with ids that the set does not have",
+    "unknown colours": "labels with colours that no class of the set has",
     "only void": "labels in which nothing is labelled",
     "duplicate": "photos that are byte for byte the same as an earlier one",
 }
@@ -102,7 +103,16 @@ _REMARK: Mapping[RemarkKind, str] = {
 }
 
 _EXCLUDED: frozenset[Kind] = frozenset(
-    {"no label", "unreadable", "damaged", "sizes differ", "single colour", "unknown ids", "only void"}
+    {
+        "no label",
+        "unreadable",
+        "damaged",
+        "sizes differ",
+        "single colour",
+        "unknown ids",
+        "unknown colours",
+        "only void",
+    }
 )
 """What makes an image unfit to train and to test on."""
 
@@ -300,7 +310,6 @@ def check(
     wanted = None if space is None else labels.label_space(space)
     started = time.perf_counter()
     found = list_splits(name, root, splits=None if split is None else [split], data=data)
-    info = dataset(name, data)
     tally = _Tally(name, root, [one.table for listings in found.values() for one in listings], wanted)
     left_out = excluded_images(name, root, data)
     problems: list[Problem] = []
@@ -335,7 +344,8 @@ def check(
                 if below(root, pair.image) in left_out:
                     skipped.add(pair.image)
                 else:
-                    pairs.setdefault(pair.image, _Work(pair, listing.table))
+                    pairs.setdefault(pair.image, _Work(pair, listing.table, listing.form))
+    info = dataset(name, data)
     by_folder = any("{subset}" in pattern for layout in info.layouts for pattern in layout.images)
     for part in [part for part in info.splits if split is None and part not in found]:
         for subset in info.subsets if by_folder else [None]:
@@ -345,9 +355,8 @@ def check(
         for listing in listings:
             for pair in (*listing.pairs, *listing.bare):
                 passed_over.pop(pair.image, None)
-    work = partial(_examine, wide=info.wide, colors=info.colors)
     items = list(pairs.values())
-    with closing(in_processes(work, items, workers=workers, on_progress=on_progress)) as all_seen:
+    with closing(in_processes(_examine, items, workers=workers, on_progress=on_progress)) as all_seen:
         for item, seen in zip(items, all_seen, strict=True):
             tally.add(item, seen)
     return CheckReport(
@@ -417,6 +426,8 @@ class _Work(NamedTuple):
     pair: Pair
     table: Table
     """What the ids in its label mean."""
+    form: LabelFormat
+    """How its label says the ids."""
 
 
 class _Seen(NamedTuple):
@@ -432,7 +443,7 @@ class _Seen(NamedTuple):
     remarks: tuple[tuple[RemarkKind, str], ...] = ()
 
 
-def _examine(work: _Work, *, wide: bool, colors: Mapping[tuple[int, int, int], int] | None) -> _Seen:
+def _examine(work: _Work) -> _Seen:
     pair, problems = work.pair, list[tuple[Kind, str]]()
     size, digest, pixels = None, b"", dict[int, int]()
     geometry: Geometry | None = None
@@ -451,7 +462,7 @@ def _examine(work: _Work, *, wide: bool, colors: Mapping[tuple[int, int, int], i
     except (DataError, OSError) as error:
         problems.append(("unreadable", str(error)))
     try:
-        label = read_label(pair.label, wide=wide, colors=colors, photo=geometry)
+        label = read_label(pair.label, work.form, photo=geometry)
         own = geometry_of(pair.label)
         if geometry is not None and geometry.orientation != 1:
             along = own.orientation == 1 and own.size != geometry.size and label.shape == geometry.size
@@ -461,6 +472,9 @@ def _examine(work: _Work, *, wide: bool, colors: Mapping[tuple[int, int, int], i
             remarks.append(("label turned by EXIF", f"the label {pair.label.name} is {own}"))
         if wrong := fault(pair.label):
             problems.append(("damaged", f"the label {pair.label.name}: {wrong}"))
+    except UnknownLabelError as error:
+        problems.append((error.kind, f"{pair.label.name} has {error.detail}. {error.remedy}"))
+        return _Seen(size, digest, pixels, tuple(problems), tuple(remarks))
     except DataError as error:
         problems.append(("unreadable", str(error)))
         return _Seen(size, digest, pixels, tuple(problems), tuple(remarks))

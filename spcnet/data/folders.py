@@ -1,5 +1,6 @@
 """Where the files of a data set lie: its root, and which label belongs to which photograph."""
 
+import json
 import os
 import re
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from spcnet.config import DataConfig
 from spcnet.data.catalog import DATASETS, DatasetInfo, Layout, Table, dataset
 from spcnet.data.images import ARRAY
+from spcnet.data.labels import LabelFormat
 from spcnet.data.listing import PICTURES, LeftOut, ending_of, files_below, kind_by_content, spellings
 from spcnet.errors import DataError
 from spcnet.files import decoded_text, write_text
@@ -59,6 +61,8 @@ class Listing(NamedTuple):
     """Images whose label is missing, with the path that it should have."""
     orphans: list[Path]
     """Label images without an image."""
+    form: LabelFormat
+    """How its label images say the class."""
     passed_over: tuple[PassedOver, ...] = ()
     """Pictures in the folders of the photos that are not among them, sorted."""
     twins: tuple[Twins, ...] = ()
@@ -74,6 +78,8 @@ class Found(NamedTuple):
     """Images with their labels, sorted by name."""
     table: Table
     """What the numbers in the label images mean."""
+    form: LabelFormat
+    """How the label images say the class."""
     remarks: tuple[str, ...]
     """What was left out and would perhaps be missed, a line each."""
 
@@ -159,7 +165,7 @@ def find_split(
     data: DataConfig | None = None,
     excluded: Container[str] = frozenset(),
 ) -> Found:
-    """As `find_pairs`, with what there is to say of the folders.
+    """As `find_pairs`, with how the label images say the class and what there is to say of the folders.
 
     Raises:
         DataError: as `find_pairs`.
@@ -168,7 +174,7 @@ def find_split(
     by_folder = any("{subset}" in pattern for layout in info.layouts for pattern in layout.images)
     subsets = list(info.subsets) if subset is None and by_folder else [subset]
     found = [survey(name, root, split=split, subset=part, data=data, excluded=excluded) for part in subsets]
-    if any(listing.table != found[0].table for listing in found):
+    if any((listing.table, listing.form) != (found[0].table, found[0].form) for listing in found):
         raise DataError(f"the subsets of {name} in {root} have labels of different kinds: use one kind for all")
     bare = [pair for listing in found for pair in listing.bare]
     pairs = [pair for listing in found for pair in listing.pairs]
@@ -192,7 +198,7 @@ def find_split(
         for pattern in listing.layout.images
     )
     remark = f"{name}@{split} in {root}: left out {left_out.text(convert=True)}. Its photos are {' and '.join(patterns)} in any case"
-    return Found(pairs, found[0].table, (remark,) if left_out else ())
+    return Found(pairs, found[0].table, found[0].form, (remark,) if left_out else ())
 
 
 def _twin(twins: Twins) -> str:
@@ -292,9 +298,9 @@ def _of_arrays(layout: Layout) -> Layout:
     """The layout as a copy of unpacked pixels has it."""
     images, labels = (
         tuple(dict.fromkeys(str(PurePosixPath(pattern).with_suffix(ARRAY)) for pattern in patterns))
-        for patterns in (layout.images, (layout.labels,))
+        for patterns in (layout.images, layout.label_patterns)
     )
-    return replace(layout, images=images, labels=labels[0])
+    return replace(layout, images=images, labels=labels[0], more_labels=labels[1:])
 
 
 class _Found(NamedTuple):
@@ -366,11 +372,15 @@ def _look(
         for around in dict.fromkeys((folder, "", *info.outer)):
             beside = {path for pattern in info.beside for _, path in seen.matches(placed(pattern, place, outer=around))}
             truths: dict[tuple[str, ...], str] = {}
-            for stars, path in seen.matches(placed(layout.labels, place, outer=around)):
-                if (all_wanted or wanted(stars)) and path not in beside:
-                    used = truths.setdefault((folder, *stars), path)
-                    if used is not path:
-                        twins.append((used, path))
+            for pattern in layout.label_patterns:
+                # Twins are two spellings of one pattern; of several patterns the first one's file counts.
+                own: dict[tuple[str, ...], str] = {}
+                for stars, path in seen.matches(placed(pattern, place, outer=around)):
+                    if (all_wanted or wanted(stars)) and path not in beside:
+                        used = own.setdefault((folder, *stars), path)
+                        if used is not path:
+                            twins.append((used, path))
+                truths = own | truths
             if truths:
                 labels, where[folder] = labels | truths, around
                 break
@@ -409,24 +419,50 @@ def _listing(info: DatasetInfo, found: _Found, root: Path, seen: "_Seen", exclud
         path
         for layout in info.layouts
         if layout.labels != found.layout.labels and found.orphans
+        for pattern in layout.label_patterns
         for around in dict.fromkeys(found.where.values())
-        for stars, path in seen.matches(placed(layout.labels, found.place, outer=around))
+        for stars, path in seen.matches(placed(pattern, found.place, outer=around))
         if any((part, *stars) in found.images for part in found.where)
     }
     passed_over = [
         *_passed_over(info, found.layout, tuple(found.where), found.place, found.fits, seen),
         *(PassedOver(root / path, f"{ending_of(path)} that belong to no split") for path in found.strays),
     ]
+    form = info.label_format(found.layout, table, root / found.outer)
+    if (root / MARKER).is_file():
+        form = _copied(root, form)
     return Listing(
         found.layout,
         table,
         pairs,
         bare,
         [root / path for path in sorted({*found.orphans.values()} - other)],
+        form,
         tuple(sorted(passed_over)),
         tuple(Twins(root / used, root / path) for used, path in sorted(found.twins)),
         _remedy(info, found, root, seen, unlabelled) if unlabelled else "",
     )
+
+
+def _copied(root: Path, form: LabelFormat) -> LabelFormat:
+    """How a copy says the class: by native ids, as grey values.
+
+    Raises:
+        DataError: the native ids were others when the copy was made, or that cannot be read.
+    """
+    if form.numbers is not None:
+        try:
+            names = json.loads((root / MARKER).read_bytes())["labels"]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise DataError(
+                f"{root / MARKER} does not say what the ids in the copy's label images mean ({' '.join(str(error).split())}): "
+                "make the copy anew, in another folder"
+            ) from None
+        if names != {str(native_id): name for native_id, name in form.names}:
+            raise DataError(
+                f"the copy in {root} was made with other classes in data.sets than now: make it anew, in another folder"
+            )
+    return LabelFormat(form.names)
 
 
 def _passed_over(
@@ -462,7 +498,7 @@ def _passed_over(
             placed(pattern, _place(one, place["split"], place["subset"]), outer=around)
             for around in dict.fromkeys((folder, "", *info.outer))
             for one in info.layouts
-            for pattern in (one.labels, *info.beside)
+            for pattern in (*one.label_patterns, *info.beside)
         ]
         labels = [_compiled(pattern)[1].fullmatch for pattern in truths]
         # Where photos and labels lie together, pictures that end as labels do may be of any other kind of label.
@@ -579,7 +615,8 @@ def _missing(
         place = _place(layout, split, subset)
         first, *rest = (placed(pattern, place) for pattern in layout.images)
         photos = " or ".join([first, *(Path(pattern).suffix for pattern in rest)])
-        ways.append(f"{photos} with {placed(layout.labels, place)} ({layout.name})")
+        truths = " or ".join(placed(pattern, place) for pattern in layout.label_patterns)
+        ways.append(f"{photos} with {truths} ({layout.name})")
     around = [*info.outer, *info.parts]
     found = (
         f"has {len(best.images)} images ({seen.root / next(iter(best.images.values()))}, ...) and no label of any"

@@ -33,6 +33,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from spcnet.data import labels
+from spcnet.data.labels import LabelFormat
 from spcnet.errors import DataError
 
 MAX_PIXELS = 2**27
@@ -361,9 +362,8 @@ def is_plain(path: Path) -> bool:
 
 def read_label(
     path: Path,
+    form: LabelFormat = LabelFormat(),  # noqa: B008  # frozen
     *,
-    wide: bool = False,
-    colors: Mapping[tuple[int, int, int], int] | None = None,
     photo: Geometry | None = None,
 ) -> NDArray[np.uint8]:
     """A label image as its native ids, H×W, upright as its photo is shown.
@@ -374,14 +374,16 @@ def read_label(
     that note from its photo, and is taken as it is stored.) Mirrored, upside down and square photos leave no trace in the
     shape: their labels lie on the upright picture, which labelling tools show.
 
+    A grey image of 8, 16 or 32 bits holds numbers, an RGB image colours (opaque or not), an image with a palette either
+    (`labels.palette_ids`).
+
     Args:
         path: the file.
-        wide: it may have 16 bits a channel, the class in the first (SYNTHIA).
-        colors: RGB colour → native id, for a set whose labels may be colours. In an image with one channel or a palette
-            the ids are the pixels' values all the same.
+        form: what its numbers and colours mean.
         photo: how its photo lies in its file. Whether the sizes are the same is for the caller to check.
 
     Raises:
+        UnknownLabelError: it has colours or numbers that the set does not have.
         DataError: the file is missing, no image, damaged, too large, or not of a form that holds ids.
     """
     own = 1
@@ -390,7 +392,7 @@ def read_label(
     else:
         content = _content(path)
         try:
-            ids, own = _ids(path, content, wide=wide, colors=colors), _own_orientation(path, content)
+            ids, own = _ids(path, content, form), _own_orientation(path, content)
         except DataError:
             raise
         except Exception as error:  # a broken file may raise anything in the decoders
@@ -673,24 +675,68 @@ def _opened(path: Path, content: bytes | Opened) -> ImageFile.ImageFile:
     return image
 
 
-def _ids(
-    path: Path, content: bytes, *, wide: bool, colors: Mapping[tuple[int, int, int], int] | None
-) -> NDArray[np.uint8]:
+def _ids(path: Path, content: bytes, form: LabelFormat) -> NDArray[np.uint8]:
     kind = _png_kind(content)
-    if wide and kind.bits == 16:
-        return _wide_ids(path, content, kind.channels)
+    if form.wide and kind.bits == 16:
+        return labels.from_numbers(_wide_numbers(path, content, kind.channels), form, str(path))
     image = _decode(path, content)
     if content.startswith(_JPEG):
         raise DataError(f"{path} is a JPEG: it changes the ids of a label image's pixels a little. Take the PNG")
-    if image.mode in ("L", "P", "1"):
-        ids = np.array(image, dtype=np.uint8)
-        return ids // np.uint8(_STEP[kind.bits]) if image.mode == "L" and kind.bits in _STEP else ids
-    if colors is not None and image.mode in ("RGB", "RGBA"):
-        return labels.from_colors(np.asarray(image)[:, :, :3], colors)
+    if image.mode == "LA" and kind.bits == 8:
+        image = image.getchannel("L")  # how opaque a label is means nothing
+    if image.mode == "P":
+        return _palette_ids(path, image, form)
+    if image.mode in ("L", "1"):
+        return _grey_ids(path, image, 255 if image.mode == "1" else _STEP.get(kind.bits, 1), form)
+    if (image.mode.startswith("I;16") or image.mode == "I") and kind.channels < 2 and form.numbers != ():
+        return labels.from_numbers(np.asarray(image), form, str(path))
+    if form.colors and image.mode in ("RGB", "RGBA"):
+        return labels.color_ids(np.asarray(image)[:, :, :3], form, str(path))
     raise DataError(
-        f"{path} is an image of mode {image.mode}: a label image has one 8-bit channel with the class of each "
-        f"pixel (mode L or P){', not colours' if colors is None else ' or their colours (RGB)'}"
+        f"{path} is an image of mode {image.mode}: a label image has one channel with the number of each pixel's class "
+        f"(mode L, I;16 or P){' or their colours (RGB)' if form.colors else ', not colours'}"
     )
+
+
+def _palette_ids(path: Path, image: Image.Image, form: LabelFormat) -> NDArray[np.uint8]:
+    levels = iter(image.getpalette("RGB") or ())
+    palette = tuple(zip(levels, levels, levels, strict=False))
+    if len(palette) > 1 and palette == _GREYS[: len(palette)]:
+        return _grey_ids(path, image, 1, form)
+    indices = np.array(image, dtype=np.uint8)
+    # Counting pixels takes a tenth of decoding them, and few palettes need it.
+    if not form.names or not labels.palette_may_decide(palette, form):
+        return labels.from_numbers(indices, form, str(path))
+    table = labels.palette_ids(palette, _counted(image), form, str(path))
+    return labels.from_numbers(indices, form, str(path)) if table is None else _translated(indices, table)
+
+
+_GREYS = tuple((g, g, g) for g in range(256))
+"""A palette in which each index is its grey level, or the beginning of one."""
+
+
+def _grey_ids(path: Path, image: Image.Image, step: int, form: LabelFormat) -> NDArray[np.uint8]:
+    values = np.array(image, dtype=np.uint8)
+    if image.mode == "L" and step > 1:
+        values //= np.uint8(step)
+    if form.names and (
+        form.numbers == () or step > 1 or any((values == grey).any() for grey in labels.telling_greys(form))
+    ):
+        counts = np.bincount(values.reshape(-1), minlength=256)
+        table = labels.grey_ids({int(i): int(counts[i]) for i in np.flatnonzero(counts)}, step, form, str(path))
+        if table is not None:
+            return _translated(values, table)
+    return labels.from_numbers(values, form, str(path))
+
+
+def _counted(image: Image.Image) -> dict[int, int]:
+    """Pixels of each value that an image with one channel of 8 bits has."""
+    return {value: number for value, number in enumerate(image.histogram()) if number}
+
+
+def _translated(pixels: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The entry of a table for each pixel."""
+    return np.frombuffer(bytearray(pixels).translate(table.tobytes()), np.uint8).reshape(pixels.shape)
 
 
 class _PngKind(NamedTuple):
@@ -705,22 +751,20 @@ def _png_kind(content: bytes) -> _PngKind:
     return _PngKind(content[24], {0: 1, 2: 3, 4: 2, 6: 4}.get(content[25], 1))
 
 
-def _wide_ids(path: Path, content: bytes, channels: int) -> NDArray[np.uint8]:
+def _wide_numbers(path: Path, content: bytes, channels: int) -> NDArray[np.uint16]:
     """First channel of a PNG with 16 bits a channel, of which Pillow by itself gives the upper eight."""
     if channels == 1:
-        pixels = np.asarray(_decode(path, content))
-    elif channels == 2:  # four bytes, of which the first two are the class
+        return np.asarray(_decode(path, content))
+    if channels == 2:  # four bytes, of which the first two are the class
         both = np.asarray(_decode(path, content, rawmodes={"LA;16B": "RGBA"}))
-        pixels = both[:, :, 0].astype(np.uint16) * 256 + both[:, :, 1]
+        upper, lower = both[:, :, 0], both[:, :, 1]
     else:
-        upper = np.asarray(_decode(path, content))
+        upper = np.asarray(_decode(path, content))[:, :, 0]
         # With the two bytes of a number taken the other way round, it gives the lower eight.
-        lower = np.asarray(_decode(path, content, rawmodes={"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}))
-        pixels = upper[:, :, 0].astype(np.uint16) * 256 + lower[:, :, 0]
-    if pixels.max(initial=0) > labels.IGNORE:
-        raise DataError(f"{path} has the label {pixels.max()}: native ids lie in 0..{labels.IGNORE}")
-    narrow: NDArray[np.uint8] = pixels.astype(np.uint8)
-    return narrow
+        rawmodes = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
+        lower = np.asarray(_decode(path, content, rawmodes=rawmodes))[:, :, 0]
+    numbers: NDArray[np.uint16] = upper.astype(np.uint16) * 256 + lower
+    return numbers
 
 
 def _too_large(path: Path, found: str) -> DataError:

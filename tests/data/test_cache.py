@@ -349,7 +349,7 @@ def test_wide_labels_and_labels_of_colours_become_plain_ids(tmp_path: Path) -> N
     synthia, gtav = tmp_path / "synthia", tmp_path / "gtav"
     save(synthia / "RGB" / "0000000.png", smooth(0))
     _png16(synthia / "GT" / "LABELS" / "0000000.png", truth(0))
-    colors = np.array(list(DATASETS["gtav"].colors or ()), np.uint8)
+    colors = np.array(label_space("cityscapes19").colors, np.uint8)
     save(gtav / "images" / "train" / "00001.png", smooth(0))
     save(gtav / "labels" / "train" / "00001.png", colors[truth(0)])
     for name, folder, split in (("synthia", synthia, "full"), ("gtav", gtav, "train")):

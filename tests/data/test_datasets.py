@@ -14,7 +14,7 @@ from spcnet.data import datasets, labels, splits, streets, weather
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import SceneMemory, SegmentationSet, open_domain
 from spcnet.data.folders import find_pairs
-from spcnet.data.labels import CITYSCAPES_IDS, IGNORE, label_space
+from spcnet.data.labels import CITYSCAPES_IDS, IGNORE, UnknownLabelError, label_space
 from spcnet.errors import DataError, UsageError
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -199,7 +199,7 @@ def test_synthia_has_its_class_in_the_first_of_its_16_bit_channels(tmp_path: Pat
 
 def test_a_wide_label_that_is_broken_or_out_of_range_is_named(tmp_path: Path) -> None:
     domain = opened("synthia", synthia=make_synthia(tmp_path, ids=(1, 300)))
-    with pytest.raises(DataError, match=r"0000000\.png has the label 300: native ids lie in 0\.\.255"):
+    with pytest.raises(DataError, match=r"0000000\.png has unknown ids: .* pixels: 300 \("):
         domain.read(0)
     path = tmp_path / "GT" / "LABELS" / "0000000.png"
     whole = path.read_bytes()
@@ -443,7 +443,10 @@ def test_image_and_label_of_different_sizes_are_refused(tmp_path: Path) -> None:
 def test_a_colour_image_in_place_of_a_label_is_refused(tmp_path: Path) -> None:
     root = make_camvid(tmp_path)
     write_image(root / "testannot" / "Seq05VD_4.png")
-    assert "mode RGB" in message("camvid", DataError, read=True, camvid=root)
+    assert "unknown colours" in message("camvid", UnknownLabelError, read=True, camvid=root)
+    synthia = make_synthia(tmp_path / "synthia")
+    write_image(synthia / "GT" / "LABELS" / "0000000.png")
+    assert "mode RGB" in message("synthia", DataError, read=True, synthia=synthia)
 
 
 def test_a_label_id_outside_the_table_is_refused_with_the_file_and_the_id(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str, str, bool]] = {
     "a photo that is text": (lambda root: (root / PHOTO).write_text("404"), "unreadable", PHOTO, "none of PNG", True),
     "a photo without its end": (lambda root: _break_the_end(root / PHOTO), "damaged", PHOTO, "end is missing", True),
     "a label without its end": (lambda root: _break_the_end(root / LABEL), "damaged", PHOTO, "the label 0006", True),
-    "a label of colours": (lambda root: save(root / LABEL, photo(1)), "unreadable", PHOTO, "mode RGB", True),
+    "a label of colours": (lambda root: save(root / LABEL, photo(1)), "unknown colours", PHOTO, "240 of 240 pixels", True),
     "another size": (lambda root: save(root / PHOTO, photo(1)[:6]), "sizes differ", PHOTO, "20×6, its label 20×12", True),
     "one colour": (
         lambda root: save(root / PHOTO, np.full((*SIZE, 3), 7, np.uint8)), "single colour", PHOTO, "(7, 7, 7)", True

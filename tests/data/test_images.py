@@ -33,6 +33,7 @@ from spcnet.data.images import (
     size_of,
     too_many_scans,
 )
+from spcnet.data.labels import LabelFormat
 from spcnet.errors import DataError
 
 ORIENTATION = 274
@@ -79,6 +80,9 @@ def written(folder: Path, content: bytes, name: str = "a.png") -> Path:
     path = folder / name
     path.write_bytes(content)
     return path
+
+
+WIDE = LabelFormat(wide=True)
 
 
 def one_line(path: Path, *, label: bool = False) -> str:
@@ -403,31 +407,29 @@ def test_a_wide_label_has_its_ids_in_the_first_channel(tmp_path: Path, color_typ
     deep = np.random.default_rng(0).integers(0, 2**16, (12, 20, channels), dtype=np.uint16)
     deep[:, :, 0] = ids(below=256)
     path = written(tmp_path, png(deep, bits=16, color_type=color_type))
-    assert np.array_equal(read_label(path, wide=True), deep[:, :, 0])
-    assert "a label image has one 8-bit channel" in one_line(path, label=True)
+    assert np.array_equal(read_label(path, WIDE), deep[:, :, 0])
+    if channels == 1:
+        assert np.array_equal(read_label(path), deep[:, :, 0])
+    else:
+        assert "a label image has one channel" in one_line(path, label=True)
 
 
 def test_a_wide_label_with_an_id_beyond_255_is_refused(tmp_path: Path) -> None:
     for color_type, channels in ((0, 1), (2, 3), (4, 2), (6, 4)):
         deep = np.full((4, 5, channels), 300, np.uint16)
-        with pytest.raises(DataError, match="has the label 300"):
-            read_label(written(tmp_path, png(deep, bits=16, color_type=color_type)), wide=True)
+        with pytest.raises(DataError, match=r"unknown ids: 20 of 20 pixels: 300 \(20 pixels\)"):
+            read_label(written(tmp_path, png(deep, bits=16, color_type=color_type)), WIDE)
 
 
 def test_colours_are_ids_only_where_a_table_says_so(tmp_path: Path) -> None:
-    table = {(128, 64, 128): 7, (244, 35, 232): 8}
-    pixels = np.array([[(128, 64, 128), (244, 35, 232), (1, 2, 3)]], np.uint8)
+    form = LabelFormat.of({7: "road", 8: "sidewalk"}, [((128, 64, 128), 7), ((244, 35, 232), 8)])
+    pixels = np.array([[(128, 64, 128), (244, 35, 232), (128, 64, 128)]], np.uint8)
     path = written(tmp_path, encoded(Image.fromarray(pixels)))
-    assert read_label(path, colors=table).tolist() == [[7, 8, 255]]
+    assert read_label(path, form).tolist() == [[7, 8, 7]]
     assert "not colours" in one_line(path, label=True)
-    with_alpha = np.dstack([pixels, np.zeros((1, 3), np.uint8)])
-    assert read_label(written(tmp_path, encoded(Image.fromarray(with_alpha))), colors=table).tolist() == [[7, 8, 255]]
-
-
-def test_indices_stay_ids_where_colours_have_a_table(tmp_path: Path) -> None:
-    image = Image.fromarray(ids(below=4)).convert("P")
-    image.putpalette([128, 64, 128] * 4)
-    assert np.array_equal(read_label(written(tmp_path, encoded(image)), colors={(128, 64, 128): 7}), np.asarray(image))
+    for alpha in (0, 100, 255):
+        with_alpha = np.dstack([pixels, np.full((1, 3), alpha, np.uint8)])
+        assert read_label(written(tmp_path, encoded(Image.fromarray(with_alpha))), form).tolist() == [[7, 8, 7]]
 
 
 def test_a_label_as_jpeg_is_refused(tmp_path: Path) -> None:
@@ -812,7 +814,7 @@ def test_a_damaged_file_is_a_picture_of_the_size_it_says_or_one_line(
     tmp_path: Path, name: str, data: st.DataObject
 ) -> None:
     path = written(tmp_path, mutated(FILES[name], data), name)
-    read = data.draw(st.sampled_from([read_image, read_label, lambda path: read_label(path, wide=True), fault]))
+    read = data.draw(st.sampled_from([read_image, read_label, lambda path: read_label(path, WIDE), fault]))
     refused, result = "", None
     with warnings.catch_warnings(action="error"):
         try:
@@ -829,12 +831,13 @@ BOMBS = textwrap.dedent("""
     import resource, sys
     from pathlib import Path
     from spcnet.data.images import read_image, read_label
+    from spcnet.data.labels import LabelFormat
     from spcnet.errors import DataError
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 256 * 2**20, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
     for name in sys.argv[1:]:
-        for read in (read_image, read_label, lambda path: read_label(path, wide=True)):
+        for read in (read_image, read_label, lambda path: read_label(path, LabelFormat(wide=True))):
             try:
                 print("read", read(Path(name)).shape)
             except DataError as error:

@@ -133,9 +133,13 @@ def test_colours_are_looked_up_one_by_one(
         assert np.array_equal(labels.from_colors(view, table), slow_from_colors(view, table))
 
 
-def test_the_colours_of_cityscapes_are_those_of_its_19_classes_and_no_others() -> None:
-    colors = np.array([[*labels.CITYSCAPES_COLORS, (0, 0, 0), (0, 0, 143), (153, 153, 154)]], np.uint8)
-    table = labels.remap(labels.GTAV, SPACES["cityscapes19"], "gtav")
-    found = labels.apply(table, labels.from_colors(colors, labels.CITYSCAPES_COLORS), "here")
-    assert found[0].tolist() == [*range(19), IGNORE, IGNORE, IGNORE]
-    assert tuple(labels.CITYSCAPES_COLORS) == SPACES["cityscapes19"].colors
+def test_the_colours_of_cityscapes_are_those_of_its_19_classes_and_of_what_is_void() -> None:
+    colors = np.array([[*SPACES["cityscapes19"].colors, *labels.CITYSCAPES_VOID_COLORS]], np.uint8)
+    for native in (labels.GTAV, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, labels.URBANSYN):
+        table = labels.remap(native, SPACES["cityscapes19"], "a set")
+        form = labels.LabelFormat.of(native, labels.cityscapes_colors(native))
+        found = labels.apply(table, labels.color_ids(colors, form, "here"), "here")[0].tolist()
+        # A polegroup looks like a pole, a licence plate like its car.
+        assert found == [*range(19), *[IGNORE] * 8, 5, IGNORE, IGNORE, 13]
+        with pytest.raises(labels.UnknownLabelError):
+            labels.color_ids(np.array([[(0, 0, 143)]], np.uint8), form, "here")
