@@ -30,7 +30,6 @@ from spcnet.data.images import (
     read_label,
     read_photo,
     size_misfit,
-    size_of,
     too_many_scans,
 )
 from spcnet.errors import DataError
@@ -231,7 +230,7 @@ def test_a_photo_is_read_upright_as_its_exif_says(tmp_path: Path, orientation: i
     else:
         assert np.array_equal(photo.pixels, UPRIGHT)
     assert photo.pixels.flags.c_contiguous
-    assert size_of(path) == (16, 32)
+    assert geometry_of(path).size == (16, 32)
     stored = (32, 16) if orientation in SIDEWAYS else (16, 32)
     assert geometry_of(path) == photo.geometry == (stored, orientation)
 
@@ -343,6 +342,12 @@ def test_a_label_that_was_turned_upright_and_kept_the_note_of_its_photo_is_not_t
     path = written(tmp_path, encoded(Image.fromarray(LABEL), kind, exif=exif), "label")
     photo = geometry_of(written(tmp_path, turned(orientation)))
     assert np.array_equal(read_label(path, photo=photo), LABEL)
+
+
+def test_a_label_with_a_note_of_its_own_may_lie_on_the_stored_picture(tmp_path: Path) -> None:
+    photo = geometry_of(written(tmp_path, turned(6)))
+    drawn = np.ascontiguousarray(STORED[6](LABEL))
+    assert np.array_equal(read_label(written(tmp_path, turned(3, pixels=drawn), "l.png"), photo=photo), LABEL)
 
 
 def test_of_a_square_photo_the_label_lies_on_the_upright_one(tmp_path: Path) -> None:
@@ -822,7 +827,7 @@ def test_a_damaged_file_is_a_picture_of_the_size_it_says_or_one_line(
         assert "\n" not in refused
         if isinstance(result, np.ndarray):
             assert result.dtype == np.uint8
-            assert result.shape[:2] == size_of(path)
+            assert result.shape[:2] == geometry_of(path).size
 
 
 BOMBS = textwrap.dedent("""
