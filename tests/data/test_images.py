@@ -26,6 +26,7 @@ from spcnet.data.images import (
     Geometry,
     fault,
     geometry_of,
+    photo_of,
     read_image,
     read_label,
     read_photo,
@@ -167,6 +168,8 @@ def test_what_can_be_seen_through_lies_on_white_without_a_warning(tmp_path: Path
         assert np.abs(photo.pixels - expected).max() <= 1, name
         assert (expected != 255).any(), name
         assert 0 < photo.see_through < 1, name
+    multiplied = photo_of(veiled.convert("La"), "an image").pixels
+    assert np.abs(multiplied - cases["LA"][1]).max() <= 2
     opaque = encoded(Image.fromarray(np.dstack([colors(), np.full((12, 20), 255, np.uint8)])))
     assert np.array_equal(read_image(written(tmp_path, opaque)), colors())
     assert read_photo(written(tmp_path, opaque)).see_through == 0
@@ -517,7 +520,8 @@ def thinned(ycc: NDArray[np.uint8], across: int, down: int) -> bytes:
     ("what", "planar"),
     [
         ("YCbCr thinned", 1),
-        *((what, planar) for what in ("YCbCr", "RGB", "RGB of 16 bits", "RGBX") for planar in (1, 2)),
+        ("RGBX", 1),
+        *((what, planar) for what in ("YCbCr", "RGB", "RGB of 16 bits") for planar in (1, 2)),
     ],
 )
 def test_a_tiff_that_is_not_compressed_is_read_however_it_is_laid_out(
