@@ -459,11 +459,6 @@ def size_misfit(photo: Geometry, label: tuple[int, ...]) -> str:
     return f"it is {photo}, its label {label[1]}×{label[0]}{either}"
 
 
-def size_of(path: Path) -> tuple[int, int]:
-    """Height and width in pixels that an image file says it has when it is shown upright; see `geometry_of`."""
-    return geometry_of(path).size
-
-
 def fault(path: Path) -> str:
     """What is wrong with a PNG or JPEG file although it can be decoded, in a few words; empty where nothing is.
 

@@ -440,6 +440,19 @@ def test_image_and_label_of_different_sizes_are_refused(tmp_path: Path) -> None:
     assert "21×12" in text
 
 
+def test_a_label_that_fits_neither_the_stored_nor_the_upright_photo_is_refused_with_the_orientation(
+    tmp_path: Path,
+) -> None:
+    root = make_camvid(tmp_path)
+    photo = root / "test" / "Seq05VD_4.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (11, 20)).save(photo, exif=exif)
+    text = message("camvid", DataError, read=True, camvid=root)
+    assert f"{photo} does not fit" in text
+    assert "20×11 (EXIF orientation 6 of the stored 11×20)" in text
+
+
 def test_a_colour_image_in_place_of_a_label_is_refused(tmp_path: Path) -> None:
     root = make_camvid(tmp_path)
     write_image(root / "testannot" / "Seq05VD_4.png")

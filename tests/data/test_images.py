@@ -26,11 +26,11 @@ from spcnet.data.images import (
     Geometry,
     fault,
     geometry_of,
+    photo_of,
     read_image,
     read_label,
     read_photo,
     size_misfit,
-    size_of,
     too_many_scans,
 )
 from spcnet.data.labels import LabelFormat
@@ -172,6 +172,8 @@ def test_what_can_be_seen_through_lies_on_white_without_a_warning(tmp_path: Path
         assert np.abs(photo.pixels - expected).max() <= 1, name
         assert (expected != 255).any(), name
         assert 0 < photo.see_through < 1, name
+    multiplied = photo_of(veiled.convert("La"), "an image").pixels
+    assert np.abs(multiplied - cases["LA"][1]).max() <= 2
     opaque = encoded(Image.fromarray(np.dstack([colors(), np.full((12, 20), 255, np.uint8)])))
     assert np.array_equal(read_image(written(tmp_path, opaque)), colors())
     assert read_photo(written(tmp_path, opaque)).see_through == 0
@@ -235,7 +237,7 @@ def test_a_photo_is_read_upright_as_its_exif_says(tmp_path: Path, orientation: i
     else:
         assert np.array_equal(photo.pixels, UPRIGHT)
     assert photo.pixels.flags.c_contiguous
-    assert size_of(path) == (16, 32)
+    assert geometry_of(path).size == (16, 32)
     stored = (32, 16) if orientation in SIDEWAYS else (16, 32)
     assert geometry_of(path) == photo.geometry == (stored, orientation)
 
@@ -332,9 +334,9 @@ def test_a_label_that_is_turned_like_its_photo_fits_it(tmp_path: Path, orientati
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
     pixels = np.repeat(LABEL[:, :, None], 3, 2) if kind == "WEBP" else LABEL
     path = written(tmp_path, turned(orientation, kind, pixels, **options), "label")
-    colors = {(k, k, k): k for k in range(20)}
-    assert np.array_equal(read_label(path, photo=photo, colors=colors), LABEL)
-    assert np.array_equal(read_label(path, colors=colors), LABEL)
+    greys = LabelFormat.of({k: f"class {k}" for k in range(20)}, [((k, k, k), k) for k in range(20)])
+    assert np.array_equal(read_label(path, greys, photo=photo), LABEL)
+    assert np.array_equal(read_label(path, greys), LABEL)
 
 
 @pytest.mark.parametrize("orientation", SIDEWAYS)
@@ -347,6 +349,12 @@ def test_a_label_that_was_turned_upright_and_kept_the_note_of_its_photo_is_not_t
     path = written(tmp_path, encoded(Image.fromarray(LABEL), kind, exif=exif), "label")
     photo = geometry_of(written(tmp_path, turned(orientation)))
     assert np.array_equal(read_label(path, photo=photo), LABEL)
+
+
+def test_a_label_with_a_note_of_its_own_may_lie_on_the_stored_picture(tmp_path: Path) -> None:
+    photo = geometry_of(written(tmp_path, turned(6)))
+    drawn = np.ascontiguousarray(STORED[6](LABEL))
+    assert np.array_equal(read_label(written(tmp_path, turned(3, pixels=drawn), "l.png"), photo=photo), LABEL)
 
 
 def test_of_a_square_photo_the_label_lies_on_the_upright_one(tmp_path: Path) -> None:
@@ -448,8 +456,8 @@ def test_integers_of_32_bits_are_bytes_or_16_bits(tmp_path: Path) -> None:
     assert shown(tmp_path, np.array([[-3, 0, 7, 255]], np.int32)) == [0, 0, 7, 255]
     assert shown(tmp_path, np.array([[-3, 0, 255, 256, 0x7FFF, 65535]], np.int32)) == [0, 0, 0, 1, 0x7F, 255]
     # Of a grey map the largest number stands in the file.
-    dark = b"P5 3 1 65535\n" + np.array([0, 255, 256], ">u2").tobytes()
-    assert read_image(written(tmp_path, dark))[0, :, 0].tolist() == [0, 0, 1]
+    dark = b"P5 3 1 65535\n" + np.array([0, 200, 255], ">u2").tobytes()
+    assert not read_image(written(tmp_path, dark)).any()
 
 
 def test_floating_point_numbers_are_shares_or_bytes_or_16_bits(tmp_path: Path) -> None:
@@ -514,7 +522,8 @@ def thinned(ycc: NDArray[np.uint8], across: int, down: int) -> bytes:
     ("what", "planar"),
     [
         ("YCbCr thinned", 1),
-        *((what, planar) for what in ("YCbCr", "RGB", "RGB of 16 bits", "RGBX") for planar in (1, 2)),
+        ("RGBX", 1),
+        *((what, planar) for what in ("YCbCr", "RGB", "RGB of 16 bits") for planar in (1, 2)),
     ],
 )
 def test_a_tiff_that_is_not_compressed_is_read_however_it_is_laid_out(
@@ -824,7 +833,7 @@ def test_a_damaged_file_is_a_picture_of_the_size_it_says_or_one_line(
         assert "\n" not in refused
         if isinstance(result, np.ndarray):
             assert result.dtype == np.uint8
-            assert result.shape[:2] == size_of(path)
+            assert result.shape[:2] == geometry_of(path).size
 
 
 BOMBS = textwrap.dedent("""
