@@ -197,13 +197,18 @@ def test_other_looks_at_the_images_are_a_result_of_their_own(run: Path, tmp_path
     assert main(["evaluate", str(again), "--scales=[]"]) == 2
 
 
-def test_predicting_a_folder_writes_maps_overlays_and_styles(run: Path, tmp_path: Path) -> None:
+def test_predicting_a_folder_writes_maps_overlays_and_styles(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     noise = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
     Image.fromarray(noise).save(photos / "a.png")
     (photos / "b.jpg").write_bytes(b"no photo")
+    for name in ("c.HEIC", "d.heic", "notes.txt"):
+        (photos / name).write_bytes(b"x")
     assert main(["predict", str(run), str(photos), f"--output={tmp_path / 'out'}"]) == 1  # b.jpg is told of
+    assert "left out 2 files: 2 .heic (install pillow-heif to read them)" in capsys.readouterr().out
     classes = np.asarray(Image.open(tmp_path / "out" / "a_classes.png"))
     assert classes.shape == (50, 70)
     assert classes.max() < 19

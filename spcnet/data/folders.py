@@ -500,14 +500,11 @@ def _passed_over(
             for one in info.layouts
             for pattern in (*one.label_patterns, *info.beside)
         ]
-        labels = [_compiled(pattern)[1].fullmatch for pattern in truths]
         # Where photos and labels lie together, pictures that end as labels do may be of any other kind of label.
         mixed = [(_beside_of(pattern).fullmatch, spellings(ending_of(pattern))) for pattern in truths]
         for path in others:
             ending = ending_of(path)
             if (ending and ending not in PICTURES) or not any(fits_in(path) for fits_in in beside):
-                continue
-            if any(fits_label(path) for fits_label in labels):
                 continue
             if any(ending in labels_end and fits_in(path) for fits_in, labels_end in mixed):
                 continue
