@@ -44,11 +44,11 @@ SPACE = SPACES["cityscapes19"]
 CLASS_IDS = [native_id for native_id, name in GTAV.items() if name != VOID]
 OFFICIAL: dict[int, Color] = {
     **{i: SPACE.colors[SPACE.classes.index(name)] for i, name in GTAV.items() if name != VOID},
-    **dict.fromkeys(range(5), (0, 0, 0)), 5: (111, 74, 0), 6: (81, 0, 81), 9: (250, 170, 160), 10: (230, 150, 140),
+    **dict.fromkeys(range(4), (0, 0, 0)), 4: (20, 20, 20), 5: (111, 74, 0), 6: (81, 0, 81), 9: (250, 170, 160), 10: (230, 150, 140),
     14: (180, 165, 180), 15: (150, 100, 100), 16: (150, 120, 90), 18: (153, 153, 153), 29: (0, 0, 90),
     30: (0, 0, 110), 34: (0, 0, 142),
 }  # fmt: skip
-"""The palette of GTAV's label images as released; from Cityscapes' own table, with the licence plate at 34."""
+"""The palette of GTAV's label images as released; Cityscapes' own table, with static things in dark grey and the licence plate at 34."""
 FORM = LabelFormat.of(GTAV, cityscapes_colors(GTAV))
 TABLE = labels.remap(GTAV, SPACE, "gtav")
 
@@ -287,7 +287,7 @@ def test_unknown_colours_are_counted_and_their_cause_is_named(tmp_path: Path) ->
 
 
 def test_void_colours_of_cityscapes_are_known(tmp_path: Path) -> None:
-    void = np.array([[*labels.CITYSCAPES_VOID_COLORS]], np.uint8)
+    void = np.array([[*labels.CITYSCAPES_VOID_COLORS, (20, 20, 20)]], np.uint8)
     assert len(labels.CITYSCAPES_VOID_COLORS) == 12
     ids = read(tmp_path, Image.fromarray(void).convert("RGBA"))
     assert {GTAV[int(i)] for i in ids[0]} == {VOID, "pole", "car"}
