@@ -150,6 +150,9 @@ CITYSCAPES_IDS: dict[int, str] = {i: VOID for i in (*range(7), 9, 10, 14, 15, 16
 GTAV: dict[int, str] = CITYSCAPES_IDS | {34: VOID}
 """GTAV's palette indices: Cityscapes' native ids, with the licence plate at 34."""
 
+GTAV_STATIC: Color = (20, 20, 20)
+"""GTAV's colour of static things (id 4), which are black in Cityscapes; its other colours are Cityscapes'."""
+
 CITYSCAPES_COLORS: dict[Color, int] = {
     color: native_id for name, color in _CITYSCAPES for native_id, known in CITYSCAPES_IDS.items() if known == name
 }
@@ -722,6 +725,8 @@ def cityscapes_colors(table: Mapping[int, str]) -> tuple[tuple[Color, int], ...]
     names = {color: CITYSCAPES_IDS[official] for color, official in CITYSCAPES_COLORS.items()}
     known = [(color, native_id) for color, name in names.items() for native_id, own in table.items() if own == name]
     void = [native_id for native_id, name in table.items() if name == VOID]
+    if table == GTAV:
+        known.append((GTAV_STATIC, 4))
     for color, official in CITYSCAPES_VOID_COLORS.items():
         # Among train ids there is one for all of them; the licence plate's is 34 or 255.
         ids = [official] if official in void else [i for i in void if i > 33] or void

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet.config import Color, DataConfig, DomainSpec, OwnSet
+from spcnet import commands
+from spcnet.config import Color, DataConfig, DomainSpec, OwnSet, read_sets
 from spcnet.data import labels
 from spcnet.data.cache import write_cache
 from spcnet.data.catalog import DATASETS, own_format
@@ -32,19 +34,21 @@ from spcnet.data.labels import (
     cityscapes_colors,
     label_space,
 )
+from spcnet.data.preview import contact_sheet
 from spcnet.errors import DataError, UsageError
 from spcnet.scoring import read_prediction
 from tests.data.test_images import png
+from tests.test_sets import run_of
 
 SPACE = SPACES["cityscapes19"]
 CLASS_IDS = [native_id for native_id, name in GTAV.items() if name != VOID]
 OFFICIAL: dict[int, Color] = {
     **{i: SPACE.colors[SPACE.classes.index(name)] for i, name in GTAV.items() if name != VOID},
-    **dict.fromkeys(range(5), (0, 0, 0)), 5: (111, 74, 0), 6: (81, 0, 81), 9: (250, 170, 160), 10: (230, 150, 140),
+    **dict.fromkeys(range(4), (0, 0, 0)), 4: (20, 20, 20), 5: (111, 74, 0), 6: (81, 0, 81), 9: (250, 170, 160), 10: (230, 150, 140),
     14: (180, 165, 180), 15: (150, 100, 100), 16: (150, 120, 90), 18: (153, 153, 153), 29: (0, 0, 90),
     30: (0, 0, 110), 34: (0, 0, 142),
 }  # fmt: skip
-"""The palette of GTAV's label images as released; from Cityscapes' own table, with the licence plate at 34."""
+"""The palette of GTAV's label images as released; Cityscapes' own table, with static things in dark grey and the licence plate at 34."""
 FORM = LabelFormat.of(GTAV, cityscapes_colors(GTAV))
 TABLE = labels.remap(GTAV, SPACE, "gtav")
 
@@ -283,7 +287,7 @@ def test_unknown_colours_are_counted_and_their_cause_is_named(tmp_path: Path) ->
 
 
 def test_void_colours_of_cityscapes_are_known(tmp_path: Path) -> None:
-    void = np.array([[*labels.CITYSCAPES_VOID_COLORS]], np.uint8)
+    void = np.array([[*labels.CITYSCAPES_VOID_COLORS, (20, 20, 20)]], np.uint8)
     assert len(labels.CITYSCAPES_VOID_COLORS) == 12
     ids = read(tmp_path, Image.fromarray(void).convert("RGBA"))
     assert {GTAV[int(i)] for i in ids[0]} == {VOID, "pole", "car"}
@@ -584,3 +588,46 @@ def test_a_car_at_a_void_index_is_a_car(tmp_path: Path) -> None:
         ids = ids_of(*some)
         assert classes(read(tmp_path, with_palette(ids, OFFICIAL).remap_palette([*some]))) == classes(ids)
     assert classes(read(tmp_path, with_palette(ids_of(34, 18, 26), OFFICIAL))) == [IGNORE, IGNORE, 13]
+
+
+def test_the_sets_on_the_page_about_data_are_read_as_they_stand(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    _, recipe, alone = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    for name, content in (("recipe.yaml", recipe), ("sets.yaml", alone)):
+        (tmp_path / name).write_text(content)
+    town = read_sets(tmp_path / "recipe.yaml")["mytown"]
+    assert own_format("mytown", town).numbers is None
+    assert town.color_table == {(128, 64, 128): "road", (0, 0, 142): "car", (0, 0, 0): VOID}
+    sets = read_sets(tmp_path / "sets.yaml")
+    assert sets["mytown"].table == {0: VOID, 300: "road", 301: "car"}
+    assert own_format("othertown", sets["othertown"]).numbers == ()
+
+
+@pytest.mark.slow
+def test_a_set_of_colours_is_trained_on_shown_and_scored_with_its_bad_files_skipped(tmp_path: Path) -> None:
+    wrong = Image.fromarray(np.asarray(RGB)[:, :, ::-1].copy())
+    big = {name: image.resize((80, 48), Image.Resampling.NEAREST) for name, image in (("good", RGB), ("bgr", wrong))}
+    root = town(tmp_path / "town", {"masks/1.png": big["good"], "masks/2.png": big["bgr"], "masks/3.png": big["good"]})
+    own = OwnSet(**TOWN, labels="masks/*.png", colors=COLORS)
+    domain = opened(root, own)
+    assert np.asarray(
+        contact_sheet(opened(town(tmp_path / "one", {"masks/1.png": big["good"]}), own), space=SPACE)
+    ).any()
+    with pytest.raises(UnknownLabelError):
+        domain.read(1)
+    config = run_of(
+        tmp_path / "run",
+        data={
+            "sources": ["town"],
+            "roots": {"town": str(root)},
+            "sets": {"town": own},
+            "on_bad_image": "skip",
+            "class_uniform": 0.5,
+        },
+    )
+    record = commands.train(config)
+    scored = record["domains"]["town"]
+    assert np.sum(scored["confusion"]) == 48 * 60  # the first image without its void quarter
+    assert commands.read_config(tmp_path / "run").data.sets == {"town": own}
+    again = commands.evaluate(tmp_path / "run")["domains"]["town"]
+    assert (again["images"], again["skipped"]) == (1, 0)
