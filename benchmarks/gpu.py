@@ -20,12 +20,12 @@ from dataclasses import dataclass
 
 import torch
 from _machine import describe, median
+from _training import make_trainer
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from spcnet.config import ModelConfig, TrainingConfig
+from spcnet.config import ModelConfig
 from spcnet.cost import cost
-from spcnet.engine.prepare import prepare
 from spcnet.engine.records import git_commit
 from spcnet.methods import METHODS, Segmentor
 from spcnet.types import Batch
@@ -102,12 +102,17 @@ class Bench:
         assert isinstance(compiled, nn.Module)
         return compiled
 
-    def step(self, method: str, variant: Variant) -> Callable[[], None]:
+    def step(self, method: str, variant: Variant) -> Callable[[], object]:
         """What makes one training step."""
-        network = self.build(method).train()
-        prepare(network, TrainingConfig(), device=self.device)
-        called, model = self.called(network, variant), ModelConfig(self.scale.backbone, weights=None)
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        trainer = make_trainer(
+            method,
+            self.scale.backbone,
+            classes=CLASSES,
+            domains=DOMAINS,
+            device=self.device.type,
+            precision="bf16-mixed" if variant.half else "32-true",
+        )
+        trainer.prepared = self.called(trainer.network, variant)
         images, crop = self.scale.images, self.scale.crop
         batch = Batch(
             torch.randn(images, 3, crop, crop, device=self.device).contiguous(memory_format=variant.layout),
@@ -116,17 +121,7 @@ class Bench:
             tuple(map(str, range(images))),
         )
 
-        def step() -> None:
-            with self.autocast(variant):
-                output = called(batch.image)
-            result = METHODS[method].losses(network, output, batch, model)
-            del output
-            result.loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            METHODS[method].update(network, result, progress=0.5)
-
-        return step
+        return lambda: trainer.step([batch])
 
     def milliseconds(self, work: Callable[[], object]) -> float:
         """Median time of a call, after a warm-up."""

@@ -27,11 +27,11 @@ from typing import Any
 
 import torch
 from _machine import describe, median
+from _training import make_trainer
 from torch import Tensor
 
-from spcnet.config import ModelConfig
 from spcnet.memory import keep_freed_memory
-from spcnet.methods import BACKBONES, METHODS, Segmentor
+from spcnet.methods import BACKBONES
 from spcnet.types import Batch, SegOutput
 
 NETWORKS = {"baseline": "deeplabv3plus", "spcnet": "spcnet"}
@@ -41,11 +41,17 @@ class Subject:
     """One network with its optimiser, and a batch to train on."""
 
     def __init__(self, args: argparse.Namespace, name: str) -> None:
-        torch.manual_seed(0)
-        self.args, self.method, self.model = args, METHODS[NETWORKS[name]], ModelConfig(args.backbone, weights=None)
-        network = self.method.build(self.model, num_classes=args.classes, num_domains=args.domains)
-        self.network: Segmentor = network.to(args.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        self.args = args
+        self.trainer = make_trainer(
+            NETWORKS[name],
+            args.backbone,
+            classes=args.classes,
+            domains=args.domains,
+            device=args.device,
+            precision=args.precision,
+        )
+        self.method, self.network, self.model = self.trainer.method, self.trainer.network, self.trainer.config.model
+        self.network.train()
         self.batch = batch_of(args)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -57,11 +63,7 @@ class Subject:
         return output
 
     def step(self) -> None:
-        result = self.method.losses(self.network, self.forward(), self.batch, self.model)
-        result.loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.method.update(self.network, result, progress=0.5)
+        self.trainer.step([self.batch])
 
 
 def batch_of(args: argparse.Namespace) -> Batch:

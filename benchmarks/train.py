@@ -37,15 +37,16 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from _machine import describe, median
-from torch.nn.parallel import DistributedDataParallel
+from _training import make_trainer
 
 from spcnet import processes
-from spcnet.config import DataConfig, DomainSpec, ModelConfig
+from spcnet.config import DataConfig, DomainSpec, TrainingConfig
 from spcnet.data.datasets import open_domain
 from spcnet.data.labels import label_space
 from spcnet.data.loading import training_batches
+from spcnet.engine.devices import make_fabric
 from spcnet.memory import keep_freed_memory
-from spcnet.methods import BACKBONES, METHODS, Segmentor
+from spcnet.methods import BACKBONES
 from spcnet.types import IGNORE_INDEX, Batch
 
 NETWORKS = {"baseline": "deeplabv3plus", "isw": "isw", "spcnet": "spcnet"}
@@ -88,34 +89,40 @@ class Subject:
     """One network with its optimiser, and a batch to train on."""
 
     def __init__(self, args: argparse.Namespace, name: str) -> None:
-        torch.manual_seed(0)
-        self.args, self.method, self.model = args, METHODS[NETWORKS[name]], ModelConfig(args.backbone, weights=None)
-        network = self.method.build(self.model, num_classes=args.classes, num_domains=args.domains)
-        self.network: Segmentor = network.to(args.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.args = args
+        self.trainer = make_trainer(
+            NETWORKS[name],
+            args.backbone,
+            classes=args.classes,
+            domains=args.domains,
+            device=args.device,
+            precision=args.precision,
+            devices=args.processes,
+        )
         self.batch = batch_of(args)
-        if self.method.statistics_at(self.network, self.model, 100) is not None:
-            self.network.eval()  # what selective whitening removes is selected once in a run
-            self.method.take_statistics(self.network, self.network, [[self.batch]], self.model, reduce=processes.total)
-        self.network.train()
-        self.trained: torch.nn.Module = self.network
-        if args.processes > 1:
-            self.trained = DistributedDataParallel(self.network, gradient_as_bucket_view=True)
-        self.optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        if self.trainer.statistics_at is not None:  # what selective whitening removes is selected once in a run
+            self.trainer.take_statistics([[self.batch]])
+        self.clock = Clock(args.device)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Let the clock know where one phase of a step ends and the next begins."""
+        self.trainer.network.register_forward_hook(lambda *_: self.clock.lap("forward"))
+        fabric, optimizer = self.trainer.fabric, self.trainer.optimizer
+        backward = fabric.backward
+
+        def timed_backward(loss: torch.Tensor) -> None:
+            self.clock.lap("losses")
+            backward(loss)
+            self.clock.lap("backward")
+
+        fabric.backward = timed_backward  # type: ignore[method-assign,assignment]
+        optimizer.register_step_post_hook(lambda *_: self.clock.lap("optimiser"))
 
     def step(self, clock: Clock) -> None:
+        self.clock = clock
         clock.begin()
-        with torch.autocast(self.args.device, torch.bfloat16, enabled=self.args.precision == "bf16-mixed"):
-            output = self.trained(self.batch.image)
-        clock.lap("forward")
-        result = self.method.losses(self.network, output, self.batch, self.model, reduce=processes.total)
-        clock.lap("losses")
-        del output  # as in training: given back as soon as its gradient is taken
-        result.loss.backward()
-        clock.lap("backward")
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        clock.lap("optimiser")
-        self.method.update(self.network, result, progress=0.5, reduce=processes.total)
+        self.trainer.step([self.batch])
         clock.lap("losses")
 
 
@@ -158,7 +165,17 @@ def streets(args: argparse.Namespace) -> Iterator[Batch]:
 def work(args: argparse.Namespace) -> None:
     """In a process of its own: time all networks in turns, or take the peak of memory of one."""
     if args.processes > 1:
-        dist.init_process_group("gloo", rank=args.rank, world_size=args.processes, init_method=args.meet)
+        # As a launcher says it, so that the trainer's own devices find each other.
+        rank, world, (host, port) = str(args.rank), str(args.processes), args.meet.split(":")
+        os.environ |= {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": world,
+            "LOCAL_WORLD_SIZE": world,
+            "GROUP_RANK": "0",
+        }
+        os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "benchmark"}
+        make_fabric(TrainingConfig(accelerator=args.device, devices=args.processes))
     if args.device == "cpu":
         keep_freed_memory()  # as training does
     found: dict[str, Any]
@@ -242,7 +259,7 @@ def spawn(args: argparse.Namespace, point: dict[str, int], what: str) -> dict[st
     """Run `work` in as many processes as the point has; what the first of them found."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        meet = f"tcp://127.0.0.1:{found.getsockname()[1]}"
+        meet = f"127.0.0.1:{found.getsockname()[1]}"
     options = {key: getattr(args, key) for key in ("backbone", "images", "steps", "device", "precision")} | point
     options["threads"] = max(1, args.threads // point["processes"])
     command = [sys.executable, __file__, f"--work={what}", f"--meet={meet}"]

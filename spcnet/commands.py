@@ -442,16 +442,21 @@ def score_domains(
             everywhere = {image: message for one in processes.gather(bad) for image, message in one.items()}
             results[name] = dataclasses.replace(found, skipped=len(everywhere))
             skipped.add(name, everywhere)
-            if not found.is_labelled:
-                console.print(
-                    f"{name}: none of the {found.images:,} images has a labelled pixel in the space {space.name}, so it has no mIoU",
-                    style="yellow",
-                    highlight=False,
-                    markup=False,
-                    soft_wrap=True,
-                )
+            say_unlabelled(name, found, space, console)
             show(index + 1, {})
     return results
+
+
+def say_unlabelled(name: str, result: evaluator.DomainResult, space: LabelSpace, console: Console) -> None:
+    """Say of a domain without a single labelled pixel that it has no score, which is neither 0 nor forgotten."""
+    if not result.is_labelled:
+        console.print(
+            f"{name}: none of the {result.images:,} images has a labelled pixel in the space {space.name}, so it has no mIoU",
+            style="yellow",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def note(

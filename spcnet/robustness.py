@@ -31,12 +31,13 @@ from spcnet.data.centroids import leave_signals_to_the_parent, unchanged
 from spcnet.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from spcnet.data.datasets import Sample, SegmentationSet, open_domain
 from spcnet.data.labels import LabelSpace, label_space
+from spcnet.data.loading import labelled
 from spcnet.data.transforms import evaluation_transform, normalise
 from spcnet.data.weather import WEATHER, apply_weather_pair
 from spcnet.engine import records
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.progress import bar
-from spcnet.errors import UsageError, named
+from spcnet.errors import DataError, UsageError, named
 from spcnet.evaluation.evaluator import evaluating, label_image, safe_name, save_image
 from spcnet.evaluation.metrics import classify, confusion, iou, mean_iou, pixel_accuracy
 from spcnet.files import write_text
@@ -198,6 +199,10 @@ def robustness(
     contenders = _contenders(models, accelerator)
     space, data = _setting(contenders, roots or {})
     images = open_domain(DomainSpec.parse(domain), data=data, space=space, training=False)
+    if not labelled(domain, images, workers=workers):
+        raise DataError(
+            f"no image of {domain} has a labelled pixel in the space {space.name}: there is nothing to score"
+        )
     places = spread(len(images), limit)
     if not places:
         raise UsageError(f"{domain} has no image to score: choose another set or split")

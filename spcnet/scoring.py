@@ -326,6 +326,7 @@ def _folder(folder: Path, asked: _Asked, space: LabelSpace, ids: Ids) -> Record:
             results[name] = score_predictions(
                 folder, images, space=space, ids=ids, limit=int(given.get("limit", 0)), what=name
             )
+            commands.say_unlabelled(name, results[name], space, asked.console)
             show(done, {})
     found = evaluator.record(
         results,

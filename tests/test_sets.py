@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,10 +16,21 @@ from PIL import Image
 from rich.console import Console
 
 from spcnet import commands, rehearsal
-from spcnet.config import AugmentationConfig, DataConfig, EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
+from spcnet.config import (
+    AugmentationConfig,
+    DataConfig,
+    EvaluationConfig,
+    LoggingConfig,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+    WhiteningConfig,
+)
 from spcnet.data.catalog import DATASETS
 from spcnet.data.fixture import write_fixture
+from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError
+from spcnet.types import Batch, StepResult
 
 SETS = [name for name, info in DATASETS.items() if info.layouts]
 MODEL = ModelConfig(backbone="shufflenet_v2", weights=None, output_stride=32)
@@ -184,6 +199,112 @@ def test_a_dry_run_tells_all_that_is_missing_at_once(tmp_path: Path) -> None:
     assert found.made_up
     assert found.step_seconds
     assert "none.safetensors" in found.problems[0]
+
+
+def dry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **training: Any) -> tuple[rehearsal.Rehearsal, list[Any]]:
+    """A dry run on generated streets, and the trainer and the number of micro-batches of each of its steps."""
+    steps: list[Any] = []
+    step = Trainer.step
+
+    def noted(trainer: Trainer, micro_batches: Sequence[Batch]) -> StepResult:
+        steps.append((trainer, len(micro_batches)))
+        return step(trainer, micro_batches)
+
+    monkeypatch.setattr(Trainer, "step", noted)
+    method = training.pop("method", "deeplabv3plus")
+    data = {"sources": ["streets/game"], "images_per_domain": 1, "train_scenes": 4, "test_scenes": 2}
+    config = run_of(tmp_path / "run", data=data, method=method, iterations=2)
+    model = dataclasses.replace(MODEL, whitening=WhiteningConfig(start=0.5, trials=2, pairs=3, clusters=2))
+    config = dataclasses.replace(config, model=model, training=dataclasses.replace(config.training, **training))
+    return rehearsal.rehearse(config), steps
+
+
+def test_a_dry_run_makes_the_steps_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = {"accumulate": 3, "freeze_batchnorm": True, "precision": "bf16-mixed", "activation_checkpointing": True}
+    report, steps = dry(tmp_path, monkeypatch, **changed)
+    assert report.ready, report.problems
+    assert [number for _, number in steps] == [3, 3, 3, 3]  # while scenes are drawn, and once they are known
+    (trainer,) = {trainer for trainer, _ in steps}
+    assert {name: getattr(trainer.config.training, name) for name in changed} == changed
+    assert trainer.fabric.strategy.precision.precision == "bf16-mixed"
+    tracked = [int(v) for name, v in trainer.network.named_buffers() if name.endswith("num_batches_tracked")]
+    assert max(tracked) <= 1  # frozen; the memory of a step is counted with one look at an image
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_takes_the_statistics_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report, steps = dry(tmp_path, monkeypatch, method="isw")
+    assert report.statistics is not None
+    assert report.statistics.at == 1
+    assert report.statistics.seconds > 0
+    (trainer,) = {trainer for trainer, _ in steps}
+    assert all(bool(layer.mask.any()) for layer in trainer.network.whitening_layers)
+    assert len(steps) == 2 + 2 + 1  # the last after them
+
+
+def test_a_dry_run_whose_loss_is_not_finite_says_so_and_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradient = Trainer.gradient
+    monkeypatch.setattr(Trainer, "gradient", lambda *args: (gradient(*args)[0], lambda: False))
+    report, _ = dry(tmp_path, monkeypatch)
+    assert not report.ready
+    assert "learning_rate" in report.problems[0]
+    assert "replay" not in report.problems[0]
+    assert "go on with" not in report.problems[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_promised_time_counts_what_a_run_does(tmp_path: Path) -> None:
+    config = run_of(tmp_path, data={}, iterations=100)
+    training = dataclasses.replace(config.training, log_every=30, checkpoint_every=40, evaluate_every=60)
+    config = dataclasses.replace(config, training=training, logging=LoggingConfig(every=50))
+    report = rehearsal.Rehearsal(
+        fresh=rehearsal.Pace(2.0, 1.0),
+        known=rehearsal.Pace(2.0, 0.5),
+        fresh_iterations=20,
+        statistics=rehearsal.Statistics(at=10, seconds=40.0, pace=rehearsal.Pace(3.0, 0.5), unseen=0.25),
+        checkpoint_seconds=7.0,
+        log_seconds=0.1,
+        sample_seconds=0.3,
+        once_seconds=5.0,
+        record_seconds=1.0,
+        domains=[rehearsal.Domain("x", "test", 10, test_seconds=2.0, again_seconds=0.5)],
+    )
+    steps = 10 * 3.0 + 10 * (3.5 + 0.25 * 0.5) + 80 * 3.5
+    # Checkpoints after 40, 60, 80 and 100 iterations, log lines after 30, 60, 90 and 100, samples after 50, 100 and the last.
+    assert report.training_seconds(config) == pytest.approx(steps + 40 + 4 * 7 + 4 * 0.1 + 3 * 0.3)
+    assert report.testing_seconds(config) == pytest.approx(1 * (2.0 + 0.5) + 2 * 1.0)
+    assert report.total_seconds(config) == pytest.approx(
+        5 + report.training_seconds(config) + report.testing_seconds(config)
+    )
+
+
+@pytest.mark.parametrize("iterations", [1, 5, 6, 12, 13])
+@pytest.mark.parametrize(("checkpoint_every", "evaluate_every"), [(1, 0), (4, 0), (4, 6), (3, 2), (20, 5)])
+def test_checkpoints_and_evaluations_are_counted_as_the_loop_makes_them(
+    iterations: int, checkpoint_every: int, evaluate_every: int, tmp_path: Path
+) -> None:
+    config = run_of(tmp_path, data={}, iterations=iterations)
+    training = dataclasses.replace(config.training, checkpoint_every=checkpoint_every, evaluate_every=evaluate_every)
+    config = dataclasses.replace(config, training=training)
+    evaluated = {i for i in range(1, iterations) if evaluate_every and i % evaluate_every == 0}
+    saved = evaluated | {iterations} | {i for i in range(1, iterations) if i % checkpoint_every == 0}
+    assert rehearsal._saves(config) == len(saved)
+    assert rehearsal._evaluations(config) == len(evaluated) + 1
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_several_processes_tells_the_memory_of_each(tmp_path: Path) -> None:
+    options = ["--method=spcnet", "--model.backbone=shufflenet_v2", "--model.weights=null", "--model.output_stride=32"]
+    options += ["--data.targets=[]", "--data.size=[48,96]", "--data.images_per_domain=1", "--data.train_scenes=4"]
+    options += ["--data.test_scenes=2", "--data.workers=0", "--iterations=2", "--devices=2", "--accelerator=cpu"]
+    command = [sys.executable, "-m", "spcnet", "train", *options, f"--output={tmp_path / 'run'}", "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Ready: nothing was written.") == 1
+    assert len(re.findall(r"cpu of process [01]: .* free, .* taken at most", done.stdout)) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_step_that_cannot_fit_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

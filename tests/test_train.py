@@ -22,7 +22,9 @@ from spcnet.engine.trainer import Trainer
 from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.locks import locked
 from spcnet.methods import METHODS
+from spcnet.rehearsal import rehearse
 from spcnet.reports.runs import load_run
+from spcnet.robustness import robustness
 
 SPACE = label_space("idd7")
 TABLE = {0: "void", 1: "road", 2: "car"}
@@ -146,6 +148,26 @@ def test_a_target_without_labels_is_scored_as_none_and_said_to_be(tmp_path: Path
     text = console.export_text()
     assert "b: none of the 2 images has a labelled pixel" in text
     assert "a: none" not in text
+
+
+def test_a_dry_run_says_which_domains_have_no_labels(tmp_path: Path) -> None:
+    write_set(tmp_path, "a", [1, 2])
+    write_set(tmp_path, "b", [0, 0])
+    report = rehearse(run_of(tmp_path / "run", tmp_path, "a", targets=["b"]))
+    assert report.ready
+    assert report.notes == ["no image of b has a labelled pixel: it will have no mIoU"]
+    report = rehearse(run_of(tmp_path / "run", tmp_path, "b", targets=["a"]))
+    assert not report.ready
+    assert "the source b has no labelled pixel" in report.problems[0]
+
+
+def test_robustness_refuses_a_set_without_labels(tmp_path: Path) -> None:
+    write_set(tmp_path, "a", [1])
+    write_set(tmp_path, "b", [0, 0])
+    config = begun(run_of(tmp_path / "run", tmp_path, "a", targets=["b"]))
+    with pytest.raises(DataError, match="no image of b has a labelled pixel"):
+        robustness([config.output], domain="b", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # Other images than before

@@ -51,8 +51,10 @@ def write(run: Path, images: Mapping[str, Images]) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    content = json.dumps({source: list(own.names) for source, own in images.items() if own.digest}).encode()
-    write_whole(run / IMAGES_FILE, lambda file: file.write(gzip.compress(content, 6, mtime=0)))
+    names = {source: list(own.names) for source, own in images.items() if own.digest}
+    if names:  # generated scenes have none
+        content = gzip.compress(json.dumps(names).encode(), 6, mtime=0)
+        write_whole(run / IMAGES_FILE, lambda file: file.write(content))
 
 
 def check(run: Path, noted: Mapping[str, Mapping[str, Any]], images: Mapping[str, Images]) -> None:
