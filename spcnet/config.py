@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from spcnet.errors import UsageError
+import yaml
+
+from spcnet.errors import DataError, UsageError
 
 OUTPUT_STRIDES = (8, 16, 32)
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
@@ -198,38 +200,125 @@ class DomainSpec:
         return "".join(parts)
 
 
+Color = tuple[int, int, int]
+"""Red, green and blue, each 0..255."""
+
+_COLOR = re.compile(r"[\[(]?\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*[\])]?")
+
+
+def read_color(written: object) -> Color | None:
+    """The RGB colour that is written as `[128, 64, 128]`, `"128, 64, 128"` or `"#804080"`; None for anything else.
+
+    >>> read_color("128, 64, 128"), read_color("#804080"), read_color([128, 64, 128]), read_color("road")
+    ((128, 64, 128), (128, 64, 128), (128, 64, 128), None)
+    """
+    if isinstance(written, str):
+        if re.fullmatch(r"#[0-9a-fA-F]{6}", written.strip()):
+            written = bytes.fromhex(written.strip()[1:])
+        elif numbers := _COLOR.fullmatch(written.strip()):
+            written = [int(number) for number in numbers.groups()]
+    if not isinstance(written, (list, tuple, bytes)) or len(written) != 3:
+        return None
+    red, green, blue = written
+    if not all(type(channel) is int and 0 <= channel <= 255 for channel in (red, green, blue)):
+        return None
+    return red, green, blue
+
+
 @dataclass(frozen=True)
 class OwnSet:
-    """A data set of your own: where its files lie, and what its labels mean."""
+    """A data set of your own: where its files lie, and what its labels mean, by their numbers, their colours, or both."""
 
     images: str
     """Pattern of the photos below the root, photos/{split}/**/*.jpg: * stands for any name, **/ for any folders, {split} for the split."""
-    labels: str
-    """Pattern of the label images, with as many stars: masks/{split}/**/*_mask.png is the label of what the stars stand for."""
-    table: dict[int, str]
-    """Number in the label image → name of the class, as the label space knows it; void for what is not labelled."""
+    labels: str | list[str]
+    """Pattern of the label images, with the same stars: masks/{split}/**/*_mask.png is the label of what the stars stand for. Of several patterns, the first by which a photo has a label."""
+    table: dict[int, str] = field(default_factory=dict)
+    """Number in the label image, 0..65535 → name of the class, as the label space knows it; void for what is not labelled."""
     splits: list[str] = field(default_factory=lambda: ["train", "val"])
     """Splits, the one to train on first, the one to test on last."""
+    colors: dict[Any, str | list[int] | list[list[int] | str]] = field(default_factory=dict)
+    """Colour in the label image → name of the class, "128, 64, 128": road; or name → colour, or list of colours, road: [128, 64, 128]."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.splits), "data.sets: splits is empty: name at least one")
-        for option in ("images", "labels"):
-            pattern = getattr(self, option)
-            _require(
-                not Path(pattern).is_absolute() and ".." not in Path(pattern).parts,
-                f"data.sets: the pattern {option} is {pattern!r}: it is a path below the set's root",
-            )
-            _require(
-                len(self.splits) == 1 or "{split}" in pattern,
-                f"data.sets: the pattern {option} is {pattern!r}: with several splits it says {{split}} where they differ",
-            )
         _require(
-            self.images.count("*") == self.labels.count("*") > 0,
-            f"data.sets: images is {self.images!r} and labels is {self.labels!r}: both must have the same stars, at least one",
+            isinstance(self.splits, list) and all(isinstance(split, str) for split in self.splits),
+            f"data.sets: splits is {self.splits!r}: it must be a list of names, such as [train, val]",
         )
-        strange = [number for number in self.table if not 0 <= number <= 255]
-        _require(bool(self.table), "data.sets: table is empty: give a name for each number in the label images")
-        _require(not strange, f"data.sets: table has the numbers {strange}: label images hold 0..255")
+        _require(bool(self.splits), "data.sets: splits is empty: name at least one")
+        for option, patterns in (("images", [self.images]), ("labels", self.label_patterns)):
+            _require(bool(patterns), f"data.sets: {option} is empty: name at least one pattern")
+            for pattern in patterns:
+                self._check_pattern(option, pattern)
+        _require(
+            bool(self.table or self.colors),
+            "data.sets: table is empty, and so is colors: name the class of each number or colour in the label images",
+        )
+        _require(
+            isinstance(self.table, dict) and all(isinstance(name, str) for name in self.table.values()),
+            f"data.sets: table is {self.table!r}: it must give each number in the label images the name of a class",
+        )
+        strange = [number for number in self.table if type(number) is not int or not 0 <= number <= 65535]
+        _require(not strange, f"data.sets: table has the numbers {strange}: label images hold 0..65535")
+        # One form, whichever it was written in, so that what is stored reads as what was meant.
+        found = {", ".join(map(str, color)): name for color, name in self._named_colors().items()}
+        object.__setattr__(self, "colors", found)
+
+    @property
+    def label_patterns(self) -> list[str]:
+        """The patterns of the label images, the preferred one first."""
+        return self.labels if isinstance(self.labels, list) else [self.labels]
+
+    @property
+    def color_table(self) -> dict[Color, str]:
+        """RGB colour in the label images → name of the class."""
+        return self._named_colors()
+
+    def _check_pattern(self, option: str, pattern: object) -> None:
+        _require(
+            isinstance(pattern, str),
+            f"data.sets: the pattern {option} is {pattern!r}: write a path below the set's root, with stars",
+        )
+        assert isinstance(pattern, str)
+        _require(
+            not Path(pattern).is_absolute() and ".." not in Path(pattern).parts,
+            f"data.sets: the pattern {option} is {pattern!r}: it is a path below the set's root",
+        )
+        _require(
+            len(self.splits) == 1 or "{split}" in pattern,
+            f"data.sets: the pattern {option} is {pattern!r}: with several splits it says {{split}} where they differ",
+        )
+        _require(
+            self.images.count("*") == pattern.count("*") > 0,
+            f"data.sets: images is {self.images!r} and labels is {pattern!r}: both must have the same stars, at least one",
+        )
+
+    def _named_colors(self) -> dict[Color, str]:
+        rule = (
+            'write each colour as "128, 64, 128" or "#804080", in quotes, or [128, 64, 128], with the name of its class; '
+            "or the name of a class with its colour or a list of colours"
+        )
+        _require(isinstance(self.colors, dict), f"data.sets: colors is {self.colors!r}: {rule}")
+        names: dict[Color, str] = {}
+        for key, value in self.colors.items():
+            color, single = read_color(key), read_color(value)
+            name: object
+            several: list[Color | None]
+            if color is not None:
+                name, several = value, [color]
+            elif single is not None:
+                name, several = key, [single]
+            else:
+                name, several = key, [read_color(one) for one in value] if isinstance(value, list) else []
+            right = bool(several) and None not in several and isinstance(name, str) and name != ""
+            _require(right, f"data.sets: colors has {key!r}: {value!r}: {rule}")
+            for one in several:
+                assert one is not None
+                known = names.setdefault(one, str(name))
+                _require(
+                    known == name, f"data.sets: colors gives {one} to {known} and to {name}: a colour has one class"
+                )
+        return names
 
 
 @dataclass(frozen=True)
@@ -571,6 +660,12 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
     _require(
         not unknown, f"unknown {'option' if len(unknown) == 1 else 'options'} {', '.join(unknown)} in {kind.__name__}"
     )
+    fields = [f for f in dataclasses.fields(kind) if f.init] if dataclasses.is_dataclass(kind) else []
+    needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+    missing = [name for name in needed if name not in values]
+    _require(
+        not missing, f"{kind.__name__} lacks {' and '.join(missing)}: name {'it' if len(missing) == 1 else 'them'}"
+    )
     filled: dict[str, Any] = {}
     for key, value in values.items():
         hint = hints[key]
@@ -589,7 +684,7 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
     try:
         return kind(**filled)
     except TypeError as error:
-        raise UsageError(f"{kind.__name__} cannot be read: {error}") from error
+        raise UsageError(f"{kind.__name__} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def as_dict(config: Any) -> Any:
@@ -601,3 +696,94 @@ def as_dict(config: Any) -> Any:
     if isinstance(config, dict):
         return {key: as_dict(value) for key, value in config.items()}
     return str(config) if isinstance(config, Path) else config
+
+
+def with_text_keys(text: str) -> str:
+    """A YAML text whose keys are all plain: `[128, 64, 128]: road` becomes `128, 64, 128: road`.
+
+    A list cannot be a key of what YAML is read into. Text without such keys comes back as it is.
+
+    Raises:
+        yaml.YAMLError: it is no YAML.
+    """
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    changed = False
+    for mapping in _mappings(root):
+        for place, (key, value) in enumerate(mapping.value):
+            if isinstance(key, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in key.value):
+                plain = yaml.ScalarNode("tag:yaml.org,2002:str", ", ".join(item.value for item in key.value))
+                mapping.value[place] = plain, value
+                changed = True
+    written: str = yaml.serialize(root, allow_unicode=True) if changed else text
+    return written
+
+
+def _mappings(root: yaml.Node | None) -> list[yaml.MappingNode]:
+    """Every mapping in a YAML text, each once."""
+    found: list[yaml.MappingNode] = []
+    waiting, seen = [root] if root is not None else [], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            found.append(node)
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+    return found
+
+
+def read_sets(path: Path) -> dict[str, OwnSet]:
+    """The data sets of one's own that a file describes, by name.
+
+    Args:
+        path: a YAML file in UTF-8 that maps names to sets, `mytown: {images: ..., labels: ..., table: ...}`; or a recipe
+            or a run's `config.yaml` that has them under `data.sets`.
+
+    Raises:
+        DataError: the file cannot be read, or is no YAML in UTF-8.
+        UsageError: it describes no set, or one wrongly.
+    """
+    rule = "it must map the name of each set to its images, labels, and table or colors; or be a recipe with data.sets"
+    try:
+        text = path.expanduser().read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot read the file of data sets {path}: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    try:
+        twice = _doubled_key(text)
+        values = yaml.safe_load(with_text_keys(text))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise DataError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    _require(twice is None, f"{path} {twice}")
+    _require(isinstance(values, dict) and bool(values), f"{path} describes no data set: {rule}")
+    data = values.get("data")
+    if isinstance(data, dict) and "images" not in data:
+        values = data.get("sets")
+        _require(isinstance(values, dict) and bool(values), f"{path} is a recipe without data.sets: {rule}")
+    sets: dict[str, OwnSet] = {}
+    for name, described in values.items():
+        _require(isinstance(described, dict), f"{path}: {name} is {described!r} and no data set: {rule}")
+        try:
+            sets[str(name)] = from_dict(OwnSet, described)
+        except UsageError as error:
+            raise UsageError(f"{path}: {name}: {error}") from None
+    return sets
+
+
+def _doubled_key(text: str) -> str | None:
+    """What to say of a key that a mapping of a YAML text has twice, of which only the last would count."""
+    for mapping in _mappings(yaml.compose(text, Loader=yaml.SafeLoader)):
+        lines: dict[str, int] = {}
+        for key, _ in mapping.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    return f"has {key.value} in line {lines[key.value]} and in line {line}: name it once"
+                lines[key.value] = line
+    return None

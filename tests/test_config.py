@@ -123,7 +123,7 @@ def test_pseudo_domains_that_can_be_filled_are_allowed() -> None:
         ({"images": "a/{split}/*/*.png"}, "the same stars"),
         ({"images": "a/{split}.png", "labels": "b/{split}.png"}, "at least one"),
         ({"table": {}}, "table is empty"),
-        ({"table": {256: "road"}}, r"\[256\]"),
+        ({"table": {65536: "road", -1: "car"}}, r"\[65536, -1\]"),
         ({"splits": []}, "splits is empty"),
     ],
 )
@@ -163,7 +163,10 @@ CHANGED = RunConfig(
         roots={"camvid": "/data/camvid"},
         size=(64, 96),
         augmentation=AugmentationConfig(scale=(1.0, 1.5), blur=None, styles=["fog"], style_strength=(0.0, 0.5)),
-        sets={"town": OwnSet("a/{split}/*.png", "b/{split}/*.png", {0: "road", 255: "void"}, ["one", "two"])},
+        sets={
+            "town": OwnSet("a/{split}/*.png", "b/{split}/*.png", {0: "road", 255: "void"}, ["one", "two"]),
+            "park": OwnSet("a/*.png", ["b/*.png", "c/*_x.png"], {300: "car"}, ["all"], {"#00008e": "car"}),
+        },
         sampling="alternating",
         on_bad_image="skip",
     ),

@@ -516,14 +516,15 @@ def dataset(name: str, data: DataConfig | None = None) -> DatasetInfo:
 
 def _own(name: str, own: OwnSet) -> DatasetInfo:
     """A user's own set as one of the catalogue's."""
-    stars = [re.findall(r"\*+/?", pattern) for pattern in (own.images, own.labels)]
+    truths = own.label_patterns[0]
+    stars = [re.findall(r"\*+/?", pattern) for pattern in (own.images, truths)]
     kinds = [["**/" if star == "**/" else star.rstrip("/") for star in found] for found in stars]
-    for pattern, found in zip((own.images, own.labels), kinds, strict=True):
+    for pattern, found in zip((own.images, truths), kinds, strict=True):
         if any(star not in ("*", "**/") for star in found):
             raise UsageError(f"data.sets.{name}: the pattern {pattern!r} has other stars than * and **/")
     if kinds[0] != kinds[1]:
         raise UsageError(
-            f"data.sets.{name}: images is {own.images!r} and labels is {own.labels!r}: the stars of both must be the same "
+            f"data.sets.{name}: images is {own.images!r} and labels is {truths!r}: the stars of both must be the same "
             "ones in the same order"
         )
     return DatasetInfo(
@@ -534,5 +535,5 @@ def _own(name: str, own: OwnSet) -> DatasetInfo:
         splits=tuple(own.splits),
         train_split=own.splits[0],
         test_split=own.splits[-1],
-        layouts=(Layout("yours", (own.images,), own.labels, own.table),),
+        layouts=(Layout("yours", (own.images,), truths, own.table),),
     )
