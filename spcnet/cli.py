@@ -130,7 +130,7 @@ def _add_evaluate(parser: ArgumentParser) -> None:
         "--targets",
         type=list[str] | None,
         default=None,
-        help="Score these domains alone, for example [cityscapes,cityscapes+fog]; the run's sources and targets by default.",
+        help="Score these domains alone, for example [cityscapes,cityscapes+fog]; [] for a run's sources; by default its sources and targets.",
     )
     parser.add_argument(
         "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."

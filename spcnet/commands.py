@@ -81,27 +81,23 @@ def data_for(
 
 
 def domains_to_score(config: RunConfig, targets: Sequence[str] | None) -> list[str]:
-    """The domains that an evaluation is of: the named ones alone, or a run's sources and its own targets.
+    """The domains that an evaluation is of: a run's sources and its own targets, or the named ones alone.
 
-    A source is named as it is scored, without a split: that is its test split.
+    A source is named as it is scored, without a split: that is its test split. An empty list stands for the sources.
 
     Raises:
-        UsageError: none is named, or a source by the split that was trained on.
+        UsageError: a source is named by the split that was trained on.
     """
     sources = source_tests(config.data)
     if targets is None:
         return list(dict.fromkeys([*sources, *config.data.targets]))
-    if not targets:
-        raise UsageError(
-            f"--targets names no domain: leave it out to score all of the run's, or name some, for example {sources[0]}"
-        )
     for text in targets:
         if text in config.data.sources and text not in sources:
             raise UsageError(
                 f"the target {text} is what the run was trained on: name {DomainSpec.parse(text).dataset} without a split "
                 "to score the test images of that source"
             )
-    return list(dict.fromkeys(targets))
+    return list(dict.fromkeys(targets or sources))
 
 
 def scored_data(

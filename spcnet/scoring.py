@@ -73,7 +73,8 @@ def evaluate(
     Args:
         model: folder of a run; file of weights of this package, RobustNet or SPC-Net; ONNX file that `spcnet export`
             wrote; or folder of predictions, an image of class ids for each image of the domain.
-        targets: score these domains alone; of a run its sources and its own targets by default.
+        targets: score these domains alone, an empty list for a run's sources; of a run its sources and its own targets
+            by default.
         roots: folders of data sets, beside a run's own.
         sets: file that describes sets of one's own, beside a run's own; see `spcnet.config.read_sets`.
         evaluation: options of `EvaluationConfig` that differ from the run's own.
@@ -152,10 +153,14 @@ def evaluate(
             records.append_line(output, record)
         except DataError as error:  # hours may have gone into these figures
             output, problem = None, error
-    named = None if targets is None else list(dict.fromkeys(map(way.domain, targets)))
-    _show(record, way, classes, output, console, scored=named)
-    if run and named is not None:
-        _say_alone(record, named, commands.domains_to_score(commands.read_config(model), None), way, console)
+    if run and targets is not None:
+        config = commands.read_config(model)
+        scored = [way.domain(name) for name in commands.domains_to_score(config, targets)]
+        _show(record, way, classes, output, console, scored=scored)
+        own_domains = [way.domain(name) for name in commands.domains_to_score(config, None)]
+        _say_alone(record, scored, [name for name in own_domains if name not in scored], console)
+    else:
+        _show(record, way, classes, output, console)
     if problem is not None:
         raise problem
     return record
@@ -553,9 +558,8 @@ def _show(
     )
 
 
-def _say_alone(record: Record, scored: Sequence[str], own: Sequence[str], protocol: Protocol, console: Console) -> None:
+def _say_alone(record: Record, scored: Sequence[str], others: Sequence[str], console: Console) -> None:
     """Say that only the named domains were scored, and what became of the figures of the run's other ones."""
-    others = [name for name in dict.fromkeys(map(protocol.domain, own)) if name not in scored]
     kept = [name for name in others if name in record["domains"]]
     missing = [name for name in others if name not in record["domains"]]
     said = [f"Scored: {', '.join(scored)} alone"]
