@@ -140,11 +140,12 @@ def _add_evaluate(parser: ArgumentParser) -> None:
         "--targets",
         type=list[str] | None,
         default=None,
-        help="Domains to test on instead of the run's own unseen ones, for example [cityscapes,cityscapes+fog].",
+        help="Score these domains alone, for example [cityscapes,cityscapes+fog]; [] for a run's sources; by default its sources and targets.",
     )
     parser.add_argument(
         "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."
     )
+    _add_sets(parser)
     parser.add_argument(
         "--protocol", type=str, default="spcnet", help="How papers score: spcnet, robustnet, spcnet-official or rein."
     )
@@ -179,7 +180,7 @@ def _add_evaluate(parser: ArgumentParser) -> None:
         "--space",
         type=str | None,
         default=None,
-        help="Label space of a folder of predictions; cityscapes19 by default.",
+        help="Label space of a folder of predictions; what `spcnet predict` noted there, else cityscapes19.",
     )
     parser.add_argument(
         "--ids",
@@ -203,6 +204,7 @@ def _evaluate(options: Namespace, console: Console) -> int:
         options.model,
         targets=options.targets,
         roots=options.roots,
+        sets=options.sets,
         evaluation={name: options[name] for name in names if options[name] is not None},
         protocol=options.protocol,
         size=options.size,
@@ -471,6 +473,7 @@ def _add_export(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."
     )
+    _add_sets(parser)
     parser.add_argument("--repeats", type=int, default=3, help="Passes to time; 0 for none.")
 
 
@@ -496,6 +499,7 @@ _EXPORT = (
     "score",
     "limit",
     "roots",
+    "sets",
     "repeats",
 )
 
@@ -551,6 +555,7 @@ def _add_robustness(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."
     )
+    _add_sets(parser)
     parser.add_argument(
         "--corruptions", type=list[str] | None, default=None, help="Which corruptions, [fog,snow]; [] for none; all."
     )
@@ -586,6 +591,7 @@ def _robustness(options: Namespace, console: Console) -> int:
 _ROBUSTNESS = (
     "models",
     "roots",
+    "sets",
     "corruptions",
     "styles",
     "severities",
@@ -612,6 +618,7 @@ def _add_inspect(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."
     )
+    _add_sets(parser)
     parser.add_argument(
         "--batch_size", type=int | None, default=None, help="Images seen together; the run's own by default."
     )
@@ -627,7 +634,7 @@ def _inspect(options: Namespace, console: Console) -> int:
     from spcnet.reports.inspection import render_terminal
     from spcnet.reports.inspection_page import write_page
 
-    names = ("images", "pixels", "targets", "roots", "batch_size", "seed", "accelerator")
+    names = ("images", "pixels", "targets", "roots", "sets", "batch_size", "seed", "accelerator")
     given = {name: options[name] for name in names}
     found = [inspection.inspect(run, **given, console=console) for run in options.runs]
     console.print(render_terminal(found))
@@ -653,6 +660,7 @@ def _add_familiarise(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."
     )
+    _add_sets(parser)
     parser.add_argument("--batch_size", type=int, default=8, help="Images that the network sees together.")
     parser.add_argument("--accelerator", type=str, default="auto", help="Where to compute: auto, cpu, cuda or mps.")
 
@@ -661,7 +669,7 @@ def _familiarise(options: Namespace, console: Console) -> int:
     from spcnet import unfamiliarity_commands
     from spcnet.inference.unfamiliarity import familiar_file
 
-    given = {name: options[name] for name in ("run", "images", "domains", "roots", "batch_size", "accelerator")}
+    given = {name: options[name] for name in _FAMILIARISE}
     found = unfamiliarity_commands.familiarise(**given, console=console)
     console.print(
         f"{len(found.known)} images of {', '.join(found.domains)} are what is usual: {familiar_file(options.run)}",
@@ -669,6 +677,9 @@ def _familiarise(options: Namespace, console: Console) -> int:
         markup=False,
     )
     return 0
+
+
+_FAMILIARISE = ("run", "images", "domains", "roots", "sets", "batch_size", "accelerator")
 
 
 def _add_unfamiliarity(parser: ArgumentParser) -> None:
@@ -692,6 +703,7 @@ def _add_unfamiliarity(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."
     )
+    _add_sets(parser)
     parser.add_argument("--batch_size", type=int, default=8, help="Images that the network sees together.")
     parser.add_argument("--seed", type=int, default=0, help="Of noise, flakes and drops.")
     parser.add_argument("--accelerator", type=str, default="auto", help="Where to compute: auto, cpu, cuda or mps.")
@@ -718,6 +730,7 @@ _UNFAMILIARITY = (
     "severities",
     "varied",
     "roots",
+    "sets",
     "batch_size",
     "seed",
     "accelerator",
@@ -757,6 +770,16 @@ def _add_set(parser: ArgumentParser) -> None:
 
 def _add_own(parser: ArgumentParser) -> None:
     parser.add_argument("--recipe", type=str | None, default=None, help="Recipe in which your own sets are described.")
+    _add_sets(parser)
+
+
+def _add_sets(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--sets",
+        type=Path | None,
+        default=None,
+        help="YAML file that describes sets of your own, by name, as data.sets of a recipe does.",
+    )
 
 
 def _add_check(parser: ArgumentParser) -> None:

@@ -15,9 +15,11 @@ from rich.console import Console
 from torch import nn
 
 from spcnet import checkpoint, processes
-from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, from_dict
+from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, as_dict, from_dict
 from spcnet.cost import PAPER_SIZE, cost
+from spcnet.data.catalog import with_sets
 from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.folders import root_of
 from spcnet.data.labels import LabelSpace, label_space
 from spcnet.data.loading import (
     TrainingLoader,
@@ -60,6 +62,82 @@ def domain_names(data: DataConfig) -> list[str]:
     return [f"{data.sources[0]}#{number + 1}" for number in range(data.pseudo_domains)]
 
 
+def data_for(
+    config: RunConfig,
+    *,
+    targets: Sequence[str] | None = None,
+    roots: Mapping[str, str] | None = None,
+    sets: Path | None = None,
+) -> DataConfig:
+    """A run's data with what was asked for after its training.
+
+    Args:
+        config: of the run.
+        targets: unseen domains instead of the run's own.
+        roots: folders of data sets, beside the run's own.
+        sets: file that describes sets of one's own, beside the run's own; see `spcnet.config.read_sets`.
+
+    Raises:
+        UsageError, DataError: a target is a source, or the file of sets is wrong.
+    """
+    data = with_sets(config.data, sets)
+    return dataclasses.replace(
+        data,
+        targets=list(targets) if targets is not None else data.targets,
+        roots={**data.roots, **(roots or {})},
+    )
+
+
+def domains_to_score(config: RunConfig, targets: Sequence[str] | None) -> list[str]:
+    """The domains that an evaluation is of: a run's sources and its own targets, or the named ones alone.
+
+    A source is named as it is scored, without a split: that is its test split. An empty list stands for the sources.
+
+    Raises:
+        UsageError: a source is named by the split that was trained on.
+    """
+    sources = source_tests(config.data)
+    if targets is None:
+        return list(dict.fromkeys([*sources, *config.data.targets]))
+    for text in targets:
+        if text in config.data.sources and text not in sources:
+            raise UsageError(
+                f"the target {text} is what the run was trained on: name {DomainSpec.parse(text).dataset} without a split "
+                "to score the test images of that source"
+            )
+    return list(dict.fromkeys(targets or sources))
+
+
+def scored_data(
+    config: RunConfig,
+    *,
+    targets: Sequence[str] | None = None,
+    roots: Mapping[str, str] | None = None,
+    sets: Path | None = None,
+) -> tuple[list[str], DataConfig]:
+    """The domains that an evaluation of a run is of, and its data; see `domains_to_score` and `data_for`.
+
+    Raises:
+        UsageError, DataError: see the message.
+    """
+    names, sources = domains_to_score(config, targets), source_tests(config.data)
+    unseen = [name for name in names if name not in sources]
+    data = data_for(config, targets=None if targets is None else unseen, roots=roots, sets=sets)
+    check_unseen(data)
+    return names, data
+
+
+def own_sets(names: Iterable[str], data: DataConfig) -> dict[str, Record]:
+    """Of each domain that is of a set of one's own, how that set is described and where it lies."""
+    described = {}
+    for name in names:
+        spec = DomainSpec.parse(name)
+        if spec.dataset in data.sets:
+            root = root_of(spec.dataset, data).resolve()
+            described[name] = {**as_dict(data.sets[spec.dataset]), "root": str(root)}
+    return described
+
+
 def check_unseen(data: DataConfig) -> None:
     """Refuse a run that is tested on a weather style whose like it trains on, for its targets count as unseen.
 
@@ -88,13 +166,18 @@ def open_sources(data: DataConfig, space: LabelSpace) -> dict[str, SegmentationS
     return {name: open_domain(DomainSpec.parse(name), data=data, space=space, training=True) for name in data.sources}
 
 
-def open_tests(data: DataConfig, space: LabelSpace) -> dict[str, SegmentationSet]:
-    """Every domain that a run is scored on, sources first, by its written name.
+def open_tests(data: DataConfig, space: LabelSpace, names: Sequence[str] | None = None) -> dict[str, SegmentationSet]:
+    """Domains to score a run on, by their written names.
+
+    Args:
+        data: of the run.
+        space: the classes.
+        names: the domains; all that the data name by default, sources first.
 
     Raises:
         UsageError, DataError: a domain cannot be opened.
     """
-    names = [*source_tests(data), *data.targets]
+    names = [*source_tests(data), *data.targets] if names is None else names
     return {
         name: open_domain(DomainSpec.parse(name), data=data, space=space, training=False)
         for name in dict.fromkeys(names)
@@ -466,8 +549,25 @@ def note(
     iteration: int,
     *,
     write: bool = True,
+    own: Sequence[str] | None = None,
 ) -> Record:
-    """An evaluation as a record; in the run's folder it is a line of results.jsonl, and the panels."""
+    """An evaluation as a record; in the run's folder it is a line of results.jsonl, and the panels.
+
+    Args:
+        results: of each domain that was scored.
+        config: of the run.
+        space: the classes.
+        iteration: after how many the network was scored.
+        write: add it to the run; only one of several processes does.
+        own: domains that the run is known by, its sources and targets; those of `config` by default. A record that lacks
+            one of them, also after figures of the same network were joined to it, is marked as `partial`.
+
+    Returns:
+        The record, with the figures that the run had of other domains already.
+
+    Raises:
+        DataError: the run's folder cannot be written.
+    """
     sources = set(source_tests(config.data))
     record = evaluator.record(
         results,
@@ -478,14 +578,18 @@ def note(
         iteration=iteration,
         run=config.output.name,
         views=config.evaluation.views,
+        sets=own_sets(results, config.data),
     )
-    lines = records.read_lines(config.output / records.RESULTS_FILE)
-    same = ("iteration", "classes", "views")
-    before = next((line for line in reversed(lines) if all(line.get(name) == record[name] for name in same)), None)
+    before = earlier(config.output / records.RESULTS_FILE, record, same=("iteration", "classes", "views"))
     if before is not None:
         # Testing a finished run on further domains adds to what is known of it, also where it was looked at in other
         # manners in between.
         record = evaluator.joined(before, record)
+    own = [*source_tests(config.data), *config.data.targets] if own is None else own
+    if not set(own) <= set(record["domains"]) and (before is None or before.get("partial")):
+        record["partial"] = True
+    else:
+        record.pop("partial", None)
     if not write:
         return record
     for name, result in results.items():
@@ -494,6 +598,12 @@ def note(
     if before is None or _scores(before) != _scores(record):
         records.append_line(config.output / records.RESULTS_FILE, record)
     return record
+
+
+def earlier(path: Path, record: Mapping[str, Any], *, same: Sequence[str]) -> Record | None:
+    """The last line of a file of records that agrees with a record in some entries; None where none does."""
+    lines = reversed(records.read_lines(path))
+    return next((line for line in lines if all(line.get(name) == record.get(name) for name in same)), None)
 
 
 def _scores(record: Record) -> Record:
@@ -524,34 +634,36 @@ def evaluate(
     *,
     targets: Sequence[str] | None = None,
     roots: Mapping[str, str] | None = None,
+    sets: Path | None = None,
     evaluation: EvaluationConfig | None = None,
     devices: int | str = 1,
     console: Console | None = None,
 ) -> Record:
-    """Score the network of a run on its sources and on unseen domains, and add the result to the run.
+    """Score the network of a run, and add the result to the run.
 
     Args:
         run: folder of a run.
-        targets: unseen domains instead of the run's own.
+        targets: score these domains alone, sources among them by their names; the run's sources and its own targets by
+            default.
         roots: folders of data sets, beside the run's own.
+        sets: file that describes sets of one's own, beside the run's own; see `spcnet.config.read_sets`.
         evaluation: batch size, panels, limit; the run's own by default.
         devices: how many share the images, or `auto` for all.
         console: where progress is shown; nowhere by default.
+
+    Returns:
+        The record that the run has now: what was scored, beside the figures that the run had of other domains.
 
     Raises:
         UsageError, DataError, CheckpointError: see the message.
     """
     config = read_config(run)
-    data = dataclasses.replace(
-        config.data,
-        targets=list(targets) if targets is not None else config.data.targets,
-        roots={**config.data.roots, **(roots or {})},
-    )
-    check_unseen(data)
+    own = domains_to_score(config, None)
+    names, data = scored_data(config, targets=targets, roots=roots, sets=sets)
     config = dataclasses.replace(config, data=data, evaluation=evaluation or config.evaluation, output=run)
     network, card = restore(run)
     space = label_space(card.space)
-    tests = open_tests(config.data, space)
+    tests = open_tests(config.data, space, names)
     fabric = make_fabric(dataclasses.replace(config.training, devices=devices, nodes=1))
     if not fabric.is_global_zero:
         console = Console(quiet=True)
@@ -560,7 +672,7 @@ def evaluate(
     with dead_workers_told():
         results = score_domains(network, tests, config, space, fabric=fabric, console=console or Console(quiet=True))
     with processes.together():
-        return note(results, config, space, int(state.get("iteration", 0)), write=fabric.is_global_zero)
+        return note(results, config, space, int(state.get("iteration", 0)), write=fabric.is_global_zero, own=own)
 
 
 def show_table(folders: Sequence[Path], console: Console, *, baseline: str = "deeplabv3plus") -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from spcnet.config import DataConfig, DomainSpec, RunConfig, from_dict, recipe_path, with_text_keys
 from spcnet.data.cache import Form, write_cache
-from spcnet.data.catalog import DATASETS, dataset
+from spcnet.data.catalog import DATASETS, dataset, with_sets
 from spcnet.data.datasets import open_domain
 from spcnet.data.doctor import check
 from spcnet.data.fixture import write_fixture
@@ -28,13 +28,17 @@ from spcnet.errors import DataError, named
 from spcnet.files import write_text, write_whole
 
 
-def data_of(recipe: str | None) -> DataConfig:
-    """The `data` part of a recipe, or the defaults; for the user's own sets.
+def data_of(recipe: str | None, sets: Path | None = None) -> DataConfig:
+    """The `data` part of a recipe, or the defaults, with the user's own sets of the recipe and of a file of sets.
 
     Raises:
-        UsageError: there is no such recipe, or it is wrong.
-        DataError: it cannot be read.
+        UsageError: there is no such recipe, or it or the file of sets is wrong.
+        DataError: one of them cannot be read.
     """
+    return with_sets(_data_of_recipe(recipe), sets)
+
+
+def _data_of_recipe(recipe: str | None) -> DataConfig:
     if recipe is None:
         return DataConfig()
     path = recipe_path(recipe)
@@ -67,6 +71,7 @@ def check_set(
     space: str | None = None,
     workers: int = 0,
     recipe: str | None = None,
+    sets: Path | None = None,
     output: Path | None = None,
     console: Console,
 ) -> int:
@@ -79,6 +84,7 @@ def check_set(
         space: count the pixels of this label space's classes.
         workers: processes that read.
         recipe: where the user's own sets stand.
+        sets: or a file with nothing but such sets; see `spcnet.config.read_sets`.
         output: folder for NAME_check.json and NAME_exclude.txt; the current one by default.
         console: where to print.
 
@@ -88,7 +94,7 @@ def check_set(
     Raises:
         UsageError, DataError: see the message.
     """
-    data = data_of(recipe)
+    data = data_of(recipe, sets)
     _must_exist(name, root, data)
     with bar(console, 0, 0, f"check {name}") as progress:
         report = check(
@@ -127,6 +133,7 @@ def preview(
     width: int = 320,
     seed: int = 0,
     recipe: str | None = None,
+    sets: Path | None = None,
     output: Path = Path("preview.png"),
     console: Console,
 ) -> None:
@@ -141,13 +148,14 @@ def preview(
         width: of one image on the sheet, in pixels.
         seed: other seeds choose other images.
         recipe: where the user's own sets stand.
+        sets: or a file with nothing but such sets; see `spcnet.config.read_sets`.
         output: file to write.
         console: where to print.
 
     Raises:
         UsageError, DataError: see the message.
     """
-    spec, data = DomainSpec.parse(domain), data_of(recipe)
+    spec, data = DomainSpec.parse(domain), data_of(recipe, sets)
     if root is not None:
         data = replace(data, roots={**data.roots, spec.dataset: str(root)})
     wanted = label_space(space)
@@ -171,6 +179,7 @@ def copy_set(
     quality: int = 95,
     workers: int = 0,
     recipe: str | None = None,
+    sets: Path | None = None,
     console: Console,
 ) -> int:
     """Write a copy of a data set that is quick to read.
@@ -185,6 +194,7 @@ def copy_set(
         quality: of the JPEG files, 1..100.
         workers: processes that read and write.
         recipe: where the user's own sets stand.
+        sets: or a file with nothing but such sets; see `spcnet.config.read_sets`.
         console: where to print.
 
     Returns:
@@ -193,7 +203,7 @@ def copy_set(
     Raises:
         UsageError, DataError: see the message.
     """
-    data = data_of(recipe)
+    data = data_of(recipe, sets)
     _must_exist(name, root, data)
     with bar(console, 0, 0, f"copy {name}") as progress:
         report = write_cache(

@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from spcnet import checkpoint
-from spcnet.commands import check_unseen, open_tests, read_config, source_tests
+from spcnet.commands import check_unseen, data_for, open_tests, read_config, source_tests
 from spcnet.data.datasets import Sample, SegmentationSet
 from spcnet.data.labels import label_space
 from spcnet.data.loading import evaluation_batches
@@ -59,6 +59,7 @@ def inspect(
     pixels: int = 60,
     targets: Sequence[str] | None = None,
     roots: Mapping[str, str] | None = None,
+    sets: Path | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     accelerator: str = "auto",
@@ -74,8 +75,10 @@ def inspect(
         run: folder of a run.
         images: most images of each domain, spread evenly over it.
         pixels: most pixels of each class and domain whose embeddings are shown.
-        targets: unseen domains instead of the run's own.
+        targets: unseen domains instead of the run's own; the sources are shown with any, for they are what others are
+            compared with.
         roots: folders of data sets, beside the run's own.
+        sets: file that describes sets of one's own, beside the run's own; see `spcnet.config.read_sets`.
         batch_size: images that the network sees together; the run's own by default.
         seed: of t-SNE and of which pixels are shown.
         accelerator: where to compute: auto, cpu, cuda or mps.
@@ -90,22 +93,20 @@ def inspect(
             raise UsageError(f"{name} is {value}: it must be 1 or more")
     config = read_config(run)
     data = dataclasses.replace(
-        config.data,
-        targets=config.data.targets if targets is None else list(targets),
-        roots={**config.data.roots, **(roots or {})},
+        data_for(config, targets=targets, roots=roots, sets=sets),
         workers=0,  # for a few images not worth their start, and what has been read is remembered here
     )
     check_unseen(data)
     network, card = restore(run)
     space = label_space(card.space)
-    sets = {name: Chosen(whole, images) for name, whole in open_tests(data, space).items()}
+    tests = {name: Chosen(whole, images) for name, whole in open_tests(data, space).items()}
     network.to(find_device(accelerator))
     sources = source_tests(data)
-    domains = tuple(Domain(name, "source" if name in sources else "unseen") for name in sets)
+    domains = tuple(Domain(name, "source" if name in sources else "unseen") for name in tests)
     insides = []
-    with bar(console, sum(map(len, sets.values())), 0, f"look inside {run.name}") as show:
+    with bar(console, sum(map(len, tests.values())), 0, f"look inside {run.name}") as show:
         done = 0
-        for index, (name, chosen) in enumerate(sets.items()):
+        for index, (name, chosen) in enumerate(tests.items()):
             batches = evaluation_batches(
                 chosen,
                 data,
@@ -128,7 +129,7 @@ def inspect(
     domain_of = torch.arange(len(insides)).repeat_interleave(torch.tensor([len(inside.names) for inside in insides]))
     seen = tuple(Seen(int(d), name) for d, name in zip(domain_of, _names(insides), strict=True))
     is_source = [domain.role == "source" for domain in domains]
-    known = tuple(card.domains) if network.num_domains is not None else tuple(name for name in sets if name in sources)
+    known = tuple(card.domains) if network.num_domains is not None else tuple(name for name in tests if name in sources)
     layers = tuple(
         _layer(network, insides, place, domain_of, is_source, len(known), seed=seed) for place in range(len(PLACES))
     )
@@ -151,7 +152,7 @@ def inspect(
         environment={key: value for key, value in records.surroundings().items() if key != "command"},
         folder=folder,
     )
-    _keep_pictures(found, list(sets.values()))
+    _keep_pictures(found, list(tests.values()))
     write_figures(found, folder)
     write_text(folder / NEAREST_FILE, report.nearest_csv(found))
     write_page([found], folder / PAGE_FILE)

@@ -16,6 +16,7 @@ from spcnet.commands import read_config
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.convert import load_any, load_backbone, load_foreign, refuse_exported, write_backbone, write_robustnet
 from spcnet.cost import PAPER_SIZE, costs, paper_table
+from spcnet.data.catalog import with_sets
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import label_space
 from spcnet.engine import records
@@ -228,6 +229,7 @@ def export(
     score: str | None = None,
     limit: int = 0,
     roots: Mapping[str, str] | None = None,
+    sets: Path | None = None,
     repeats: int = 3,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -251,6 +253,7 @@ def export(
         score: domain that both files are scored on; the test split of the calibration's by default, none for a folder.
         limit: score so many images at most; 0 for all.
         roots: folders of data sets, beside the run's own.
+        sets: file that describes sets of one's own, beside the run's own; see `spcnet.config.read_sets`.
         repeats: passes to time; 0 for none.
         console: where the report is shown; nowhere by default.
 
@@ -278,6 +281,7 @@ def export(
         )
     network, card = load_any(model)
     own = read_config(model).data if (model / records.CONFIG_FILE).is_file() else DataConfig()
+    own = with_sets(own, sets)
     data = dataclasses.replace(own, size=card.size, space=card.space, workers=0, roots={**own.roots, **(roots or {})})
     space = label_space(card.space)
     shown: SegmentationSet | Path | None = None

@@ -27,6 +27,7 @@ from spcnet import checkpoint
 from spcnet.commands import read_config
 from spcnet.config import DataConfig, DomainSpec, RunConfig, TrainingConfig
 from spcnet.convert import load_any
+from spcnet.data.catalog import with_sets
 from spcnet.data.centroids import leave_signals_to_the_parent, unchanged
 from spcnet.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from spcnet.data.datasets import Sample, SegmentationSet, open_domain
@@ -151,6 +152,7 @@ def robustness(
     domain: str,
     output: Path,
     roots: Mapping[str, str] | None = None,
+    sets: Path | None = None,
     corruptions: Sequence[str] | None = None,
     styles: Sequence[str] | None = None,
     severities: Sequence[int] = SEVERITIES,
@@ -172,6 +174,7 @@ def robustness(
         domain: the set, `SET[/SUBSET][@SPLIT]`.
         output: folder of the card.
         roots: folders of data sets, beside the first run's own.
+        sets: file that describes sets of one's own, beside the first run's own; see `spcnet.config.read_sets`.
         corruptions: see `conditions`.
         styles: see `conditions`.
         severities: see `conditions`.
@@ -197,7 +200,7 @@ def robustness(
             raise UsageError(f"{name} is {value}: it must be {least} or more")
     wanted = conditions(corruptions, styles, severities)
     contenders = _contenders(models, accelerator)
-    space, data = _setting(contenders, roots or {})
+    space, data = _setting(contenders, roots or {}, sets)
     images = open_domain(DomainSpec.parse(domain), data=data, space=space, training=False)
     if not labelled(domain, images, workers=workers):
         raise DataError(
@@ -297,7 +300,9 @@ def _contenders(models: Sequence[Path], accelerator: str) -> list[Contender]:
     return found
 
 
-def _setting(contenders: Sequence[Contender], roots: Mapping[str, str]) -> tuple[LabelSpace, DataConfig]:
+def _setting(
+    contenders: Sequence[Contender], roots: Mapping[str, str], sets: Path | None
+) -> tuple[LabelSpace, DataConfig]:
     """The label space of all of them, and where data sets lie."""
     first = contenders[0]
     for other in contenders[1:]:
@@ -317,7 +322,7 @@ def _setting(contenders: Sequence[Contender], roots: Mapping[str, str]) -> tuple
         size=first.card.size or DataConfig().size,
         test_scenes=own.test_scenes,
     )
-    return label_space(first.card.space), data
+    return label_space(first.card.space), with_sets(data, sets)
 
 
 class _Seen(Dataset[Any]):

@@ -23,6 +23,7 @@ from spcnet import checkpoint, commands, processes
 from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, TrainingConfig
 from spcnet.convert import load_any
 from spcnet.data import labels
+from spcnet.data.catalog import with_sets
 from spcnet.data.datasets import FolderSet, SegmentationSet, WeatherSet, open_domain
 from spcnet.data.images import read_label
 from spcnet.data.labels import LabelFormat, LabelSpace, label_space
@@ -37,7 +38,7 @@ from spcnet.evaluation.protocols import PROTOCOLS, Protocol, as_published, proto
 from spcnet.export import FileNetwork, onnx_metadata, onnx_program
 from spcnet.inference.results import CLASSES_SUFFIX
 from spcnet.methods import restore
-from spcnet.reports.scores import class_scores, domain_scores
+from spcnet.reports.scores import class_scores, domain_scores, percent
 
 Record = dict[str, Any]
 Ids = Literal["auto", "train", "label", "color"]
@@ -45,6 +46,8 @@ Ids = Literal["auto", "train", "label", "color"]
 
 PROTOCOLS_FILE = "protocols.jsonl"
 """In the folder of a run: its results by other protocols than `spcnet`, at other sizes, on fewer images, a line each."""
+INDEX_FILE = "predictions.json"
+"""In a folder that `spcnet predict` wrote: what its class maps hold."""
 RESULTS_SUFFIX = ".results.jsonl"
 """Ends the name of the file with the results of a file of weights or an exported network."""
 
@@ -54,6 +57,7 @@ def evaluate(
     *,
     targets: Sequence[str] | None = None,
     roots: Mapping[str, str] | None = None,
+    sets: Path | None = None,
     evaluation: Mapping[str, Any] | None = None,
     protocol: str = "spcnet",
     size: tuple[int, int] | None = None,
@@ -69,12 +73,15 @@ def evaluate(
     Args:
         model: folder of a run; file of weights of this package, RobustNet or SPC-Net; ONNX file that `spcnet export`
             wrote; or folder of predictions, an image of class ids for each image of the domain.
-        targets: domains; of a run its own by default, beside its sources.
+        targets: score these domains alone, an empty list for a run's sources; of a run its sources and its own targets
+            by default.
         roots: folders of data sets, beside a run's own.
+        sets: file that describes sets of one's own, beside a run's own; see `spcnet.config.read_sets`.
         evaluation: options of `EvaluationConfig` that differ from the run's own.
         protocol: a name in `PROTOCOLS`.
         size: height and width that images are brought to; those of the training by default.
-        space: label space of a folder of predictions; cityscapes19 by default.
+        space: label space of a folder of predictions; by default the one that `spcnet predict` noted there, else
+            cityscapes19.
         ids: what the pixels of predictions are.
         devices: how many share the images of a run, or `auto` for all.
         output: file that the result becomes a line of; beside the model by default.
@@ -82,7 +89,7 @@ def evaluate(
         console: where progress and scores are shown; nowhere by default.
 
     Returns:
-        The record; see `spcnet.evaluation.evaluator.record`.
+        The record, see `spcnet.evaluation.evaluator.record`: of a run with the figures that it had of other domains.
 
     Raises:
         UsageError, DataError, CheckpointError: see the message.
@@ -112,25 +119,29 @@ def evaluate(
         raise UsageError(f"--ids {ids} is for a folder of predictions, and {model} is none: leave it out")
     if space is not None and not folder:
         raise UsageError(f"--space {space} is for a folder of predictions; {model} has its own: leave it out")
-    asked = _Asked(targets, roots or {}, given, way, size, devices, console)
+    asked = _Asked(targets, roots or {}, sets, given, way, size, devices, console)
     if folder:
         if size is not None or devices != 1:
             what = "size" if size is not None else "devices"
             raise UsageError(
                 f"{model} holds predictions, which are scored as they are, by one process: leave out {what}"
             )
-        record = _folder(model, asked, label_space(space or "cityscapes19"), ids)
+        record = _folder(model, asked, label_space(_space_of(model, space)), ids)
         output = output or model / records.RESULTS_FILE
     elif run:
         # A quick look at a few images must not take the place of what the run is known by.
         fewer = bool(looks.limit) and (not own.limit or looks.limit < own.limit)
         if way is PROTOCOLS["spcnet"] and size is None and output is None and not fewer:
             record = commands.evaluate(
-                model, targets=targets, roots=roots, evaluation=looks, devices=devices, console=console
+                model, targets=targets, roots=roots, sets=sets, evaluation=looks, devices=devices, console=console
             )
         else:
             record = _run(model, asked)
-            output = output or model / PROTOCOLS_FILE
+            if output is None:
+                output = model / PROTOCOLS_FILE
+                same = ("iteration", "classes", "views", "protocol", "size")
+                before = commands.earlier(output, record, same=same)
+                record = record if before is None else evaluator.joined(before, record)
     else:
         record = _file(model, asked)
         output = output or model.with_name(model.name + RESULTS_SUFFIX)
@@ -142,7 +153,14 @@ def evaluate(
             records.append_line(output, record)
         except DataError as error:  # hours may have gone into these figures
             output, problem = None, error
-    _show(record, way, classes, output, console)
+    if run and targets is not None:
+        config = commands.read_config(model)
+        scored = [way.domain(name) for name in commands.domains_to_score(config, targets)]
+        _show(record, way, classes, output, console, scored=scored)
+        own_domains = [way.domain(name) for name in commands.domains_to_score(config, None)]
+        _say_alone(record, scored, [name for name in own_domains if name not in scored], console)
+    else:
+        _show(record, way, classes, output, console)
     if problem is not None:
         raise problem
     return record
@@ -153,6 +171,7 @@ class _Asked(NamedTuple):
 
     targets: Sequence[str] | None
     roots: Mapping[str, str]
+    sets: Path | None
     given: Mapping[str, Any]
     """Options of `EvaluationConfig`."""
     protocol: Protocol
@@ -174,13 +193,8 @@ class _Scored(NamedTuple):
 
 def _run(run: Path, asked: _Asked) -> Record:
     config = commands.read_config(run)
-    data = dataclasses.replace(
-        config.data,
-        targets=list(asked.targets) if asked.targets is not None else config.data.targets,
-        roots={**config.data.roots, **asked.roots},
-        size=asked.size or config.data.size,
-    )
-    commands.check_unseen(data)
+    names, data = commands.scored_data(config, targets=asked.targets, roots=asked.roots, sets=asked.sets)
+    data = dataclasses.replace(data, size=asked.size or data.size)
     config = dataclasses.replace(
         config, data=data, evaluation=dataclasses.replace(config.evaluation, **asked.given), output=run
     )
@@ -190,7 +204,6 @@ def _run(run: Path, asked: _Asked) -> Record:
     scored = _Scored(
         network, label_space(card.space), config.method, own, config.training.seed, int(state.get("iteration", 0))
     )
-    names = list(dict.fromkeys([*commands.source_tests(data), *data.targets]))
     return _score(scored, names, config, asked)
 
 
@@ -226,12 +239,19 @@ def _file(path: Path, asked: _Asked) -> Record:
     wanted = asked.size or (None if trained is None else (int(trained[0]), int(trained[1])))
     config = RunConfig(
         method="deeplabv3plus",
-        data=_own_size(DataConfig(targets=list(asked.targets), roots=dict(asked.roots), space=space.name), wanted),
+        data=_own_size(_data(asked, space), wanted),
         evaluation=EvaluationConfig(**asked.given),
         output=path.parent,
     )
     scored = _Scored(network, space, method, frozenset(map(str, domains)), 0, 0)
     return {**_score(scored, list(asked.targets), config, asked), "run": path.name}
+
+
+def _data(asked: _Asked, space: LabelSpace) -> DataConfig:
+    """Where the data sets lie, for what is no run."""
+    return with_sets(
+        DataConfig(targets=list(asked.targets or ()), roots=dict(asked.roots), space=space.name), asked.sets
+    )
 
 
 def _score(scored: _Scored, names: Sequence[str], config: RunConfig, asked: _Asked) -> Record:
@@ -267,6 +287,7 @@ def _score(scored: _Scored, names: Sequence[str], config: RunConfig, asked: _Ask
         iteration=scored.iteration,
         run=config.output.name,
         views=_looked(config.evaluation, protocol),
+        sets=commands.own_sets(results, data),
     )
     return as_published({**found, "size": list(data.size) if data.size else None}, protocol)
 
@@ -319,7 +340,7 @@ def _folder(folder: Path, asked: _Asked, space: LabelSpace, ids: Ids) -> Record:
         )
     if not targets:
         raise UsageError(f"{folder} does not say what its images are of: name the domain with --targets")
-    data = DataConfig(targets=list(targets), roots=dict(asked.roots), space=space.name)
+    data = _data(asked, space)
     results = {}
     with bar(asked.console, len(targets), 0, "test") as show:
         for done, (name, images) in enumerate(opened(targets, data, space, protocol).items(), start=1):
@@ -336,6 +357,7 @@ def _folder(folder: Path, asked: _Asked, space: LabelSpace, ids: Ids) -> Record:
         seed=0,
         iteration=0,
         run=folder.resolve().name,
+        sets=commands.own_sets(results, data),
     )
     return as_published(found, protocol)
 
@@ -443,11 +465,34 @@ def read_prediction(path: Path, *, space: LabelSpace, ids: Ids = "auto") -> npt.
 
 def _told_ids(folder: Path) -> Ids:
     """What `spcnet predict` wrote there, if it was that; else it is for each file's name to say."""
-    try:
-        told = json.loads((folder / "predictions.json").read_text()).get("ids")
-    except (OSError, ValueError, AttributeError):
-        return "auto"
+    told = _index(folder).get("ids")
     return told if told in ("train", "label", "color") else "auto"
+
+
+def _space_of(folder: Path, asked: str | None) -> str:
+    """Name of the label space of predictions: what `spcnet predict` noted, or what was asked for.
+
+    Raises:
+        UsageError: the two differ.
+    """
+    noted = _index(folder).get("space")
+    if not isinstance(noted, str):
+        return asked or "cityscapes19"
+    if asked not in (None, noted):
+        raise UsageError(
+            f"{folder / INDEX_FILE} says that the predictions have the label space {noted}, and --space is {asked}: leave "
+            "out --space"
+        )
+    return noted
+
+
+def _index(folder: Path) -> Mapping[str, Any]:
+    """What `spcnet predict` noted of the class maps in a folder; empty where it did not write them."""
+    try:
+        found = json.loads((folder / INDEX_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 _ENDINGS = re.compile(
@@ -483,7 +528,18 @@ def _file_names(images: SegmentationSet) -> list[str]:
     return [inner.read(index).name for index in range(len(inner))]
 
 
-def _show(record: Record, protocol: Protocol, classes: bool, output: Path | None, console: Console) -> None:
+def _show(
+    record: Record,
+    protocol: Protocol,
+    classes: bool,
+    output: Path | None,
+    console: Console,
+    *,
+    scored: Sequence[str] | None = None,
+) -> None:
+    """Print what was scored; of domains whose figures were known before only those that are in `scored`."""
+    if scored is not None:
+        record = {**record, "domains": {name: record["domains"][name] for name in scored}}
     if protocol is not PROTOCOLS["spcnet"]:
         console.print(f"Protocol {protocol.name}: {protocol.summary}. Unlike spcnet:", highlight=False)
         for line in protocol.differs:
@@ -491,6 +547,16 @@ def _show(record: Record, protocol: Protocol, classes: bool, output: Path | None
     console.print(domain_scores(record))
     for name in record["domains"] if classes else ():
         console.print(class_scores(record, name, swapped=protocol.swapped))
+    for name, domain in record["domains"].items():
+        counted = [label for label in domain["absent"] if domain["iou"][label] is not None]
+        labelled = [value for label, value in domain["iou"].items() if label not in domain["absent"]]
+        if counted and labelled:
+            console.print(
+                f"{name} has no pixel labelled {', '.join(counted)}: predicted all the same, {'it counts' if len(counted) == 1 else 'they count'} with 0; the mean "
+                f"IoU of the {len(labelled)} labelled classes is {percent(sum(labelled) / len(labelled))}",
+                highlight=False,
+                markup=False,
+            )
     console.print(
         "mIoU and all else in %; 95 %: bootstrap over the images"
         + (f"; looked at: {record['views']}" if record.get("views") else "")
@@ -498,3 +564,19 @@ def _show(record: Record, protocol: Protocol, classes: bool, output: Path | None
         highlight=False,
         markup=False,
     )
+
+
+def _say_alone(record: Record, scored: Sequence[str], others: Sequence[str], console: Console) -> None:
+    """Say that only the named domains were scored, and what became of the figures of the run's other ones."""
+    kept = [name for name in others if name in record["domains"]]
+    missing = [name for name in others if name not in record["domains"]]
+    said = [f"Scored: {', '.join(scored)} alone"]
+    if kept:
+        said.append(f"the figures of {', '.join(kept)} stay as they were")
+    if missing:
+        said.append(
+            f"{', '.join(missing)} not scored: name them in --targets, too, or leave out --targets to score all of the "
+            "run's domains"
+        )
+    if others:
+        console.print("; ".join(said), highlight=False, markup=False)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from spcnet.commands import open_tests, read_config, source_tests
+from spcnet.commands import data_for, open_tests, read_config, source_tests
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import label_space
@@ -72,6 +72,7 @@ def familiarise(
     images: int = 100,
     domains: Sequence[str] | None = None,
     roots: Mapping[str, str] | None = None,
+    sets: Path | None = None,
     batch_size: int = 8,
     accelerator: str = "auto",
     console: Console | None = None,
@@ -83,6 +84,7 @@ def familiarise(
         images: so many images of each domain, spread evenly over it; 0 takes all.
         domains: what to show, `SET[/SUBSET][@SPLIT]`; the sources as they were trained on by default.
         roots: folders of data sets, beside the run's own.
+        sets: file that describes sets of one's own, beside the run's own; see `spcnet.config.read_sets`.
         batch_size: images that the network sees together.
         accelerator: where to compute: auto, cpu, cuda or mps.
         console: where progress is shown; nowhere by default.
@@ -93,19 +95,19 @@ def familiarise(
     console = console or Console(quiet=True)
     if images < 0 or batch_size < 1:
         raise UsageError(f"images is {images} and batch_size {batch_size}: they must be 0 or more, and 1 or more")
-    data, network = _opened(run, roots, accelerator)
+    data, network = _opened(run, roots, sets, accelerator)
     names = list(dict.fromkeys(domains or data.sources))
     if not names:
         raise UsageError("there is no domain to show: name one of the sources")
     space = label_space(data.space)
-    sets = [open_domain(DomainSpec.parse(name), data=data, space=space, training=True) for name in names]
-    places = [spread(len(plain), images) for plain in sets]
+    shown_sets = [open_domain(DomainSpec.parse(name), data=data, space=space, training=True) for name in names]
+    places = [spread(len(plain), images) for plain in shown_sets]
     clean = Condition(CLEAN, 0)
     with bar(console, sum(map(len, places)), 0, "familiarise") as show, evaluating(network), torch.inference_mode():
 
         def outputs() -> Iterator[tuple[SegOutput, Tensor]]:
             done = 0
-            for number, (plain, own) in enumerate(zip(sets, places, strict=True)):
+            for number, (plain, own) in enumerate(zip(shown_sets, places, strict=True)):
                 for output, shown in _looked(network, plain, own, clean, data, batch_size=batch_size):
                     yield output, torch.full((len(shown),), number)
                     done += len(shown)
@@ -126,6 +128,7 @@ def unfamiliarity(
     severities: Sequence[int] = (2, 5),
     varied: int = 12,
     roots: Mapping[str, str] | None = None,
+    sets: Path | None = None,
     batch_size: int = 8,
     seed: int = 0,
     accelerator: str = "auto",
@@ -144,6 +147,7 @@ def unfamiliarity(
         severities: of the corruptions.
         varied: so many images of each domain are shown in every condition; 0 for none.
         roots: folders of data sets, beside the run's own.
+        sets: file that describes sets of one's own, beside the run's own; see `spcnet.config.read_sets`.
         batch_size: images that the network sees together.
         seed: of noise, flakes and drops.
         accelerator: where to compute: auto, cpu, cuda or mps.
@@ -163,8 +167,8 @@ def unfamiliarity(
     if styles is None or styles:
         wanted += conditions([], styles, (5,))[1:]
     if not familiar_file(run).is_file():
-        familiarise(run, roots=roots, batch_size=batch_size, accelerator=accelerator, console=console)
-    data, network = _opened(run, roots, accelerator, targets)
+        familiarise(run, roots=roots, sets=sets, batch_size=batch_size, accelerator=accelerator, console=console)
+    data, network = _opened(run, roots, sets, accelerator, targets)
     usual = Unfamiliarity.read(run, network)
     space = label_space(data.space)
     tests = {name: plain for name, plain in open_tests(data, space).items() if DomainSpec.parse(name).style is None}
@@ -209,17 +213,16 @@ def unfamiliarity(
 
 
 def _opened(
-    run: Path, roots: Mapping[str, str] | None, accelerator: str, targets: Sequence[str] | None = None
+    run: Path,
+    roots: Mapping[str, str] | None,
+    sets: Path | None,
+    accelerator: str,
+    targets: Sequence[str] | None = None,
 ) -> tuple[DataConfig, Segmentor]:
     """Where a run's data lie and how large its images are, and its network on the device."""
     config = read_config(run)
     network, card = restore(run)
-    data = replace(
-        config.data,
-        targets=list(targets) if targets is not None else config.data.targets,
-        roots={**config.data.roots, **(roots or {})},
-        space=card.space,
-    )
+    data = replace(data_for(config, targets=targets, roots=roots, sets=sets), space=card.space)
     return data, network.to(find_device(accelerator))
 
 

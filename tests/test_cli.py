@@ -173,6 +173,21 @@ def test_evaluating_on_another_domain_adds_to_the_run(run: Path, tmp_path: Path)
     assert record["domains"]["streets/fog"]["images"] == 2
 
 
+def test_what_takes_folders_of_sets_takes_sets_of_ones_own() -> None:
+    """A set of one's own needs its description wherever its folder can be named."""
+    commands = next(action for action in make_parser()._actions if action.dest == "command").choices
+    parsers = {name: parser for name, parser in commands.items() if name not in ("train", "data")}
+    data = next(action for action in commands["data"]._actions if action.dest == "action").choices
+    options = {
+        name: {option for a in parser._actions for option in a.option_strings} for name, parser in parsers.items()
+    }
+    with_roots = {name for name, known in options.items() if "--roots" in known}
+    assert with_roots == {"evaluate", "export", "robustness", "inspect", "familiarise", "unfamiliarity"}
+    assert all("--sets" in options[name] for name in with_roots)
+    own = {name for name, parser in data.items() if any("--sets" in a.option_strings for a in parser._actions)}
+    assert own == {"check", "preview", "cache"}
+
+
 def test_other_looks_at_the_images_are_a_result_of_their_own(run: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(run, again)

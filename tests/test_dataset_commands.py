@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from spcnet.cli import DATA_ACTIONS, main
@@ -62,6 +63,16 @@ def test_a_sound_set_ends_with_0_and_a_damaged_one_with_1_and_a_list(
     assert lines[0].split("\t")[:2] == ["town", "a/two.png"]
     recipe.write_text(recipe.read_text() + f"  exclude: ['{tmp_path / 'town_exclude.txt'}']\n")
     assert main(["data", "check", "town", str(tmp_path / "town"), *options]) == 0
+    # The set by itself in a file.
+    recipe.write_text(json.dumps(yaml.safe_load(recipe.read_text())["data"]["sets"]))
+    options[0] = "--sets"
+    assert main(["data", "check", "town", str(tmp_path / "town"), *options]) == 1
+    (tmp_path / "town/b/two.png").write_bytes((tmp_path / "town/b/one.png").read_bytes())
+    assert main(["data", "check", "town", str(tmp_path / "town"), *options]) == 0
+    sheet = str(tmp_path / "sheet.png")
+    assert main(["data", "preview", "town", str(tmp_path / "town"), "--sets", str(recipe), "--output", sheet]) == 0
+    copy = [str(tmp_path / "town"), str(tmp_path / "copy"), "--sets", str(recipe), "--workers", "0"]
+    assert main(["data", "cache", "town", *copy]) == 0
 
 
 def test_a_copy_is_a_set_of_the_same_kind(gtav: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

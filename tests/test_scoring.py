@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from jaxtyping import config
 from PIL import Image
 from rich.console import Console
 
-from spcnet import cli, scoring
+from spcnet import cli, commands, inspection, model_commands, robustness, scoring, unfamiliarity_commands
 from spcnet.commands import train
-from spcnet.config import DataConfig, DomainSpec, ModelConfig, RunConfig, TrainingConfig
+from spcnet.config import DataConfig, DomainSpec, ModelConfig, OwnSet, RunConfig, TrainingConfig, as_dict
 from spcnet.data.datasets import FolderSet, open_domain
 from spcnet.data.fixture import write_fixture
 from spcnet.data.labels import CITYSCAPES_IDS, label_space, remap
@@ -31,6 +32,7 @@ from spcnet.export import FileNetwork, export
 from spcnet.inference.results import Results
 from spcnet.methods import restore
 from spcnet.model_commands import convert, predict
+from spcnet.reports.runs import load_run
 from tests.data.test_images import STORED, turned
 
 SIZE = (64, 128)
@@ -455,6 +457,200 @@ def test_figures_are_shown_where_they_cannot_be_written(run: Path, tmp_path: Pat
         scoring.evaluate(run, output=tmp_path / "file" / "x.jsonl", console=Console(file=told, width=100))
     assert "cityscapes" in told.getvalue()
     assert "Added to" not in told.getvalue()
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Path:
+    """A file that describes the images of `city` as a set of one's own."""
+    described = OwnSet(
+        images="leftImg8bit/{split}/**/*_leftImg8bit.png",
+        labels="gtFine/{split}/**/*_gtFine_labelIds.png",
+        table=dict(CITYSCAPES_IDS),
+    )
+    path = tmp_path / "town.yaml"
+    path.write_text(yaml.safe_dump({"town": as_dict(described)}))
+    return path
+
+
+@pytest.fixture
+def own(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run, which a test may add to."""
+    shutil.copytree(run, tmp_path / "own")
+    (tmp_path / "own" / "protocols.jsonl").unlink(missing_ok=True)
+    return tmp_path / "own"
+
+
+def test_a_set_of_ones_own_is_scored_after_training(
+    own: Path, city: Path, town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = scoring.evaluate(own)["domains"]["cityscapes"]["confusion"]
+    monkeypatch.chdir(city.parent)
+    options: dict[str, Any] = {"sets": town, "targets": ["town"], "roots": {"town": "cityscapes"}}
+    assert scoring.evaluate(own, **options)["domains"]["town"]["confusion"] == wanted
+    noted = lines(own / "results.jsonl")[-1]["domains"]["town"]["set"]
+    assert (noted["root"], noted["images"]) == (str(city), "leftImg8bit/{split}/**/*_leftImg8bit.png")
+    assert noted["table"]["7"] == "road"
+    (found,) = (domain.own_set for name, domain in load_run(own).final.domains.items() if name == "town")
+    assert found == noted
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(own / "model.safetensors", weights)
+    assert scoring.evaluate(weights, **options)["domains"]["town"]["confusion"] == wanted
+    # A recipe that has the set in it does as well.
+    town.write_text(yaml.safe_dump({"data": {"sets": yaml.safe_load(town.read_text())}}))
+    predict(own, [str(city / "leftImg8bit" / "val")], output=tmp_path / "out", device="cpu")
+    found = scoring.evaluate(tmp_path / "out", **options)["domains"]["town"]
+    assert found["confusion"] == wanted
+    assert found["set"] == noted
+
+
+def test_a_set_of_few_classes_leaves_the_others_out(own: Path, city: Path, town: Path) -> None:
+    table = {number: name if name in ("road", "car") else "void" for number, name in CITYSCAPES_IDS.items()}
+    described = yaml.safe_load(town.read_text())
+    described["town"]["table"] = table
+    town.write_text(yaml.safe_dump(described))
+    told = io.StringIO()
+    options: dict[str, Any] = {"sets": town, "targets": ["town"], "roots": {"town": str(city)}}
+    found = scoring.evaluate(own, **options, console=Console(file=told, width=1000))["domains"]["town"]
+    assert set(found["absent"]) == set(label_space("cityscapes19").classes) - {"road", "car"}
+    confusion = np.array(found["confusion"])
+    for k, name in enumerate(label_space("cityscapes19").classes):
+        nowhere = confusion[k].sum() + confusion[:, k].sum() == 0
+        assert (found["iou"][name] is None) == nowhere
+    counted = [name for name in found["absent"] if found["iou"][name] is not None]
+    assert counted, "the network takes some pixels for classes that the set does not have"
+    mean = (found["iou"]["road"] + found["iou"]["car"]) / 2
+    assert f"no pixel labelled {', '.join(counted)}" in told.getvalue()
+    assert f"of the 2 labelled classes is {100 * mean:.1f}" in told.getvalue()
+
+
+@pytest.mark.parametrize("command", ["robustness", "inspect", "familiarise", "unfamiliarity", "export"])
+def test_every_command_that_opens_domains_takes_sets_of_ones_own(
+    command: str, own: Path, city: Path, town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Opened(Exception):
+        pass
+
+    def open_it(spec: DomainSpec, **options: Any) -> Any:
+        found = open_domain(spec, **options)
+        if spec.dataset == "town":
+            raise Opened(len(found))
+        return found
+
+    for module in (robustness, commands, unfamiliarity_commands, model_commands):
+        monkeypatch.setattr(module, "open_domain", open_it)
+    monkeypatch.setattr(unfamiliarity_commands.Unfamiliarity, "read", lambda run, network: None)
+    (own / "familiar.json").write_text("{}")
+    given: dict[str, Any] = {"sets": town, "roots": {"town": str(city)}}
+    call = {
+        "robustness": lambda: robustness.robustness([own], domain="town", output=tmp_path / "card", **given),
+        "inspect": lambda: inspection.inspect(own, targets=["town"], **given),
+        "familiarise": lambda: unfamiliarity_commands.familiarise(own, domains=["town@val"], **given),
+        "unfamiliarity": lambda: unfamiliarity_commands.unfamiliarity(own, targets=["town"], **given),
+        "export": lambda: model_commands.export(own, output=tmp_path / "x.onnx", score="town", **given),
+    }[command]
+    with pytest.raises(Opened, match="3"):
+        call()
+
+
+def test_named_domains_are_scored_alone_and_the_run_keeps_what_it_has(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = lines(own / "results.jsonl")[-1]
+    scored: list[list[str]] = []
+    score_domains = commands.score_domains
+
+    def noting(network: Any, tests: Any, *rest: Any, **options: Any) -> Any:
+        scored.append(list(tests))
+        return score_domains(network, tests, *rest, **options)
+
+    monkeypatch.setattr(commands, "score_domains", noting)
+    told = io.StringIO()
+    found = scoring.evaluate(own, targets=["streets/snow"], classes=True, console=Console(file=told, width=200))
+    assert scored == [["streets/snow"]]
+    after = lines(own / "results.jsonl")[-1]
+    assert after["domains"] == found["domains"]
+    assert {name: after["domains"][name] for name in before["domains"]} == before["domains"]
+    assert after["mean_source_miou"] == before["mean_source_miou"]
+    assert "partial" not in after
+    assert "streets/snow alone; the figures of streets/game, cityscapes stay" in told.getvalue()
+    assert told.getvalue().count("precision") == 1, "one table of classes, of what was scored"
+    table = told.getvalue().partition("Scored:")[0]
+    assert "streets/game" not in table
+    assert "cityscapes" not in table
+    final = load_run(own).final
+    assert set(final.domains) == {"streets/game", "cityscapes", "streets/snow"}
+    told = io.StringIO()
+    both = scoring.evaluate(
+        own, targets=["streets/snow", "streets/game"], classes=True, console=Console(file=told, width=200)
+    )
+    assert scored[1:] == [["streets/snow", "streets/game"]]
+    assert told.getvalue().count("precision") == 2
+    assert both["domains"]["streets/game"]["role"] == "source"
+
+
+def test_a_first_look_at_named_domains_is_marked_and_does_not_count(own: Path) -> None:
+    whole = lines(own / "results.jsonl")[-1]
+    (own / "results.jsonl").write_text(json.dumps({**whole, "iteration": 1}) + "\n")
+    told = io.StringIO()
+    found = scoring.evaluate(own, targets=["streets/snow"], console=Console(file=told, width=200))
+    assert found["partial"] is True
+    assert "streets/game, cityscapes not scored" in told.getvalue()
+    run = load_run(own)
+    assert run.final.iteration == 1
+    assert [set(one.domains) for one in run.others] == [{"streets/snow"}]
+    # Where the rest is scored later, it is the result of that network.
+    assert "partial" not in scoring.evaluate(own)
+    assert set(load_run(own).final.domains) == {"streets/game", "cityscapes", "streets/snow"}
+    assert load_run(own).final.iteration == 2
+
+
+def test_named_domains_are_added_to_those_of_the_same_protocol(own: Path) -> None:
+    scoring.evaluate(own, protocol="robustnet", targets=["streets/game"])
+    scoring.evaluate(own, protocol="robustnet", targets=["streets/snow"])
+    scoring.evaluate(own, protocol="spcnet", targets=["streets/snow"], size=(80, 160))
+    first, second, other = lines(own / "protocols.jsonl")
+    assert second["domains"]["streets/game"] == first["domains"]["streets/game"]
+    assert list(second["domains"]) == ["streets/game", "streets/snow"]
+    assert second["mean_source_miou"] == first["mean_source_miou"]
+    assert list(other["domains"]) == ["streets/snow"]
+
+
+def test_what_sets_and_targets_cannot_mean_is_refused(own: Path, city: Path, town: Path, tmp_path: Path) -> None:
+    described = yaml.safe_load(town.read_text())
+    settings = yaml.safe_load((own / "config.yaml").read_text())
+    before = (own / "results.jsonl").read_bytes()
+    settings["data"]["sets"] = {"town": {**described["town"], "splits": ["val", "train"]}}
+    settings["data"]["sources"] = ["streets/game@train"]
+    (own / "config.yaml").write_text(yaml.safe_dump(settings))
+    options: dict[str, Any] = {"targets": ["town"], "roots": {"town": str(city)}, "sets": town}
+    with pytest.raises(UsageError, match=r"town\.yaml.* town with other splits"):
+        scoring.evaluate(own, **options)
+    with pytest.raises(UsageError, match=r"streets/game@train"):
+        scoring.evaluate(own, targets=["streets/game@train"])
+    settings["data"]["sets"] = described  # the same as in the file, which then says nothing new
+    (own / "config.yaml").write_text(yaml.safe_dump(settings))
+    commands.data_for(commands.read_config(own), sets=town)
+    town.write_text(yaml.safe_dump({"cityscapes": described["town"]}))
+    with pytest.raises(UsageError, match="built-in"):
+        scoring.evaluate(own, **options)
+    described["town"]["table"][7] = "lane"
+    (tmp_path / "lanes.yaml").write_text(yaml.safe_dump({"lanes": described["town"]}))
+    with pytest.raises(UsageError, match=r"cityscapes19.*lane"):
+        scoring.evaluate(own, sets=tmp_path / "lanes.yaml", targets=["lanes"], roots={"lanes": str(city)})
+    assert (own / "results.jsonl").read_bytes() == before
+
+
+def test_predictions_are_read_in_the_label_space_that_was_noted(city: Path, predictions: Path) -> None:
+    options: dict[str, Any] = {"targets": ["cityscapes"], "roots": {"cityscapes": str(city)}}
+    (predictions / "predictions.json").write_text(json.dumps({"space": "cityscapes19", "ids": "train"}))
+    wanted = scoring.evaluate(predictions, **options)
+    assert wanted["space"] == "cityscapes19"
+    with pytest.raises(UsageError, match=r"cityscapes19.*--space is idd7"):
+        scoring.evaluate(predictions, **options, space="idd7")
+    for path in predictions.rglob("*.png"):
+        Image.fromarray(np.minimum(np.asarray(Image.open(path)), 6)).save(path)
+    (predictions / "predictions.json").write_text(json.dumps({"space": "idd7", "ids": "train"}))
+    assert scoring.evaluate(predictions, **options)["space"] == "idd7"
 
 
 def foreign_file(path: Path, channels: int, *, free: bool = True, **said: Any) -> Path:

@@ -8,12 +8,12 @@ set is made into the same. The set `streets` lies nowhere: its scenes are genera
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from spcnet.config import Color, DataConfig, OwnSet, read_color
+from spcnet.config import Color, DataConfig, OwnSet, as_dict, read_color, read_sets
 from spcnet.data import labels, splits, streets
 from spcnet.data.labels import LabelFormat
 from spcnet.errors import DataError, UsageError, one_of
@@ -624,6 +624,39 @@ DATASETS: dict[str, DatasetInfo] = {
     ),
 }
 """Data set by the name it has in a recipe."""
+
+
+def with_sets(data: DataConfig, path: Path | None) -> DataConfig:
+    """Settings that know the sets of one's own in a file beside those that they describe themselves.
+
+    Args:
+        data: the settings, for example of a run.
+        path: what `spcnet.config.read_sets` reads; None leaves the settings as they are.
+
+    Raises:
+        DataError: the file cannot be read.
+        UsageError: it describes a set wrongly, under the name of a built-in one, or otherwise than the settings do.
+    """
+    if path is None:
+        return data
+    found = read_sets(path)
+    for name, own in found.items():
+        if name in DATASETS:
+            raise UsageError(f"{path} describes a set {name}, which is a built-in one: give yours another name")
+        known = data.sets.get(name)
+        differs = [] if known is None else _differences(known, own)
+        if differs:
+            raise UsageError(
+                f"{path} describes the set {name} with other {' and '.join(differs)} than the run or recipe does: give it "
+                "another name, for figures of one name must be of one set"
+            )
+    return replace(data, sets={**data.sets, **found})
+
+
+def _differences(one: OwnSet, other: OwnSet) -> list[str]:
+    """Names of the fields in which two descriptions mean different things."""
+    values = [{**as_dict(own), "labels": own.label_patterns} for own in (one, other)]
+    return [name for name in values[0] if values[0][name] != values[1][name]]
 
 
 def dataset(name: str, data: DataConfig | None = None) -> DatasetInfo:

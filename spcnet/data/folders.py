@@ -106,7 +106,7 @@ def root_of(name: str, data: DataConfig) -> Path:
         if root.is_dir():
             return root
     ways = (
-        f"set data.roots.{name} to its folder, or data.root or the environment variable {ROOT_VARIABLE} to a folder that "
+        f"set data.roots.{name} (of a trained network --roots.{name}) to its folder, or data.root or the environment variable {ROOT_VARIABLE} to a folder that "
         f"holds it under the name {name}"
     )
     if not looked:

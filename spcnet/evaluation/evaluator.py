@@ -249,6 +249,7 @@ def record(
     iteration: int,
     run: str,
     views: str | None = None,
+    sets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """One evaluation over all domains as plain values that JSON can hold.
 
@@ -256,10 +257,23 @@ def record(
     over the source and over the unseen domains weigh each domain alike; they are None where there is no such domain or
     one of them has no score.
 
+    Args:
+        results: of each domain.
+        roles: of each domain.
+        space: the classes.
+        method: name of the method.
+        seed: of the run.
+        iteration: after how many the network was scored.
+        run: name of the run.
+        views: how images were looked at, in words; None for one look at the whole image.
+        sets: of each domain of a user's own set, how that is described and where it lies.
+
     Raises:
         UsageError: a domain has no role, or its counts are not for this space.
     """
     domains = {name: _domain_record(name, result, roles, space) for name, result in results.items()}
+    for name, described in (sets or {}).items():
+        domains[name]["set"] = json.loads(json.dumps(described))  # numbers as keys become text, as in a file
     return {
         "run": run,
         "method": method,

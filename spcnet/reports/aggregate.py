@@ -21,7 +21,7 @@ import rich.table
 import rich.text
 
 from spcnet.errors import DataError, one_of
-from spcnet.reports.runs import Evaluation, Run
+from spcnet.reports.runs import Run
 from spcnet.reports.tables import Cell, Column, Row, Table, column_title, comparability, group_runs, summary_table
 
 Rule = Literal["last", "best_on_source", "oracle"]
@@ -64,18 +64,16 @@ def select(run: Run, rule: str) -> Run:
     if checked == "last":
         return dataclasses.replace(run, evaluations=run.evaluations[-1:])
 
-    def score(evaluation: Evaluation) -> float:
-        value = evaluation.mean_source_miou if checked == "best_on_source" else evaluation.mean_unseen_miou
-        return -math.inf if value is None else value
-
-    best = max(run.evaluations, key=lambda evaluation: (score(evaluation), evaluation.iteration))
-    if score(best) == -math.inf:
+    means = run.means("source" if checked == "best_on_source" else "unseen")
+    scores = [-math.inf if value is None else value for value in means]
+    best = max(range(len(scores)), key=lambda place: (scores[place], run.evaluations[place].iteration))
+    if scores[best] == -math.inf:
         domains = "sources" if checked == "best_on_source" else "unseen domains"
         raise DataError(
             f"{run.folder} has no evaluation with a mean over its {domains}, which the rule {checked} looks at: "
             "choose last, or test the run on such domains"
         )
-    return dataclasses.replace(run, evaluations=(best,))
+    return dataclasses.replace(run, evaluations=(run.evaluations[best],))
 
 
 def aggregate(

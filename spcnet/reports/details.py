@@ -60,6 +60,8 @@ def setting(series: Sequence[Series]) -> str:
     entries.append(("Classes", _agreed(runs, [f"{len(run.final.classes)}" for run in runs])))
     entries.append(("Scored after", _agreed(runs, [f"{run.final.iteration} iterations" for run in runs])))
     entries.append(("Way of scoring", _agreed(runs, [run.final.manner for run in runs])))
+    own = [_own_sets(run) for run in runs]
+    entries.append(("Own data sets", _agreed(runs, [sets or "none" for sets in own]) if any(own) else ""))
     times: list[tuple[str, list[float], Any]] = [
         ("Training time", [training_seconds(run) for run in runs], duration),
         ("Training speed", [speed(run) for run in runs], lambda s: f"{s:.3g} images/s"),
@@ -79,6 +81,17 @@ def setting(series: Sequence[Series]) -> str:
     started = sorted(filter(None, (_when(run.environment.get("started")) for run in runs)))
     entries.append(("Started", " to ".join(dict.fromkeys((*started[:1], *started[-1:])))))
     return definitions(entries)
+
+
+def _own_sets(run: Run) -> str:
+    """Each scored domain of a set of one's own: where it lies and by which patterns."""
+    described: dict[str, list[str]] = {}
+    for name, domain in run.final.domains.items():
+        if own := domain.own_set:
+            patterns = own.get("labels")
+            labels = ", ".join(map(str, patterns)) if isinstance(patterns, list) else patterns
+            described.setdefault(f"{own.get('root')} (images {own.get('images')}, labels {labels})", []).append(name)
+    return "; ".join(f"{', '.join(names)}: {where}" for where, names in described.items())
 
 
 def _agreed(runs: Sequence[Run], values: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from spcnet.reports.html import (
 )
 from spcnet.reports.html import table as plain_table
 from spcnet.reports.published import CAUTIONS, PUBLISHED, SETS, Published, beside, obstacles, set_of
-from spcnet.reports.runs import OWN_PROTOCOL, Run
+from spcnet.reports.runs import OWN_PROTOCOL, Evaluation, Run
 from spcnet.reports.series import Series, each_run
 from spcnet.reports.tables import Column, Row, Table, column_title, format_points
 
@@ -246,6 +246,16 @@ def _fold(hindered: Sequence[str], rows: Sequence[Published], digits: int, *, wa
 # --- Other protocols -------------------------------------------------------------------------------------------------
 
 
+def _manner(run: Run, found: Evaluation) -> str:
+    if found is run.final and found.views is None:
+        return f"{OWN_PROTOCOL} (above)"
+    return (
+        found.manner
+        if found.iteration == run.final.iteration
+        else f"{found.manner}; after {found.iteration} iterations"
+    )
+
+
 def _protocols(series: Sequence[Series], table: Table, digits: int) -> str:
     """What the same networks score when looked at in another manner; empty where nothing else was tried."""
     having = [(one, run) for one, run in each_run(series) if run.others]
@@ -267,7 +277,7 @@ def _protocols(series: Sequence[Series], table: Table, digits: int) -> str:
             rows.append(
                 [
                     title if own else again,
-                    escaped(f"{OWN_PROTOCOL} (above)" if own and found.views is None else found.manner),
+                    escaped(_manner(run, found)),
                     *(percent(score, digits) if score is not None else "" for score in scores),
                     mean,
                 ]

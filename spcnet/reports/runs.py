@@ -76,6 +76,8 @@ class DomainResult:
     """Mean of the recall, 0..1."""
     weighted_iou: float | None = None
     """IoU weighted with how many pixels each class has, 0..1."""
+    own_set: Mapping[str, Any] = field(default_factory=dict)
+    """Of a user's own set how it is described (the fields of `spcnet.config.OwnSet`), and its folder as `root`; else empty."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Evaluation:
     """Whose manner of scoring it is; None for this package's own."""
     size: tuple[int, int] | None = None
     """Height and width that images were brought to, where that is recorded."""
+    partial: bool = False
+    """Whether only some of the run's own domains were scored, because others were named."""
 
     @property
     def manner(self) -> str:
@@ -136,7 +140,8 @@ class Run:
     panels: Mapping[str, tuple[Panel, ...]]
     """Kept images by domain."""
     others: tuple[Evaluation, ...] = ()
-    """Evaluations in another manner than the run's own, the last of each manner; never the one that counts."""
+    """Evaluations in another manner than the run's own, the last of each manner, and of named domains alone at iterations
+    of which nothing else is known; never the one that counts."""
 
     def setting(self, path: str) -> Any:
         """The setting at a dotted path such as `data.size`; None if the run does not have it."""
@@ -151,6 +156,23 @@ class Run:
     def final(self) -> Evaluation:
         """The evaluation that counts: the one after the most iterations."""
         return self.evaluations[-1]
+
+    def means(self, role: Role) -> tuple[float | None, ...]:
+        """The mean mIoU over the domains of a role at each evaluation, over those domains that all evaluations have.
+
+        Means over different domains do not compare: a finished network may have been scored on further ones.
+        """
+        names = [set(evaluation.names(role)) for evaluation in self.evaluations]
+        common = set[str]().union(*names).intersection(*names)
+        found = []
+        for evaluation in self.evaluations:
+            own = evaluation.mean_source_miou if role == "source" else evaluation.mean_unseen_miou
+            if common and common != set(evaluation.names(role)):
+                scores = [evaluation.domains[name].miou for name in evaluation.names(role) if name in common]
+                known = [score for score in scores if score is not None]
+                own = sum(known) / len(known) if len(known) == len(scores) else None
+            found.append(own)
+        return tuple(found)
 
     @property
     def method(self) -> str:
@@ -168,7 +190,8 @@ def load_run(folder: Path) -> Run:
     """Read a run folder.
 
     A half-written last line of `train.jsonl` or `results.jsonl`, as a killed run leaves it, is skipped; where an
-    iteration stands twice, as after a resume, the later line wins.
+    iteration stands twice, as after a resume, the later line wins. A line of named domains alone (`partial`) counts only
+    where there is no other.
 
     Raises:
         DataError: there is no such folder, it is not a run folder, a file in it is broken, or it holds no results yet.
@@ -184,20 +207,23 @@ def load_run(folder: Path) -> Run:
     environment = _read_object(folder / "environment.json")
     lines = [_evaluation(*line) for line in _json_lines(folder / RESULTS_FILE)]
     own = _own_manner(config, lines)
-    evaluations = {e.iteration: e for e in lines if (e.views, e.protocol) == own}
+    found = [e for e in lines if (e.views, e.protocol) == own]
+    counting = [e for e in found if not e.partial] or found
+    evaluations = {e.iteration: e for e in counting}
     if not evaluations:
         raise DataError(f"{folder} holds no results yet: wait until it is trained, or run `spcnet evaluate` on it")
     log = {entry.iteration: entry for entry in (_log_line(*line) for line in _json_lines(folder / "train.jsonl"))}
-    lines = [e for e in lines if (e.views, e.protocol) != own]
+    lines = [e for e in lines if (e.views, e.protocol) != own or (e.partial and e.iteration not in evaluations)]
     lines += [_evaluation(*line) for line in _json_lines(folder / PROTOCOLS_FILE)]
-    others = {e.manner: e for e in lines}
+    final = max(evaluations)
+    others = {(e.manner, e.iteration if e.partial and e.iteration != final else None): e for e in lines}
     return Run(
         folder=folder,
         config=config,
         environment=environment,
         log=tuple(log[i] for i in sorted(log)),
         evaluations=tuple(evaluations[i] for i in sorted(evaluations)),
-        panels=_read_panels(folder / "panels", evaluations[max(evaluations)].domains),
+        panels=_read_panels(folder / "panels", evaluations[final].domains),
         others=tuple(others.values()),
     )
 
@@ -292,6 +318,7 @@ def _evaluation(record: Mapping[str, Any], where: str) -> Evaluation:
         views=_words(record.get("views")),
         protocol=None if record.get("protocol") == OWN_PROTOCOL else _words(record.get("protocol")),
         size=_size(record.get("size"), where),
+        partial=record.get("partial") is True,
     )
 
 
@@ -334,6 +361,7 @@ def _domain(name: str, record: Any, classes: tuple[str, ...], where: str) -> Dom
         recall=_by_class(record, "recall", classes, where),
         mean_accuracy=_fraction(record.get("mean_accuracy"), "mean_accuracy", where),
         weighted_iou=_fraction(record.get("frequency_weighted_iou"), "frequency_weighted_iou", where),
+        own_set=_need(record, "set", dict, where) if record.get("set") is not None else {},
     )
 
 

@@ -179,6 +179,14 @@ def comparability(runs: Sequence[Run]) -> tuple[str, ...]:
     for run in runs:
         for domain in run.final.domains.values():
             counts.setdefault((domain.name, domain.role), set()).add(domain.images)
+    meant: dict[str, set[str]] = {}
+    for run in runs:
+        for domain in run.final.domains.values():
+            described = {key: value for key, value in domain.own_set.items() if key != "root"}
+            meant.setdefault(domain.name, set()).add(json.dumps(described, sort_keys=True))
+    several = sorted(name for name, descriptions in meant.items() if len(descriptions) > 1)
+    if several:
+        warnings.append(f"not comparable: {', '.join(several)} means own data sets that are described differently")
     uneven = sorted(name for (name, _), sizes in counts.items() if len(sizes) > 1)
     if uneven:
         warnings.append(f"not comparable: the number of scored images differs on {', '.join(uneven)}")

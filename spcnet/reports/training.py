@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from spcnet.reports import figures
 from spcnet.reports.figures import Curve
 from spcnet.reports.html import escaped, figure, swatch
-from spcnet.reports.runs import Run
+from spcnet.reports.runs import Role, Run
 from spcnet.reports.series import Series, each_run, legend
 
 PARTS = {
@@ -45,10 +45,11 @@ def training(series: Sequence[Series]) -> str:
         parts.append(f'<p class="note">{note}</p>{legend(series, lines=True)}<div class="plots">{"".join(plots)}</div>')
     if any(len(run.evaluations) > 1 for _, run in each_run(series)):
         plots = []
-        for title, role in (("mIoU on sources in %", "source"), ("mIoU on unseen domains in %", "unseen")):
+        titles: dict[Role, str] = {"source": "mIoU on sources in %", "unseen": "mIoU on unseen domains in %"}
+        for role, title in titles.items():
             curves = []
             for one, run in each_run(series):
-                means = [e.mean_source_miou if role == "source" else e.mean_unseen_miou for e in run.evaluations]
+                means = run.means(role)
                 known = [math.nan if mean is None else mean for mean in means]
                 curves.append(Curve([e.iteration for e in run.evaluations], known, one.color, one.dash))
             label = f"Lines of the mean mIoU over the {role} domains against iterations, one for each run"

@@ -59,6 +59,27 @@ def two_methods(tmp_path: Path) -> list[Run]:
 # Selection
 
 
+def test_a_domain_that_only_the_last_network_was_scored_on_has_no_say_in_the_choice(tmp_path: Path) -> None:
+    scores = ({"source": 0.5, "night": 0.3}, {"source": 0.6, "night": 0.4, "mine": 0.1, "source_2": 0.1})
+    run = run_of(tmp_path / "spcnet-0", *scores)
+    assert run.means("unseen") == (0.3, 0.4)
+    assert run.means("source") == (0.5, 0.6)
+    assert [select(run, rule).final.iteration for rule in ("oracle", "best_on_source")] == [200, 200]
+    assert run.final.mean_unseen_miou == pytest.approx(0.25)
+
+
+def test_a_look_at_named_domains_alone_is_no_choice(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "spcnet-0", {"source": 0.5, "night": 0.3}, {"source": 0.6, "night": 0.4})
+    partial = result_record("spcnet", 0, 300, small_domains(source=0.9, night=0.9)) | {"partial": True}
+    with (run.folder / "results.jsonl").open("a") as file:
+        file.write(json.dumps(partial) + "\n")
+    again = load_run(run.folder)
+    assert {select(again, rule).final.iteration for rule in RULES} == {200}
+    assert [(other.iteration, other.partial) for other in again.others] == [(300, True)]
+    write_lines(run.folder / "results.jsonl", [partial])
+    assert load_run(run.folder).final.iteration == 300, "where nothing else is known it is shown"
+
+
 @pytest.mark.parametrize(("rule", "iteration"), [("last", 300), ("best_on_source", 200), ("oracle", 100)])
 def test_a_rule_takes_what_its_name_says(three_times: Run, rule: str, iteration: int) -> None:
     assert select(three_times, rule).final.iteration == iteration

@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -246,6 +247,27 @@ def test_other_protocols_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
         '<td class="text">rein</td><td></td><td>12.3</td><td></td><td>12.3<span class="below std">of 1 domain</span></td>'
         in others
     )
+
+
+def test_sets_of_ones_own_are_described_on_the_page(tmp_path: Path) -> None:
+    domains = small_domains(source_a=0.6, mine=0.5)
+    domains["mine"]["set"] = {"images": "photos/*.jpg", "labels": ["a/*.png", "b/*.png"], "root": "/data/town"}
+    text = render_page([load_run(write_run(tmp_path / "a", domains=domains))])
+    setting = text.split('<section id="setting"')[1].split("</section>")[0]
+    assert "mine: /data/town (images photos/*.jpg, labels a/*.png, b/*.png)" in setting
+    plain = render_page([load_run(write_run(tmp_path / "b", domains=small_domains(source_a=0.6, mine=0.5)))])
+    assert "Own data sets" not in plain
+
+
+def test_a_look_at_an_unfinished_network_says_after_how_many_iterations(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", domains=small_domains(source_a=0.6, fog=0.5))
+    with (folder / "results.jsonl").open("a") as file:
+        line = result_record("spcnet", 0, 700, small_domains(fog=0.123), partial=True)
+        file.write(json.dumps(line) + "\n")
+    results = render_page([load_run(folder)]).split('<section id="setting"')[0]
+    board, others = results.split("<h3>Same network, other protocols</h3>")
+    assert "12.3" not in board
+    assert "whole images, one scale; after 700 iterations" in others
 
 
 def test_costs_are_shown_as_counted_and_recorded(tmp_path: Path) -> None:

@@ -183,6 +183,9 @@ def test_runs_that_cannot_be_compared_are_warned_about(tmp_path: Path) -> None:
     fewer = small_domains(source_a=0.6, fog=0.5)
     fewer["fog"]["images"] = 3
     assert "number of scored images differs on fog" in warnings(domains=fewer)
+    own = small_domains(source_a=0.6, fog=0.5)
+    own["fog"]["set"] = {"images": "a/*.jpg", "root": "/data"}
+    assert "fog means own data sets that are described differently" in warnings(domains=own)
 
 
 def test_a_difference_that_rounds_to_zero_has_no_sign() -> None:
