@@ -353,7 +353,7 @@ class Predictor:
     ) -> WrittenVideo | Failure:
         """Predict a video frame by frame, with the memory of `batch_size` frames however long it is.
 
-        For a video NAME: `NAME_overlay.mp4` (the frames under the colours, at their own size, rate and times) with
+        For a video NAME: `NAME_overlay.mp4` (the frames under the colours, at their own size, shape of pixels, rate and times) with
         `NAME_legend.png`, `NAME_frames.csv` (a line for each frame: share of each class, mix of styles), and where they
         are asked for the class maps, `NAME_classes/FRAME.png`. Where the source breaks, or the user stops it, what was
         predicted until then is written; a source without any frame leaves nothing.
@@ -373,7 +373,7 @@ class Predictor:
         packages()
         with ExitStack() as stack:
             try:
-                opened = stack.enter_context(open_video(video.path))
+                opened = stack.enter_context(open_video(video.path, most=results.every * results.limit))
                 frames = opened.read(every=results.every, limit=results.limit)
                 first = next(frames, None)
                 if first is None:
@@ -393,7 +393,13 @@ class Predictor:
             else:
                 write_whole(
                     record.video_file,
-                    lambda file: self._film(record, first, prediction, frames, VideoWriter(file, rate=opened.rate)),
+                    lambda file: self._film(
+                        record,
+                        first,
+                        prediction,
+                        frames,
+                        VideoWriter(file, rate=opened.rate, pixel_aspect=opened.pixel_aspect),
+                    ),
                 )
             return record.finish()
 
