@@ -30,7 +30,7 @@ from spcnet.engine.trackers import TRACKERS_FILE, check_installed
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, SpcnetError, UsageError, named
 from spcnet.evaluation import evaluator
-from spcnet.evaluation.views import Views, looking
+from spcnet.evaluation.views import Views, check_overlap, looking
 from spcnet.methods import card_for, method_named, restore
 from spcnet.reports.costs import NetworkCost
 from spcnet.reports.page import write_report
@@ -116,6 +116,8 @@ def train(
     fabric = make_fabric(config.training)
     if not fabric.is_global_zero:
         console = Console(quiet=True)
+    if not resume:  # a run of an earlier version goes on
+        check_overlap(config.evaluation.window, config.evaluation.overlap, config.data.size)
     with processes.together():
         if fabric.is_global_zero:
             _claim(config.output, resume=resume, overwrite=overwrite)

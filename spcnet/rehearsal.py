@@ -36,6 +36,7 @@ from spcnet.engine.prepare import prepare
 from spcnet.engine.trackers import check_installed
 from spcnet.errors import CheckpointError, SpcnetError
 from spcnet.evaluation import evaluator
+from spcnet.evaluation.views import check_overlap
 from spcnet.methods import Method, Segmentor, method_named
 from spcnet.types import IGNORE_INDEX, Batch
 
@@ -102,6 +103,7 @@ def rehearse(config: RunConfig, *, say: Callable[[str], object] = lambda text: N
     method.check(config.model)
     check_installed(config.logging)
     check_unseen(config.data)
+    check_overlap(config.evaluation.window, config.evaluation.overlap, config.data.size)
     space = label_space(config.data.space)
     found = Rehearsal()
     say("opening the domains")

@@ -21,7 +21,7 @@ from spcnet.data.labels import LabelSpace
 from spcnet.data.transforms import normalise
 from spcnet.errors import DataError, SpcnetError, UsageError, one_of
 from spcnet.evaluation.metrics import classify
-from spcnet.evaluation.views import Views, looking
+from spcnet.evaluation.views import Views, check_overlap, looking
 from spcnet.files import write_whole
 from spcnet.inference.fast import fused
 from spcnet.inference.images import find_images, read_rgb
@@ -106,7 +106,7 @@ class Predictor:
             raise UsageError(f"the batch size is {batch_size}: at least one image must go through the network")
         if speed not in ("auto", "plain", "fused"):
             raise one_of(speed, ("auto", "plain", "fused"), "speed")
-        check_views(views)
+        check_views(views, size)
         if size is not None and not _fits(size, views):
             raise UsageError(
                 f"the size {size[0]}×{size[1]} is too small at the scale {min(views.scales):g}: height and width must be at "
@@ -454,8 +454,12 @@ def _fits(size: tuple[int, ...], views: Views) -> bool:
     return round(min(size) * min(views.scales)) >= MIN_SIZE
 
 
-def check_views(views: Views) -> None:
+def check_views(views: Views, size: tuple[int, int] | None = None) -> None:
     """Refuse ways to look at an image that make no sense.
+
+    Args:
+        views: how images are looked at.
+        size: height and width of the images, where they are known.
 
     Raises:
         UsageError: see the message.
@@ -466,6 +470,7 @@ def check_views(views: Views) -> None:
         )
     if not 0 <= views.overlap < 1:
         raise UsageError(f"the overlap is {views.overlap}: a share of a window, 0 or more and below 1")
+    check_overlap(views.window, views.overlap, size)
     if views.weights not in ("uniform", "hann"):
         raise one_of(views.weights, ("uniform", "hann"), "window weights")
     if not views.scales or min(views.scales) <= 0:
