@@ -39,7 +39,7 @@ from spcnet.engine.trackers import TRACKERS_FILE, check_installed
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, SpcnetError, UsageError, named
 from spcnet.evaluation import evaluator
-from spcnet.evaluation.views import Views, looking
+from spcnet.evaluation.views import Views, check_overlap, looking
 from spcnet.locks import locked
 from spcnet.methods import Method, Segmentor, card_for, method_named, restore
 from spcnet.reports.costs import NetworkCost
@@ -221,6 +221,8 @@ def train(
         console = Console(quiet=True)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     print_remarks([*sources.values(), *tests.values()], console)
+    if not resume:  # a run of an earlier version goes on
+        check_overlap(config.evaluation.window, config.evaluation.overlap, config.data.size)
     with processes.together():
         if fabric.is_global_zero:
             for name, images in sources.items():

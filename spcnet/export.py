@@ -56,6 +56,8 @@ OPSET = 20
 """Version of the ONNX operators; the exporter's own."""
 OLDEST_OPSET = 18
 """The oldest that the exporter writes."""
+IR_WITH_METADATA = 10
+"""Version of ONNX's file format from which on nodes and values have metadata of their own."""
 TRACED = (2, 96, 160)
 """Images, height and width that the network is exported with; the file works at any other."""
 CHECKED = ((1, MIN_SIZE, MIN_SIZE), (2, 64, 96), (3, 65, 131), (1, 224, 160))
@@ -288,6 +290,7 @@ def to_onnx(graph: torch.export.ExportedProgram, metadata: Mapping[str, Any]) ->
     if written != metadata["opset"]:
         raise UsageError(f"the opset is {metadata['opset']}, but the exporter could only write {written}: ask for that")
     name_sizes(model.graph)
+    least_ir_version(model)
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))
     content: bytes = model.SerializeToString()
@@ -304,6 +307,30 @@ def check_opset(opset: int) -> None:
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise UsageError(f"the opset is {opset}: it must lie in {OLDEST_OPSET}..{newest}; {OPSET} is the default")
+
+
+def least_ir_version(model: Any) -> None:
+    """Give an ONNX model the least version of the file format that its operators need, so that runtimes of their time read it.
+
+    Exporters write a version of their own, whatever the operators.
+
+    Args:
+        model: a `ModelProto`; changed in place.
+    """
+    onnx, _ = _packages()
+    known = {(one.domain, one.version): one for part in (model, *model.functions) for one in part.opset_import}
+    # Domains that ONNX does not know, such as com.microsoft, ask for no version of the format.
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(known.values()), ignore_unknown=True)
+    if model.ir_version < IR_WITH_METADATA:
+        for one in (
+            model.graph,
+            *model.graph.node,
+            *model.graph.initializer,
+            *chain(model.graph.input, model.graph.output),
+        ):
+            del one.metadata_props[:]
+        for value in model.graph.value_info:
+            del value.metadata_props[:]
 
 
 def name_sizes(graph: Any) -> None:
@@ -601,6 +628,7 @@ def quantise(content: bytes, calibration: Iterable[Shaped[Tensor, "B 3 H W"]]) -
     del smaller.metadata_props[:]
     smaller.metadata_props.extend(model.metadata_props)
     smaller.metadata_props.add(key="precision", value=json.dumps("int8"))
+    least_ir_version(smaller)
     result: bytes = smaller.SerializeToString()
     return result
 

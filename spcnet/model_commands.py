@@ -105,6 +105,9 @@ def predict(
     broken = [video for video in predictions.videos if video.broken]
     for reason in [*(failure.reason for failure in predictions.failures), *(str(video.broken) for video in broken)]:
         console.print(f"skipped: {reason}", style="red", highlight=False, markup=False, soft_wrap=True)
+    for video in predictions.videos:
+        if video.note:
+            console.print(f"note: {video.note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     frames = sum(video.frames for video in predictions.videos)
     told = [
         *([counted(len(predictions.written), "image")] if predictions.written or not frames else []),

@@ -44,6 +44,7 @@ from spcnet.engine.trackers import check_installed
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import CheckpointError, DataError, SpcnetError
 from spcnet.evaluation.evaluator import DomainResult
+from spcnet.evaluation.views import check_overlap
 from spcnet.methods import Method, Segmentor, method_named
 from spcnet.types import IGNORE_INDEX, Batch, StepResult
 
@@ -250,6 +251,7 @@ def rehearse(config: RunConfig, *, say: Callable[[str], object] = lambda text: N
     method.check(config.model)
     check_installed(config.logging)
     check_unseen(config.data)
+    check_overlap(config.evaluation.window, config.evaluation.overlap, config.data.size)
     space = label_space(config.data.space)
     report = Rehearsal()
     fabric = make_fabric(config.training)

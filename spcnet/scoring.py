@@ -35,6 +35,7 @@ from spcnet.errors import DataError, UsageError
 from spcnet.evaluation import evaluator
 from spcnet.evaluation.metrics import confusion, outcome
 from spcnet.evaluation.protocols import PROTOCOLS, Protocol, as_published, protocol_named, protocol_set
+from spcnet.evaluation.views import check_overlap
 from spcnet.export import FileNetwork, onnx_metadata, onnx_program
 from spcnet.inference.results import CLASSES_SUFFIX
 from spcnet.methods import restore
@@ -110,6 +111,8 @@ def evaluate(
     if idle and looks.window is None:
         raise UsageError(f"there are no windows for {' and '.join(idle)} to lie by: give --window [H,W], too")
     network_files = (checkpoint.MODEL_FILE, checkpoint.LATEST_FILE, checkpoint.PREVIOUS_FILE)
+    if {"window", "overlap"}.intersection(given):
+        check_overlap(looks.window, looks.overlap, size)
     folder = model.is_dir() and not run and not any((model / name).is_file() for name in network_files)
     if folder and not _pictures(model):
         raise DataError(

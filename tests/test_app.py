@@ -12,6 +12,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from spcnet.inference.images import read_rgb
 from spcnet.inference.predictor import Predictor
 from spcnet.inference.unfamiliarity import Reading
 from tests.demo_networks import SIZE, write_network
+from tests.inference.videos import make_video, painted
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install gradio av")
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install av")
@@ -222,6 +224,16 @@ def test_a_film_is_known_by_its_beginning_and_thinned_to_the_frames_allowed(tmp_
     with uploads.opened(quick, limits=Limits(seconds=10)) as video:
         video.frames = 0  # it does not tell how many it has
         assert uploads.thinned(video, limits=Limits(seconds=10)) == 24
+
+
+@pytest.mark.parametrize(("frames", "seconds", "expected"), [(30, 1, 11), (30, 9, 30), (600, 99, 200), (501, 30, 151)])
+def test_the_frames_that_a_film_will_give_are_known_before(
+    tmp_path: Path, frames: int, seconds: float, expected: int
+) -> None:
+    path, limits = film(tmp_path / "drive.mkv", frames=frames, rate=10), Limits(seconds=seconds)
+    with uploads.opened(path, limits=limits) as video:
+        assert uploads.expected(video, limits=limits) == expected
+        assert sum(1 for _ in uploads.frames(video, limits=limits)) == expected
 
 
 def test_a_film_with_frames_beyond_the_limit_is_refused_before_one_is_decoded(tmp_path: Path) -> None:
@@ -435,9 +447,17 @@ def test_a_video_is_labelled_side_by_side_until_time_is_up_or_it_is_stopped(stud
     with av.open(str(found.path)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert container.streams.video[0].codec_context.name == "h264"
+        assert container.streams.video[0].sample_aspect_ratio in (None, 1)
     assert len(frames) == 6
     assert frames[0].shape == (48, 128, 3)
     assert "6 frames" in found.facts
+    wide = make_video(tmp_path / "wide.mp4", frames=2, aspect=Fraction(4, 3))
+    label_video(studio, choice._replace(upload=str(wide)), tmp_path / "d.mp4")
+    with av.open(str(tmp_path / "d.mp4")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+    hdr = painted(tmp_path / "hdr.mp4", matrix=9, tag=9, primaries=9, transfer=16)
+    facts = label_video(studio, choice._replace(upload=str(hdr)), tmp_path / "e.mp4").facts
+    assert "the video is HDR (PQ)" in facts
     short = label_video(studio, choice, tmp_path / "b.mp4", stopped=lambda: True)
     assert "1 frames" in short.facts
     assert "stopped" in short.facts

@@ -146,6 +146,36 @@ def test_a_file_says_what_a_user_needs(exported: Path) -> None:
     assert onnx.load(exported).opset_import[0].version == 20
 
 
+def test_both_files_have_the_least_format_version_of_their_operators_and_are_valid(exported: Path) -> None:
+    for path in (exported, exported.with_name("model.int8.onnx")):
+        model = onnx.load(path)
+        assert (model.opset_import[0].version, model.ir_version) == (20, 9)
+        onnx.checker.check_model(model, full_check=True)
+        assert {one.key for one in model.metadata_props} >= {"classes", "opset", "spcnet"}
+
+
+@pytest.mark.parametrize(("opset", "version"), [(18, 8), (19, 9), (20, 9), (21, 10), (22, 10), (23, 11), (24, 12)])
+@pytest.mark.parametrize("foreign", [False, True])
+def test_the_format_version_is_the_least_that_the_operators_need(opset: int, version: int, foreign: bool) -> None:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    answer = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    node.metadata_props.add(key="where", value="layer")
+    domains = [
+        onnx.helper.make_opsetid("", opset),
+        *([onnx.helper.make_opsetid("com.microsoft", 1)] if foreign else []),
+    ]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "graph", [value], [answer]), opset_imports=domains, ir_version=13
+    )
+    model.metadata_props.add(key="classes", value="[]")
+    ex.least_ir_version(model)
+    assert model.ir_version == version
+    assert [one.key for one in model.metadata_props] == ["classes"]
+    assert len(model.graph.node[0].metadata_props) == (version >= 10)  # nodes have them from format version 10 on
+    onnx.checker.check_model(model, full_check=True)
+
+
 def test_batch_height_and_width_are_free_and_named(exported: Path) -> None:
     graph = onnx.load(exported).graph
     shapes = [

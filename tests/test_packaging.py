@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 import spcnet
+from spcnet.inference.video import OLDEST_PYAV
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -73,6 +74,13 @@ def test_the_wheel_holds_the_licence_and_nothing_beside_the_package(wheel: zipfi
     assert {name.split("/")[0] for name in wheel.namelist()} == {"spcnet", info}
     data = {".png", ".jpg", ".npy", ".npz", ".pt", ".pth", ".safetensors", ".onnx", ".parquet", ".zip"}
     assert not [name for name in wheel.namelist() if Path(name).suffix in data]
+
+
+def test_every_extra_with_pyav_wants_one_that_reads_the_colour_matrix() -> None:
+    extras = PROJECT["optional-dependencies"]
+    wanted = {name: line for name, lines in extras.items() for line in lines if re.match(r"av\b", line)}
+    assert {"video", "app"} <= set(wanted)
+    assert set(wanted.values()) == {f"av>={OLDEST_PYAV}"} == {"av>=17"}
 
 
 def test_the_wheel_offers_the_extras_and_the_command(wheel: zipfile.ZipFile, metadata: Message) -> None:

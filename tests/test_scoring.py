@@ -402,6 +402,7 @@ def test_what_has_no_effect_is_refused(run: Path, predictions: Path, city: Path,
     (tmp_path / "any.onnx").write_bytes(b"")
     cases: list[tuple[Path, dict[str, Any], str]] = [
         (run, {"evaluation": {"overlap": 0.5}}, "no windows for overlap to lie by: give --window"),
+        (run, {"evaluation": {"overlap": 0.99, "window": (40, 40)}}, "the overlap is 0.99"),
         (run, {"evaluation": {"window_weights": "hann"}}, "no windows for window_weights"),
         (predictions, {"targets": ["cityscapes"], "size": SIZE}, "scored as they are.*leave out size"),
         (predictions, {"targets": ["cityscapes"], "devices": 2}, "leave out devices"),

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from spcnet.app.figures import Side, captions, class_shares, facts, shown
 from spcnet.app.studio import NO_STYLE, STYLE_CHOICES, Model, Seen, Studio, about_style, styled
-from spcnet.app.uploads import MAX_FRAMES, fitting, frames, is_film, opened
+from spcnet.app.uploads import expected, fitting, frames, is_film, opened
 from spcnet.errors import DataError, SpcnetError, named
 from spcnet.inference.video import VideoWriter
 
@@ -208,13 +208,13 @@ def label_video(
     sums = {name: _Sum(named(name, studio.models, "network")) for name in choice.sides if name is not None}
     with ExitStack() as stack:
         video = stack.enter_context(opened(source, limits=limits))
-        total = min(MAX_FRAMES, video.frames) or MAX_FRAMES
+        total = expected(video, limits=limits)
         writer: VideoWriter | None = None
         done = 0
         for frame in frames(video, limits=limits, enough=enough):
             if writer is None:
                 file = stack.enter_context(path.open("wb"))
-                writer = VideoWriter(file, rate=video.rate)
+                writer = VideoWriter(file, rate=video.rate, pixel_aspect=video.pixel_aspect)
                 stack.callback(writer.close)
             image = styled(frame.image, choice.style, strength=choice.strength)
             maps = {name: found.look(image) for name, found in sums.items()}
@@ -224,12 +224,12 @@ def label_video(
             ]
             writer.write(np.concatenate(sides, axis=1), frame.seconds)
             done += 1
-            progress(done, total)
+            progress(done, max(done, total))
         if not done:
             reason = (video.broken or "").replace(str(source), "the video")
             raise DataError(reason or "the video has no frames: give another")
-    broken = (video.broken or "").replace(str(source), "the video")
-    notes = [f"Means over the {done} frames that were labelled", *why, *([broken] if broken else [])]
+    said = [text.replace(str(source), "the video") for text in (video.broken, video.note) if text]
+    notes = [f"Means over the {done} frames that were labelled", *why, *said]
     return Labelled(path, facts([found.side() for found in sums.values()], note="; ".join(notes) + "."))
 
 

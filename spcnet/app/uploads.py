@@ -205,6 +205,13 @@ def thinned(video: Video, *, limits: Limits) -> int:
     return max(1, math.ceil(seconds * float(video.rate) / MAX_FRAMES))
 
 
+def expected(video: Video, *, limits: Limits) -> int:
+    """How many frames `frames` will give, about."""
+    within = int(limits.seconds * float(video.rate)) + 1
+    within = min(within, video.frames or within)
+    return min(MAX_FRAMES, math.ceil(within / thinned(video, limits=limits)))
+
+
 def fitting(image: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
     """A picture (H×W×3) with its sides in proportion and no more pixels than that."""
     height, width = image.shape[:2]

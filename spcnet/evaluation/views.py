@@ -14,10 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from spcnet.errors import UsageError
 from spcnet.types import SegOutput
 
 Forward = Callable[[Tensor], SegOutput]
 Weights = Literal["uniform", "hann"]
+MOST_OVERLAP = 0.9
+"""Largest fraction of a window that the next one may cover: each pixel is then computed about a hundred times."""
 
 
 class Views(NamedTuple):
@@ -73,6 +76,31 @@ def looking(forward: Forward, views: Views, *, at_once: int = 8) -> Forward:
         return SegOutput(total.div_(len(outputs)), style_weights=_mean_weights(outputs))
 
     return look
+
+
+def check_overlap(window: tuple[int, int] | None, overlap: float, size: tuple[int, int] | None) -> None:
+    """Refuse an overlap with which an image takes so many windows that it never ends.
+
+    Args:
+        window: height and width in pixels; None for whole images.
+        overlap: fraction of a window that the next one covers, too.
+        size: height and width of the images, where they are known.
+
+    Raises:
+        UsageError: says how many windows an image would take.
+    """
+    if window is None or overlap <= MOST_OVERLAP:
+        return
+    height, width = size or (1024, 2048)
+    steps = [max(1, int(part * (1 - overlap))) for part in window]
+    counts = [
+        -(-max(0, whole - part) // step) + 1 for whole, part, step in zip((height, width), window, steps, strict=True)
+    ]
+    raise UsageError(
+        f"the overlap is {overlap:g}: the next window of {window[0]}×{window[1]} begins after {steps[0]} pixels down and "
+        f"{steps[1]} across, so that an image of {height}×{width} takes {counts[0] * counts[1]:,} windows. Set at most "
+        f"{MOST_OVERLAP:g}; 0.5 is usual"
+    )
 
 
 def windows(

@@ -22,7 +22,7 @@ from spcnet.data.listing import ending_of, kind_by_content, kind_of_ending, pack
 from spcnet.data.transforms import normalise
 from spcnet.errors import DataError, SpcnetError, UsageError, WriteError, one_of
 from spcnet.evaluation.metrics import classify
-from spcnet.evaluation.views import Views, looking
+from spcnet.evaluation.views import Views, check_overlap, looking
 from spcnet.files import write_whole
 from spcnet.inference.fast import fused
 from spcnet.inference.images import find_images, read_rgb
@@ -107,7 +107,7 @@ class Predictor:
             raise UsageError(f"the batch size is {batch_size}: at least one image must go through the network")
         if speed not in ("auto", "plain", "fused"):
             raise one_of(speed, ("auto", "plain", "fused"), "speed")
-        check_views(views)
+        check_views(views, size)
         if size is not None and not _fits(size, views):
             raise UsageError(
                 f"the size {size[0]}×{size[1]} is too small at the scale {min(views.scales):g}: height and width must be at "
@@ -378,7 +378,7 @@ class Predictor:
     ) -> WrittenVideo | Failure:
         """Predict a video frame by frame, with the memory of `batch_size` frames however long it is.
 
-        For a video NAME: `NAME_overlay.mp4` (the frames under the colours, at their own size, rate and times) with
+        For a video NAME: `NAME_overlay.mp4` (the frames under the colours, at their own size, shape of pixels, rate and times) with
         `NAME_legend.png`, `NAME_frames.csv` (a line for each frame: share of each class, mix of styles), and where they
         are asked for the class maps, `NAME_classes/FRAME.png`. Where the source breaks, or the user stops it, what was
         predicted until then is written; a source without any frame leaves nothing.
@@ -410,7 +410,7 @@ class Predictor:
         results = writer.results
         with ExitStack() as stack:
             try:
-                opened = stack.enter_context(open_video(video.path))
+                opened = stack.enter_context(open_video(video.path, most=results.every * results.limit))
                 frames = opened.read(every=results.every, limit=results.limit)
                 first = next(frames, None)
                 if first is None:
@@ -430,7 +430,13 @@ class Predictor:
             else:
                 write_whole(
                     record.video_file,
-                    lambda file: self._film(record, first, prediction, frames, VideoWriter(file, rate=opened.rate)),
+                    lambda file: self._film(
+                        record,
+                        first,
+                        prediction,
+                        frames,
+                        VideoWriter(file, rate=opened.rate, pixel_aspect=opened.pixel_aspect),
+                    ),
                 )
             return record.finish()
 
@@ -485,8 +491,12 @@ def _fits(size: tuple[int, ...], views: Views) -> bool:
     return round(min(size) * min(views.scales)) >= MIN_SIZE
 
 
-def check_views(views: Views) -> None:
+def check_views(views: Views, size: tuple[int, int] | None = None) -> None:
     """Refuse ways to look at an image that make no sense.
+
+    Args:
+        views: how images are looked at.
+        size: height and width of the images, where they are known.
 
     Raises:
         UsageError: see the message.
@@ -497,6 +507,7 @@ def check_views(views: Views) -> None:
         )
     if not 0 <= views.overlap < 1:
         raise UsageError(f"the overlap is {views.overlap}: a share of a window, 0 or more and below 1")
+    check_overlap(views.window, views.overlap, size)
     if views.weights not in ("uniform", "hann"):
         raise one_of(views.weights, ("uniform", "hann"), "window weights")
     if not views.scales or min(views.scales) <= 0:

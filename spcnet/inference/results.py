@@ -128,6 +128,8 @@ class WrittenVideo:
     """Mean over the pixels of all frames, 0..1, if asked for."""
     unfamiliarity: float | None = None
     """Mean score of the frames, where it can be told; see `spcnet.inference.unfamiliarity.Reading`."""
+    note: str | None = None
+    """What is wrong with the colours of the whole source, in one line."""
 
 
 @dataclass(frozen=True)
@@ -471,6 +473,7 @@ class VideoRecord:
             classes_folder=maps,
             mean_confidence=self.confidence / self.frames if results.confidence else None,
             unfamiliarity=self.strangeness / self.frames if self.strange else None,
+            note=self.opened.note,
         )
 
 
@@ -530,6 +533,7 @@ def _video_as_json(video: WrittenVideo, names: Sequence[str], output: Path) -> d
         "seconds": round(video.seconds, 4),
         "broken": video.broken,
         "stopped": video.stopped,
+        "note": video.note,
         "shares": video.shares,
         "style_weights": _by_source(video.style_weights, names),
         "mean_confidence": video.mean_confidence,

@@ -9,7 +9,8 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spcnet.evaluation.views import Views, looking, windows
+from spcnet.errors import UsageError
+from spcnet.evaluation.views import Views, check_overlap, looking, windows
 from spcnet.types import SegOutput
 
 
@@ -43,6 +44,19 @@ def test_windows_cover_every_pixel_and_overlap_enough(whole: int, part: int, ove
     steps = np.diff(places)
     assert (steps <= max(1, int(part * (1 - overlap)))).all()
     assert len(places) == len(set(places))
+
+
+@pytest.mark.parametrize("overlap", [0.91, 0.95, 0.999, 0.9999999])
+@pytest.mark.parametrize(("size", "window"), [((64, 128), (40, 50)), ((64, 128), (33, 200)), (None, (512, 1024))])
+def test_an_overlap_close_to_one_is_refused_with_the_windows_it_would_take(
+    size: tuple[int, int] | None, window: tuple[int, int], overlap: float
+) -> None:
+    with pytest.raises(UsageError, match=r"overlap.*at most 0\.9;") as error:
+        check_overlap(window, overlap, size)
+    if size is not None:
+        assert f" {len(windows(size, window, overlap=overlap)):,} windows" in str(error.value)
+    check_overlap(window, 0.9, size)
+    check_overlap(None, overlap, size)
 
 
 @pytest.mark.parametrize("weights", ["uniform", "hann"])

@@ -165,6 +165,7 @@ def test_mirrored_looks_agree_with_plain_ones_where_the_network_is_symmetric():
     [
         (Views(window=(16, 64)), "the window is 16×64"),
         (Views(window=(64, 64), overlap=1.0), "the overlap is 1.0"),
+        (Views(window=(64, 64), overlap=0.99), "the overlap is 0.99"),
         (Views(scales=()), "the scales are"),
         (Views(scales=(0.0,)), "factors above 0"),
         (Views(overlap=0.5), "no windows for the overlap or the window weights"),

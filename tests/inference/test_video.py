@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import struct
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ from spcnet.inference.images import find_images
 from spcnet.inference.results import Failure, FoundImage, Results, WrittenVideo
 from spcnet.inference.video import VideoWriter, camera, is_video, open_video
 from tests.inference.test_predictor import SEVEN, grey, make
-from tests.inference.videos import av, make_sound, make_video
+from tests.inference.videos import av, bars, color_error, make_sound, make_video, painted, record
 
 
 def frames_of(path, **more):
@@ -261,6 +262,248 @@ def test_frames_too_small_for_the_network_are_one_clear_line(tmp_path):
     found = predict(make_video(tmp_path / "a.mp4", height=32), tmp_path / "out")
     assert isinstance(found, Failure)
     assert "a.mp4 has 32×64 pixels" in found.reason
+
+
+# How long a video is
+
+
+STEADY = list(range(30))
+DROPPED = [n for n in range(60) if n % 10]
+NIGHT = [*range(20), *range(20, 60, 3)]  # a camera that lowers its rate in the dark
+BROWSER = [0, 160, 330, 340, 680, 1300, 1340, 1500, 2700, 2710, 3000]  # milliseconds
+
+KINDS = (("mp4", "libx264"), ("mov", "mpeg4"), ("mkv", "libx264"), ("webm", "libvpx"), ("avi", "mpeg4"))
+KINDS += (("avi", "mjpeg"), ("flv", "libx264"), ("ts", "libx264"), ("wmv", "wmv2"))
+
+
+@pytest.mark.parametrize(("suffix", "codec"), KINDS)
+@pytest.mark.parametrize(
+    ("ticks", "more"),
+    [
+        (STEADY, {}),
+        (DROPPED, {"tick": Fraction(1, 30)}),
+        (NIGHT, {"tick": Fraction(1, 30)}),
+        (BROWSER, {"tick": Fraction(1, 1000)}),
+        ([0], {}),
+        ([0, 50, 100], {"durations": [50, 50, 50]}),
+        (STEADY, {"sound": 6}),
+        ([100 + n for n in STEADY], {}),
+    ],
+    ids=["steady", "dropped", "night", "browser", "one", "slides", "sound", "late"],
+)
+def test_whole_videos_are_whole_and_their_frames_are_counted(tmp_path, suffix, codec, ticks, more):
+    if codec == "mpeg4" and "tick" in more and more["tick"].denominator > 100 and suffix == "avi":
+        more = {"tick": Fraction(1, 100)}
+        ticks = [tick // 10 for tick in ticks]
+    found, video = frames_of(record(tmp_path / f"a.{suffix}", ticks, codec=codec, **more))
+    assert video.broken is None
+    assert len(found) == video.frames == len(ticks)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [kind for kind in KINDS if kind[0] not in ("ts", "wmv")])
+@pytest.mark.parametrize("more", [{}, {"sound": 6}], ids=["silent", "sound"])
+@pytest.mark.parametrize("part", [0.4, 0.8])
+def test_videos_that_are_cut_off_are_called_so_by_the_last_frames_time(tmp_path, suffix, codec, more, part):
+    options = {"movflags": "faststart"} if suffix in ("mp4", "mov") else {}
+    path = record(tmp_path / f"a.{suffix}", NIGHT, tick=Fraction(1, 30), codec=codec, options=options, **more)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    try:
+        found, video = frames_of(path)
+    except DataError:
+        return  # nothing of it can be read
+    if len(found) == len(NIGHT):  # what is missing is sound: not all files state the length of each stream
+        assert video.broken is None or suffix == "flv"
+    else:
+        assert f"a.{suffix}" in video.broken
+        assert len(found) <= video.frames < len(NIGHT)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind", "codec", "options"),
+    [
+        ("mkv", "matroska", "libx264", {}),
+        ("webm", "webm", "libvpx", {}),
+        ("flv", "flv", "libx264", {}),
+        ("mp4", "mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}),
+        ("m4v", "mp4", "libx264", {"movflags": "dash+frag_keyframe+empty_moov"}),
+    ],
+)
+def test_videos_that_state_no_length_are_whole(tmp_path, suffix, kind, codec, options):
+    """A server or a browser that streams cannot go back to write it."""
+
+    class Stream:
+        def __init__(self):
+            self.content = bytearray()
+
+        def write(self, some):
+            self.content += bytes(some)
+            return len(some)
+
+    written = Stream()
+    with av.open(written, "w", format=kind, options=options) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(30):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), number, np.uint8))))
+        container.mux(stream.encode(None))
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(written.content)
+    found, video = frames_of(path)
+    assert (len(found), video.frames, video.broken) == (30, 30, None)
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 2000), (15, 1500), (10, 1000)])
+def test_what_an_edit_list_leaves_out_is_not_missing(tmp_path, start, length):
+    """A phone trims a video without writing its frames again."""
+    content = record(tmp_path / "a.mp4", STEADY, codec="mpeg4").read_bytes()
+    edit, header = content.index(b"elst") + 12, content.index(b"mvhd") + 20
+    content = content[:edit] + struct.pack(">Ii", length, start * 1024) + content[edit + 8 :]
+    (tmp_path / "a.mp4").write_bytes(content[:header] + struct.pack(">I", length) + content[header + 4 :])
+    found, video = frames_of(tmp_path / "a.mp4")
+    assert (len(found), video.frames, video.broken) == (length // 100, length // 100, None)
+
+
+def test_the_rate_of_a_variable_frame_rate_is_the_mean_and_a_steady_one_its_own(tmp_path):
+    for suffix, codec in (("mkv", "libx264"), ("webm", "libvpx"), ("avi", "mjpeg")):
+        _, video = frames_of(record(tmp_path / f"a.{suffix}", NIGHT, tick=Fraction(1, 30), codec=codec))
+        assert float(video.rate) == pytest.approx(len(NIGHT) / (NIGHT[-1] + 1) * 30, rel=0.02)
+        _, video = frames_of(record(tmp_path / f"b.{suffix}", STEADY, tick=Fraction(1, 30), codec=codec))
+        assert video.rate == 30
+
+
+def test_no_more_frames_are_counted_than_are_wanted(tmp_path):
+    path = record(tmp_path / "a.mkv", list(range(120)))
+    with open_video(path, most=3) as video:
+        assert (video.frames, video.rate, video.contents.complete) == (3, 10, False)
+        assert video.contents.frames == 100
+    with open_video(path, most=500) as video:
+        assert (video.frames, video.contents.complete) == (120, True)
+
+
+def test_progress_ends_at_the_number_of_frames(tmp_path):
+    path = record(tmp_path / "a.avi", DROPPED, tick=Fraction(1, 30), codec="mjpeg")
+    seen = []
+    written = make().predict_video(FoundImage(path, "x"), tmp_path, on_frame=lambda *step: seen.append(step))
+    assert written.broken is None
+    assert seen == [(n, len(DROPPED)) for n in range(1, len(DROPPED) + 1)]
+    del seen[:]
+    make().predict_video(
+        FoundImage(path, "y"), tmp_path, results=Results(every=4, limit=3), on_frame=lambda *step: seen.append(step)
+    )
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+# Colours and pixels that are not square
+
+
+@pytest.mark.parametrize(
+    ("matrix", "tag", "full"),
+    [
+        (1, 1, False),
+        (5, 6, False),
+        (5, 5, False),
+        (5, 2, False),
+        (1, 1, True),
+        (5, 2, True),
+        (9, 9, False),
+        (7, 7, False),
+    ],
+)
+def test_colours_are_read_by_the_matrix_and_range_that_the_stream_states(tmp_path, matrix, tag, full):
+    """Of those that state none, by BT.601."""
+    found, video = frames_of(painted(tmp_path / "a.mp4", matrix=matrix, tag=tag, full=full))
+    assert color_error(found[0].image) <= 4
+    assert video.note is None
+
+
+def test_a_matrix_that_cannot_be_read_is_one_clear_line(tmp_path):
+    found = predict(painted(tmp_path / "a.mp4", matrix=1, tag=8), tmp_path / "out")  # YCgCo
+    assert isinstance(found, Failure)
+    assert "matrix 8 of H.273" in found.reason
+    assert "after 0 frames" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("primaries", "transfer", "said"), [(9, 16, "HDR (PQ)"), (9, 18, "HDR (HLG)"), (9, 14, "BT.2020")]
+)
+def test_a_wide_range_of_colours_is_said_to_look_paler(tmp_path, primaries, transfer, said):
+    path = painted(tmp_path / "a.mp4", matrix=9, tag=9, primaries=primaries, transfer=transfer)
+    done = make().predict_paths([path], tmp_path / "out")
+    (video,) = done.videos
+    assert said in video.note
+    assert str(path) in video.note
+    assert "\n" not in video.note
+    assert video.broken is None
+    assert json.loads((tmp_path / "out/predictions.json").read_text())["videos"][0]["note"] == video.note
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+@pytest.mark.parametrize(
+    ("height", "width", "matrix"), [(64, 192, 6), (576, 192, 6), (578, 192, 1), (64, 1280, 1), (63, 191, 6)]
+)
+def test_written_videos_carry_the_matrix_that_they_were_made_with(tmp_path, monkeypatch, codec, height, width, matrix):
+    monkeypatch.setattr(module, "CODECS", (codec,))
+    path = tmp_path / "a.mp4"
+    with path.open("wb") as file:
+        writer = VideoWriter(file, rate=Fraction(10))
+        writer.write(bars(height, width), 0)
+        writer.write(bars(height, width)[::2, ::2], 0.1)  # of another size
+        writer.close()
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        tags = (stream.colorspace, stream.color_primaries, stream.color_trc, stream.color_range)
+        for frame in container.decode(video=0):
+            assert (frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range) == (matrix, 1, 1, 1)
+            # As a player that reads no tags takes it: by its size.
+            plain = frame.reformat(
+                format="rgb24", src_colorspace=5 if matrix == 6 else 1, src_color_range=1
+            ).to_ndarray()
+            assert max(color_error(plain), color_error(frame.to_ndarray(format="rgb24"))) <= 5
+    assert tags == (matrix, 1, 1, 1)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+@pytest.mark.parametrize(
+    ("aspect", "turned", "expected"),
+    [
+        (Fraction(4, 3), 0, Fraction(4, 3)),
+        (Fraction(16, 11), 90, Fraction(11, 16)),
+        (Fraction(8, 9), 180, Fraction(8, 9)),
+    ],
+)
+def test_pixels_that_are_not_square_are_predicted_as_stored_and_shown_in_their_shape(
+    tmp_path, monkeypatch, codec, aspect, turned, expected
+):
+    path = make_video(tmp_path / "a.mp4", aspect=aspect, turned=turned)
+    monkeypatch.setattr(module, "CODECS", (codec,))
+    found = predict(path, tmp_path / "out")
+    assert (found.height, found.width) == ((64, 48) if turned == 90 else (48, 64))
+    with av.open(str(found.video_file)) as container:
+        stream = container.streams.video[0]
+        assert stream.sample_aspect_ratio == expected
+        assert (stream.height, stream.width) == (found.height, found.width)
+
+
+def test_square_pixels_stay_square(tmp_path):
+    found = predict(make_video(tmp_path / "a.mp4"), tmp_path / "out")
+    with av.open(str(found.video_file)) as container:
+        assert container.streams.video[0].sample_aspect_ratio in (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"), [("16.1.0", False), ("9.2.0", False), ("17.0.0", True), ("18.1.0rc1", True)]
+)
+def test_a_pyav_that_reads_wrong_colours_is_refused_in_one_line(tmp_path, monkeypatch, version, fits):
+    path = make_video(tmp_path / "a.mp4")
+    monkeypatch.setattr(av, "__version__", version)
+    if fits:
+        assert len(frames_of(path)[0]) == 8
+        return
+    with pytest.raises(UsageError, match=r"colour.*pip install 'av>=17'") as error, open_video(path):
+        pass
+    assert version in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 # Stopping
