@@ -171,10 +171,7 @@ _OPTIONS = (
     *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
     *(f"datetime.{name}" for name in ("datetime", "date", "timedelta")),
     "typing.Any",
-    "__builtin__.list",
-    "__builtin__.dict",
-    "__builtin__.int",
-    "__builtin__.float",
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("list", "dict", "int", "float")),
     *(f"omegaconf.{name}" for name in ("dictconfig.DictConfig", "listconfig.ListConfig")),
     *(f"omegaconf.base.{name}" for name in ("Metadata", "ContainerMetadata")),
     *(
@@ -283,7 +280,7 @@ def named_readings(found: Sequence[Reading], name: str | None, file: WeightFile)
     """
     if name is None:
         return list(found)
-    chosen = [one for one in found if one.name == name] or [one for one in found if f".{name}." in f".{one.name}."]
+    chosen = [one for one in found if f".{name}." in f".{one.name}."]
     everything = [one.name for one in readings(file)]
     if not chosen and not any(f".{name}." in f".{other}." for other in everything):
         near = difflib.get_close_matches(name, [other for other in everything if other], n=1)

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Callable
@@ -148,7 +149,7 @@ def test_of_several_that_differ_one_is_named(
     for load, path in ((filled, backbone), (load_foreign, network), (load_backbone, backbone)):
         with pytest.raises(CheckpointError, match="2 different networks") as caught:
             load(path)
-        assert f"{path}#{names[1]}" in str(caught.value)
+        assert re.search(rf"{re.escape(str(path))}#[\w.]*{names[1]}\b", str(caught.value))
     for name, first, second in zip(names, (plain, other[0]), (whole, other[1]), strict=True):
         if name is not None:
             assert agrees(filled(f"{backbone}#{name}"), first)
