@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from spcnet.errors import CheckpointError, DataError
+from spcnet.file_kinds import FileKind, kind_of, other_kind
 from spcnet.files import write_whole
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
 
@@ -77,8 +78,8 @@ def find(path: Path) -> Path:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file is a checkpoint of this package, or a safetensors file too damaged to tell."""
-    if path.suffix != ".safetensors":
+    """Whether a file is a checkpoint of this package, or a safetensors file too damaged to tell; its name plays no part."""
+    if kind_of(path) is not FileKind.SAFETENSORS:
         return False
     try:
         with safe_open(path, framework="pt") as file:
@@ -149,9 +150,7 @@ def read_all(path: Path) -> tuple[dict[str, Tensor], ModelCard, dict[str, Any]]:
             _check(path, header)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise Damaged(
-            f"cannot read the checkpoint {path} ({error}): it is truncated or no safetensors file; copy it again"
-        ) from error
+        raise _unreadable(path, error) from error
     card, state = _content(path, header)
     return tensors, card, state
 
@@ -175,8 +174,18 @@ def read_state(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise Damaged(f"cannot read the checkpoint {path} ({error}): copy it again") from error
+        raise _unreadable(path, error) from error
     return _content(path, header)[1]
+
+
+def _unreadable(path: Path, error: Exception) -> Damaged:
+    """The error for a file that is no whole safetensors file: a pointer, a web page, or one that was cut off."""
+    kind = kind_of(path) if path.is_file() else FileKind.SAFETENSORS
+    if kind not in (FileKind.SAFETENSORS, FileKind.EMPTY, FileKind.UNKNOWN):
+        return Damaged(str(other_kind(path, kind, role="checkpoint")))
+    return Damaged(
+        f"cannot read the checkpoint {path} ({error}): it is truncated or no safetensors file; copy it again"
+    )
 
 
 def exists(run: Path) -> bool:

@@ -354,7 +354,8 @@ def _add_convert(parser: ArgumentParser) -> None:
     parser.add_argument(
         "source",
         type=Path,
-        help="File of RobustNet or SPC-Net (.pth, .ckpt), one of spcnet, or a backbone of torchvision or timm.",
+        help="File of RobustNet or SPC-Net (.pth, .ckpt), one of spcnet, or a backbone of torchvision or timm; "
+        "FILE#NAME for one of several networks in it.",
     )
     parser.add_argument("output", type=Path, help="File to write, *.safetensors; with --to robustnet *.pth.")
     parser.add_argument(

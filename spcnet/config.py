@@ -142,7 +142,7 @@ class ModelConfig:
     output_stride: int = 16
     """Image size divided by the size of the deepest feature map: 8, 16 or 32. Smaller is finer and costs more."""
     weights: str | None = "imagenet"
-    """Where the backbone starts: 'imagenet' (downloaded by torchvision), a local file (.safetensors or .pth), or null for random values."""
+    """Where the backbone starts: 'imagenet' (downloaded by torchvision), a local file (FILE#NAME for one of several networks in it), or null for random values."""
     style: StyleConfig = field(default_factory=StyleConfig)
     """Style projection."""
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save
@@ -20,16 +21,28 @@ from spcnet.checkpoint import ModelCard
 from spcnet.config import ModelConfig
 from spcnet.data.labels import SPACES, label_space
 from spcnet.errors import CheckpointError, UsageError
+from spcnet.file_kinds import FileKind, refuse_other, split_part
 from spcnet.files import write_whole
 from spcnet.methods import Method, Segmentor, card_for, method_named, restore
 from spcnet.models.backbones import backbone_info, build_backbone
-from spcnet.models.mindspore import looks_like_mindspore, read_mindspore
+from spcnet.models.weight_files import (
+    Reading,
+    WeightFile,
+    ambiguous,
+    apart,
+    check_finite,
+    named_readings,
+    overview,
+    read_weights,
+    readings,
+    same_tensors,
+)
 from spcnet.models.weights import (
     CLASSIFIER_KEYS,
     SHUFFLENET_STEM_NORM,
     backbone_of,
-    load_imagenet,
-    load_tensors,
+    choose_backbone,
+    fill_backbone,
     reference_name,
     torchvision_names,
 )
@@ -69,36 +82,51 @@ class LoadReport:
         return told
 
 
-def read_foreign(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """What a file is, and its tensors by RobustNet's names; nothing in it is executed.
+FORMATS: dict[FileKind, str] = {FileKind.MINDSPORE: "MindSpore checkpoint", FileKind.SAFETENSORS: "safetensors"}
+"""What a report calls a file of each kind; all others are PyTorch's."""
+
+
+def _format(file: WeightFile, reading: Reading) -> str:
+    """What a file is, and where in it the network lies."""
+    format = FORMATS.get(file.kind, "PyTorch state dict")
+    return f"{format} ({reading.name})" if reading.name else format
+
+
+def whole_networks(file: WeightFile, part: str | None) -> list[Reading]:
+    """Those readings of a file that have a backbone and a head by RobustNet's names.
+
+    Args:
+        file: from `read_weights`.
+        part: name of the reading, where the user gave one.
 
     Raises:
-        CheckpointError: it is missing, damaged, holds code, or numbers that are not finite.
+        CheckpointError: nothing in the file is called so, or none of its readings is a network.
     """
-    if looks_like_mindspore(path):
-        format, tensors = "MindSpore checkpoint", {_pytorch_name(k): v for k, v in read_mindspore(path).items()}
-    else:
-        format, tensors = "PyTorch state dict", load_tensors(path)
-    for name, value in tensors.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
+    every = readings(file)
+    found = [
+        one
+        for one in named_readings(every, part, file)
+        if _head(one.tensors) is not None and _backbone(one.tensors) is not None
+    ]
+    if found:
+        return apart(found)
+    path = file.path
+    for one in every:
+        alone = backbone_of(torchvision_names(one.tensors)[1])
+        if alone is not None:
             raise CheckpointError(
-                f"{path} has values in {name} that are not finite: the file is damaged or not trained"
+                f"{path} is an ImageNet {alone} without a segmentation head: give it as model.weights, or train one"
             )
-    return format, tensors
+    where = f" in {part!r}" if part else ""
+    lacks = "final2 or prototypes" if any(_backbone(one.tensors) for one in every) else "a known backbone"
+    raise CheckpointError(
+        f"{path} is no DeepLabV3+ of RobustNet or SPC-Net: it lacks {lacks}{where}; it holds {overview(file)}"
+    )
 
 
-def _pytorch_name(tag: str) -> str:
-    """PyTorch's name of a MindSpore parameter."""
-    name = re.sub(r"^style_adain(\d)\.", r"styleAdaIN\1.", tag)
-    for theirs, ours in (
-        (".moving_mean", ".running_mean"),
-        (".moving_variance", ".running_var"),
-        (".gamma", ".weight"),
-        (".beta", ".bias"),
-    ):
-        if name.endswith(theirs):
-            return name.removesuffix(theirs) + ours
-    return name
+def _head(tensors: Mapping[str, Tensor]) -> Tensor | None:
+    head = tensors.get("final2.0.weight", tensors.get("prototypes"))
+    return head if head is not None and head.ndim >= 2 else None
 
 
 def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Method, ModelConfig, int, int]:
@@ -111,14 +139,8 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Method, ModelC
     Raises:
         CheckpointError: it is no network of this family.
     """
-    backbone = _backbone(tensors)
-    head = tensors.get("final2.0.weight", tensors.get("prototypes"))
-    if backbone is None or head is None or head.ndim < 2:
-        alone = backbone_of(torchvision_names(tensors)[1])
-        if alone is not None:
-            raise CheckpointError(
-                f"{path} is an ImageNet {alone} without a segmentation head: give it as model.weights, or train one"
-            )
+    backbone, head = _backbone(tensors), _head(tensors)
+    if backbone is None or head is None:
         raise CheckpointError(
             f"{path} is no DeepLabV3+ of RobustNet or SPC-Net: it lacks {'a known backbone' if backbone is None else 'final2 or prototypes'}"
         )
@@ -197,7 +219,7 @@ def load_foreign(
     """A network from another code's file, its card, and what became of every tensor.
 
     Args:
-        path: the file.
+        path: the file; `FILE#NAME` for one of several networks in it.
         method: name in `METHODS`, where the content does not tell (`isw` and `is` look alike).
         output_stride: 8, 16 or 32; no file tells it.
         wt_layer: RobustNet's seven codes, where the content does not tell.
@@ -209,22 +231,65 @@ def load_foreign(
         CheckpointError: the file cannot be read, is of something else, or lacks tensors.
         UsageError: an argument does not fit what the file holds.
     """
-    format, tensors = read_foreign(path)
+    source, part = split_part(path)
+    file = read_weights(source)
+    options = _Options(method, output_stride, wt_layer, space, domains, tuple(allow_missing))
+    different: list[Reading] = []
+    for one in whole_networks(file, part):
+        if not any(same_tensors(one.tensors, other.tensors) for other in different):
+            different.append(one)
+    different = [one for one in different if one.name == part] or different
+    if len(different) == 1:
+        return _network(file, different[0], options)
+    fitting, problems = [], []
+    for one in different:
+        try:
+            fitting.append((one, _network(file, one, options)))
+        except (CheckpointError, UsageError) as error:
+            problems.append(error)
+    if len(fitting) > 1:
+        raise ambiguous(file, "DeepLabV3+", [one for one, _ in fitting])
+    if not fitting:
+        names = " or ".join(f"{source}#{one.name}" if one.name else str(source) for one in different)
+        raise CheckpointError(f"none of {len(different)} networks in {source} fits, {names}: {problems[0]}")
+    return fitting[0][1]
+
+
+class _Options(NamedTuple):
+    """What a user says of a file; see `load_foreign`."""
+
+    method: str | None
+    output_stride: int | None
+    wt_layer: Sequence[int] | None
+    space: str | None
+    domains: Sequence[str] | None
+    allow_missing: tuple[str, ...]
+
+
+def _network(file: WeightFile, reading: Reading, options: _Options) -> tuple[Segmentor, ModelCard, LoadReport]:
+    """The network of a reading; errors as `load_foreign`."""
+    path, tensors = file.path, reading.tensors
+    check_finite(path, tensors)
     found, model, num_classes, num_domains = recognise(tensors, path)
-    if wt_layer is not None:
-        model = dataclasses.replace(model, norms={str(k): str(v) for k, v in slots_of_codes(wt_layer).items()} or None)
-    if method is not None:
-        found = method_named(method)
-        if found.norm is not None and wt_layer is None:
+    if options.wt_layer is not None:
+        norms = {str(k): str(v) for k, v in slots_of_codes(options.wt_layer).items()}
+        model = dataclasses.replace(model, norms=norms or None)
+    if options.method is not None:
+        found = method_named(options.method)
+        if found.norm is not None and options.wt_layer is None:
             model = dataclasses.replace(model, norms=None)
-    if output_stride is not None:
-        model = dataclasses.replace(model, output_stride=output_stride)
-    names = tuple(domains) if domains is not None else tuple(f"source {i + 1}" for i in range(num_domains))
+    if options.output_stride is not None:
+        model = dataclasses.replace(model, output_stride=options.output_stride)
+    names = (
+        tuple(options.domains) if options.domains is not None else tuple(f"source {i + 1}" for i in range(num_domains))
+    )
     if len(names) != num_domains and found.style is not None:
         raise UsageError(f"--domains names {len(names)} sources, {path} was trained with {num_domains}")
-    labels = _space(space, num_classes, path)
+    labels = _space(options.space, num_classes, path)
     network = found.build(model, num_classes=num_classes, num_domains=num_domains)
-    report = _fill(network, tensors, model, format, path, allow_missing)
+    report = _fill(network, tensors, model, _format(file, reading), path, options.allow_missing)
+    beside = [name for name in file.parts[reading.part] if not name.startswith(reading.prefix)]
+    report = dataclasses.replace(report, left_out=(*report.left_out, *beside))
     card = card_for(
         method=found.name,
         model=model,
@@ -312,22 +377,35 @@ def load_backbone(path: Path) -> BackboneFile | None:
     Raises:
         CheckpointError: it cannot be read, or lacks tensors.
     """
-    _, found = read_foreign(path)
-    maker, tensors = torchvision_names(found)
-    name = backbone_of(tensors)
-    if name is None:
+    source, part = split_part(path)
+    file = read_weights(source)
+    found = named_readings(readings(file), part, file)
+    kinds = [(name, one) for one in found if (name := backbone_of(torchvision_names(one.tensors)[1]))]
+    if not kinds:
         return None
+    if len({name for name, _ in kinds}) > 1:
+        raise ambiguous(file, "backbones of " + " and ".join(dict(kinds)), [one for _, one in kinds])
+    name = kinds[0][0]
     info = backbone_info(name)
     classifier, _ = build_backbone(name, output_stride=32)
-    load_imagenet(classifier, info, str(path))
-    fresh = info.fresh if "conv1.weight" in tensors else ()
-    original = dict(zip(tensors, found, strict=True))
-    taken = [k for k in tensors if not k.startswith((*CLASSIFIER_KEYS, *fresh))]
-    left_out = [k for k in tensors if k.startswith(CLASSIFIER_KEYS)]
-    missing = tuple(k for k in classifier.state_dict() if k.startswith(fresh or "\0"))
-    matched, rest = (tuple(original[k] for k in names) for names in (taken, left_out))
-    report = LoadReport(f"{maker}'s {name}", matched, rest, missing, ())
-    kept = {k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items() if k not in left_out}
+    fit = choose_backbone(classifier, info, file, part, found=[one for _, one in kinds])
+    fill_backbone(classifier, info, fit, str(path))
+    wanted = [key for key in classifier.state_dict() if not key.startswith(CLASSIFIER_KEYS)]
+    prefix, renamed = fit.reading.prefix, torchvision_names(fit.reading.tensors)[1]
+    original = dict(zip(renamed, fit.reading.tensors, strict=True))
+    beside = [key for key in file.parts[fit.reading.part] if not key.startswith(prefix)]
+    report = LoadReport(
+        f"{fit.maker}'s {name}" + (f" ({fit.reading.name})" if fit.reading.name else ""),
+        tuple(prefix + original[key] for key in fit.given),
+        (*(prefix + key for key in fit.left_out), *beside),
+        tuple(key for key in wanted if key.startswith(fit.fresh or "\0")),
+        (),
+    )
+    kept = {
+        key: value.clone(memory_format=torch.contiguous_format)
+        for key, value in renamed.items()
+        if key in fit.given or key.startswith(fit.fresh or "\0")
+    }
     return BackboneFile(name, kept, report)
 
 
@@ -350,26 +428,34 @@ def reference_names(network: Segmentor, model: ModelConfig) -> dict[str, str]:
     return {key: reference_name(key, backbone=model.backbone, stem_norm=stem_norm) for key in network.state_dict()}
 
 
-def refuse_exported(path: Path) -> None:
-    """Say of a file that `spcnet export` wrote what it is, instead of taking it for damaged weights.
+def is_foreign(path: Path) -> bool:
+    """Whether a path is a file of other code, or names a part of one (`FILE#NAME`); not a run or a file of this package.
 
     Raises:
-        UsageError: it is one.
+        UsageError: it is an exported network, or a part is named of a file of this package.
+        CheckpointError: it is a file that holds no weights.
     """
-    if path.is_file() and path.suffix in (".onnx", ".pt2"):
-        raise UsageError(f"{path} is an exported network: give the run or the weights that it was made from")
+    file, part = split_part(path)
+    if not file.is_file():
+        return False
+    refuse_other(file)
+    own = checkpoint.is_own(file)
+    if own and part is not None:
+        raise UsageError(f"{file} holds one network alone: leave out #{part}")
+    return not own
 
 
 def load_any(path: Path | str) -> tuple[Segmentor, ModelCard]:
     """The network of a run, of a checkpoint of this package, or of any file that `load_foreign` reads.
+
+    What a file is, its content says; its name plays no part. `FILE#NAME` names one of several networks in a file.
 
     Raises:
         CheckpointError: nothing is there, or it cannot be read.
         UsageError: its classes fit no label space, or it is an exported network.
     """
     path = Path(path)
-    refuse_exported(path)
-    if path.is_file() and not checkpoint.is_own(path):
+    if is_foreign(path):
         network, card, _ = load_foreign(path)
         return network, card
     return restore(path)
@@ -379,7 +465,8 @@ def load_model(run_or_checkpoint: Path | str) -> Segmentor:
     """A trained network in evaluation mode, on the CPU.
 
     Args:
-        run_or_checkpoint: folder of a run, a file of this package, or one of RobustNet or SPC-Net (PyTorch, MindSpore).
+        run_or_checkpoint: folder of a run, a file of this package, or one of RobustNet or SPC-Net (PyTorch, MindSpore);
+            `FILE#NAME` for one of several networks in a file, for example `last.pth#model_ema`.
 
     Raises:
         CheckpointError: nothing is there, it is broken, or its tensors do not fit.

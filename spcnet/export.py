@@ -187,7 +187,7 @@ def export(
     for value, known, what in ((format, tuple(SUFFIXES), "format"), (kind, ("logits", "labels"), "kind of output")):
         if value not in known:
             raise one_of(value, known, what)
-    if output.suffix != SUFFIXES[format]:
+    if output.suffix.lower() != SUFFIXES[format]:
         raise UsageError(f"the output is {output}: a file of the format {format} ends in {SUFFIXES[format]}")
     if format == "onnx":
         check_opset(opset)

@@ -24,6 +24,7 @@ from spcnet.convert import load_any
 from spcnet.data.catalog import DATASETS
 from spcnet.engine.records import CONFIG_FILE
 from spcnet.errors import CheckpointError, DataError, UsageError
+from spcnet.file_kinds import split_part
 from spcnet.files import write_text
 from spcnet.methods import method_named, restore
 from spcnet.models.segmentor import MIN_SIZE, Segmentor
@@ -82,7 +83,7 @@ def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | Non
 
 def _iteration(model: Path) -> int:
     """After how many iterations a network was written that came without its run; 0 where nothing says so."""
-    file = checkpoint.find(model)
+    file = checkpoint.find(split_part(model).file)
     return int(checkpoint.read_state(file).get("iteration", 0)) if checkpoint.is_own(file) else 0
 
 
@@ -111,7 +112,7 @@ def from_pretrained(
     ```
 
     Args:
-        folder_or_repo_id: a folder or the network's file in it, or `OWNER/NAME` of a repository on the Hub; what lies here under
+        folder_or_repo_id: a folder, a file that `spcnet.load_model` reads, or `OWNER/NAME` of a repository on the Hub; what lies here under
             that name comes first.
         revision: branch, tag or commit of the repository.
         cache_dir: where downloads are kept; the Hub client's own place by default.
@@ -122,8 +123,8 @@ def from_pretrained(
         UsageError: the client of the Hub is not installed.
     """
     folder = Path(folder_or_repo_id)
-    if folder.is_file():
-        return restore(folder)[0]
+    if split_part(folder).file.is_file():
+        return load_any(folder)[0]
     if folder.is_dir():
         if not (folder / MODEL_FILE).is_file():
             raise CheckpointError(

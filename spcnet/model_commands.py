@@ -14,7 +14,7 @@ from spcnet import checkpoint
 from spcnet import export as exporting
 from spcnet.commands import read_config
 from spcnet.config import DataConfig, DomainSpec
-from spcnet.convert import load_any, load_backbone, load_foreign, refuse_exported, write_backbone, write_robustnet
+from spcnet.convert import is_foreign, load_any, load_backbone, load_foreign, write_backbone, write_robustnet
 from spcnet.cost import PAPER_SIZE, costs, paper_table
 from spcnet.data.catalog import with_sets
 from spcnet.data.datasets import SegmentationSet, open_domain
@@ -24,6 +24,7 @@ from spcnet.engine.progress import bar, bars
 from spcnet.errors import UsageError, one_of
 from spcnet.evaluation.metrics import mean_iou
 from spcnet.evaluation.views import Views
+from spcnet.file_kinds import split_part
 from spcnet.files import write_whole
 from spcnet.hub import push_to_hub, save_pretrained
 from spcnet.inference.images import find_images, search_images
@@ -150,7 +151,8 @@ def convert(
 
     Args:
         source: file of RobustNet or SPC-Net (PyTorch, MindSpore), of this package, or folder of a run; or an ImageNet
-            backbone (torchvision, timm, MIT CSAIL), which becomes a file for `model.weights`.
+            backbone (torchvision, timm, MIT CSAIL), which becomes a file for `model.weights`. `FILE#NAME` for one of several
+            networks in a file.
         output: file to write.
         to: `spcnet`, or `robustnet` for a state dict with RobustNet's names.
         method: see `spcnet.convert.load_foreign`, as for the following.
@@ -167,8 +169,8 @@ def convert(
     console = console or Console(quiet=True)
     if to not in ("spcnet", "robustnet"):
         raise one_of(to, ("spcnet", "robustnet"), "format")
-    refuse_exported(source)
-    if source.is_dir() or checkpoint.is_own(source):
+    checkpoint.find(split_part(source).file)  # says what is missing
+    if not is_foreign(source):
         given = {
             "method": method,
             "output_stride": output_stride,

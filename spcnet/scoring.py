@@ -37,6 +37,7 @@ from spcnet.evaluation.metrics import confusion, outcome
 from spcnet.evaluation.protocols import PROTOCOLS, Protocol, as_published, protocol_named, protocol_set
 from spcnet.evaluation.views import check_overlap
 from spcnet.export import FileNetwork, onnx_metadata, onnx_program
+from spcnet.file_kinds import FileKind, kind_of, split_part
 from spcnet.inference.results import CLASSES_SUFFIX
 from spcnet.methods import restore
 from spcnet.reports.scores import class_scores, domain_scores, percent
@@ -212,11 +213,13 @@ def _run(run: Path, asked: _Asked) -> Record:
 
 def _file(path: Path, asked: _Asked) -> Record:
     network: nn.Module
-    if path.suffix == ".pt2":
+    file = split_part(path).file
+    kind = kind_of(file) if file.is_file() else None
+    if kind is FileKind.TORCH_EXPORT:
         raise UsageError(
             f"{path} would be trusted with running code: score the network it was made from, or an ONNX file"
         )
-    if path.suffix == ".onnx":
+    if kind is FileKind.ONNX:
         if asked.devices != 1:
             raise UsageError(f"{path} is run by ONNX Runtime on the processor: leave out devices")
         try:

@@ -28,6 +28,7 @@ from spcnet.models.weights import CLASSIFIER_KEYS, load_imagenet
 from tests import golden
 from tests.models.test_mindspore import checkpoint as mindspore_file
 from tests.models.test_networks import formula
+from tests.test_file_kinds import onnx_file, torch_export_file
 
 SNAPSHOT = {"optimizer": {"lr": 0.01}, "epoch": 3, "mean_iu": np.float64(0.4), "command": "train.py --arch x"}
 
@@ -198,13 +199,17 @@ def test_wrong_options_are_answered_in_one_line(
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_an_exported_network_is_called_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("x.onnx", "x.pt2"):
-        (tmp_path / name).write_bytes(b"anything")
-        with pytest.raises(UsageError, match=rf"{name} is an exported network: give the run or the weights"):
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_an_exported_network_is_called_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    content = {"onnx": onnx_file, "pt2": torch_export_file}[kind]()
+    for name in (f"x.{kind}", "x", "x.PTH", "x.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError, match=rf"{name} is an exported network .*: give the run or the weights"):
             spcnet.load_model(tmp_path / name)
-        assert main(["convert", str(tmp_path / name), str(tmp_path / "out.safetensors")]) == 2
-        assert "is an exported network" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "x"), str(tmp_path / "out.safetensors")]) == 2
+    assert "is an exported network" in capsys.readouterr().err
 
 
 def test_a_file_that_says_what_it_is_takes_no_other_word_for_it(
@@ -218,11 +223,12 @@ def test_a_file_that_says_what_it_is_takes_no_other_word_for_it(
     assert main(["convert", str(own), str(out)]) == 0
 
 
-def test_a_damaged_file_of_this_package_is_told_of_as_such(tmp_path: Path) -> None:
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(b"1234567890")
+@pytest.mark.parametrize("name", ["x.safetensors", "x", "x.pth"])
+def test_a_damaged_file_of_this_package_is_told_of_as_such(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes((100).to_bytes(8, "little") + b'{"__metadata__')
     assert checkpoint.is_own(path)
-    with pytest.raises(CheckpointError, match="it is truncated or no safetensors file"):
+    with pytest.raises(CheckpointError, match=r"cannot read the checkpoint .* it is truncated or no safetensors file"):
         spcnet.load_model(path)
 
 

@@ -8,7 +8,8 @@ length in it is believed before it is compared with what is there.
 
 import binascii
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -58,15 +59,23 @@ def read_mindspore(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def looks_like_mindspore(path: Path) -> bool:
-    """Whether a file begins as a MindSpore checkpoint does: a message in a message, whose first field is text."""
-    try:
-        with path.open("rb") as file:
-            start = memoryview(file.read(64))
-        length, place = _varint(start, 1) if bytes(start[:1]) == b"\n" else (0, 0)
-        return length > 0 and bytes(start[place : place + 1]) == b"\n"
-    except (OSError, _Broken):
-        return False
+def pytorch_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by the names that PyTorch gives to MindSpore's parameters; others stay as they are."""
+    renamed = {_pytorch_name(tag): value for tag, value in tensors.items()}
+    return renamed if len(renamed) == len(tensors) else dict(tensors)
+
+
+def _pytorch_name(tag: str) -> str:
+    name = re.sub(r"(^|\.)style_adain(\d)\.", r"\1styleAdaIN\2.", tag)
+    for theirs, ours in (
+        (".moving_mean", ".running_mean"),
+        (".moving_variance", ".running_var"),
+        (".gamma", ".weight"),
+        (".beta", ".bias"),
+    ):
+        if name.endswith(theirs):
+            return name.removesuffix(theirs) + ours
+    return name
 
 
 def _tensors(data: memoryview) -> dict[str, Tensor]:

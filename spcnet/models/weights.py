@@ -1,27 +1,61 @@
 """Bringing trained values into networks: ImageNet files, and the names that other code bases use.
 
-A file that a user downloaded is never unpickled: safetensors, or `torch.load` with `weights_only=True`.
+How files are read, and where in a file a network lies, is in `spcnet.models.weight_files`.
 """
 
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spcnet.errors import CheckpointError
+from spcnet.file_kinds import FileKind, split_part
 from spcnet.models.backbones import BackboneInfo
+from spcnet.models.weight_files import (
+    Reading,
+    WeightFile,
+    ambiguous,
+    apart,
+    check_finite,
+    named_readings,
+    overview,
+    read_weights,
+    readings,
+    same_tensors,
+    several,
+)
 
 CLASSIFIER_KEYS = ("fc.", "classifier.")
 """Beginnings of the keys of an ImageNet classifier's last layer, which segmentation does not use."""
+HEAD_KEYS = (*CLASSIFIER_KEYS, "head.", "last_linear.", "projector.", "projection_head.", "predictor.")
+"""Those of other programs, and of what self-supervised training puts behind a backbone."""
+_SEGMENTATION_PARTS = frozenset(
+    [
+        "aspp",
+        "bot_aspp",
+        "bot_fine",
+        "final1",
+        "final2",
+        "dsn",
+        "projection",
+        "feat_norm",
+        "mask_norm",
+        "prototypes",
+        "styleAdaIN1",
+        "styleAdaIN2",
+        "aux_classifier",
+        "decode_head",
+        "auxiliary_head",
+        "decoder",
+        "neck",
+    ]
+)
+"""Parts of networks for segmentation beside the backbone."""
 
 REFERENCE_NAMES = (
     ("backbone.stem.", "layer0."),
@@ -73,72 +107,6 @@ def reference_name(key: str, *, backbone: str, stem_norm: bool = False) -> str:
     raise KeyError(key)
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a flat file of named tensors, safetensors or a PyTorch state dict, without executing anything in it.
-
-    Raises:
-        CheckpointError: the file is missing, truncated, or holds something else.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"there is no weight file {path}: check the path given as model.weights")
-    _refuse_unfolding(path)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals(_PLAIN_NUMBERS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a damaged file's odd protocol; what is wrong with it is told below
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = (str(error).strip().splitlines() or ["it is empty"])[0]
-        raise CheckpointError(
-            f"cannot read the weight file {path} ({reason}): it must be a safetensors file or a PyTorch state dict; "
-            "fetch it again if the download broke off"
-        ) from error
-    except Exception as error:  # the unpickler raises its own kind for code it refuses to run
-        raise CheckpointError(
-            f"the weight file {path} is damaged or holds more than tensors, and was not opened: save the state dict alone, "
-            "or fetch it again"
-        ) from error
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise CheckpointError(f"the weight file {path} is no state dict: it must map names to tensors")
-    for key, value in loaded.items():
-        plain = value.layout == torch.strided and not (value.is_quantized or value.is_meta or value.is_complex())
-        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise CheckpointError(
-                f"the weight file {path} has under {key!r} no plain array of numbers, or one that is larger than what the "
-                "file has for it: it is damaged or made to fill the memory, and was not used"
-            )
-    return {str(key).removeprefix("module."): value for key, value in loaded.items()}
-
-
-# RobustNet's snapshots hold their mean IoU as a NumPy number, which is nothing that could run.
-_SCALAR = np.float64(0).__reduce__()[0]
-_PLAIN_NUMBERS: list[Any] = [
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
-]
-
-
-def _refuse_unfolding(path: Path) -> None:
-    """PyTorch's archives are as large as what is in them; one that is compressed, or whose entries overlap, may unfold to any size."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-            overlapping = sum(entry.file_size for entry in entries) > path.stat().st_size
-    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
-        return  # no archive, or one that PyTorch will not read either
-    if compressed or overlapping:
-        raise CheckpointError(
-            f"{path} is {'a compressed archive' if compressed else 'an archive of more than its own size'}, which PyTorch "
-            "does not write: it was not opened; fetch it again from its source"
-        )
-
-
 _TIMM_MOBILENET = (
     (r"conv_stem\.", "features.0.0."),
     (r"bn1\.", "features.0.1."),
@@ -147,6 +115,12 @@ _TIMM_MOBILENET = (
 )
 _TIMM_STAGES = (1, 2, 3, 4, 3, 3, 1)
 """Blocks in each stage of MobileNetV2, as timm numbers them."""
+_MMPRETRAIN = (
+    (r"conv1\.conv\.", "features.0.0."),
+    (r"conv1\.bn\.", "features.0.1."),
+    (r"conv2\.conv\.", "features.18.0."),
+    (r"conv2\.bn\.", "features.18.1."),
+)
 _CSAIL_STEM = (
     (r"conv1\.", "conv1.0."),
     (r"bn1\.", "conv1.1."),
@@ -158,10 +132,11 @@ _CSAIL_STEM = (
 
 
 def torchvision_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """Whose names an ImageNet file has, and its tensors by torchvision's.
+    """Whose names a backbone has, and its tensors by torchvision's, in the same order.
 
-    Known are torchvision's, which timm shares for its ResNets; timm's MobileNetV2; and those of MIT CSAIL's ResNets with
-    a stem of three convolutions, the file that RobustNet starts ResNet-101 from. Others stay as they are.
+    Known are torchvision's, which timm and mmsegmentation share for their ResNets; those of timm's and of mmpretrain's
+    MobileNetV2; and those of MIT CSAIL's ResNets with a stem of three convolutions, the file that RobustNet starts
+    ResNet-101 from. Others stay as they are.
 
     Raises:
         CheckpointError: two tensors would get the same name.
@@ -169,6 +144,8 @@ def torchvision_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Ten
     maker, renamed = "torchvision", dict(tensors)
     if "conv_stem.weight" in tensors and "blocks.0.0.conv_dw.weight" in tensors:
         maker, renamed = "timm", {_renamed(_timm_block(k), _TIMM_MOBILENET): v for k, v in tensors.items()}
+    elif "conv1.conv.weight" in tensors and "layer1.0.conv.0.conv.weight" in tensors:
+        maker, renamed = "mmpretrain", {_renamed(_mmpretrain_block(k), _MMPRETRAIN): v for k, v in tensors.items()}
     elif "conv3.weight" in tensors and "layer1.0.conv1.weight" in tensors:
         maker, renamed = "MIT CSAIL", {_renamed(k, _CSAIL_STEM): v for k, v in tensors.items()}
     if len(renamed) != len(tensors):
@@ -196,6 +173,17 @@ def _timm_block(name: str) -> str:
     return f"features.{number}.conv.{places.get(layer, layer)}.{leaf}"
 
 
+def _mmpretrain_block(name: str) -> str:
+    """Torchvision's name of a tensor in a block of mmpretrain's MobileNetV2."""
+    found = re.match(r"layer([1-7])\.(\d+)\.conv\.([0-2])\.(conv|bn)\.(\w+)$", name)
+    if not found:
+        return name
+    stage, block, layer, kind, leaf = int(found[1]) - 1, int(found[2]), int(found[3]), found[4], found[5]
+    last = 1 if stage == 0 else 2
+    place = f"{layer + (kind == 'bn')}" if layer == last else f"{layer}.{int(kind == 'bn')}"
+    return f"features.{1 + sum(_TIMM_STAGES[:stage]) + block}.conv.{place}.{leaf}"
+
+
 def backbone_of(tensors: Mapping[str, Tensor]) -> str | None:
     """Which backbone an ImageNet file is of, told from torchvision's names; None where it is of none."""
     if "features.18.0.weight" in tensors and "features.1.conv.0.0.weight" in tensors:
@@ -209,42 +197,192 @@ def backbone_of(tensors: Mapping[str, Tensor]) -> str | None:
     return {(8, False): "resnet18", (16, True): "resnet50", (33, True): "resnet101"}.get((depth, bottleneck))
 
 
+class BackboneFit(NamedTuple):
+    """How far a reading of a file is the backbone that is wanted."""
+
+    reading: Reading
+    maker: str
+    """Whose names it has."""
+    given: dict[str, Tensor]
+    """By torchvision's names, without what the backbone does not take."""
+    left_out: list[str]
+    """Names of the reading that the backbone does not take: classifiers, heads."""
+    fresh: tuple[str, ...]
+    """Beginnings of names that start from random values, for a stem of another kind."""
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: list[str]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing, left over or of another shape."""
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    def problems(self) -> str:
+        """What keeps it from fitting, in words."""
+        kinds = (("lacks", self.missing), ("has besides", self.unexpected), ("has in another shape", self.misshapen))
+        return ", ".join(f"{what} {len(names)} tensors, {several(names)}" for what, names in kinds if names)
+
+
+def backbone_fits(classifier: nn.Module, info: BackboneInfo, found: Sequence[Reading]) -> list[BackboneFit]:
+    """How far each reading of a file is the backbone that is wanted, the nearest first.
+
+    Args:
+        classifier: torchvision's network, from `build_backbone`.
+        info: which backbone it is.
+        found: from `readings`.
+    """
+    state = classifier.state_dict()
+    wanted = {key: value.shape for key, value in state.items() if not key.startswith(CLASSIFIER_KEYS)}
+    places = _places(classifier, info)
+    fits = [fit for reading in found if (fit := _backbone_fit(reading, wanted, places, info)) is not None]
+    # What is there in the right shape counts; of several alike the first.
+    return sorted(fits, key=lambda fit: (not fit.whole, len(fit.missing) + len(fit.misshapen), len(fit.unexpected)))
+
+
+def _places(classifier: nn.Module, info: BackboneInfo) -> dict[str, str]:
+    """Torchvision's name of each tensor of a backbone, by the name here without `backbone.`."""
+    original = {id(value): key for key, value in classifier.state_dict(keep_vars=True).items()}
+    return {key: original[id(value)] for key, value in info.cut(classifier).state_dict(keep_vars=True).items()}
+
+
+def _backbone_fit(
+    reading: Reading, wanted: Mapping[str, torch.Size], places: Mapping[str, str], info: BackboneInfo
+) -> BackboneFit | None:
+    """None where a reading has nothing of the backbone."""
+    maker, names = _known_names(reading.tensors, places, info)
+    fresh = info.fresh if "conv1.weight" in names else ()
+    given, left_out, unexpected = {}, [], []
+    for name, original in names.items():
+        if name.startswith(fresh or "\0"):
+            continue
+        if name in wanted:
+            given[name] = reading.tensors[original]
+        elif name.startswith(HEAD_KEYS) or (name not in places and name.partition(".")[0] in _SEGMENTATION_PARTS):
+            left_out.append(original)
+        else:
+            unexpected.append(original)
+    misshapen = [name for name in given if given[name].shape != wanted[name]]
+    if len(misshapen) == len(given):
+        return None
+    missing = [k for k in wanted if k not in given and not k.startswith(fresh or "\0") and "num_batches" not in k]
+    return BackboneFit(reading, maker, given, left_out, fresh, missing, unexpected, misshapen)
+
+
+def _known_names(
+    tensors: Mapping[str, Tensor], places: Mapping[str, str], info: BackboneInfo
+) -> tuple[str, dict[str, str]]:
+    """Whose names tensors have, and their own names by torchvision's."""
+    for maker, start in (("spcnet", "stem."), ("RobustNet", "layer0.")):
+        if any(name.startswith(start) for name in tensors):
+            theirs = {key: key for key in places}
+            if maker == "RobustNet":
+                arch = (
+                    "shufflenet_v2" if info.torchvision_weights.startswith("shufflenet") else info.torchvision_weights
+                )
+                theirs = {reference_name(f"backbone.{key}", backbone=arch): key for key in places}
+            return maker, {places[theirs[name]] if name in theirs else name: name for name in tensors}
+    maker, renamed = torchvision_names(tensors)
+    return maker, dict(zip(renamed, tensors, strict=True))
+
+
+def choose_backbone(
+    classifier: nn.Module,
+    info: BackboneInfo,
+    file: WeightFile,
+    part: str | None,
+    *,
+    found: Sequence[Reading] | None = None,
+) -> BackboneFit:
+    """The one reading of a file that is the backbone.
+
+    Args:
+        classifier: torchvision's network, from `build_backbone`.
+        info: which backbone it is.
+        file: from `read_weights`.
+        part: name of the reading, where the user gave one.
+        found: readings to choose from; all of the file by default.
+
+    Raises:
+        CheckpointError: none is, or several are and their numbers differ; says what the file holds.
+    """
+    size = sum(not key.startswith(CLASSIFIER_KEYS) for key in classifier.state_dict())
+    found = readings(file, at_least=size // 4) if found is None else found
+    fits = backbone_fits(classifier, info, named_readings(found, part, file))
+    inner = [fit.reading for fit in fits if not (fit.missing or fit.misshapen)]
+    if len(inner) > 1:
+        fits = backbone_fits(classifier, info, apart(inner))
+    whole = [fit for fit in fits if fit.whole]
+    if not whole:
+        raise _no_backbone(file, info, part, fits)
+    different = [whole[0]]
+    for fit in whole[1:]:
+        if not any(same_tensors(fit.given, other.given) for other in different):
+            different.append(fit)
+    exact = [fit for fit in different if fit.reading.name == part]
+    if len(different) > 1 and not exact:
+        raise ambiguous(file, f"{info.torchvision_weights} backbones", [fit.reading for fit in different])
+    chosen = (exact or different)[0]
+    check_finite(file.path, chosen.given)
+    return chosen
+
+
+def _no_backbone(
+    file: WeightFile, info: BackboneInfo, part: str | None, fits: Sequence[BackboneFit]
+) -> CheckpointError:
+    rule = (
+        f"it must be an ImageNet {info.torchvision_weights} with torchvision's key names, or those of timm, mmpretrain, "
+        "MIT CSAIL or RobustNet"
+    )
+    plain = list(file.parts) == [""] and (not fits or not fits[0].reading.name)
+    if fits and plain:
+        return CheckpointError(f"{file.path} {fits[0].problems()}: {rule}")
+    what = f"{file.path} has no {info.torchvision_weights} that fits" + (f" in {part!r}" if part else "")
+    nearest = ""
+    if fits:
+        name = fits[0].reading.name
+        nearest = f"; the nearest, {file.path}{f'#{name}' if name else ''}, {fits[0].problems()}"
+    return CheckpointError(f"{what}; it holds {overview(file)}{nearest}: {rule}; {file.path}#NAME names a part of it")
+
+
 def load_imagenet(classifier: nn.Module, info: BackboneInfo, weights: str) -> None:
     """Give a classifier its ImageNet weights.
 
     Args:
         classifier: torchvision's network, from `build_backbone`.
         info: which backbone it is.
-        weights: `imagenet` for torchvision's own download, or the path of a file with names that `torchvision_names`
-            knows.
+        weights: `imagenet` for torchvision's own download, or the path of a file that holds the backbone, under names
+            that `torchvision_names` knows, RobustNet's or this package's; `FILE#NAME` for one of several in it.
 
     Raises:
-        CheckpointError: a tensor is missing or has another shape, or the file cannot be read or fetched.
+        CheckpointError: a tensor is missing, has another shape or is not finite, several networks fit, or the file
+            cannot be read or fetched.
     """
     if weights == "imagenet":
         tensors, source = _download(info.torchvision_weights), f"torchvision's {info.torchvision_weights} weights"
+        file, part = WeightFile(Path(source), FileKind.TORCH, {"": tensors}), None
     else:
-        tensors, source = torchvision_names(load_tensors(Path(weights)))[1], weights
-    fresh = info.fresh if "conv1.weight" in tensors else ()
-    if fresh:
+        path, part = split_part(weights)
+        if not path.is_file():
+            raise CheckpointError(f"there is no weight file {path}: check the path given as model.weights")
+        file, source = read_weights(path), weights
+    fill_backbone(
+        classifier, info, choose_backbone(classifier, info, file, part), source, downloaded=weights == "imagenet"
+    )
+
+
+def fill_backbone(
+    classifier: nn.Module, info: BackboneInfo, fit: BackboneFit, source: str, *, downloaded: bool = False
+) -> None:
+    """Load a backbone into its classifier, and warn of what starts from random values."""
+    if fit.fresh:
         warnings.warn(
-            f"{source} {'have' if weights == 'imagenet' else 'has'} another stem than {info.torchvision_weights} here: "
-            f"{', '.join(fresh)} start from random values. Give a file with a stem of three convolutions as model.weights "
+            f"{source} {'have' if downloaded else 'has'} another stem than {info.torchvision_weights} here: "
+            f"{', '.join(fit.fresh)} start from random values. Give a file with a stem of three convolutions as model.weights "
             "to avoid it",
-            stacklevel=2,
+            stacklevel=3,
         )
-    wanted = {key: value for key, value in classifier.state_dict().items() if not key.startswith(CLASSIFIER_KEYS)}
-    given = {k: v for k, v in tensors.items() if not k.startswith((*CLASSIFIER_KEYS, *fresh))}
-    missing = [k for k in wanted if k not in given and not k.startswith(fresh or "\0") and "num_batches" not in k]
-    unexpected = [k for k in given if k not in wanted]
-    misshapen = [k for k in wanted if k in given and given[k].shape != wanted[k].shape]
-    for problem, keys in (("lacks", missing), ("has besides", unexpected), ("has in another shape", misshapen)):
-        if keys:
-            raise CheckpointError(
-                f"{source} {problem} {len(keys)} tensors, {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}: "
-                f"it must be an ImageNet {info.torchvision_weights} with torchvision's key names, or those of timm or MIT CSAIL"
-            )
-    classifier.load_state_dict(given, strict=False)
+    classifier.load_state_dict(fit.given, strict=False)
 
 
 def _download(name: str) -> dict[str, Tensor]:

@@ -13,7 +13,8 @@ from spcnet.errors import CheckpointError, UsageError
 from spcnet.methods import build_model
 from spcnet.models import weights
 from spcnet.models.backbones import backbone_info, build_backbone
-from spcnet.models.weights import load_imagenet, load_tensors
+from spcnet.models.weight_files import read_weights, readings
+from spcnet.models.weights import load_imagenet
 from tests import golden
 
 IMAGENET = golden.SHARED / "weights" / "mobilenet_v2_imagenet.safetensors"
@@ -42,7 +43,8 @@ def test_every_form_of_state_dict_loads_the_same(tmp_path: Path, form: str) -> N
     else:
         content: Any = {f"module.{key}": value for key, value in tensors.items()} if "parallel" in form else tensors
         torch.save({"state_dict": content, "epoch": 3} if form != "state.pth" else content, path)
-    found = load_tensors(path)
+    [reading] = [one for one in readings(read_weights(path)) if set(one.tensors) == set(tensors)]
+    found = reading.tensors
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[key], value) for key, value in tensors.items())
 
@@ -51,12 +53,12 @@ def test_code_in_a_file_is_refused_and_not_executed(tmp_path: Path) -> None:
     mark, path = tmp_path / "executed", tmp_path / "bomb.pth"
     torch.save({"a": torch.ones(1), "b": Bomb(mark)}, path)
     with pytest.raises(CheckpointError, match="holds more than tensors, and was not opened: save the state dict alone"):
-        load_tensors(path)
+        read_weights(path)
     assert not mark.exists()
     plain = tmp_path / "plain.pkl"
     plain.write_bytes(pickle.dumps({"a": Bomb(mark)}, protocol=2))
     with pytest.raises(CheckpointError):
-        load_tensors(plain)
+        read_weights(plain)
     assert not mark.exists()
     torch.load(path, weights_only=False)  # the bomb is live
     assert mark.exists()
@@ -74,19 +76,19 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, damage: str) -> None
     noise = torch.randint(0, 256, (300,), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     path.write_bytes({"truncated": content[:-150], "random": noise.numpy().tobytes(), "empty": b""}[damage])
     with pytest.raises(CheckpointError, match=name):
-        load_tensors(path)
+        read_weights(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is no weight file .*nowhere\.pth: check the path"):
-        load_tensors(tmp_path / "nowhere.pth")
+        read_weights(tmp_path / "nowhere.pth")
 
 
 @pytest.mark.parametrize("content", [[torch.ones(1)], {"epoch": 3}, torch.ones(2)])
 def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(CheckpointError, match="is no state dict: it must map names to tensors"):
-        load_tensors(tmp_path / "odd.pth")
+        read_weights(tmp_path / "odd.pth")
 
 
 def test_backbone_weights_come_from_a_file(tmp_path: Path) -> None:
