@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 from PIL import Image
 from rich.box import SIMPLE
 from rich.console import Console
@@ -25,7 +24,7 @@ from spcnet.data.style_sheet import style_sheet
 from spcnet.data.weather import WEATHER
 from spcnet.engine.progress import bar
 from spcnet.errors import DataError, named
-from spcnet.files import write_text, write_whole
+from spcnet.files import read_yaml, write_text, write_whole
 
 
 def data_of(recipe: str | None) -> DataConfig:
@@ -37,14 +36,7 @@ def data_of(recipe: str | None) -> DataConfig:
     """
     if recipe is None:
         return DataConfig()
-    path = recipe_path(recipe)
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} is no readable recipe: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path} is no recipe: it must map options to values")
-    return from_dict(RunConfig, values).data
+    return from_dict(RunConfig, read_yaml(recipe_path(recipe), "recipe")).data
 
 
 def list_sets(console: Console) -> None:

@@ -1,4 +1,7 @@
-"""Writing files whole or not at all: under another name first, then renamed. A killed process leaves the old file."""
+"""Writing files whole or not at all: under another name first, then renamed. A killed process leaves the old file.
+
+And reading what people write: text in UTF-8, and YAML.
+"""
 
 import os
 import re
@@ -6,7 +9,9 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import yaml
 
 from spcnet.errors import DataError
 
@@ -59,6 +64,80 @@ def write_text(path: Path, text: str) -> None:
         DataError: no permission or no space.
     """
     write_whole(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def read_text(path: Path, what: str = "file") -> str:
+    """The text of a file in UTF-8, with or without a byte order mark; its line ends become newlines.
+
+    Args:
+        path: the file.
+        what: what it is, for the messages.
+
+    Raises:
+        DataError: it cannot be read, or is no text in UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot read the {what} {path}: {error.strerror or error}. Check its path and permissions"
+        ) from error
+    remedy = "save it as UTF-8"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(
+            f"the {what} {path} is UTF-16, it must be UTF-8: {remedy}, for example with iconv -f UTF-16 -t UTF-8"
+        )
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"the {what} {path} is not UTF-8: line {line} has the byte 0x{error.object[error.start]:02x}; {remedy}, "
+            "or check that it is a text file"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(
+            f"the {what} {path} is no text in UTF-8: line {line} has a NUL byte, as in UTF-16 and damaged files; {remedy}, or "
+            "restore it"
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_yaml(path: Path, what: str = "file") -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Args:
+        path: the file.
+        what: what it is, for the messages.
+
+    Raises:
+        DataError: it cannot be read, is no text in UTF-8 or no YAML, or maps no names to values.
+    """
+    return _mapping(read_text(path, what), path, what)
+
+
+def read_yaml_text(path: Path, what: str = "file") -> str:
+    """The text of a YAML file that holds a mapping, for another program to parse.
+
+    Raises:
+        DataError: see `read_yaml`.
+    """
+    text = read_text(path, what)
+    _mapping(text, path, what)
+    return text
+
+
+def _mapping(text: str, path: Path, what: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        raise DataError(f"cannot read the {what} {path}: {said}. Mend that line, it is no YAML") from error
+    if not isinstance(values, dict):
+        came = "is empty" if values is None else f"holds a {type(values).__name__}"
+        raise DataError(f"the {what} {path} {came} and names no method or other option: it must map options to values")
+    return values
 
 
 def remove_unfinished(folder: Path) -> int:

@@ -19,7 +19,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from spcnet import checkpoint, processes
-from spcnet.config import RunConfig
+from spcnet.config import RunConfig, kept_on_resume
 from spcnet.engine import records, replay, state
 from spcnet.engine.devices import synchronise
 from spcnet.engine.observer import Observer
@@ -31,9 +31,6 @@ from spcnet.types import Batch, SegOutput, StepResult, StyleStats
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called after each logged iteration with the number of finished iterations and the latest losses."""
-
-DRAWN = ("sampling", "class_uniform", "train_scenes")
-"""Options of the data that say which image comes when, beside the size of a batch: a resumed run must keep them."""
 
 SAME_REQUEST = 2.0
 """Seconds within which several requests to end are one."""
@@ -121,7 +118,7 @@ class Trainer:
                         f"{replay.remedy(self.config.training)}. {state.how_to_go_on(self.config.output)}"
                     )
                 scaler = self.fabric.strategy.precision.state_dict()
-                drawn = {name: getattr(self.config.data, name) for name in DRAWN}
+                drawn = {name: getattr(self.config.data, name) for name in kept_on_resume("data")}
                 more = {"iteration": self.iteration, "batch": self.batch, "drawn": drawn, "precision": scaler}
                 state.save(self.config.output, self.network, self.optimizer, self.card, self.config.training, more)
 
