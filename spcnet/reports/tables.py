@@ -1,7 +1,8 @@
 """The headline table: which method scores what on which domain, as data, and how to show it as text.
 
-Runs that differ only by their seed, and by where and how they were computed (`spcnet.config.Decides`), are one row, with the mean and the sample standard deviation over the seeds. A run
-that is not comparable with the others is still shown, and a warning says why.
+Runs that differ only by their seed, and by where and how they were computed (`spcnet.config.Decides`), are one row, with
+the mean and the sample standard deviation over the seeds. A run that is not comparable with the others is still shown,
+and a warning says why.
 """
 
 import csv
