@@ -12,16 +12,14 @@ from jsonargparse import (
     ArgumentParser,
     DefaultHelpFormatter,
     Namespace,
-    get_loader,
-    set_loader,
     set_parsing_settings,
 )
 from rich.console import Console
-from yaml import YAMLError
 
 from spcnet import __version__
-from spcnet.config import ListKeys, RunConfig, recipe_path
+from spcnet.config import RunConfig, recipe_path
 from spcnet.errors import SpcnetError
+from spcnet.options import OptionParser, add_run_options
 
 SHORT = {
     **{
@@ -41,10 +39,7 @@ USAGE, DATA, INTERRUPTED = 2, 1, 130
 
 
 def _add_train(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", action="config", help="Recipe: a YAML file, or the name of one that comes with spcnet."
-    )
-    parser.add_class_arguments(RunConfig, fail_untyped=True)
+    add_run_options(parser)
     parser.add_argument("--resume", action=ActionYesNo, default=False, help="Go on where the run in --output stopped.")
     parser.add_argument(
         "--overwrite", action=ActionYesNo, default=False, help="Begin anew in a folder that already holds a run."
@@ -954,8 +949,7 @@ class _Help(DefaultHelpFormatter):
 def make_parser() -> ArgumentParser:
     """The parser of all commands."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    set_loader("yaml", ListKeys(get_loader("yaml")), exceptions=(YAMLError,))
-    parser = ArgumentParser(
+    parser = OptionParser(
         prog="spcnet",
         formatter_class=_Help,
         description="Domain-generalised semantic segmentation: train on streets with labels, work on streets without.",
@@ -965,7 +959,7 @@ def make_parser() -> ArgumentParser:
     commands = parser.add_subcommands(dest="command", required=True)
     for name, (summary, add_options, _) in COMMANDS.items():
         short = f" Short forms: {', '.join(f'{k} for {v}' for k, v in SHORT.items())}." if name == "train" else ""
-        sub = ArgumentParser(description=summary + short, formatter_class=_Help)
+        sub = OptionParser(description=summary + short, formatter_class=_Help)
         sub.add_argument("--debug", action=ActionYesNo, default=False, dest="traceback", help=TRACEBACK)
         add_options(sub)
         commands.add_subcommand(name, sub, help=summary)
@@ -978,7 +972,7 @@ def make_parser() -> ArgumentParser:
 def _add_actions(parser: ArgumentParser, command: str) -> None:
     actions = parser.add_subcommands(dest="action", required=True)
     for name, (summary, add_options, _) in ACTIONS[command].items():
-        sub = ArgumentParser(description=summary, formatter_class=_Help)
+        sub = OptionParser(description=summary, formatter_class=_Help)
         add_options(sub)
         actions.add_subcommand(name, sub, help=summary)
 

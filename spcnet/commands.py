@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.fabric import Fabric
 from rich.console import Console
 from torch import nn
@@ -40,6 +39,7 @@ from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, SpcnetError, UsageError, named
 from spcnet.evaluation import evaluator
 from spcnet.evaluation.views import Views, check_overlap, looking
+from spcnet.files import read_yaml
 from spcnet.locks import locked
 from spcnet.methods import Method, Segmentor, card_for, method_named, restore
 from spcnet.reports.costs import NetworkCost
@@ -622,13 +622,9 @@ def read_config(run: Path) -> RunConfig:
         UsageError: its settings are of another version.
     """
     path = run / records.CONFIG_FILE
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError(f"{run} is no folder of a run: it has no readable {records.CONFIG_FILE}") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path} is no configuration: it must map options to values")
-    return from_dict(RunConfig, values)
+    if not path.is_file():
+        raise DataError(f"{run} is no folder of a run: it has no readable {records.CONFIG_FILE}")
+    return from_dict(RunConfig, read_yaml(path, "configuration"))
 
 
 def evaluate(

@@ -6,18 +6,37 @@ paper's (Huang et al., CVPR 2023) and, for what the paper leaves open, those of 
 """
 
 import dataclasses
+import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
-from spcnet.errors import DataError, UsageError
+from spcnet.errors import UsageError
+from spcnet.files import read_yaml
 
 OUTPUT_STRIDES = (8, 16, 32)
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
+
+
+Decides = Literal["result", "schedule", "order", "place"]
+"""What an option decides, and with it who may change it:
+
+- `result`: the figures, or what is scored; runs that differ in it are two experiments;
+- `schedule`: like `result`, and also what step and what image comes when, so a resumed run must keep it;
+- `order`: the random numbers alone; runs that differ in it are seeds of one experiment, and a resumed run must keep it;
+- `place`: where and how a run is computed, saved and shown; runs that differ in it are one experiment, and a run that is
+  resumed and a sweep that is continued may change it.
+
+The precision is a `result`: bfloat16 rounds to eight bits, which moves figures by more than the order of a sum does. Compiling,
+the device and `deterministic` move only the last bits, as another order of the same sums, so they are a `place`.
+"""
+METADATA = "spcnet"
+"""Key of an option's `Rule` in the metadata of its field."""
 
 
 def _require(ok: bool, message: str) -> None:
@@ -25,78 +44,264 @@ def _require(ok: bool, message: str) -> None:
         raise UsageError(message)
 
 
+class Rule(NamedTuple):
+    """What one option decides and which values it may have: the only place where either is written."""
+
+    decides: Decides
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    rising: bool = False
+    """Whether it is two numbers of which the first is not larger."""
+    choices: tuple[Any, ...] = ()
+    """Allowed values, where the type does not name them."""
+    noun: str = "it"
+    """What the value is, for the message."""
+    zero: str = ""
+    """What 0 means, for the message."""
+    unit: str = ""
+    compared: str = ""
+    """The words for it where runs must agree in it for a difference to be one of their methods; empty where they need not."""
+
+    @property
+    def words(self) -> str:
+        """Which numbers are allowed."""
+        unit = f" {self.unit}" if self.unit else ""
+        if self.least is not None and self.most is not None:
+            text = f"lie in {self.least:g}..{self.most:g}"
+        elif self.least is not None and self.below is not None:
+            text = f"be {self.least:g} or more and below {self.below:g}"
+        elif self.above is not None and self.most is not None:
+            text = f"be above {self.above:g} and at most {self.most:g}"
+        elif self.above is not None:
+            text = f"be above {self.above:g}{unit}"
+        elif self.least == 0:
+            text = f"be 0{f' ({self.zero})' if self.zero else ''} or more{unit}"
+        else:
+            text = f"be at least {self.least:g}{unit}"
+        return text + (", the smaller first" if self.rising else "")
+
+    def check(self, path: str, value: Any) -> None:
+        """Refuse a value that is not allowed; of several numbers each must be. None is no number and passes.
+
+        Raises:
+            UsageError: says what came and what is allowed.
+        """
+        if self.choices:
+            known = ", ".join(map(str, self.choices))
+            _require(
+                value is None or value in self.choices,
+                f"{path} is {value if isinstance(value, int) else repr(value)}: it must be one of {known}",
+            )
+        if value is None or (self.least is None and self.above is None):
+            return
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        inside = len(numbers) > 0 and all(
+            (self.least is None or number >= self.least)
+            and (self.above is None or number > self.above)
+            and (self.most is None or number <= self.most)
+            and (self.below is None or number < self.below)
+            for number in numbers
+        )
+        finite = inside and all(math.isfinite(number) for number in numbers)
+        ordered = not self.rising or list(numbers) == sorted(numbers)
+        _require(
+            finite and ordered,
+            f"{path} is {value}: {self.noun} must {self.words}{' and finite' if inside and not finite else ''}"
+            + ("" if len(numbers) else "; give at least one"),
+        )
+
+
+class Option(NamedTuple):
+    """One option of a run."""
+
+    path: str
+    """Where it stands, such as `data.size`."""
+    hint: Any
+    """Its type."""
+    rule: Rule
+
+
+def _option(decides: Decides, default: Any = MISSING, *, factory: Callable[[], Any] | None = None, **rule: Any) -> Any:
+    """A field of a configuration: what it decides, its default, and the rest of its `Rule`."""
+    metadata = {METADATA: Rule(decides, **rule)}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _settle(config: Any) -> None:
+    """Bring the values of a new configuration to their types, one name to a list of one, and check their ranges."""
+    for name, (path, hint, rule) in _by_class()[type(config)].items():
+        value = getattr(config, name)
+        settled = coerced(hint, value)
+        if settled is not value and (settled != value or type(settled) is not type(value)):
+            object.__setattr__(config, name, settled)
+        rule.check(path, settled)
+
+
+@cache
+def _by_class() -> dict[type, dict[str, Option]]:
+    """For each of the classes below its options, by the name of their field."""
+    found: dict[type, dict[str, Option]] = {}
+    for owner, option in _walk(RunConfig, ""):
+        found.setdefault(owner, {})[option.path.rpartition(".")[2]] = option
+    return found
+
+
+@cache
+def options() -> dict[str, Option]:
+    """Every option of a run by its dotted path, in the order of the fields."""
+    return {option.path: option for _, option in _walk(RunConfig, "")}
+
+
+def _walk(kind: type, prefix: str) -> Iterator[tuple[type, Option]]:
+    """Each option of a class and of the classes that its fields hold, with the class that it is a field of."""
+    hints = get_type_hints(kind)
+    for one in dataclasses.fields(kind):
+        hint = hints[one.name]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from _walk(hint, f"{prefix}{one.name}.")
+        else:
+            rule: Rule = one.metadata[METADATA]
+            literals = [value for part in _parts(hint) if get_origin(part) is Literal for value in get_args(part)]
+            yield kind, Option(f"{prefix}{one.name}", hint, rule._replace(choices=rule.choices or tuple(literals)))
+
+
+def decides(path: str) -> Decides:
+    """What the option at a dotted path decides; one within a mapping (`data.roots.gtav`) what the mapping does.
+
+    An option that is not known, of a newer version, counts as one that decides the result.
+    """
+    known = options()
+    while path:
+        if path in known:
+            return known[path].rule.decides
+        path = path.rpartition(".")[0]
+    return "result"
+
+
+def kept_on_resume(group: str) -> tuple[str, ...]:
+    """Names of the options in a group, such as `training`, that a resumed run must keep."""
+    paths = [path for path, option in options().items() if option.rule.decides in ("schedule", "order")]
+    return tuple(name for path in paths for head, _, name in [path.rpartition(".")] if head == group)
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; the type itself where it is none."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def coerced(hint: Any, value: Any) -> Any:
+    """A value as its type has it, where what was meant is plain; any other value as it came.
+
+    One name is a list of one, names with commas between them are a list (`gtav,synthia`), a list becomes a tuple where one is
+    wanted, and numbers are read that YAML leaves as text (`5e-4`).
+
+    >>> coerced(list[str], "gtav"), coerced(list[float] | None, "0.5,1"), coerced(tuple[int, int], [512, 1024])
+    (['gtav'], [0.5, 1.0], (512, 1024))
+    """
+    parts = _parts(hint)
+    if value is None or (bool in parts and isinstance(value, bool)):
+        return value
+    sequence = next((part for part in parts if get_origin(part) in (list, tuple)), None)
+    if sequence is not None:
+        return _sequence(sequence, value, alone=len([part for part in parts if part is not type(None)]) == 1)
+    if isinstance(value, (str, int)) and not isinstance(value, bool) and float in parts and str not in parts:
+        with suppress(ValueError):
+            return float(value)
+    return Path(value) if Path in parts and isinstance(value, str) else value
+
+
+def _sequence(hint: Any, value: Any, *, alone: bool) -> Any:
+    kind, kinds = get_origin(hint), get_args(hint)
+    if isinstance(value, str):
+        pieces: Sequence[Any] = [piece.strip() for piece in value.split(",") if piece.strip()]
+        if kind is tuple and len(pieces) < 2:
+            return value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and kind is list and str not in kinds:
+        pieces = [value]
+    elif isinstance(value, (list, tuple)):
+        pieces = value
+    else:
+        return value
+    read = [_item(kinds[min(place, len(kinds) - 1)], piece) for place, piece in enumerate(pieces)]
+    # Beside other types, as in `model.norms`, a text is a list only where every piece is of the list's type.
+    if isinstance(value, str) and not (read and (alone or not any(isinstance(item, str) for item in read))):
+        return value
+    return tuple(read) if kind is tuple else read
+
+
+def _item(hint: Any, value: Any) -> Any:
+    if hint is int and isinstance(value, str):
+        with suppress(ValueError):
+            return int(value)
+        return value
+    return coerced(hint, value)
+
+
 @dataclass(frozen=True)
 class StyleConfig:
     """Style projection (paper §3.2), for the methods that have style layers."""
 
-    mode: Literal["projection", "normalization", "substitution"] | None = None
+    mode: Literal["projection", "normalization", "substitution"] | None = _option("result", None)
     """What replaces an image's style: the weighted sum of the bases (projection), nothing (normalization), or the nearest base (substitution). Default: what the method's name says."""
-    distance: Literal["was", "abs", "kl"] = "was"
+    distance: Literal["was", "abs", "kl"] = _option("result", "was")
     """Distance between two styles: Wasserstein, difference of mean/std, or Kullback-Leibler divergence."""
-    channel_wise: bool = False
+    channel_wise: bool = _option("result", False)
     """Weigh the bases for each channel by itself instead of for the whole image."""
-    momentum: float = 0.9
+    momentum: float = _option("result", 0.9, least=0, most=1)
     """Share of a style base that one update keeps (α)."""
-    sharpness: float = 1.0
+    sharpness: float = _option("result", 1.0, above=0)
     """Factor on the similarities 1/(1+distance) before the softmax over the bases; 1 is the paper's Eq. 4, more lets the nearest base weigh more."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.momentum <= 1, f"style.momentum is {self.momentum}: it must lie in 0..1")
-        _require(self.sharpness > 0, f"style.sharpness is {self.sharpness}: it must be above 0")
+        _settle(self)
 
 
 @dataclass(frozen=True)
 class ClusteringConfig:
     """Semantic clustering (paper §3.3), for the methods that classify by prototypes."""
 
-    embedding_dim: int = 256
+    embedding_dim: int = _option("result", 256, least=1)
     """Size D of a pixel embedding and of a prototype."""
-    momentum: float = 0.999
+    momentum: float = _option("result", 0.999, least=0, most=1)
     """Share of a prototype that one update keeps (γ)."""
-    ramp_up: bool = False
+    ramp_up: bool = _option("result", False)
     """Let the momentum grow over the run as exp(-0.1·(1-t/T)²), t/T being the share of the run that is done, instead of the fixed value."""
-    temperature: float = 0.1
+    temperature: float = _option("result", 0.1, above=0)
     """Divisor τ of the similarities in the discrimination loss."""
-    var_weight: float = 1.0
+    var_weight: float = _option("result", 1.0, least=0, noun="a loss weight", zero="off")
     """Weight β of the compactness loss L_var (pixels to their prototype). In no public source; see docs/LOG.md."""
-    dis_weight: float = 0.1
+    dis_weight: float = _option("result", 0.1, least=0, noun="a loss weight", zero="off")
     """Weight of the discrimination loss L_dis (class means away from other classes). In no public source; see docs/LOG.md."""
 
     def __post_init__(self) -> None:
-        _require(self.embedding_dim >= 1, f"clustering.embedding_dim is {self.embedding_dim}: it must be at least 1")
-        _require(0 <= self.momentum <= 1, f"clustering.momentum is {self.momentum}: it must lie in 0..1")
-        _require(self.temperature > 0, f"clustering.temperature is {self.temperature}: it must be above 0")
-        for name in ("var_weight", "dis_weight"):
-            value = getattr(self, name)
-            _require(value >= 0, f"clustering.{name} is {value}: a loss weight must be 0 (off) or more")
+        _settle(self)
 
 
 @dataclass(frozen=True)
 class WhiteningConfig:
     """The whitening losses (Choi et al., CVPR 2021), for networks with iw, irw or isw in their norm slots."""
 
-    weight: float = 0.6
+    weight: float = _option("result", 0.6, least=0, noun="a loss weight", zero="off")
     """Weight of the whitening loss."""
-    relax: int = 0
+    relax: int = _option("result", 0, least=0, zero="none")
     """Above 0: irw's margin is the number of covariances divided by this (0: by 64); isw takes so large a share of them instead of clusters."""
-    start: float = 0.12
+    start: float = _option("result", 0.12, least=0, below=1, noun="a fraction of the run")
     """Share of the run that isw trains without the loss, before it takes the statistics; RobustNet's six epochs of GTAV."""
-    clusters: int = 3
+    clusters: int = _option("result", 3, least=2)
     """k of the k-means over the variances of the covariances; isw removes those outside the lowest cluster."""
-    trials: int = 10
+    trials: int = _option("result", 10, least=1)
     """How many statistics isw takes; a covariance must be sensitive in all of them."""
-    pairs: int = 500
+    pairs: int = _option("result", 500, least=1)
     """Pairs of an image and its photometric alteration in one trial."""
-    legacy: bool = False
+    legacy: bool = _option("result", False)
     """Cluster the zeros below the diagonal, too, as the released code does."""
 
     def __post_init__(self) -> None:
-        _require(self.weight >= 0, f"whitening.weight is {self.weight}: a loss weight must be 0 (off) or more")
-        _require(self.relax >= 0, f"whitening.relax is {self.relax}: it must be 0 (none) or more")
-        _require(0 <= self.start < 1, f"whitening.start is {self.start}: a share of the run lies in 0..1, without 1")
-        for name, least in (("clusters", 2), ("trials", 1), ("pairs", 1)):
-            value = getattr(self, name)
-            _require(value >= least, f"whitening.{name} is {value}: it must be at least {least}")
+        _settle(self)
 
 
 Weighting = Literal["none", "class", "image", "batch"]
@@ -106,30 +311,24 @@ Weighting = Literal["none", "class", "image", "batch"]
 class LossConfig:
     """The cross-entropy, with the forms that RobustNet offers. Those for images and borders leave the auxiliary head out."""
 
-    weighting: Weighting = "none"
+    weighting: Weighting = _option("result", "none")
     """Weights of the classes: none, fixed ones (class), or by how rare each is in its image (image) or in the batch (batch)."""
-    class_weights: list[float] | None = None
+    class_weights: list[float] | None = _option("result", None, above=0, noun="every weight")
     """For the weighting 'class', a weight for each class; default: RobustNet's for the 19 Cityscapes classes."""
-    bound: float = 1.0
+    bound: float = _option("result", 1.0, least=0)
     """For the weightings 'image' and 'batch': how much more than 1 the rarest class may weigh."""
-    border: int = 0
+    border: int = _option("result", 0, least=0, zero="none", unit="pixels")
     """A pixel with other classes within so many pixels may have any of them (label relaxation); 0 for none, RobustNet's is 1."""
-    border_until: float = 1.0
+    border_until: float = _option("result", 1.0, least=0, most=1, noun="a fraction of the run")
     """Share of the run after which borders count like any pixel."""
-    strict: list[int] = field(default_factory=list)
+    strict: list[int] = _option("result", factory=list)
     """Numbers of the classes that keep their own label at a border."""
 
     def __post_init__(self) -> None:
-        known = get_args(Weighting)
-        _require(self.weighting in known, f"loss.weighting is {self.weighting!r}: it must be one of {', '.join(known)}")
+        _settle(self)
         _require(
-            self.class_weights is None or (self.weighting == "class" and min(self.class_weights, default=0) > 0),
-            f"loss.class_weights is {self.class_weights}: it goes with loss.weighting class, and every weight is above 0",
-        )
-        _require(self.bound >= 0, f"loss.bound is {self.bound}: it must be 0 or more")
-        _require(self.border >= 0, f"loss.border is {self.border}: it must be 0 (none) or more pixels")
-        _require(
-            0 <= self.border_until <= 1, f"loss.border_until is {self.border_until}: a share of the run lies in 0..1"
+            self.class_weights is None or self.weighting == "class",
+            f"model.loss.class_weights is {self.class_weights}: it goes with loss.weighting class, which is {self.weighting}",
         )
 
 
@@ -137,11 +336,11 @@ class LossConfig:
 class ModelConfig:
     """The network."""
 
-    backbone: str = "resnet50"
+    backbone: str = _option("result", "resnet50", compared="backbone")
     """Feature extractor: resnet18, resnet50, resnet101, mobilenet_v2 or shufflenet_v2."""
-    output_stride: int = 16
+    output_stride: int = _option("result", 16, choices=OUTPUT_STRIDES, compared="output stride")
     """Image size divided by the size of the deepest feature map: 8, 16 or 32. Smaller is finer and costs more."""
-    weights: str | None = "imagenet"
+    weights: str | None = _option("result", "imagenet", compared="start of the backbone")
     """Where the backbone starts: 'imagenet' (downloaded by torchvision), a local file (FILE#NAME for one of several networks in it), or null for random values."""
     style: StyleConfig = field(default_factory=StyleConfig)
     """Style projection."""
@@ -151,17 +350,13 @@ class ModelConfig:
     """The whitening losses."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The cross-entropy."""
-    norms: dict[str, str] | list[int] | None = None
+    norms: dict[str, str] | list[int] | None = _option("result", None)
     """Instance norms in the backbone: slot (stem, layer1 … layer4) → kind (ibn, is, iw, irw, isw, sw), or RobustNet's seven wt_layer codes. Default: what the method's name says."""
-    auxiliary_weight: float = 0.0
+    auxiliary_weight: float = _option("result", 0.0, least=0, noun="a loss weight", zero="off")
     """Weight of the loss of an auxiliary head on the third stage; 0 builds none. RobustNet's is 0.4."""
 
     def __post_init__(self) -> None:
-        _require(
-            self.output_stride in OUTPUT_STRIDES,
-            f"model.output_stride is {self.output_stride}: it must be one of {', '.join(map(str, OUTPUT_STRIDES))}",
-        )
-        _require(self.auxiliary_weight >= 0, f"model.auxiliary_weight is {self.auxiliary_weight}: it must be 0 or more")
+        _settle(self)
 
 
 @dataclass(frozen=True)
@@ -241,6 +436,7 @@ class OwnSet:
     """Colour in the label image → name of the class, "128, 64, 128": road; or name → colour, or list of colours, road: [128, 64, 128]."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "splits", coerced(list[str], self.splits))
         _require(
             isinstance(self.splits, list) and all(isinstance(split, str) for split in self.splits),
             f"data.sets: splits is {self.splits!r}: it must be a list of names, such as [train, val]",
@@ -325,90 +521,82 @@ class OwnSet:
 class AugmentationConfig:
     """What happens to a training image, in this order; RobustNet's values."""
 
-    scale: tuple[float, float] = (0.5, 2.0)
+    scale: tuple[float, float] = _option("result", (0.5, 2.0), above=0, rising=True, noun="both factors")
     """Range of the random factor on the image's size."""
-    flip: float = 0.5
+    flip: float = _option("result", 0.5, least=0, most=1, noun="a probability")
     """Probability of a left-right flip."""
-    jitter: float = 0.5
+    jitter: float = _option("result", 0.5, least=0, most=1, noun="a probability")
     """Probability of a change of brightness, contrast, saturation (each ±0.4) and hue (±0.1)."""
-    blur: tuple[float, float] | None = (0.15, 1.3)
+    blur: tuple[float, float] | None = _option("result", (0.15, 1.3), above=0, rising=True, noun="both values")
     """Range of the standard deviation of a Gaussian blur, in pixels; null for none."""
-    styles: list[str] = field(default_factory=list)
+    styles: list[str] = _option("result", factory=list)
     """Weather and road styles of which an image gets one; empty for none (`spcnet data styles` shows them)."""
-    style_probability: float = 0.5
+    style_probability: float = _option("result", 0.5, least=0, most=1, noun="a probability")
     """Probability that an image gets one of the styles."""
-    style_strength: tuple[float, float] = (0.3, 1.0)
+    style_strength: tuple[float, float] = _option(
+        "result", (0.3, 1.0), least=0, most=1, rising=True, noun="both values"
+    )
     """Range of the strength of a style."""
 
     def __post_init__(self) -> None:
-        _require(
-            0 <= self.style_strength[0] <= self.style_strength[1] <= 1,
-            f"data.augmentation.style_strength is {self.style_strength}: write two values in 0..1, the smaller first",
-        )
+        _settle(self)
         doubled = sorted({s for s in self.styles if self.styles.count(s) > 1})
         _require(not doubled, f"data.augmentation.styles names {', '.join(doubled)} twice")
-        _require(
-            0 < self.scale[0] <= self.scale[1],
-            f"data.augmentation.scale is {self.scale}: write two factors above 0, the smaller first",
-        )
-        for name in ("flip", "jitter", "style_probability"):
-            value = getattr(self, name)
-            _require(0 <= value <= 1, f"data.augmentation.{name} is {value}: a probability lies in 0..1")
-        if self.blur is not None:
-            _require(
-                0 < self.blur[0] <= self.blur[1],
-                f"data.augmentation.blur is {self.blur}: write two values above 0, the smaller first",
-            )
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """What is trained on and what is tested on."""
 
-    sources: list[str] = field(default_factory=lambda: ["streets/game", "streets/toy"])
+    sources: list[str] = _option("result", factory=lambda: ["streets/game", "streets/toy"], compared="sources")
     """Domains to train on, each SET[/SUBSET][@SPLIT]; their order gives the domain index."""
-    targets: list[str] = field(
-        default_factory=lambda: [f"streets/{s}" for s in ("overcast", "dusk", "night", "fog", "rain", "snow")]
+    targets: list[str] = _option(
+        "result",
+        factory=lambda: [f"streets/{s}" for s in ("overcast", "dusk", "night", "fog", "rain", "snow")],
+        compared="targets",
     )
     """Domains to test on that are never trained on, each SET[/SUBSET][@SPLIT][+STYLE]."""
-    space: str = "cityscapes19"
+    space: str = _option("result", "cityscapes19", compared="label space")
     """Label space: cityscapes19, or a named merge such as idd7."""
-    roots: dict[str, str] = field(default_factory=dict)
+    roots: dict[str, str] = _option("place", factory=dict)
     """Folder of each data set that lies on disk, by the set's name."""
-    root: str | None = None
+    root: str | None = _option("place", None)
     """Folder that holds one folder for each data set, named as the set is; for those that data.roots leaves out."""
-    sets: dict[str, OwnSet] = field(default_factory=dict)
+    sets: dict[str, OwnSet] = _option("result", factory=dict)
     """Data sets of your own, by the name that sources and targets give them."""
-    exclude: list[str] = field(default_factory=list)
+    exclude: list[str] = _option("result", factory=list)
     """Files that list images to leave out, as `spcnet data check` writes them."""
-    on_bad_image: Literal["stop", "skip"] = "stop"
+    on_bad_image: Literal["stop", "skip"] = _option("result", "stop")
     """What an unreadable image or label does: stop the run, or skip it, which is counted, listed and reported."""
-    sampling: Literal["balanced", "proportional", "alternating"] = "balanced"
+    sampling: Literal["balanced", "proportional", "alternating"] = _option("schedule", "balanced")
     """What a training batch holds: as many images of each source (balanced), of all sources as they come (proportional), or of one source, another each step (alternating)."""
-    class_uniform: float = 0.0
+    class_uniform: float = _option("schedule", 0.0, least=0, most=1, noun="a fraction")
     """Share of the images that are drawn class by class, the crop around that class; 0 for none, RobustNet's is 0.5."""
-    tile: int = 1024
+    tile: int = _option("result", 1024, least=16, unit="pixels")
     """Side in pixels of the tiles of an image in which the centre of each class is looked for, for data.class_uniform."""
-    pseudo_domains: int = 0
+    pseudo_domains: int = _option("result", 0, least=0, zero="none")
     """Above 0: divide the only source into so many domains; the paper has 10."""
-    pseudo_by: Literal["style", "cluster", "random"] = "style"
+    pseudo_by: Literal["style", "cluster", "random"] = _option("result", "style")
     """What divides it: the style that augmentation gave the image, clusters of the style statistics during training, or chance."""
-    size: tuple[int, int] | None = (128, 256)
+    size: tuple[int, int] | None = _option(
+        "result", (128, 256), least=33, unit="pixels", noun="height and width", compared="image size"
+    )
     """Height and width in pixels that every image is brought to; null leaves each as large as it is."""
-    crop: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = _option("result", None, least=33, unit="pixels", noun="height and width")
     """Height and width of the piece of an image, brought to that size, that is trained on; default: data.size."""
-    images_per_domain: int = 4
+    images_per_domain: int = _option("result", 4, least=1, compared="images per domain in a batch")
     """Images of each source in a training batch."""
-    workers: int = 1
+    workers: int = _option("place", 1, least=0, zero="none beside the one that trains")
     """Processes that prepare training images beside the one that trains; 0 prepares them in the same."""
-    train_scenes: int = 2000
+    train_scenes: int = _option("schedule", 2000, least=1, compared="number of training scenes")
     """Generated scenes to train on, for the set `streets`."""
-    test_scenes: int = 100
+    test_scenes: int = _option("result", 100, least=1, compared="number of test scenes")
     """Generated scenes to test on, for the set `streets`; never among those trained on."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """What happens to a training image."""
 
     def __post_init__(self) -> None:
+        _settle(self)
         for option in ("sources", "targets"):
             for text in getattr(self, option):
                 DomainSpec.parse(text)
@@ -417,11 +605,6 @@ class DataConfig:
         _require(not doubled, f"data.sources names {', '.join(doubled)} twice: each source is one domain")
         both = sorted(set(self.sources) & set(self.targets))
         _require(not both, f"{', '.join(both)} stands in data.sources and data.targets: a target is never trained on")
-        for option in ("on_bad_image", "sampling", "pseudo_by"):
-            value, known = getattr(self, option), get_args(get_type_hints(type(self))[option])
-            _require(value in known, f"data.{option} is {value!r}: it must be one of {', '.join(known)}")
-        _require(0 <= self.class_uniform <= 1, f"data.class_uniform is {self.class_uniform}: a share lies in 0..1")
-        _require(self.tile >= 16, f"data.tile is {self.tile}: it must be at least 16 pixels")
         _require(
             self.pseudo_domains == 0 or (self.pseudo_domains >= 2 and len(self.sources) == 1),
             f"data.pseudo_domains is {self.pseudo_domains} with {len(self.sources)} sources: it divides a single source, "
@@ -443,127 +626,85 @@ class DataConfig:
             self.size is not None or self.crop is not None,
             "data.size is null: name data.crop, for images of a batch must be of one size",
         )
-        for option in ("size", "crop"):
-            pixels = getattr(self, option)
-            _require(
-                pixels is None or min(pixels) >= 33,
-                f"data.{option} is {pixels}: height and width must be at least 33 pixels",
-            )
-        for name, least in (("images_per_domain", 1), ("workers", 0), ("train_scenes", 1), ("test_scenes", 1)):
-            value = getattr(self, name)
-            _require(value >= least, f"data.{name} is {value}: it must be at least {least}")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """The loop: stochastic gradient descent for a number of iterations."""
 
-    iterations: int = 40_000
+    iterations: int = _option("schedule", 40_000, least=1, compared="number of iterations")
     """Optimiser steps."""
-    learning_rate: float = 0.01
+    learning_rate: float = _option("schedule", 0.01, above=0)
     """Learning rate at the start."""
-    momentum: float = 0.9
+    momentum: float = _option("result", 0.9, least=0, below=1)
     """Momentum of stochastic gradient descent."""
-    weight_decay: float = 5e-4
+    weight_decay: float = _option("result", 5e-4, least=0)
     """Weight decay."""
-    poly_power: float = 0.9
+    poly_power: float = _option("schedule", 0.9, least=0)
     """Exponent of the schedule: the learning rate falls as (1 - iteration/iterations)^power."""
-    restart: float = 1.0
+    restart: float = _option("schedule", 1.0, above=0, most=1, noun="a fraction of the run")
     """Share of the run after which the schedule starts anew (RobustNet's scl-poly, there when borders stop being relaxed); 1 for never."""
-    restart_factor: float = 1.0
+    restart_factor: float = _option("schedule", 1.0, above=0)
     """Factor on the learning rate at the restart."""
-    restart_power: float = 1.5
+    restart_power: float = _option("schedule", 1.5, least=0)
     """Exponent of the schedule after the restart."""
-    seed: int = 0
+    seed: int = _option("order", 0, least=0)
     """Seed of everything random."""
-    log_every: int = 20
+    log_every: int = _option("place", 20, least=1)
     """Iterations between two lines of the training log."""
-    checkpoint_every: int = 500
+    checkpoint_every: int = _option("place", 500, least=1)
     """Iterations between two checkpoints."""
-    evaluate_every: int = 0
+    evaluate_every: int = _option("place", 0, least=0, zero="at the end only")
     """Iterations between two evaluations during training; 0 evaluates at the end only."""
-    accelerator: str = "auto"
+    accelerator: str = _option("place", "auto")
     """Where to compute: auto, cpu, cuda or mps."""
-    devices: int | str = 1
+    devices: int | str = _option("place", 1)
     """How many devices, a process on each, or 'auto' for all; what torchrun or srun started needs no number."""
-    nodes: int = 1
+    nodes: int = _option("place", 1, least=1)
     """How many machines with so many devices each."""
-    accumulate: int = 1
+    accumulate: int = _option("result", 1, least=1)
     """Parts of a batch that are looked at one after the other before an optimiser step, so that only one has to fit into memory; data.images_per_domain is of one part and process."""
-    freeze_batchnorm: bool = False
+    freeze_batchnorm: bool = _option("result", False)
     """Batch norms keep the statistics that they have, for small batches or a finished network."""
-    precision: Precision = "32-true"
+    precision: Precision = _option("result", "32-true")
     """Precision: 32-true, bf16-mixed, 16-mixed or 64-true."""
-    deterministic: bool = True
+    deterministic: bool = _option("place", True)
     """Refuse operations that do not repeat bit for bit, where the device offers others."""
-    profile: int = 0
+    profile: int = _option("place", 0, least=0, zero="off", unit="steps")
     """Steps, after a warm-up, whose operations are timed by torch.profiler and written to the run's folder profile/; 0 for none."""
-    compile: bool = False
+    compile: bool = _option("place", False)
     """Translate the network's forward and backward into code for this device first (torch.compile): the first step takes minutes, the others are faster."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool = _option("place", False)
     """Compute backbone and decoder anew for their gradients instead of keeping what they computed: less memory, more time; the losses are the same."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "log_every", "checkpoint_every", "nodes", "accumulate"):
-            value = getattr(self, name)
-            _require(value >= 1, f"training.{name} is {value}: it must be at least 1")
-        _require(self.evaluate_every >= 0, f"training.evaluate_every is {self.evaluate_every}: it must be 0 or more")
-        _require(self.profile >= 0, f"training.profile is {self.profile}: it must be 0 (off) or more steps")
-        _require(self.learning_rate > 0, f"training.learning_rate is {self.learning_rate}: it must be above 0")
-        _require(0 <= self.momentum < 1, f"training.momentum is {self.momentum}: it must be 0 or more and below 1")
-        _require(
-            0 < self.restart <= 1, f"training.restart is {self.restart}: a share of the run lies above 0 and up to 1"
-        )
-        _require(self.restart_factor > 0, f"training.restart_factor is {self.restart_factor}: it must be above 0")
-        for name in ("weight_decay", "poly_power", "restart_power"):
-            value = getattr(self, name)
-            _require(value >= 0, f"training.{name} is {value}: it must be 0 or more")
-        precisions = get_args(Precision)
-        _require(
-            self.precision in precisions,
-            f"training.precision is {self.precision!r}: it must be one of {', '.join(precisions)}",
-        )
+        _settle(self)
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """How a trained network is scored: at the size of the labels; by default in whole images, at one scale."""
 
-    batch_size: int = 8
+    batch_size: int = _option("place", 8, least=1)
     """Images scored together."""
-    panels: int = 4
+    panels: int = _option("place", 4, least=0)
     """Images of each domain whose prediction is kept for the report."""
-    limit: int = 0
+    limit: int = _option("result", 0, least=0, zero="all", compared="limit of scored images")
     """Score only the first so many images of each domain; 0 scores all."""
-    window: tuple[int, int] | None = None
+    window: tuple[int, int] | None = _option("result", None, least=33, unit="pixels", noun="height and width")
     """Height and width in pixels of a window that slides over each image; null looks at the whole image."""
-    overlap: float = 0.3333
+    overlap: float = _option("result", 0.3333)
     """Share of a window that the next one covers, too."""
-    window_weights: Literal["uniform", "hann"] = "uniform"
+    window_weights: Literal["uniform", "hann"] = _option("result", "uniform")
     """How much the pixels of a window count where windows overlap: all alike, or less towards its border."""
-    scales: list[float] = field(default_factory=lambda: [1.0])
+    scales: list[float] = _option("result", factory=lambda: [1.0], above=0, noun="every factor")
     """Factors on the image's size; the probabilities at all of them are averaged."""
-    flip: bool = False
+    flip: bool = _option("result", False)
     """Look at the mirror image of each image, too."""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("panels", 0), ("limit", 0)):
-            value = getattr(self, name)
-            _require(value >= least, f"evaluation.{name} is {value}: it must be at least {least}")
-        _require(
-            self.window is None or min(self.window) >= 33,
-            f"evaluation.window is {self.window}: height and width must be at least 33 pixels",
-        )
+        _settle(self)
         _require(0 <= self.overlap < 1, f"evaluation.overlap is {self.overlap}: a share of a window, below 1")
-        known = ("uniform", "hann")
-        _require(
-            self.window_weights in known,
-            f"evaluation.window_weights is {self.window_weights!r}: it must be one of {', '.join(known)}",
-        )
-        _require(
-            bool(self.scales) and min(self.scales) > 0,
-            f"evaluation.scales is {self.scales}: factors above 0, at least one",
-        )
 
     @property
     def views(self) -> str | None:
@@ -579,15 +720,15 @@ class EvaluationConfig:
 class LoggingConfig:
     """What is told of a run while it trains, beside train.jsonl and TensorBoard's losses."""
 
-    every: int = 500
+    every: int = _option("place", 500, least=0, zero="off")
     """Iterations between two sample predictions, histograms of style weights and prototype similarities on TensorBoard; 0 for none."""
-    wandb: str | None = None
+    wandb: str | None = _option("place", None)
     """Project of Weights & Biases that gets the figures, too; needs pip install wandb."""
-    mlflow: str | None = None
+    mlflow: str | None = _option("place", None)
     """Address of MLflow, such as http://localhost:5000 or sqlite:///mlflow.db, that gets the figures, too; needs pip install mlflow."""
 
     def __post_init__(self) -> None:
-        _require(self.every >= 0, f"logging.every is {self.every}: it must be 0 (off) or more")
+        _settle(self)
         for name in ("wandb", "mlflow"):
             value = getattr(self, name)
             _require(value is None or value.strip() != "", f"logging.{name} is empty: name one, or leave it out")
@@ -597,7 +738,7 @@ class LoggingConfig:
 class RunConfig:
     """A run from beginning to end: which method, on what, for how long."""
 
-    method: str = "spcnet"
+    method: str = _option("result", "spcnet")
     """Name of a method in `spcnet.METHODS`."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
@@ -609,12 +750,13 @@ class RunConfig:
     """How the result is scored."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     """What is told of it meanwhile."""
-    output: Path = Path("runs/spcnet")
+    output: Path = _option("place", Path("runs/spcnet"))
     """Folder of the run: its log, checkpoints and results."""
-    expected: str = ""
+    expected: str = _option("place", "")
     """What this recipe should give, in words and figures with their source; not used by the program."""
 
     def __post_init__(self) -> None:
+        _settle(self)
         _require(
             self.training.accumulate == 1 or self.model.loss.weighting != "batch",
             f"training.accumulate is {self.training.accumulate} and model.loss.weighting is batch, whose weights depend on "
@@ -675,16 +817,30 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
             filled[key] = {name: from_dict(get_args(hint)[1], one) for name, one in value.items()}
         elif get_origin(hint) is dict and isinstance(value, Mapping) and get_args(hint)[0] is int:
             filled[key] = {int(number) if str(number).isdigit() else number: one for number, one in value.items()}
-        elif isinstance(value, list) and "tuple" in str(hint):
-            filled[key] = tuple(value)
-        elif hint is Path:
-            filled[key] = Path(value)
         else:
-            filled[key] = value
+            filled[key] = coerced(hint, value)
     try:
         return kind(**filled)
     except TypeError as error:
         raise UsageError(f"{kind.__name__} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def settled(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Stored settings of any version, with the values of the known options as their types have them.
+
+    What is not known, or cannot be brought to its type, stays as it is.
+    """
+    known = options()
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if path in known:
+            result[key] = as_dict(coerced(known[path].hint, value))
+        elif isinstance(value, Mapping):
+            result[key] = settled(value, f"{path}.")
+        else:
+            result[key] = value
+    return result
 
 
 def as_dict(config: Any) -> Any:
@@ -696,57 +852,6 @@ def as_dict(config: Any) -> Any:
     if isinstance(config, dict):
         return {key: as_dict(value) for key, value in config.items()}
     return str(config) if isinstance(config, Path) else config
-
-
-def with_text_keys(text: str) -> str:
-    """A YAML text whose keys are all plain: `[128, 64, 128]: road` becomes `128, 64, 128: road`.
-
-    A list cannot be a key of what YAML is read into. Text without such keys comes back as it is.
-
-    Raises:
-        yaml.YAMLError: it is no YAML.
-    """
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    changed = False
-    for mapping in _mappings(root):
-        for place, (key, value) in enumerate(mapping.value):
-            if isinstance(key, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in key.value):
-                plain = yaml.ScalarNode("tag:yaml.org,2002:str", ", ".join(item.value for item in key.value))
-                mapping.value[place] = plain, value
-                changed = True
-    written: str = yaml.serialize(root, allow_unicode=True) if changed else text
-    return written
-
-
-class ListKeys:
-    """Reads YAML as another function does, and lists as keys, too: for `jsonargparse.set_loader`."""
-
-    def __init__(self, load: Callable[[str], Any]) -> None:
-        self.load: Callable[[str], Any] = load.load if isinstance(load, ListKeys) else load
-
-    def __call__(self, text: str) -> Any:
-        """What the text holds; errors are those of the function."""
-        try:
-            return self.load(text)
-        except yaml.constructor.ConstructorError:
-            return self.load(with_text_keys(text))
-
-
-def _mappings(root: yaml.Node | None) -> list[yaml.MappingNode]:
-    """Every mapping in a YAML text, each once."""
-    found: list[yaml.MappingNode] = []
-    waiting, seen = [root] if root is not None else [], set[int]()
-    while waiting:
-        node = waiting.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            found.append(node)
-            waiting += [part for pair in node.value for part in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            waiting += node.value
-    return found
 
 
 def read_sets(path: Path) -> dict[str, OwnSet]:
@@ -761,21 +866,8 @@ def read_sets(path: Path) -> dict[str, OwnSet]:
         UsageError: it describes no set, or one wrongly.
     """
     rule = "it must map the name of each set to its images, labels, and table or colors; or be a recipe with data.sets"
-    try:
-        text = path.expanduser().read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"cannot read the file of data sets {path}: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    try:
-        twice = _doubled_key(text)
-        values = yaml.safe_load(with_text_keys(text))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise DataError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    _require(twice is None, f"{path} {twice}")
-    _require(isinstance(values, dict) and bool(values), f"{path} describes no data set: {rule}")
+    values: Any = read_yaml(path.expanduser(), "file of data sets")
+    _require(bool(values), f"{path} describes no data set: {rule}")
     data = values.get("data")
     if isinstance(data, dict) and "images" not in data:
         values = data.get("sets")
@@ -788,16 +880,3 @@ def read_sets(path: Path) -> dict[str, OwnSet]:
         except UsageError as error:
             raise UsageError(f"{path}: {name}: {error}") from None
     return sets
-
-
-def _doubled_key(text: str) -> str | None:
-    """What to say of a key that a mapping of a YAML text has twice, of which only the last would count."""
-    for mapping in _mappings(yaml.compose(text, Loader=yaml.SafeLoader)):
-        lines: dict[str, int] = {}
-        for key, _ in mapping.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                line = key.start_mark.line + 1
-                if key.value in lines:
-                    return f"has {key.value} in line {lines[key.value]} and in line {line}: name it once"
-                lines[key.value] = line
-    return None

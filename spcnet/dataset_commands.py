@@ -5,13 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 from PIL import Image
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from spcnet.config import DataConfig, DomainSpec, RunConfig, from_dict, recipe_path, with_text_keys
+from spcnet.config import DataConfig, DomainSpec, RunConfig, from_dict, recipe_path
 from spcnet.data.cache import Form, write_cache
 from spcnet.data.catalog import DATASETS, dataset, with_sets
 from spcnet.data.datasets import open_domain
@@ -25,7 +24,7 @@ from spcnet.data.style_sheet import style_sheet
 from spcnet.data.weather import WEATHER
 from spcnet.engine.progress import bar
 from spcnet.errors import DataError, named
-from spcnet.files import write_text, write_whole
+from spcnet.files import read_yaml, write_text, write_whole
 
 
 def data_of(recipe: str | None, sets: Path | None = None) -> DataConfig:
@@ -41,14 +40,7 @@ def data_of(recipe: str | None, sets: Path | None = None) -> DataConfig:
 def _data_of_recipe(recipe: str | None) -> DataConfig:
     if recipe is None:
         return DataConfig()
-    path = recipe_path(recipe)
-    try:
-        values = yaml.safe_load(with_text_keys(path.read_text("utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} is no readable recipe: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path} is no recipe: it must map options to values")
-    return from_dict(RunConfig, values).data
+    return from_dict(RunConfig, read_yaml(recipe_path(recipe), "recipe")).data
 
 
 def list_sets(console: Console) -> None:

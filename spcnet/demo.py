@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 
 from spcnet import commands
@@ -17,6 +16,7 @@ from spcnet.config import RunConfig, from_dict, recipe_path
 from spcnet.engine import records
 from spcnet.engine.progress import bars
 from spcnet.errors import SpcnetError
+from spcnet.files import read_yaml
 from spcnet.training_process import LOG_FILE, STOPPED, TrainingProcess, stopped_together
 
 RECIPES = ("demo/baseline", "demo/spcnet")
@@ -66,7 +66,7 @@ class Training:
 
     def __init__(self, recipe: str, output: Path, *, iterations: int | None, seed: int, beside: int) -> None:
         path = recipe_path(recipe)
-        config = from_dict(RunConfig, yaml.safe_load(path.read_text()))
+        config = from_dict(RunConfig, read_yaml(path, "recipe"))
         self.method, self.folder = config.method, output / config.method
         self.iterations = iterations or config.training.iterations
         self.arguments = ["train", f"--config={path}", f"--output={self.folder}", "--overwrite"]

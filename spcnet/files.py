@@ -1,4 +1,7 @@
-"""Writing files whole or not at all: under another name first, then renamed. A killed process leaves the old file."""
+"""Writing files whole or not at all: under another name first, then renamed. A killed process leaves the old file.
+
+And reading what people write: text in UTF-8, and YAML.
+"""
 
 import errno
 import os
@@ -8,9 +11,11 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from spcnet.errors import WriteError
+import yaml
+
+from spcnet.errors import DataError, WriteError
 
 _FOR_ALL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE))
 """Errors that the next file would meet, too."""
@@ -152,6 +157,148 @@ def write_text(path: Path, text: str) -> None:
         WriteError: as `write_whole`.
     """
     write_whole(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def read_text(path: Path, what: str = "file") -> str:
+    """The text of a file in UTF-8, with or without a byte order mark; its line ends become newlines.
+
+    Args:
+        path: the file.
+        what: what it is, for the messages.
+
+    Raises:
+        DataError: it cannot be read, or is no text in UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot read the {what} {path}: {error.strerror or error}. Check its path and permissions"
+        ) from error
+    remedy = "save it as UTF-8"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(
+            f"the {what} {path} is UTF-16, it must be UTF-8: {remedy}, for example with iconv -f UTF-16 -t UTF-8"
+        )
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"the {what} {path} is not UTF-8: line {line} has the byte 0x{error.object[error.start]:02x}; {remedy}, "
+            "or check that it is a text file"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(
+            f"the {what} {path} is no text in UTF-8: line {line} has a NUL byte, as in UTF-16 and damaged files; {remedy}, or "
+            "restore it"
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_yaml(path: Path, what: str = "file") -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Args:
+        path: the file.
+        what: what it is, for the messages.
+
+    Raises:
+        DataError: it cannot be read, is no text in UTF-8 or no YAML, or maps no names to values.
+    """
+    return _mapping(read_text(path, what), path, what)
+
+
+def read_yaml_text(path: Path, what: str = "file") -> str:
+    """The text of a YAML file that holds a mapping, for another program to parse.
+
+    Raises:
+        DataError: see `read_yaml`.
+    """
+    text = read_text(path, what)
+    _mapping(text, path, what)
+    return with_text_keys(text)
+
+
+def _mapping(text: str, path: Path, what: str) -> dict[str, Any]:
+    try:
+        twice = _doubled_key(text)
+        values = yaml.safe_load(with_text_keys(text))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        raise DataError(f"cannot read the {what} {path}: {said}. Mend that line, it is no YAML") from error
+    if twice is not None:
+        raise DataError(f"the {what} {path} {twice}")
+    if not isinstance(values, dict):
+        came = "is empty" if values is None else f"holds a {type(values).__name__}"
+        options = " and names no method or other option" if what in ("recipe", "configuration") else ""
+        raise DataError(f"the {what} {path} {came}{options}: it must map {'options' if options else 'names'} to values")
+    return values
+
+
+def with_text_keys(text: str) -> str:
+    """A YAML text whose keys are all plain: `[128, 64, 128]: road` becomes `128, 64, 128: road`.
+
+    A list cannot be a key of what YAML is read into. Text without such keys comes back as it is.
+
+    Raises:
+        yaml.YAMLError: it is no YAML.
+    """
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    changed = False
+    for mapping in _mappings(root):
+        for place, (key, value) in enumerate(mapping.value):
+            if isinstance(key, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in key.value):
+                plain = yaml.ScalarNode("tag:yaml.org,2002:str", ", ".join(item.value for item in key.value))
+                mapping.value[place] = plain, value
+                changed = True
+    written: str = yaml.serialize(root, allow_unicode=True) if changed else text
+    return written
+
+
+class ListKeys:
+    """Reads YAML as another function does, and lists as keys, too: for `jsonargparse.set_loader`."""
+
+    def __init__(self, load: Callable[[str], Any]) -> None:
+        self.load: Callable[[str], Any] = load.load if isinstance(load, ListKeys) else load
+
+    def __call__(self, text: str) -> Any:
+        """What the text holds; errors are those of the function."""
+        try:
+            return self.load(text)
+        except yaml.constructor.ConstructorError:
+            return self.load(with_text_keys(text))
+
+
+def _mappings(root: yaml.Node | None) -> list[yaml.MappingNode]:
+    """Every mapping in a YAML text, each once."""
+    found: list[yaml.MappingNode] = []
+    waiting, seen = [root] if root is not None else [], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            found.append(node)
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+    return found
+
+
+def _doubled_key(text: str) -> str | None:
+    """What to say of a key that a mapping of a YAML text has twice, of which only the last would count."""
+    for mapping in _mappings(yaml.compose(text, Loader=yaml.SafeLoader)):
+        lines: dict[str, int] = {}
+        for key, _ in mapping.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    return f"has {key.value} in line {lines[key.value]} and in line {line}: name it once"
+                lines[key.value] = line
+    return None
 
 
 def remove_unfinished(folder: Path) -> int:

@@ -29,11 +29,12 @@ from rich.table import Table
 from rich.text import Text
 
 from spcnet import checkpoint, commands
-from spcnet.config import ListKeys, RunConfig, as_dict, recipe_path
+from spcnet.config import RunConfig, as_dict, decides, recipe_path
 from spcnet.engine import records
 from spcnet.errors import DataError, SpcnetError, UsageError, one_of
 from spcnet.files import write_text
 from spcnet.methods import method_named
+from spcnet.options import OptionParser, add_run_options
 from spcnet.reports.aggregate import (
     RULES,
     Aggregate,
@@ -45,7 +46,7 @@ from spcnet.reports.aggregate import (
     to_values,
 )
 from spcnet.reports.runs import Run, load_run
-from spcnet.reports.tables import flatten, group_runs
+from spcnet.reports.tables import batch_size, flatten, group_runs
 from spcnet.training_process import LOG_FILE, STOPPED, TrainingProcess, stopped_together
 
 State = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -60,21 +61,6 @@ LINE_EVERY = 30.0
 """Seconds between two lines on a run where there is no terminal to draw on."""
 _TAIL = 16384
 """Bytes at the end of a training log in which its last line is looked for."""
-
-WHERE_AND_HOW = (
-    "output",
-    "expected",
-    "data.root",
-    "data.roots",
-    "data.workers",
-    "evaluation.batch_size",
-    "logging",
-    "training.accelerator",
-    "training.checkpoint_every",
-    "training.log_every",
-    "training.profile",
-)
-"""Settings that may differ when a sweep goes on: they say where and how a run is computed, not what comes out."""
 
 
 @dataclass(frozen=True)
@@ -558,10 +544,8 @@ def _run_values(training: Training, run: Run | None, rule: str) -> dict[str, Any
 
 def _reader(recipe: Path) -> Callable[[Mapping[str, str]], RunConfig]:
     """A function that reads the recipe with some options in place of its own, exactly as `spcnet train` would."""
-    jsonargparse.set_loader("yaml", ListKeys(jsonargparse.get_loader("yaml")), exceptions=(yaml.YAMLError,))
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(RunConfig, fail_untyped=True)
+    parser = OptionParser(exit_on_error=False)
+    add_run_options(parser)
 
     def read(options: Mapping[str, str]) -> RunConfig:
         given = [f"--config={recipe}", *(f"--{path}={value}" for path, value in options.items())]
@@ -615,12 +599,12 @@ def _check_same(planned: Planned) -> None:
     if not (planned.folder / records.CONFIG_FILE).is_file():
         return
     found, wanted = (flatten(as_dict(c)) for c in (commands.read_config(planned.folder), planned.config))
-    changed = [
-        path
-        for path in sorted({*found, *wanted})
-        if found.get(path) != wanted.get(path)
-        and not any(path == free or path.startswith(f"{free}.") for free in WHERE_AND_HOW)
-    ]
+    different = [path for path in sorted({*found, *wanted}) if found.get(path) != wanted.get(path)]
+    changed = [path for path in different if decides(path) != "place"]
+    # More processes make larger batches, and with them another experiment.
+    spread = [path for path in different if path in ("training.devices", "training.nodes")]
+    if spread and (batch_size(found) is None or batch_size(found) != batch_size(wanted)):
+        changed += spread
     if changed:
         told = "; ".join(f"{path} {found.get(path)}, now {wanted.get(path)}" for path in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spcnet.config import (
+    METADATA,
     AugmentationConfig,
     ClusteringConfig,
     DataConfig,
@@ -18,11 +19,16 @@ from spcnet.config import (
     LossConfig,
     ModelConfig,
     OwnSet,
+    Rule,
     RunConfig,
     StyleConfig,
     TrainingConfig,
     as_dict,
+    decides,
     from_dict,
+    kept_on_resume,
+    options,
+    settled,
 )
 from spcnet.errors import UsageError
 
@@ -235,3 +241,95 @@ def test_the_written_forms_mean_what_the_guide_says(text: str, spec: DomainSpec)
 def test_a_malformed_domain_is_refused_with_examples(text: str) -> None:
     with pytest.raises(UsageError, match=r"write SET\[/SUBSET\]\[@SPLIT\]\[\+STYLE\], for example camvid"):
         DomainSpec.parse(text)
+
+
+def leaves(kind: type, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
+    """Every field of a configuration and of those within it, found without the code under test."""
+    found: dict[str, dataclasses.Field[Any]] = {}
+    for one in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(one.type):
+            found |= leaves(one.type, f"{prefix}{one.name}.")  # type: ignore[arg-type]
+        else:
+            found[prefix + one.name] = one
+    return found
+
+
+@pytest.mark.parametrize(("path", "one"), leaves(RunConfig).items())
+def test_every_option_says_what_it_decides(path: str, one: dataclasses.Field[Any]) -> None:
+    assert isinstance(one.metadata.get(METADATA), Rule), f"write {path} with _option"
+    assert decides(path) == one.metadata[METADATA].decides
+    assert decides(path) in ("result", "schedule", "order", "place")
+
+
+def test_all_options_are_known_by_their_path() -> None:
+    assert list(options()) == list(leaves(RunConfig))
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("data.root", "place"),
+        ("data.roots", "place"),
+        ("data.roots.gtav", "place"),
+        ("logging.wandb", "place"),
+        ("training.profile", "place"),
+        ("training.devices", "place"),
+        ("evaluation.panels", "place"),
+        ("training.seed", "order"),
+        ("training.iterations", "schedule"),
+        ("data.sampling", "schedule"),
+        ("training.precision", "result"),
+        ("data.exclude", "result"),
+        ("data.sets.town.images", "result"),
+        ("model.of_a_later_version", "result"),
+    ],
+)
+def test_an_option_decides_what_the_guide_says(path: str, what: str) -> None:
+    assert decides(path) == what
+
+
+def test_what_a_resumed_run_keeps_is_what_it_always_kept() -> None:
+    schedule = {"iterations", "learning_rate", "poly_power", "restart", "restart_factor", "restart_power", "seed"}
+    assert set(kept_on_resume("training")) == schedule
+    assert set(kept_on_resume("data")) == {"sampling", "class_uniform", "train_scenes"}
+
+
+@pytest.mark.parametrize(
+    ("values", "path"),
+    [
+        ({"training": {"learning_rate": float("nan")}}, "training.learning_rate is nan"),
+        ({"training": {"learning_rate": float("inf")}}, "training.learning_rate is inf: it must be above 0 and finite"),
+        ({"training": {"seed": -1}}, "training.seed is -1"),
+        ({"model": {"style": {"momentum": 1.5}}}, "model.style.momentum is 1.5: it must lie in 0..1"),
+        ({"evaluation": {"scales": []}}, "evaluation.scales is []: every factor must be above 0; give at least one"),
+        ({"evaluation": {"scales": [1.0, 0.0]}}, "evaluation.scales is [1.0, 0.0]"),
+        (
+            {"evaluation": {"window": [32, 64]}},
+            "evaluation.window is (32, 64): height and width must be at least 33 pixels",
+        ),
+        ({"data": {"augmentation": {"blur": [1.0, 0.5]}}}, "both values must be above 0, the smaller first"),
+    ],
+)
+def test_a_value_out_of_its_range_is_named_with_its_whole_path(values: dict[str, Any], path: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        from_dict(RunConfig, values)
+    assert path in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["cityscapes", "cityscapes,bdd100k", " cityscapes , bdd100k "])
+def test_a_name_in_a_stored_configuration_is_no_list_of_letters(text: str) -> None:
+    names = [name.strip() for name in text.split(",")]
+    values = {"targets": text, "exclude": "a/list.txt", "augmentation": {"styles": "rain"}}
+    config = from_dict(RunConfig, {"data": values, "evaluation": {"scales": 1}})
+    assert config.data.targets == names
+    assert config.data.exclude == ["a/list.txt"]
+    assert config.data.augmentation.styles == ["rain"]
+    assert config.evaluation.scales == [1.0]
+    assert settled({"data": values, "of_a_later_version": {"targets": "abc"}}) == {
+        "data": {"targets": names, "exclude": ["a/list.txt"], "augmentation": {"styles": ["rain"]}},
+        "of_a_later_version": {"targets": "abc"},
+    }
+
+
+def test_numbers_that_yaml_leaves_as_text_are_numbers() -> None:
+    assert from_dict(RunConfig, {"training": {"weight_decay": "5e-4"}}).training.weight_decay == 5e-4

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from spcnet import cli, dataset_commands, sweep
-from spcnet.config import OwnSet, RunConfig, as_dict, from_dict, read_color, read_sets, with_text_keys
+from spcnet.config import OwnSet, RunConfig, as_dict, from_dict, read_color, read_sets
 from spcnet.errors import DataError, SpcnetError, UsageError
+from spcnet.files import with_text_keys
 
 NAMES = {(128, 64, 128): "road", (0, 0, 142): "car", (0, 0, 0): "void"}
 
@@ -108,8 +109,9 @@ TOWN = "town: {images: a/*.png, labels: b/*.png, table: {0: road}, splits: [all]
 @pytest.mark.parametrize(
     ("text", "kind", "words"),
     [
-        ("", UsageError, "describes no data set"),
-        ("- town", UsageError, "describes no data set"),
+        ("", DataError, "is empty: it must map names to values"),
+        ("{}", UsageError, "describes no data set"),
+        ("- town", DataError, "holds a list: it must map names to values"),
         ("town: [", DataError, "is no YAML"),
         ("town: a/*.png", UsageError, "town is 'a/*.png'"),
         ("data: {sources: [gtav]}", UsageError, "recipe without data.sets"),
@@ -118,8 +120,8 @@ TOWN = "town: {images: a/*.png, labels: b/*.png, table: {0: road}, splits: [all]
         (TOWN + "park: {images: a/*.png, table: {0: road}}", UsageError, "park: OwnSet lacks labels"),
         (TOWN.replace("table", "tabel"), UsageError, "town: unknown option tabel"),
         (TOWN.replace("table: {0: road}", "colors: {road: #804080}"), DataError, "is no YAML"),
-        (TOWN + TOWN, UsageError, "has town in line 1 and in line 2"),
-        (TOWN.replace("0: road", "0: road, 0: car"), UsageError, "has 0 in line 1 and in line 1"),
+        (TOWN + TOWN, DataError, "has town in line 1 and in line 2"),
+        (TOWN.replace("0: road", "0: road, 0: car"), DataError, "has 0 in line 1 and in line 1"),
         ("a: &a [*a]", UsageError, "and no data set"),
     ],
 )
@@ -148,7 +150,7 @@ def test_text_without_lists_as_keys_stays_as_it_is() -> None:
 
 
 WRONG_TYPES = {
-    TOWN.replace("[all]", "all"): "town: data.sets: splits is 'all'",
+    TOWN.replace("[all]", "{all: 1}"): "town: data.sets: splits is {'all': 1}",
     TOWN.replace("b/*.png", "5"): "town: data.sets: the pattern labels is 5",
     TOWN.replace("0: road", "zero: road"): "town: data.sets: table has the numbers ['zero']",
     TOWN.replace("{0: road}", "[road]"): "town: data.sets: table is ['road']",

@@ -322,9 +322,25 @@ def test_where_and_how_it_is_computed_may_change(recipe: str, tmp_path: Path) ->
             "training.log_every": "5",
             "logging.every": "7",
             "data.roots.camvid": "/elsewhere",
+            "data.root": "/elsewhere",
+            "training.deterministic": "false",
+            "evaluation.panels": "2",
         },
     )
     assert len(told(tmp_path / "out" / "spcnet-0")) == 1
+
+
+def test_more_processes_are_larger_batches_and_not_mixed_in(recipe: str) -> None:
+    make(recipe)
+    with pytest.raises(UsageError, match=r"training.devices 1, now 2"):
+        make(recipe, settings={"training.devices": "2"})
+
+
+@pytest.mark.parametrize("vary", ["data.root=[a,b]", "logging.every=[1,2]", "training.profile=[1,2]"])
+def test_what_decides_no_result_is_not_varied(recipe: str, vary: str, tmp_path: Path) -> None:
+    path, _, values = vary.partition("=")
+    with pytest.raises(UsageError, match="would be the same experiment"):
+        sweep.plan(recipe, output=tmp_path, vary={path: sweep.listed(values)})
 
 
 def test_ctrl_c_stops_all_and_the_same_command_goes_on(recipe: str, tmp_path: Path) -> None:

@@ -18,10 +18,6 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) -
     )
 
 
-SCHEDULE = ("iterations", "learning_rate", "poly_power", "restart", "restart_factor", "restart_power")
-"""What a run must keep when it is resumed."""
-
-
 def poly_rate(iteration: int, config: TrainingConfig) -> float:
     """Learning rate of a step: base · (1 - iteration/iterations)^power, with the first step at the full rate.
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from spcnet import checkpoint, processes
-from spcnet.config import TrainingConfig
-from spcnet.engine.optim import SCHEDULE, pack, unpack
+from spcnet.config import TrainingConfig, kept_on_resume
+from spcnet.engine.optim import pack, unpack
 from spcnet.errors import CheckpointError, DataError
 from spcnet.methods import Segmentor, fill
 
@@ -36,7 +36,7 @@ def save(
     Raises:
         DataError: it cannot be written; the one before stays.
     """
-    schedule = {name: getattr(training, name) for name in (*SCHEDULE, "seed")}
+    schedule = {name: getattr(training, name) for name in kept_on_resume("training")}
     checkpoint.write(
         run / checkpoint.LATEST_FILE,
         network.state_dict() | pack(optimizer),

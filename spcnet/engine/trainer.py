@@ -19,7 +19,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from spcnet import checkpoint, processes
-from spcnet.config import RunConfig
+from spcnet.config import RunConfig, kept_on_resume
 from spcnet.engine import membership, records, replay, state
 from spcnet.engine.devices import synchronise
 from spcnet.engine.membership import Images
@@ -32,9 +32,6 @@ from spcnet.types import Batch, SegOutput, StepResult, StyleStats
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called after each logged iteration with the number of finished iterations and the latest losses."""
-
-DRAWN = ("sampling", "class_uniform", "train_scenes")
-"""Options of the data that say which image comes when, beside the size of a batch: a resumed run must keep them."""
 
 SAME_REQUEST = 2.0
 """Seconds within which several requests to end are one."""
@@ -137,7 +134,7 @@ class Trainer:
                         f"{replay.remedy(self.config.training)}{hint}"
                     )
                 scaler = self.fabric.strategy.precision.state_dict()
-                drawn = {name: getattr(self.config.data, name) for name in DRAWN}
+                drawn = {name: getattr(self.config.data, name) for name in kept_on_resume("data")}
                 more = {"iteration": self.iteration, "batch": self.batch, "drawn": drawn, "precision": scaler}
                 if self.images:
                     more["images"] = {source: own.noted() for source, own in self.images.items()}

@@ -102,6 +102,8 @@ def aggregate(
     rows = tuple(dataclasses.replace(row, label=name) for row, name in zip(table.rows, called, strict=True))
     # What was chosen earlier than the last iteration was chosen so: the whole runs are what must be comparable.
     said = [*comparability(runs), *notes]
+    if checked != "last" and len({len(run.evaluations) for run in runs}) > 1:
+        said.append(f"not comparable: {checked} chooses from more evaluations in some runs than in others")
     once = sorted({run.folder.name for run in runs if len(run.evaluations) == 1})
     if checked != "last" and once:
         said.append(

@@ -17,10 +17,10 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
-from spcnet.config import EvaluationConfig
+from spcnet.config import EvaluationConfig, settled
 from spcnet.errors import DataError, UsageError
+from spcnet.files import read_yaml
 
 RESULTS_FILE = "results.jsonl"
 PROTOCOLS_FILE = "protocols.jsonl"
@@ -241,13 +241,10 @@ def _own_manner(config: Mapping[str, Any], lines: list[Evaluation]) -> tuple[str
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"cannot read {path}: {_one_line(error)}. Restore the file that training wrote") from error
-    if not isinstance(config, dict) or not isinstance(config.get("method"), str):
+    config = read_yaml(path, "configuration")
+    if not isinstance(config.get("method"), str):
         raise DataError(f"{path} is not the configuration of a run: it names no method. Restore the file")
-    return config
+    return settled(config)
 
 
 def _read_object(path: Path) -> Mapping[str, Any]:

@@ -1,7 +1,8 @@
 """The headline table: which method scores what on which domain, as data, and how to show it as text.
 
-Runs that differ only by their seed are one row, with the mean and the sample standard deviation over the seeds. A run
-that is not comparable with the others is still shown, and a warning says why.
+Runs that differ only by their seed, and by where and how they were computed (`spcnet.config.Decides`), are one row, with
+the mean and the sample standard deviation over the seeds. A run that is not comparable with the others is still shown,
+and a warning says why.
 """
 
 import csv
@@ -10,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import rich.box
@@ -18,42 +20,14 @@ import rich.measure
 import rich.table
 import rich.text
 
-from spcnet.config import RunConfig, as_dict
+from spcnet.config import RunConfig, as_dict, decides, options, settled
 from spcnet.errors import DataError, UsageError
 from spcnet.reports.runs import Role, Run
 
 Kind = Literal["source", "source mean", "unseen", "unseen mean", "gap"]
 
-_NOT_THE_METHOD = (
-    "expected",
-    "output",
-    "data.roots",
-    "data.workers",
-    "evaluation.batch_size",
-    "evaluation.panels",
-    "training.accelerator",
-    "training.checkpoint_every",
-    "training.evaluate_every",
-    "training.log_every",
-    "training.seed",
-)
-"""Settings in which runs of one row may differ: they change how or where a run is computed, not what."""
-
-_MUST_AGREE = {
-    "data.space": "label space",
-    "data.size": "image size",
-    "data.sources": "sources",
-    "data.targets": "targets",
-    "data.train_scenes": "number of training scenes",
-    "data.test_scenes": "number of test scenes",
-    "data.images_per_domain": "images per domain in a batch",
-    "model.backbone": "backbone",
-    "model.weights": "start of the backbone",
-    "model.output_stride": "output stride",
-    "training.iterations": "number of iterations",
-    "evaluation.limit": "limit of scored images",
-}
-"""Settings in which runs must agree for a difference to be one of the methods."""
+_BATCH = "data.images_per_domain"
+"""The option by which the size of a batch is compared; parts of a batch and processes multiply it."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +97,7 @@ class Table:
 
 
 def group_runs(runs: Sequence[Run]) -> tuple[Group, ...]:
-    """Put runs that differ only by their seed together, in the order in which they first come.
+    """Put runs that differ only by their seed, and where and how they ran, together, in the order in which they first come.
 
     A folder that is named twice counts once. Groups of one method are told apart by the settings in which they differ.
     """
@@ -159,12 +133,14 @@ def baseline_of(groups: Sequence[Group], baseline: str) -> Group | None:
 def comparability(runs: Sequence[Run]) -> tuple[str, ...]:
     """One line for each reason why a difference between these runs is not one between their methods alone."""
     warnings = []
-    for path, words in _MUST_AGREE.items():
+    for path, option in options().items():
+        if not option.rule.compared:
+            continue
         # A setting that an older run does not record says nothing.
-        values = {_say(value): run for run in reversed(runs) if (value := run.setting(path)) is not None}
+        values = {_say(value): run for run in reversed(runs) if (value := _compared(run, path)) is not None}
         if len(values) > 1:
             listed = "; ".join(f"{value} ({values[value].folder.name})" for value in sorted(values))
-            warnings.append(f"not comparable: the {words} differs: {listed}")
+            warnings.append(f"not comparable: the {option.rule.compared} differs: {listed}")
     if len({run.final.classes for run in runs}) > 1 and len({_say(run.setting("data.space")) for run in runs}) == 1:
         warnings.append("not comparable: the classes differ although the label space has one name")
     if len({frozenset((d.name, d.role) for d in run.final.domains.values()) for run in runs}) > 1 and not any(
@@ -175,6 +151,12 @@ def comparability(runs: Sequence[Run]) -> tuple[str, ...]:
         planned = run.setting("training.iterations")
         if isinstance(planned, int) and run.final.iteration < planned:
             warnings.append(f"{run.folder.name} was scored after {run.final.iteration} of {planned} iterations")
+    for group in group_runs(runs):
+        for one, other in zip(group.runs, group.runs[1:], strict=False):
+            if one.seed == other.seed:
+                warnings.append(
+                    f"{_place(one, [other])} and {_place(other, [one])} are one experiment with one seed, {one.seed}: their row counts both"
+                )
     counts: dict[tuple[str, str], set[int]] = {}
     for run in runs:
         for domain in run.final.domains.values():
@@ -352,13 +334,36 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _identity(run: Run) -> dict[str, Any]:
-    skipped = tuple(f"{path}." for path in _NOT_THE_METHOD)
     # A run of an earlier version does not record the settings that came later: it had what is their default.
     return {
         path: value
-        for path, value in (flatten(as_dict(RunConfig())) | flatten(run.config)).items()
-        if path not in _NOT_THE_METHOD and not path.startswith(skipped)
+        for path, value in (flatten(as_dict(RunConfig())) | flatten(settled(run.config))).items()
+        if decides(path) in ("result", "schedule")
     }
+
+
+def _compared(run: Run, path: str) -> Any:
+    """What of a setting must agree; of the images in a batch how many all parts and processes have together."""
+    if path != _BATCH:
+        return run.setting(path)
+    processes = run.environment.get("processes")
+    return batch_size(flatten(run.config), processes if isinstance(processes, int) else None)
+
+
+def batch_size(settings: Mapping[str, Any], processes: int | None = None) -> int | None:
+    """Images of each source, or of all, that an optimiser step sees; None where the settings do not tell.
+
+    Args:
+        settings: by dotted path.
+        processes: how many trained together, where that is known; else as the settings say.
+    """
+    images = settings.get(_BATCH)
+    counts = [settings.get(f"training.{name}", 1) for name in ("accumulate", "devices", "nodes")]
+    if processes is not None:
+        counts = [counts[0], processes]
+    if not all(isinstance(count, int) and count > 0 for count in (images, *counts)):
+        return None  # as many devices as there were
+    return math.prod((images, *counts))
 
 
 def _label(group: tuple[Run, ...], groups: Sequence[tuple[Run, ...]]) -> str:
@@ -370,10 +375,19 @@ def _label(group: tuple[Run, ...], groups: Sequence[tuple[Run, ...]]) -> str:
     paths = sorted({path for one in settings for path in one})
     differing = [path for path in paths if len({_say(one.get(path)) for one in settings}) > 1]
     if len(differing) > 2:
-        return f"{method} ({group[0].folder.name})"
+        return f"{method} ({_place(group[0], [run for other in rivals if other is not group for run in other[:1]])})"
     own = _identity(group[0])
     settings_said = (f"{path.partition('.')[2] or path}={_say(own.get(path))}" for path in differing)
     return f"{method} ({', '.join(settings_said)})"
+
+
+def _place(run: Run, others: Sequence[Run]) -> str:
+    """The end of a run's path that none of the others has: its name, with folders above it where names are the same."""
+    parts = run.folder.parts
+    for length in range(1, len(parts) + 1):
+        if all(other.folder.parts[-length:] != parts[-length:] for other in others):
+            return str(Path(*parts[-length:]))
+    return str(run.folder)
 
 
 def _say(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import rich.console
+import yaml
 
 from spcnet.config import ModelConfig, StyleConfig
 from spcnet.errors import UsageError
@@ -23,7 +24,7 @@ from spcnet.reports.tables import (
     to_csv,
     to_markdown,
 )
-from tests.reports.report_factory import CLASSES, small_domains, write_run
+from tests.reports.report_factory import CLASSES, TARGETS, small_domains, write_run
 
 
 def run_of(folder: Path, *, method: str = "spcnet", seed: int = 0, **mious: float | None) -> Run:
@@ -242,3 +243,86 @@ def test_the_table_fits_the_terminal_and_loses_no_figure(tmp_path: Path, width: 
 def test_no_runs_are_refused() -> None:
     with pytest.raises(UsageError, match="no run to report"):
         summary_table([])
+
+
+def altered(folder: Path, path: str, value: Any, *, seed: int = 0, **mious: float | None) -> Run:
+    """A run with one setting as given."""
+    run_of(folder, seed=seed, **mious or {"source_a": 0.7, "fog": 0.5})
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    *groups, name = path.split(".")
+    place = config
+    for group in groups:
+        place = place.setdefault(group, {})
+    place[name] = value
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return load_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("data.root", "/elsewhere"),
+        ("data.roots.gtav", "/elsewhere/gtav"),
+        ("data.workers", 7),
+        ("logging.every", 0),
+        ("logging.wandb", "project"),
+        ("training.profile", 10),
+        ("training.compile", True),
+        ("training.activation_checkpointing", True),
+        ("training.deterministic", False),
+        ("training.accelerator", "cuda"),
+        ("training.devices", 2),
+        ("training.evaluate_every", 100),
+        ("evaluation.batch_size", 1),
+        ("evaluation.scales", 1),
+        ("data.targets", ",".join(TARGETS)),
+    ],
+)
+def test_runs_that_differ_only_in_where_and_how_they_ran_are_seeds_of_one_method(
+    path: str, value: Any, tmp_path: Path
+) -> None:
+    runs = [altered(tmp_path / "a", "training.seed", 0), altered(tmp_path / "b", path, value, seed=1)]
+    (row,) = summary_table(runs).rows
+    assert (row.label, row.seeds) == ("spcnet", (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "name"),
+    [
+        ("training.precision", "bf16-mixed", "precision=bf16-mixed"),
+        ("training.accumulate", 2, "accumulate=2"),
+        ("data.exclude", ["list.txt"], "exclude=list.txt"),
+        ("data.sampling", "proportional", "sampling=proportional"),
+        ("model.style.momentum", 0.5, "momentum=0.5"),
+        ("model.of_a_later_version", 3, "of_a_later_version=3"),
+    ],
+)
+def test_runs_that_differ_in_a_result_are_two_methods_with_names_that_say_so(
+    path: str, value: Any, name: str, tmp_path: Path
+) -> None:
+    runs = [altered(tmp_path / "a", "training.seed", 0), altered(tmp_path / "b", path, value, seed=1)]
+    labels = [row.label for row in summary_table(runs).rows]
+    assert len(set(labels)) == 2
+    assert name in labels[1]
+
+
+def test_groups_that_differ_in_much_have_names_of_their_own(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path / place / "run", source_a=0.7, fog=0.5) for place in "ab"]
+    model = {"style": {"momentum": 0.5, "sharpness": 2.0}, "clustering": {"momentum": 0.5}}
+    runs[1] = replace(runs[1], config={**runs[1].config, "model": model})
+    labels = [row.label for row in summary_table(runs).rows]
+    assert labels == ["spcnet (a/run)", "spcnet (b/run)"]
+
+
+def test_larger_batches_by_more_processes_are_said(tmp_path: Path) -> None:
+    runs = [altered(tmp_path / "a", "training.seed", 0), altered(tmp_path / "b", "training.devices", 2, seed=1)]
+    warned = "not comparable: the images per domain in a batch differs: 4 (a); 8 (b)"
+    assert warned in summary_table(runs).warnings
+    known = replace(runs[1], environment={"processes": 1})  # what it was set to is not what there was
+    assert warned not in summary_table([runs[0], known]).warnings
+
+
+def test_one_seed_twice_is_said(tmp_path: Path) -> None:
+    runs = [altered(tmp_path / name, "training.seed", 0) for name in "ab"]
+    assert any("one experiment with one seed, 0" in line for line in summary_table(runs).warnings)
+    assert not any("one seed" in line for line in summary_table(runs[:1]).warnings)
