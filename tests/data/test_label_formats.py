@@ -631,3 +631,11 @@ def test_a_set_of_colours_is_trained_on_shown_and_scored_with_its_bad_files_skip
     assert commands.read_config(tmp_path / "run").data.sets == {"town": own}
     again = commands.evaluate(tmp_path / "run")["domains"]["town"]
     assert (again["images"], again["skipped"]) == (1, 0)
+
+
+def test_colours_stored_with_a_palette_of_all_sorts_are_read_where_the_indices_are_no_numbers(tmp_path: Path) -> None:
+    form = LabelFormat.of({0: VOID, 1: "road", 2: "car"}, [((0, 0, 0), 0), ((255, 0, 0), 1), ((0, 255, 0), 2)])
+    pixels = as_colors(ids_of(1, 2), {1: (255, 0, 0), 2: (0, 255, 0)})
+    image = Image.fromarray(pixels).convert("P", dither=Image.Dither.NONE)
+    assert min(np.asarray(image).ravel()) > 2
+    assert np.array_equal(read(tmp_path, image, form), ids_of(1, 2))
