@@ -364,6 +364,16 @@ def test_what_an_edit_list_leaves_out_is_not_missing(tmp_path, start, length):
     assert (len(found), video.frames, video.broken) == (length // 100, length // 100, None)
 
 
+@pytest.mark.parametrize(("length", "cut"), [(21, False), (30, False), (50, True)])
+def test_the_last_frame_may_be_shown_as_long_as_any_other(tmp_path, length, cut):
+    path = record(tmp_path / "a.avi", [0, 10, 20], codec="mjpeg")
+    content = path.read_bytes()
+    place = content.index(b"strh") + 40  # how many ticks the stream has
+    path.write_bytes(content[:place] + struct.pack("<I", length) + content[place + 4 :])
+    _, video = frames_of(path)
+    assert (video.broken is not None) is cut
+
+
 def test_the_rate_of_a_variable_frame_rate_is_the_mean_and_a_steady_one_its_own(tmp_path):
     for suffix, codec in (("mkv", "libx264"), ("webm", "libvpx"), ("avi", "mjpeg")):
         _, video = frames_of(record(tmp_path / f"a.{suffix}", NIGHT, tick=Fraction(1, 30), codec=codec))
