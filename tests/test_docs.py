@@ -85,6 +85,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_runs: Path) -> Path:
         write_fixture(name, folder / "data" / name, images_per_split=2)
     for path in list((folder / "data" / "cityscapes").rglob("*.png")):
         path.rename(path.with_name(f"{path.parent.name}_000000_{path.name}"))  # as Cityscapes names them
+    for kind in ("photos", "masks"):
+        (folder / "data" / "mine" / kind).mkdir(parents=True)
+    for number in range(2):
+        scene = streets.generate(number, style="toy", size=(80, 160))
+        Image.fromarray(scene.image).save(folder / "data" / "mine" / "photos" / f"{number}.jpg")
+        Image.fromarray(scene.label % 5).save(folder / "data" / "mine" / "masks" / f"{number}_mask.png")
+    described = (ROOT / "docs" / "protocols.md").read_text().split("```yaml\n")[1].split("```")[0]
+    (folder / "mine.yaml").write_text(described)
     (folder / "photos").mkdir()
     for number in range(2):
         Image.fromarray(streets.generate(number, style="game", size=(80, 160)).image).save(

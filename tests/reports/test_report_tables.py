@@ -187,6 +187,10 @@ def test_runs_that_cannot_be_compared_are_warned_about(tmp_path: Path) -> None:
     own = small_domains(source_a=0.6, fog=0.5)
     own["fog"]["set"] = {"images": "a/*.jpg", "root": "/data"}
     assert "fog means own data sets that are described differently" in warnings(domains=own)
+    here = load_run(write_run(tmp_path / "here", method="deeplabv3plus", domains=own))
+    moved = small_domains(source_a=0.6, fog=0.5)
+    moved["fog"]["set"] = {"images": "a/*.jpg", "root": "/elsewhere"}
+    assert summary_table([here, load_run(write_run(tmp_path / "there", domains=moved))]).warnings == ()
 
 
 def test_a_difference_that_rounds_to_zero_has_no_sign() -> None:
