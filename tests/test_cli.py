@@ -355,7 +355,7 @@ def _break(what: str, folder: Path) -> None:
     elif what == "strange label":
         Image.fromarray(np.full((40, 60), 77, dtype=np.uint8)).save(label)
     elif what == "coloured label":
-        Image.fromarray(np.zeros((40, 60, 3), dtype=np.uint8)).save(label)
+        Image.fromarray(np.full((40, 60, 3), (1, 2, 3), dtype=np.uint8)).save(label)
 
 
 BAD_FILES = {

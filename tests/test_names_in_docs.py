@@ -31,7 +31,7 @@ def paths_of(page: Path) -> Iterator[str]:
         first = span.split()[0]
         if first in ("python", ".venv/bin/python") and len(span.split()) > 1:
             first = span.split()[1]
-        if not re.fullmatch(r"[\w.-]+(/[\w.*-]*)*", first):
+        if not re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.*-]*)*", first):
             continue
         head = first.partition("/")[0]
         inside = "/" in first and any((base / head).is_dir() for base in BASES)

@@ -34,6 +34,7 @@ from spcnet.methods import restore
 from spcnet.model_commands import convert, predict
 from spcnet.reports.runs import load_run
 from tests.data.test_images import STORED, turned
+from tests.test_file_kinds import onnx_file, torch_export_file
 
 SIZE = (64, 128)
 
@@ -370,6 +371,7 @@ def test_a_folder_that_does_not_fit_is_refused(how: str, city: Path, predictions
 
 
 def test_options_that_do_not_fit_are_refused(run: Path, predictions: Path, city: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.pt2").write_bytes(torch_export_file())
     cases: list[tuple[Path, dict[str, Any], str]] = [
         (run, {"protocol": "rein", "evaluation": {"flip": True}}, "says how images are looked at: leave out flip"),
         (run, {"protocol": "robustnet", "size": (64, 64)}, "leave out size"),
@@ -399,7 +401,7 @@ def test_options_that_do_not_fit_are_refused(run: Path, predictions: Path, city:
 
 def test_what_has_no_effect_is_refused(run: Path, predictions: Path, city: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "any.onnx").write_bytes(b"")
+    (tmp_path / "any.onnx").write_bytes(onnx_file())
     cases: list[tuple[Path, dict[str, Any], str]] = [
         (run, {"evaluation": {"overlap": 0.5}}, "no windows for overlap to lie by: give --window"),
         (run, {"evaluation": {"overlap": 0.99, "window": (40, 40)}}, "the overlap is 0.99"),

@@ -202,7 +202,7 @@ def test_training_tells_of_what_is_left_out_before_it_begins(
     def stop(*arguments: object, **options: object) -> None:
         raise Enough
 
-    monkeypatch.setattr(commands, "_claim", stop)
+    monkeypatch.setattr(commands, "check_labelled", stop)
     data = own(tmp_path, sources=["town"], targets=["town@val"], size=(64, 64), exclude=[str(tmp_path / "list")])
     with pytest.raises(Enough):
         commands.train(RunConfig(method="deeplabv3plus", data=data), console=Console(width=100))
