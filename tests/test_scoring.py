@@ -392,7 +392,7 @@ def test_options_that_do_not_fit_are_refused(run: Path, predictions: Path, city:
         with pytest.raises(UsageError, match=message):
             scoring.evaluate(model, **options)
     foreign = tmp_path / "foreign.onnx"
-    foreign.write_bytes(b"\x00nonsense")
+    foreign.write_bytes(onnx_file())
     with pytest.raises(DataError, match="is no ONNX file that can be read"):
         scoring.evaluate(foreign, targets=["cityscapes"])
     with pytest.raises(UsageError, match="the label space is idd7: give --ids train or color"):
