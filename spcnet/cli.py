@@ -946,8 +946,12 @@ class _Help(DefaultHelpFormatter):
         return found and found.replace("<class 'Path'>", "path").replace("Path", "path")
 
 
-def make_parser() -> ArgumentParser:
-    """The parser of all commands."""
+def make_parser(*wanted: str) -> ArgumentParser:
+    """The parser of all commands.
+
+    Args:
+        wanted: the commands that get their options, for it takes time to make them; all of them if none is named.
+    """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = OptionParser(
         prog="spcnet",
@@ -961,9 +965,10 @@ def make_parser() -> ArgumentParser:
         short = f" Short forms: {', '.join(f'{k} for {v}' for k, v in SHORT.items())}." if name == "train" else ""
         sub = OptionParser(description=summary + short, formatter_class=_Help)
         sub.add_argument("--debug", action=ActionYesNo, default=False, dest="traceback", help=TRACEBACK)
-        add_options(sub)
+        if not wanted or name in wanted:
+            add_options(sub)
         commands.add_subcommand(name, sub, help=summary)
-        if name in ACTIONS:
+        if name in ACTIONS and (not wanted or name in wanted):
             # Only now, for jsonargparse wants levels from the top down.
             _add_actions(sub, name)
     return parser
@@ -1015,7 +1020,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, errors = Console(), Console(stderr=True, soft_wrap=True)
     debug = "--debug" in given
     try:
-        parser = make_parser()
+        # The first word is the command; without one there is only help to show.
+        first = next((word for word in given if not word.startswith("-")), "help")
+        parser = make_parser(*([first] if first in (*COMMANDS, "help") else []))
         options = parser.instantiate(parser.parse_args(with_recipes(given)))
         _, _, run = COMMANDS[options.command]
         return run(options[options.command], console)
