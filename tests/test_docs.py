@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from jaxtyping import config
 from jsonargparse import ArgumentParser
 from PIL import Image
@@ -103,6 +104,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_runs: Path) -> Path:
     (folder / "data" / "cityscapes256").symlink_to("cityscapes")
     for name, method in (("mine", "spcnet"), ("other", "deeplabv3plus")):
         shutil.copytree(tiny_runs / method, folder / "runs" / name)
+        # Half of the size, which a page evaluates at, must be one that networks take.
+        config = folder / "runs" / name / "config.yaml"
+        config.write_text(config.read_text().replace("- 48\n  - 64\n", "- 80\n  - 160\n"))
     runs = folder / "runs"
     for name in (
         "gs_r50",
@@ -116,6 +120,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_runs: Path) -> Path:
     for name in ("real-small/baseline", "real-small/baseline-0", "demo/baseline"):
         shutil.copytree(runs / "other", runs / name)
     model_commands.convert(runs / "mine", folder / "weights.pth", to="robustnet")
+    weights = torch.load(folder / "weights.pth", weights_only=True)["state_dict"]
+    average = {key: value + 1 if value.is_floating_point() else value for key, value in weights.items()}
+    torch.save({"model": weights, "model_ema": average}, folder / "last.pth")
     model_commands.predict(
         runs / "mine", [str(folder / "data" / "cityscapes" / "leftImg8bit" / "val")], output=folder / "predictions"
     )
@@ -147,7 +154,9 @@ def test_every_command_of_a_page_runs(page: Path, world: Path, tmp_path: Path, m
     for line in commands_of(page):
         if line.split()[0] in ELSEWHERE:
             continue
-        words = [re.sub(r"(?<![\w.])/data/", f"{world}/data/", word) for word in shlex.split(line, comments=True)[1:]]
+        words = [
+            re.sub(r"(?<![\w.])/data/", f"{world}/data/", word) for word in shlex.split(re.sub(r"\s#.*", "", line))[1:]
+        ]
         for place, word in enumerate(words):
             if word == "DIR":
                 words[place] = str(world / "data" / words[place - 1].rpartition(".")[2].removeprefix("--root"))
