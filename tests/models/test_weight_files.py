@@ -222,6 +222,25 @@ def mmpretrain_names() -> list[str]:
     return [*names, *leaves("backbone.conv2"), "head.fc.weight", "head.fc.bias"]
 
 
+def test_a_network_with_names_like_mobilenet_s_is_called_no_known_backbone(tmp_path: Path) -> None:
+    """EfficientNet's, as timm has them: the form is the same, the number of blocks is not."""
+    names = [
+        f"blocks.{stage}.{block}.{layer}.weight"
+        for stage, number in enumerate((1, 2, 2, 3, 3, 4, 1))
+        for block in range(number)
+        for layer in ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+    ]
+    tensors = {name: torch.ones(1) for name in ("conv_stem.weight", "bn1.weight", *names, "conv_head.weight")}
+    path = saved(tmp_path / "x", tensors)
+    assert load_backbone(path) is None
+    with pytest.raises(CheckpointError, match="it lacks a known backbone; it holds at its top"):
+        load_foreign(path)
+    with pytest.raises(
+        CheckpointError, match=r"has no mobilenet_v2 that fits; it holds at its top \(99 tensors: conv_stem"
+    ):
+        filled(path, "mobilenet_v2")
+
+
 def test_names_of_other_programs_are_known(tmp_path: Path, whole: dict[str, Tensor]) -> None:
     mobile = build_backbone("mobilenet_v2", output_stride=32)[0].state_dict()
     theirs = dict(zip(mmpretrain_names(), mobile.values(), strict=True))
