@@ -5,6 +5,7 @@ archive, the tags of a protobuf message.
 """
 
 import codecs
+import re
 import string
 import struct
 import tarfile
@@ -264,10 +265,12 @@ class Named(NamedTuple):
 def split_part(path: Path | str) -> Named:
     """A path and the name behind its `#`, which says which part of a file is meant: `last.pth#teacher`.
 
-    A file or folder whose own name has a `#` comes first.
+    A file or folder whose own name has a `#` comes first, and names within a file may have some, too.
     """
-    whole = Path(path)
-    file, mark, part = str(path).rpartition("#")
-    if not mark or not part or whole.exists() or not Path(file).is_file():
-        return Named(whole, None)
-    return Named(Path(file), part)
+    whole, text = Path(path), str(path)
+    if not whole.exists():
+        for mark in reversed(list(re.finditer("#", text))):
+            file, part = Path(text[: mark.start()]), text[mark.end() :]
+            if part and file.is_file():
+                return Named(file, part)
+    return Named(whole, None)

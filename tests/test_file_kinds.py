@@ -75,6 +75,9 @@ CONTENTS: dict[str, tuple[Callable[[], bytes], FileKind]] = {
     "utf-16": (lambda: "Not Found".encode("utf-16"), FileKind.TEXT),
     "line feeds": (lambda: b"\n5\nNot Found", FileKind.TEXT),
     "noise": (lambda: bytes(range(255, 0, -1)) * 3, FileKind.UNKNOWN),
+    "other message": (lambda: b"\x08\x07\x4a\x01\xff\x3a\x01g", FileKind.UNKNOWN),
+    "message without a graph": (lambda: b"\x08\x07\x12\x01\xff", FileKind.UNKNOWN),
+    "other message in a message": (lambda: b"\n\x05\xff\xfe\xfd\xfc\xfb", FileKind.UNKNOWN),
     "zeros": (lambda: bytes(1000), FileKind.UNKNOWN),
     "hdf5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(20), FileKind.HDF5),
 }

@@ -92,6 +92,9 @@ def check_overlap(window: tuple[int, int] | None, overlap: float, size: tuple[in
     if window is None or overlap <= MOST_OVERLAP:
         return
     height, width = size or (1024, 2048)
+    if height <= window[0] and width <= window[1]:
+        # Of such an image there is one window, but at another scale or of a larger image there are more.
+        height, width = 2 * window[0], 2 * window[1]
     steps = [max(1, int(part * (1 - overlap))) for part in window]
     counts = [
         -(-max(0, whole - part) // step) + 1 for whole, part, step in zip((height, width), window, steps, strict=True)

@@ -29,8 +29,10 @@ from spcnet.models.mindspore import pytorch_names, read_mindspore
 
 _DEEPEST = 4
 """Dictionaries within each other that are searched; programs nest two or three."""
-_NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|callbacks|loops|_metadata", re.IGNORECASE)
-"""Names of dictionaries whose tensors are no weights."""
+_NO_WEIGHTS = re.compile(r"optim(?!i[sz]ed|al)|sched(?!uled)|scaler|rng|callbacks|loops|_metadata", re.IGNORECASE)
+"""Names of dictionaries whose tensors are no weights, unless the file has no others."""
+_PROTOCOL = 2
+"""Protocol of pickle that `torch.save` writes, unless told otherwise."""
 _LISTED = 6
 """Parts of a file that a message lists at most."""
 
@@ -75,7 +77,8 @@ def read_weights(path: Path) -> WeightFile:
     elif kind is FileKind.SAFETENSORS:
         parts = {"": _read_safetensors(path)}
     else:
-        parts = dict(_parts(_read_torch(path), "", 0))
+        content = _read_torch(path)
+        parts = dict(_parts(content, "", 0)) or dict(_parts(content, "", 0, everything=True))
     if not parts:
         raise CheckpointError(f"the weight file {path} is no state dict: it must map names to tensors")
     size = path.stat().st_size
@@ -126,12 +129,32 @@ def _read_torch(path: Path) -> Any:
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise _damaged(path, error) from error
     except Exception as error:  # the unpickler raises its own kind for code it refuses to run
+        protocol = _pickle_protocol(path)
+        if protocol > _PROTOCOL:
+            raise CheckpointError(
+                f"the weight file {path} was saved with pickle protocol {protocol}, and what runs no code in a file reads "
+                f"protocol {_PROTOCOL} alone: if you trust its source, read it with torch.load and save it again with "
+                "torch.save, without pickle_protocol"
+            ) from error
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         asks = f" (it asks for {wanted[1]})" if wanted else ""
         raise CheckpointError(
             f"the weight file {path} is damaged or holds more than tensors, and was not opened: save the state dict alone"
             f"{asks}, or fetch it again"
         ) from error
+
+
+def _pickle_protocol(path: Path) -> int:
+    """Which protocol of pickle a PyTorch file was saved with; the usual one where it does not tell."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            with archive.open(name) as content:
+                start = content.read(2)
+    except (zipfile.BadZipFile, OSError, StopIteration, NotImplementedError, ValueError):
+        with path.open("rb") as content:
+            start = content.read(2)
+    return start[1] if start[:1] == b"\x80" and len(start) == 2 else _PROTOCOL
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
@@ -159,19 +182,43 @@ class _Mapping:
         return OrderedDict()
 
 
-# The classes themselves are never imported: what a file asks for under these names is one of the two above.
+class _Sequence:
+    """Stands for a kind of list; a plain one takes its place."""
+
+    def __new__(cls, *_: Any, **__: Any) -> list[Any]:  # type: ignore[misc]
+        return []
+
+
+# The classes themselves are never imported: what a file asks for under these names is one of those above.
 _NUMPY = (
     "numpy.dtype",
     "numpy.ndarray",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *(f"numpy.ma.{name}" for name in ("core._mareconstruct", "core.MaskedArray", "MaskedArray")),
+    *(
+        f"numpy.{name}"
+        for name in ("bool", "bool_", "str_", "float16", "float32", "float64", "uint8", "int32", "int64")
+    ),
+    *(f"numpy.random._pickle.__{name}_ctor" for name in ("randomstate", "generator", "bit_generator")),
+    *(f"numpy.random.{name}" for name in ("_mt19937.MT19937", "_pcg64.PCG64", "bit_generator.SeedSequence")),
+    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
 )
+_BUILTINS = ("list", "dict", "tuple", "frozenset", "int", "float", "bool", "str", "range", "xrange", "slice")
 _OPTIONS = (
     "argparse.Namespace",
     "types.SimpleNamespace",
-    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
-    *(f"datetime.{name}" for name in ("datetime", "date", "timedelta")),
+    *(
+        f"{module}.{name}"
+        for module in ("pathlib", "pathlib._local")
+        for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+    ),
+    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    "decimal.Decimal",
+    "fractions.Fraction",
+    "uuid.UUID",
     "typing.Any",
-    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("list", "dict", "int", "float")),
+    "torch.torch_version.TorchVersion",
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _BUILTINS),
     *(f"omegaconf.{name}" for name in ("dictconfig.DictConfig", "listconfig.ListConfig")),
     *(f"omegaconf.base.{name}" for name in ("Metadata", "ContainerMetadata")),
     *(
@@ -193,6 +240,7 @@ _MAPPINGS = (
 _INERT: list[Any] = [
     *((_Inert, name) for name in (*_NUMPY, *_OPTIONS)),
     *((_Mapping, name) for name in _MAPPINGS),
+    (_Sequence, "collections.deque"),
 ]
 
 
@@ -212,8 +260,10 @@ def _refuse_unfolding(path: Path) -> None:
         )
 
 
-def _parts(content: object, where: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every dictionary of tensors in what a file holds, the outer ones first."""
+def _parts(
+    content: object, where: str, depth: int, *, everything: bool = False
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every dictionary of tensors in what a file holds, the outer ones first; without optimisers and the like, unless `everything`."""
     if isinstance(content, (list, tuple)):
         content = dict(enumerate(content))
     if not isinstance(content, Mapping):
@@ -224,8 +274,8 @@ def _parts(content: object, where: str, depth: int) -> Iterator[tuple[str, dict[
     if depth == _DEEPEST:
         return
     for key, value in content.items():
-        if not _NO_WEIGHTS.search(str(key)):
-            yield from _parts(value, f"{where}.{key}".strip("."), depth + 1)
+        if everything or not _NO_WEIGHTS.search(str(key)):
+            yield from _parts(value, f"{where}.{key}".strip("."), depth + 1, everything=everything)
 
 
 # Readings ---------------------------------------------------------------------------------------------------------------

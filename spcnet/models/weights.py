@@ -5,7 +5,7 @@ How files are read, and where in a file a network lies, is in `spcnet.models.wei
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,7 +142,7 @@ def torchvision_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Ten
         CheckpointError: two tensors would get the same name.
     """
     maker, renamed = "torchvision", dict(tensors)
-    if "conv_stem.weight" in tensors and "blocks.0.0.conv_dw.weight" in tensors:
+    if "conv_stem.weight" in tensors and _timm_blocks(tensors) == _timm_blocks():
         maker, renamed = "timm", {_renamed(_timm_block(k), _TIMM_MOBILENET): v for k, v in tensors.items()}
     elif "conv1.conv.weight" in tensors and "layer1.0.conv.0.conv.weight" in tensors:
         maker, renamed = "mmpretrain", {_renamed(_mmpretrain_block(k), _MMPRETRAIN): v for k, v in tensors.items()}
@@ -171,6 +171,14 @@ def _timm_block(name: str) -> str:
         places = {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "conv_pwl": "2", "bn3": "3"}
     number = 1 + sum(_TIMM_STAGES[:stage]) + block
     return f"features.{number}.conv.{places.get(layer, layer)}.{leaf}"
+
+
+def _timm_blocks(names: Iterable[str] | None = None) -> set[tuple[int, int]]:
+    """Stage and number of each block that timm's names speak of; of MobileNetV2 by default. EfficientNet's have the same form."""
+    if names is None:
+        return {(stage, block) for stage, number in enumerate(_TIMM_STAGES) for block in range(number)}
+    found = (re.match(r"blocks\.(\d+)\.(\d+)\.", name) for name in names)
+    return {(int(one[1]), int(one[2])) for one in found if one}
 
 
 def _mmpretrain_block(name: str) -> str:

@@ -59,6 +59,19 @@ def test_an_overlap_close_to_one_is_refused_with_the_windows_it_would_take(
     check_overlap(None, overlap, size)
 
 
+@pytest.mark.parametrize("size", [(40, 60), (64, 128), None])
+def test_the_bound_of_the_overlap_holds_for_windows_that_cover_an_image_and_says_what_a_larger_one_takes(
+    size: tuple[int, int] | None,
+) -> None:
+    window = (64, 128) if size else (1024, 2048)
+    larger = (2 * window[0], 2 * window[1])
+    number = len(windows(larger, window, overlap=0.95))
+    assert number > 100
+    with pytest.raises(UsageError, match=rf"an image of {larger[0]}×{larger[1]} takes {number:,} windows"):
+        check_overlap(window, 0.95, size)
+    check_overlap(window, 0.9, size)
+
+
 @pytest.mark.parametrize("weights", ["uniform", "hann"])
 @pytest.mark.parametrize("size", [(40, 90), (33, 60), (64, 48)])
 @pytest.mark.parametrize("at_once", [1, 3, 100])

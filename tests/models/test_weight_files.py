@@ -1,10 +1,15 @@
 """Wrapped weights: the network is found wherever a program put it, or the message says what there is."""
 
 import argparse
+import datetime
+import decimal
+import fractions
 import itertools
+import pickle
 import re
 import subprocess
-from collections import defaultdict
+import uuid
+from collections import defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,6 +222,25 @@ def mmpretrain_names() -> list[str]:
     return [*names, *leaves("backbone.conv2"), "head.fc.weight", "head.fc.bias"]
 
 
+def test_a_network_with_names_like_mobilenet_s_is_called_no_known_backbone(tmp_path: Path) -> None:
+    """EfficientNet's, as timm has them: the form is the same, the number of blocks is not."""
+    names = [
+        f"blocks.{stage}.{block}.{layer}.weight"
+        for stage, number in enumerate((1, 2, 2, 3, 3, 4, 1))
+        for block in range(number)
+        for layer in ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+    ]
+    tensors = {name: torch.ones(1) for name in ("conv_stem.weight", "bn1.weight", *names, "conv_head.weight")}
+    path = saved(tmp_path / "x", tensors)
+    assert load_backbone(path) is None
+    with pytest.raises(CheckpointError, match="it lacks a known backbone; it holds at its top"):
+        load_foreign(path)
+    with pytest.raises(
+        CheckpointError, match=r"has no mobilenet_v2 that fits; it holds at its top \(99 tensors: conv_stem"
+    ):
+        filled(path, "mobilenet_v2")
+
+
 def test_names_of_other_programs_are_known(tmp_path: Path, whole: dict[str, Tensor]) -> None:
     mobile = build_backbone("mobilenet_v2", output_stride=32)[0].state_dict()
     theirs = dict(zip(mmpretrain_names(), mobile.values(), strict=True))
@@ -240,6 +264,61 @@ def test_what_a_program_leaves_beside_the_weights_runs_nothing(tmp_path: Path, p
         with pytest.raises(CheckpointError, match=r"was not opened: .*\(it asks for commands\.check_call\)"):
             read_weights(path)
     assert not (tmp_path / "executed").exists()
+
+
+def test_what_a_program_notes_beside_the_weights_is_passed_over(tmp_path: Path, plain: dict[str, Tensor]) -> None:
+    """Values of the standard library, NumPy and PyTorch that training programs keep, at every place that nests."""
+    notes: dict[str, Any] = {
+        "torch": torch.__version__,  # a class of its own
+        "losses": deque([1.0, 2.0], maxlen=9),
+        "when": datetime.datetime.now(datetime.UTC),
+        "sets": [frozenset("ab"), {1}, range(3), slice(2)],
+        "numbers": [decimal.Decimal(1), fractions.Fraction(1, 2), uuid.UUID(int=1)],
+        "types": [np.float32, np.dtype("uint8"), int, str, torch.float16],
+        "masked": np.ma.masked_equal([1, 2], 1),
+        "generators": [np.random.RandomState(0), np.random.default_rng(0)],
+        "options": argparse.Namespace(folder=Path("x"), more=argparse.Namespace(scores=np.zeros(3))),
+    }
+    assert agrees(filled(saved(tmp_path / "x.pth", {"model": plain, **notes})), plain)
+    for name, value in notes.items():
+        assert list(read_weights(saved(tmp_path / name, {"model": {"w": torch.ones(1)}, "beside": value})).parts) == [
+            "model"
+        ]
+    newer = tmp_path / "newer"  # Python 3.13 has its paths in another module
+    pickled = pickle.dumps({"w": 1, "folder": Path("x")}, protocol=2)
+    saved(newer, {"w": torch.ones(1), "folder": Path("x")}, _use_new_zipfile_serialization=False)
+    assert b"cpathlib\n" in pickled
+    newer.write_bytes(newer.read_bytes().replace(b"cpathlib\n", b"cpathlib._local\n"))
+    assert read_weights(newer).parts[""]["w"] == 1
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_another_protocol_of_pickle_is_called_so(tmp_path: Path, zipped: bool) -> None:
+    path = saved(tmp_path / "x", {"w": torch.ones(1)}, pickle_protocol=4, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"was saved with pickle protocol 4.*save it again with torch\.save"):
+        read_weights(path)
+
+
+def test_what_is_called_like_an_optimiser_and_is_none_is_found(tmp_path: Path, plain: dict[str, Tensor]) -> None:
+    moments = {"exp_avg": changed(plain)}
+    for content, part in (
+        ({"optimized_model": plain, "optimizer": moments}, "optimized_model"),
+        ({"unscheduled": plain, "optimizerG": moments, "optim": moments, "lr_scheduler": moments}, "unscheduled"),
+        ({"model_without_optim": plain}, "model_without_optim"),
+    ):
+        path = saved(tmp_path / "x", content)
+        assert list(read_weights(path).parts) == [part]
+        assert agrees(filled(path), plain)
+    both = saved(tmp_path / "both", {"model": plain, "optimised": changed(plain)})
+    with pytest.raises(CheckpointError, match=r"2 different .*#model or .*#optimised"):
+        filled(both)
+
+
+def test_a_part_may_have_a_hash_in_its_name(tmp_path: Path, plain: dict[str, Tensor]) -> None:
+    path = saved(tmp_path / "x#y.pth", {"run#1": plain, "run#2": changed(plain)})
+    with pytest.raises(CheckpointError, match=r"y\.pth#run#1 or .*y\.pth#run#2$"):
+        filled(path)
+    assert agrees(filled(f"{path}#run#1"), plain)
 
 
 @pytest.mark.parametrize("to", ["spcnet", "robustnet"])
