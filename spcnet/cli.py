@@ -60,7 +60,7 @@ def _train(options: Namespace, console: Console) -> int:
     if options.dry_run:
         from spcnet import rehearsal
 
-        report = rehearsal.rehearse(config, say=console.print)
+        report = rehearsal.rehearse(config, resume=options.resume, overwrite=options.overwrite, say=console.print)
         if processes.rank() == 0:
             rehearsal.show(report, config, console)
         return 0 if report.ready else DATA

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from spcnet import checkpoint, processes
-from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, as_dict, from_dict
+from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, as_dict, from_dict, plain_lists
 from spcnet.cost import PAPER_SIZE, cost
 from spcnet.data.catalog import with_sets
 from spcnet.data.datasets import SegmentationSet, open_domain
@@ -62,6 +62,7 @@ def domain_names(data: DataConfig) -> list[str]:
     return [f"{data.sources[0]}#{number + 1}" for number in range(data.pseudo_domains)]
 
 
+@plain_lists
 def data_for(
     config: RunConfig,
     *,
@@ -166,6 +167,7 @@ def open_sources(data: DataConfig, space: LabelSpace) -> dict[str, SegmentationS
     return {name: open_domain(DomainSpec.parse(name), data=data, space=space, training=True) for name in data.sources}
 
 
+@plain_lists
 def open_tests(data: DataConfig, space: LabelSpace, names: Sequence[str] | None = None) -> dict[str, SegmentationSet]:
     """Domains to score a run on, by their written names.
 
@@ -395,17 +397,17 @@ def _claimed(
         with processes.together():
             if fabric.is_global_zero:
                 if not output.exists():
-                    _check_claim(output, resume=resume, overwrite=overwrite)
+                    check_claim(output, resume=resume, overwrite=overwrite)
                 unlocked = held.enter_context(locked(output, what="training"))
                 if unlocked is not None:
                     say(unlocked, style="yellow")
-                _check_claim(output, resume=resume, overwrite=overwrite)
+                check_claim(output, resume=resume, overwrite=overwrite)
                 if not (resume and checkpoint.exists(output)):
                     _clear(output)
         yield
 
 
-def _check_claim(output: Path, *, resume: bool, overwrite: bool) -> None:
+def check_claim(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse to write over a run, and to resume none; one that ended before its first checkpoint begins anew."""
     resumable, tested = checkpoint.exists(output), (output / records.RESULTS_FILE).exists()
     exists = resumable or tested
@@ -627,6 +629,7 @@ def read_config(run: Path) -> RunConfig:
     return from_dict(RunConfig, read_yaml(path, "configuration"))
 
 
+@plain_lists
 def evaluate(
     run: Path,
     *,
@@ -679,6 +682,7 @@ def show_table(folders: Sequence[Path], console: Console, *, baseline: str = "de
     console.print(render_terminal(table, width=console.width))
 
 
+@plain_lists
 def report(
     runs: Sequence[Path],
     *,

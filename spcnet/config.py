@@ -6,19 +6,25 @@ paper's (Huang et al., CVPR 2023) and, for what the paper leaves open, those of 
 """
 
 import dataclasses
+import functools
+import inspect
 import math
+import numbers
 import re
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field
 from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from spcnet.errors import UsageError
 from spcnet.files import read_yaml
 
+T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 OUTPUT_STRIDES = (8, 16, 32)
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 
@@ -138,7 +144,40 @@ def _settle(config: Any) -> None:
         settled = coerced(hint, value)
         if settled is not value and (settled != value or type(settled) is not type(value)):
             object.__setattr__(config, name, settled)
+        _require(
+            rule.choices != () or _fits(hint, settled),
+            f"{path} is {value!r}: it must be {' or '.join(map(_type_name, _parts(hint)))}",
+        )
         rule.check(path, settled)
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of a type that an option can have."""
+    for part in _parts(hint):
+        kind, kinds = get_origin(part) or part, get_args(part)
+        if kind in (int, float):
+            number = (numbers.Integral,) if kind is int else (numbers.Real,)
+            fits = isinstance(value, number) and not isinstance(value, bool)
+        elif kind is list:
+            fits = isinstance(value, list) and all(_fits(kinds[0], item) for item in value)
+        elif kind is tuple:
+            fits = isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, kinds, value))
+        else:
+            fits = isinstance(value, kind)
+        if fits:
+            return True
+    return False
+
+
+def _type_name(hint: Any) -> str:
+    """A type in the words of a recipe."""
+    kind, kinds = get_origin(hint) or hint, get_args(hint)
+    if kind is tuple:
+        return f"[{', '.join(map(_type_name, kinds))}]"
+    if kind is list:
+        return f"a list of {_type_name(kinds[0]).split(' ', 1)[1]}s"
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(kind, "a path" if kind is Path else "a mapping of names to values")
 
 
 @cache
@@ -190,7 +229,7 @@ def kept_on_resume(group: str) -> tuple[str, ...]:
 
 def _parts(hint: Any) -> tuple[Any, ...]:
     """The members of a union; the type itself where it is none."""
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def coerced(hint: Any, value: Any) -> Any:
@@ -211,6 +250,8 @@ def coerced(hint: Any, value: Any) -> Any:
     if isinstance(value, (str, int)) and not isinstance(value, bool) and float in parts and str not in parts:
         with suppress(ValueError):
             return float(value)
+    if isinstance(value, Path) and Path not in parts and str in parts:
+        return str(value)
     return Path(value) if Path in parts and isinstance(value, str) else value
 
 
@@ -220,7 +261,9 @@ def _sequence(hint: Any, value: Any, *, alone: bool) -> Any:
         pieces: Sequence[Any] = [piece.strip() for piece in value.split(",") if piece.strip()]
         if kind is tuple and len(pieces) < 2:
             return value
-    elif isinstance(value, (int, float)) and not isinstance(value, bool) and kind is list and str not in kinds:
+    elif (isinstance(value, (int, float)) and not isinstance(value, bool) and kind is list and str not in kinds) or (
+        isinstance(value, Path) and kind is list
+    ):
         pieces = [value]
     elif isinstance(value, (list, tuple)):
         pieces = value
@@ -239,6 +282,42 @@ def _item(hint: Any, value: Any) -> Any:
             return int(value)
         return value
     return coerced(hint, value)
+
+
+def plain_lists(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function that wants a list of names, numbers or paths take one alone, or names with commas, as the command line does.
+
+    A text is a sequence of its letters, too, so that nothing else would notice.
+    """
+    signature = inspect.signature(function)
+
+    @cache
+    def hints() -> dict[str, Any]:
+        found = get_type_hints(function)
+        lists = ((name, part) for name in signature.parameters for part in _parts(found[name]) if _is_list(part))
+        return {name: types.GenericAlias(list, get_args(part)) for name, part in lists}
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs)
+        for name, hint in hints().items():
+            if isinstance(given.arguments.get(name), (str, int, float, Path)):
+                given.arguments[name] = _one_or_several(hint, given.arguments[name])
+        return function(*given.args, **given.kwargs)
+
+    return wrapped
+
+
+def _is_list(hint: Any) -> bool:
+    return get_origin(hint) in (list, Sequence) and set(_parts(get_args(hint)[0])) <= {str, int, float, Path}
+
+
+def _one_or_several(hint: Any, value: Any) -> Any:
+    """A list from what is none; a path is one, whatever is in its name."""
+    items = _parts(get_args(hint)[0])
+    if Path not in items:
+        return coerced(hint, value)
+    return [value if str in items else Path(value)]
 
 
 @dataclass(frozen=True)
@@ -788,17 +867,14 @@ def recipe_path(name: str) -> Path:
     return found
 
 
-T = TypeVar("T")
-
-
-def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+def from_dict(kind: type[T], values: Mapping[Any, Any]) -> T:
     """The opposite of `as_dict` for one of the classes above.
 
     Raises:
         UsageError: a key is unknown or a value is of the wrong kind.
     """
     hints = get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
+    unknown = sorted(str(key) for key in set(values) - set(hints))
     _require(
         not unknown, f"unknown {'option' if len(unknown) == 1 else 'options'} {', '.join(unknown)} in {kind.__name__}"
     )
@@ -813,6 +889,9 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
         hint = hints[key]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
             filled[key] = from_dict(hint, value)
+        elif dataclasses.is_dataclass(hint) and isinstance(hint, type) and not isinstance(value, hint):
+            _require(value is None, f"{key} is {value!r}: it must map options to values")  # None: all are the defaults
+            filled[key] = hint()
         elif get_origin(hint) is dict and isinstance(value, Mapping) and dataclasses.is_dataclass(get_args(hint)[1]):
             filled[key] = {name: from_dict(get_args(hint)[1], one) for name, one in value.items()}
         elif get_origin(hint) is dict and isinstance(value, Mapping) and get_args(hint)[0] is int:
@@ -825,7 +904,7 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
         raise UsageError(f"{kind.__name__} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def settled(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def settled(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Stored settings of any version, with the values of the known options as their types have them.
 
     What is not known, or cannot be brought to its type, stays as it is.
@@ -835,12 +914,24 @@ def settled(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         path = f"{prefix}{key}"
         if path in known:
-            result[key] = as_dict(coerced(known[path].hint, value))
+            result[key] = as_dict(_settled(known[path].hint, value))
         elif isinstance(value, Mapping):
             result[key] = settled(value, f"{path}.")
         else:
             result[key] = value
     return result
+
+
+def _settled(hint: Any, value: Any) -> Any:
+    """As `coerced`; what a mapping holds by name, such as `data.sets`, has the fields of its class, which a later version may add to."""
+    if get_origin(hint) is dict and dataclasses.is_dataclass(get_args(hint)[1]) and isinstance(value, Mapping):
+        kind: Any = get_args(hint)[1]
+        found = dict(value)
+        for name, one in value.items():
+            with suppress(UsageError):
+                found[name] = from_dict(kind, one) if isinstance(one, Mapping) else one
+        return found
+    return coerced(hint, value)
 
 
 def as_dict(config: Any) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spcnet import checkpoint
 from spcnet.checkpoint import ModelCard
-from spcnet.config import ModelConfig
+from spcnet.config import ModelConfig, plain_lists
 from spcnet.data.labels import SPACES, label_space
 from spcnet.errors import CheckpointError, UsageError
 from spcnet.file_kinds import FileKind, refuse_other, split_part
@@ -206,6 +206,7 @@ def _slots(tensors: Mapping[str, Tensor], backbone: str) -> dict[Slot, Kind]:
     }
 
 
+@plain_lists
 def load_foreign(
     path: Path,
     *,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from spcnet.config import ModelConfig
+from spcnet.config import ModelConfig, plain_lists
 from spcnet.methods import METHODS, Method, Segmentor, method_named
 from spcnet.models.backbones import BACKBONES
 from spcnet.models.deeplab import ASPP
@@ -132,6 +132,7 @@ def _timed(network: Segmentor, size: tuple[int, int], repeats: int, device: str)
     return sorted(seconds[1:])[repeats // 2]
 
 
+@plain_lists
 def costs(
     methods: Sequence[str] | None,
     backbones: Sequence[str] | None,

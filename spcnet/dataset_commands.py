@@ -10,7 +10,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from spcnet.config import DataConfig, DomainSpec, RunConfig, from_dict, recipe_path
+from spcnet.config import DataConfig, DomainSpec, RunConfig, from_dict, plain_lists, recipe_path
 from spcnet.data.cache import Form, write_cache
 from spcnet.data.catalog import DATASETS, dataset, with_sets
 from spcnet.data.datasets import open_domain
@@ -160,6 +160,7 @@ def preview(
     )
 
 
+@plain_lists
 def copy_set(
     name: str,
     root: Path,
@@ -244,6 +245,7 @@ def make_fixture(
     console.print(f"{len(written)} files of {name} in {folder}. Its layouts: {names}", highlight=False, markup=False)
 
 
+@plain_lists
 def show_styles(
     image: Path | None,
     *,

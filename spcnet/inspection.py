@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spcnet import checkpoint
 from spcnet.commands import check_unseen, data_for, open_tests, read_config, source_tests
+from spcnet.config import plain_lists
 from spcnet.data.datasets import Sample, SegmentationSet
 from spcnet.data.labels import label_space
 from spcnet.data.loading import evaluation_batches
@@ -52,6 +53,7 @@ ALIKE = 5
 """How many pairs of classes are told."""
 
 
+@plain_lists
 def inspect(
     run: Path,
     *,

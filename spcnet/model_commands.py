@@ -13,7 +13,7 @@ from rich.table import Table
 from spcnet import checkpoint
 from spcnet import export as exporting
 from spcnet.commands import read_config
-from spcnet.config import DataConfig, DomainSpec
+from spcnet.config import DataConfig, DomainSpec, plain_lists
 from spcnet.convert import is_foreign, load_any, load_backbone, load_foreign, write_backbone, write_robustnet
 from spcnet.cost import PAPER_SIZE, costs, paper_table
 from spcnet.data.catalog import with_sets
@@ -37,6 +37,7 @@ from spcnet.models.backbones import backbone_info
 from spcnet.reports.html import counted
 
 
+@plain_lists
 def predict(
     model: Path,
     inputs: Sequence[str | Path],
@@ -134,6 +135,7 @@ def _strangeness(image: Written) -> float:
     return image.unfamiliarity.score if image.unfamiliarity else 0.0
 
 
+@plain_lists
 def convert(
     source: Path,
     output: Path,
@@ -397,6 +399,7 @@ def push(
     console.print(f"The network is at {address}", highlight=False, markup=False)
 
 
+@plain_lists
 def benchmark_cost(
     *,
     methods: Sequence[str] | None = None,

@@ -233,11 +233,19 @@ def _scored(images: int, config: RunConfig) -> int:
     return min(images, config.evaluation.limit or images)
 
 
-def rehearse(config: RunConfig, *, say: Callable[[str], object] = lambda text: None) -> Rehearsal:
+def rehearse(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Callable[[str], object] = lambda text: None,
+) -> Rehearsal:
     """Find out whether a run can be made, and what it will take; in each of its processes.
 
     Args:
         config: the run.
+        resume: whether it is to go on in its folder.
+        overwrite: whether it is to begin anew there, whatever the folder holds.
         say: is told what is being done, in the first process.
 
     Returns:
@@ -267,6 +275,7 @@ def rehearse(config: RunConfig, *, say: Callable[[str], object] = lambda text: N
     network.recompute = config.training.activation_checkpointing
     report.needed = _counted(network, config, len(space))
     report.devices = processes.gather(Device(_name(fabric), _free(fabric.device), _peak(fabric.device)))
+    _check_folder(config.output, report, resume=resume, overwrite=overwrite)
     _check_disk(config.output, report)
     _check_memory(config, fabric, report)
     report.made_up = processes.any_of(len(sources) < len(config.data.sources))[0]
@@ -670,6 +679,19 @@ def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: L
         with processes.together():
             commands.note(results, config, space, 1, write=fabric.is_global_zero)
         report.record_seconds = time.perf_counter() - began
+
+
+def _check_folder(output: Path, report: Rehearsal, *, resume: bool, overwrite: bool) -> None:
+    """Whether the training itself would begin there."""
+    if processes.rank() > 0:
+        return
+    try:
+        commands.check_claim(output, resume=resume, overwrite=overwrite)
+    except SpcnetError as error:
+        report.problems.append(str(error))
+    else:
+        if resume:
+            report.notes.append("the times are those of the whole run, not of what is left of it")
 
 
 def _check_disk(output: Path, report: Rehearsal) -> None:

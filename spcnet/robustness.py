@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from spcnet import checkpoint
 from spcnet.commands import read_config
-from spcnet.config import DataConfig, DomainSpec, RunConfig, TrainingConfig
+from spcnet.config import DataConfig, DomainSpec, RunConfig, TrainingConfig, plain_lists
 from spcnet.convert import load_any
 from spcnet.data.catalog import with_sets
 from spcnet.data.centroids import leave_signals_to_the_parent, unchanged
@@ -114,6 +114,7 @@ class Block(NamedTuple):
     """Of their names, pixels and labels."""
 
 
+@plain_lists
 def conditions(
     corruptions: Sequence[str] | None = None,
     styles: Sequence[str] | None = None,
@@ -146,6 +147,7 @@ def conditions(
     return [Condition(CLEAN, 0), *pairs]
 
 
+@plain_lists
 def robustness(
     models: Sequence[Path],
     *,

@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import nn
 
 from spcnet import checkpoint, commands, processes
-from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, TrainingConfig
+from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, TrainingConfig, plain_lists
 from spcnet.convert import load_any
 from spcnet.data import labels
 from spcnet.data.catalog import with_sets
@@ -54,6 +54,7 @@ RESULTS_SUFFIX = ".results.jsonl"
 """Ends the name of the file with the results of a file of weights or an exported network."""
 
 
+@plain_lists
 def evaluate(
     model: Path,
     *,

@@ -29,7 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spcnet import checkpoint, commands
-from spcnet.config import RunConfig, as_dict, decides, recipe_path
+from spcnet.config import RunConfig, as_dict, decides, plain_lists, recipe_path
 from spcnet.engine import records
 from spcnet.errors import DataError, SpcnetError, UsageError, one_of
 from spcnet.files import write_text
@@ -146,6 +146,7 @@ def assigned(texts: Sequence[str], option: str) -> dict[str, str]:
     return found
 
 
+@plain_lists
 def plan(
     recipe: str,
     *,
@@ -168,7 +169,7 @@ def plan(
     Raises:
         UsageError: a name, an option or a value makes no sense, or two runs would be the same.
     """
-    vary, settings = vary or {}, settings or {}
+    vary, settings = {path: listed(v) if isinstance(v, str) else v for path, v in (vary or {}).items()}, settings or {}
     read = _reader(recipe_path(recipe))
     base = read({})
     _check_paths([*vary, *settings], base)

@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from spcnet.commands import data_for, open_tests, read_config, source_tests
-from spcnet.config import DataConfig, DomainSpec
+from spcnet.config import DataConfig, DomainSpec, plain_lists
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import label_space
 from spcnet.data.transforms import evaluation_transform, normalise
@@ -66,6 +66,7 @@ class Look(NamedTuple):
     """Every score by its name; more is stranger."""
 
 
+@plain_lists
 def familiarise(
     run: Path,
     *,
@@ -118,6 +119,7 @@ def familiarise(
     return found
 
 
+@plain_lists
 def unfamiliarity(
     run: Path,
     *,

@@ -8,11 +8,24 @@ import pytest
 
 from spcnet.cli import main, make_parser
 from spcnet.commands import read_config
-from spcnet.config import RunConfig
+from spcnet.config import (
+    DataConfig,
+    EvaluationConfig,
+    LossConfig,
+    RunConfig,
+    TrainingConfig,
+    _settle,
+    coerced,
+    from_dict,
+    plain_lists,
+)
+from spcnet.cost import costs
 from spcnet.dataset_commands import data_of
-from spcnet.errors import DataError
+from spcnet.errors import DataError, UsageError
 from spcnet.files import read_text
+from spcnet.inference.images import find_images
 from spcnet.options import OptionParser, add_run_options
+from spcnet.robustness import conditions
 from spcnet.sweep import plan
 
 
@@ -135,3 +148,74 @@ def test_a_recipe_from_a_windows_editor_is_read(mark: bytes, end: str, tmp_path:
 def test_the_defaults_of_the_parser_are_those_of_the_settings() -> None:
     options = of_a_run()
     assert options.data.sources == RunConfig().data.sources
+
+
+def test_a_function_that_wants_several_takes_one() -> None:
+    """A text is a sequence of its letters, too."""
+
+    @plain_lists
+    def function(
+        names: Sequence[str],
+        /,
+        numbers: Sequence[int] | None = None,
+        *,
+        paths: Sequence[Path] = (),
+        inputs: Sequence[Path | str] = (),
+        other: str = "",
+    ) -> list[Any]:
+        return [names, numbers, paths, inputs, other]
+
+    nothing: Any = [None, (), (), ""]
+    assert function("fog") == [["fog"], *nothing]
+    assert function("fog, rain", 3) == [["fog", "rain"], [3], *nothing[1:]]
+    one: Any = "a,b"
+    assert function(["fog"], paths=one, inputs=one, other="a,b") == [["fog"], None, [Path(one)], [one], one]
+    assert function(("a", "b"), paths=[Path("c")]) == [("a", "b"), None, [Path("c")], (), ""]
+
+
+def test_no_public_function_takes_a_name_for_its_letters(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="fgo"):
+        conditions("fgo", None, [1])
+    with pytest.raises(UsageError, match="spcnett"):
+        list(costs("spcnett", None, size=(64, 64), repeats=0))
+    with pytest.raises(UsageError, match=r"nothing\.png is not there"):
+        find_images(str(tmp_path / "nothing.png"))
+    rows = plan("demo/spcnet", output=tmp_path, methods="spcnet", vary={"model.style.momentum": "0.5,0.8"})
+    assert [row.settings for row in rows] == [{"model.style.momentum": value} for value in ("0.5", "0.8")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (DataConfig, {"size": 128}, r"data\.size is 128: it must be \[a whole number, a whole number\] or null"),
+        (DataConfig, {"size": [128.5, 256]}, r"data\.size is \[128\.5, 256\]"),
+        (DataConfig, {"sources": {"gtav"}}, "data.sources is .*: it must be a list of texts"),
+        (DataConfig, {"roots": "data"}, "it must be a mapping"),
+        (EvaluationConfig, {"flip": "false"}, "it must be true or false"),
+        (TrainingConfig, {"iterations": 10.5}, "it must be a whole number"),
+        (TrainingConfig, {"iterations": True}, "it must be a whole number"),
+        (LossConfig, {"weighting": "class", "class_weights": "x"}, "it must be a list of numbers or null"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(kind: Any, values: dict[str, Any], message: str) -> None:
+    config = kind()
+    for name, value in values.items():
+        object.__setattr__(config, name, value)  # as it comes where types are not checked at each call
+    with pytest.raises(UsageError, match=message):
+        _settle(config)
+
+
+def test_a_path_can_stand_where_a_text_is_wanted(tmp_path: Path) -> None:
+    assert coerced(str | None, tmp_path) == str(tmp_path)
+    assert coerced(list[str], tmp_path / "a,b.txt") == [str(tmp_path / "a,b.txt")]
+
+
+def test_keys_that_are_no_text_are_unknown_options() -> None:
+    with pytest.raises(UsageError, match="unknown options 1, None"):
+        from_dict(RunConfig, {1: 2, None: 3})
+
+
+def test_a_group_of_options_is_a_mapping_or_empty() -> None:
+    assert from_dict(RunConfig, {"data": None}) == RunConfig()
+    with pytest.raises(UsageError, match="training is 3: it must map options to values"):
+        from_dict(RunConfig, {"training": 3})

@@ -16,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from spcnet import commands, rehearsal
+from spcnet.cli import main
 from spcnet.config import (
     AugmentationConfig,
     DataConfig,
@@ -312,3 +313,26 @@ def test_a_step_that_cannot_fit_is_not_tried(tmp_path: Path, monkeypatch: pytest
     found = rehearsal.rehearse(run_of(tmp_path / "run", data={"sources": ["streets/game"]}))
     assert found.step_seconds is None
     assert "images_per_domain" in found.problems[0]
+
+
+def test_a_dry_run_says_that_the_folder_holds_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training would not begin there either."""
+    (tmp_path / "results.jsonl").write_text("{}\n")
+
+    def said(**options: bool) -> list[str]:
+        report = rehearsal.Rehearsal()
+        rehearsal._check_folder(tmp_path, report, **{"resume": False, "overwrite": False, **options})
+        return report.problems
+
+    assert "already holds a run" in said()[0]
+    assert "to resume from" in said(resume=True)[0]
+    assert not said(overwrite=True)
+    asked: list[dict[str, object]] = []
+
+    def rehearse(config: RunConfig, **options: object) -> rehearsal.Rehearsal:
+        asked.append(options)
+        return rehearsal.Rehearsal(problems=["none"])
+
+    monkeypatch.setattr(rehearsal, "rehearse", rehearse)
+    assert main(["train", f"--output={tmp_path}", "--dry-run", "--overwrite"]) == 1
+    assert (asked[0]["resume"], asked[0]["overwrite"]) == (False, True)

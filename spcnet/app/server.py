@@ -16,12 +16,14 @@ from rich.console import Console
 from spcnet.app.guard import Guard
 from spcnet.app.studio import Studio
 from spcnet.app.uploads import Limits
+from spcnet.config import plain_lists
 from spcnet.errors import UsageError
 
 STORED_BYTES = 2**31
 """Of uploads and results on the disk; above it nothing is taken in until the oldest are an hour old and go."""
 
 
+@plain_lists
 def serve(
     models: Sequence[Path],
     *,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet.config import DataConfig
+from spcnet.config import DataConfig, plain_lists
 from spcnet.data.catalog import dataset
 from spcnet.data.doctor import below, list_splits
 from spcnet.data.folders import MARKER, Pair, excluded_images
@@ -69,6 +69,7 @@ class CacheReport:
         return 1 if self.failed else 0
 
 
+@plain_lists
 def write_cache(
     name: str,
     root: Path,

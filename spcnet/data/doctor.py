@@ -22,7 +22,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 
-from spcnet.config import DataConfig
+from spcnet.config import DataConfig, plain_lists
 from spcnet.data import labels
 from spcnet.data.catalog import Table, dataset
 from spcnet.data.folders import (
@@ -378,6 +378,7 @@ def check(
     )
 
 
+@plain_lists
 def list_splits(
     name: str, root: Path, *, splits: Sequence[str] | None, data: DataConfig | None
 ) -> dict[str, list[Listing]]:

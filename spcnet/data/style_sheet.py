@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from spcnet.config import plain_lists
 from spcnet.data.weather import WEATHER, apply_weather
 from spcnet.errors import UsageError, named
 
@@ -16,6 +17,7 @@ NARROWEST, WIDEST = 32, 4096
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 
+@plain_lists
 def style_sheet(
     image: NDArray[np.uint8],
     *,

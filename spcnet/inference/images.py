@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from spcnet.config import plain_lists
 from spcnet.data.images import open_picture, photo_of
 from spcnet.data.listing import (
     FILMS,
@@ -102,6 +103,7 @@ class Search(NamedTuple):
     """Files in the folders and globs that could be pictures or videos and are not taken."""
 
 
+@plain_lists
 def find_images(inputs: Sequence[Path | str], *, output: Path | None = None, videos: bool = False) -> list[FoundImage]:
     """The image files that inputs stand for, each once, with a name for its results.
 
@@ -123,6 +125,7 @@ def find_images(inputs: Sequence[Path | str], *, output: Path | None = None, vid
     return search_images(inputs, output=output, videos=videos).images
 
 
+@plain_lists
 def search_images(inputs: Sequence[Path | str], *, output: Path | None = None, videos: bool = False) -> Search:
     """As `find_images`, with what was left out.
 

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from spcnet.config import plain_lists
 from spcnet.data.labels import LabelSpace
 from spcnet.data.listing import ending_of, kind_by_content, kind_of_ending, package_for, plug_in_loaded
 from spcnet.data.transforms import normalise
@@ -240,6 +241,7 @@ class Predictor:
                     f"given ({', '.join(self.source_names)}): give one for each"
                 )
 
+    @plain_lists
     def predict_paths(
         self,
         inputs: Sequence[Path | str],

@@ -321,8 +321,8 @@ def to_csv(table: Table) -> str:
     return out.getvalue()
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted path; lists stay whole."""
+def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted path, the numbers that are keys of `data.sets` as text; lists stay whole."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         path = f"{prefix}{key}"
@@ -392,7 +392,7 @@ def _place(run: Run, others: Sequence[Run]) -> str:
 
 def _say(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_say, value))
+        return ", ".join(map(_say, value)) or "none"
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

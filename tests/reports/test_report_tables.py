@@ -9,7 +9,7 @@ import pytest
 import rich.console
 import yaml
 
-from spcnet.config import ModelConfig, StyleConfig
+from spcnet.config import ModelConfig, OwnSet, StyleConfig, as_dict, from_dict
 from spcnet.errors import UsageError
 from spcnet.reports.runs import Run, load_run
 from spcnet.reports.tables import (
@@ -166,6 +166,21 @@ def test_seeds_of_an_earlier_version_stay_with_those_of_this_one(tmp_path: Path)
     assert [row.seeds for row in summary_table([earlier, runs[1]]).rows] == [(0, 1)]
 
 
+def test_seeds_on_an_own_set_stay_together_whichever_version_wrote_them(tmp_path: Path) -> None:
+    """The earlier one knew no colours, and a set is written in more than one way."""
+    own = {"images": "photos/*.jpg", "labels": "masks/*.png", "table": {0: "road", 7: "void"}, "splits": ["all"]}
+    runs = [
+        altered(tmp_path / "earlier", "data.sets", {"mine": own}),
+        altered(tmp_path / "now", "data.sets", as_dict({"mine": from_dict(OwnSet, own)}), seed=1),
+        altered(tmp_path / "other", "data.sets", {"mine": {**own, "table": {0: "sidewalk", 7: "void"}}}),
+    ]
+    rows = summary_table(runs).rows
+    assert [row.seeds for row in rows] == [(0, 1), (0,)]
+    assert "sets.mine.table.0=sidewalk" in rows[1].label
+    damaged = altered(tmp_path / "damaged", "data.sets", {"mine": {"labels": 3}, "other": 4})
+    assert len(summary_table([runs[0], damaged]).rows) == 2
+
+
 def test_runs_that_cannot_be_compared_are_warned_about(tmp_path: Path) -> None:
     def warnings(**changes: Any) -> str:
         common: dict[str, Any] = {"domains": small_domains(source_a=0.6, fog=0.5)}
@@ -296,6 +311,7 @@ def test_runs_that_differ_only_in_where_and_how_they_ran_are_seeds_of_one_method
         ("training.precision", "bf16-mixed", "precision=bf16-mixed"),
         ("training.accumulate", 2, "accumulate=2"),
         ("data.exclude", ["list.txt"], "exclude=list.txt"),
+        ("data.augmentation.styles", ["fog"], "styles=fog"),
         ("data.sampling", "proportional", "sampling=proportional"),
         ("model.style.momentum", 0.5, "momentum=0.5"),
         ("model.of_a_later_version", 3, "of_a_later_version=3"),
@@ -308,6 +324,7 @@ def test_runs_that_differ_in_a_result_are_two_methods_with_names_that_say_so(
     labels = [row.label for row in summary_table(runs).rows]
     assert len(set(labels)) == 2
     assert name in labels[1]
+    assert "=)" not in labels[0]
 
 
 def test_groups_that_differ_in_much_have_names_of_their_own(tmp_path: Path) -> None:
