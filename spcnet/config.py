@@ -874,9 +874,11 @@ def from_dict(kind: type[T], values: Mapping[Any, Any]) -> T:
         UsageError: a key is unknown or a value is of the wrong kind.
     """
     hints = get_type_hints(kind)
-    unknown = sorted(str(key) for key in set(values) - set(hints))
+    unknown = sorted(set(values) - set(hints), key=str)
     _require(
-        not unknown, f"unknown {'option' if len(unknown) == 1 else 'options'} {', '.join(unknown)} in {kind.__name__}"
+        not unknown,
+        f"unknown {'option' if len(unknown) == 1 else 'options'} {', '.join(map(str, unknown))} in {kind.__name__}: it has "
+        f"{', '.join(hints)}",
     )
     fields = [f for f in dataclasses.fields(kind) if f.init] if dataclasses.is_dataclass(kind) else []
     needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
@@ -950,7 +952,7 @@ def read_sets(path: Path) -> dict[str, OwnSet]:
 
     Args:
         path: a YAML file in UTF-8 that maps names to sets, `mytown: {images: ..., labels: ..., table: ...}`; or a recipe
-            or a run's `config.yaml` that has them under `data.sets`.
+            or a run's `config.yaml` that has them under `data.sets`; or has nothing but them, under `sets`.
 
     Raises:
         DataError: the file cannot be read, or is no YAML in UTF-8.
@@ -963,6 +965,9 @@ def read_sets(path: Path) -> dict[str, OwnSet]:
     if isinstance(data, dict) and "images" not in data:
         values = data.get("sets")
         _require(isinstance(values, dict) and bool(values), f"{path} is a recipe without data.sets: {rule}")
+    elif [*values] == ["sets"] and isinstance(values["sets"], dict) and not {"images", "labels"} & {*values["sets"]}:
+        values = values["sets"]
+        _require(bool(values), f"{path} describes no data set: {rule}")
     sets: dict[str, OwnSet] = {}
     for name, described in values.items():
         _require(isinstance(described, dict), f"{path}: {name} is {described!r} and no data set: {rule}")

@@ -10,6 +10,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from spcnet.commands import print_remarks
 from spcnet.config import DataConfig, DomainSpec, RunConfig, from_dict, plain_lists, recipe_path
 from spcnet.data.cache import Form, write_cache
 from spcnet.data.catalog import DATASETS, dataset, with_sets
@@ -152,8 +153,7 @@ def preview(
         data = replace(data, roots={**data.roots, spec.dataset: str(root)})
     wanted = label_space(space)
     plain = open_domain(spec, data=data, space=wanted, training=training)
-    for remark in plain.remarks:
-        console.print(remark, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    print_remarks([plain], console)
     _save(contact_sheet(plain, wanted, num_images=num_images, width=width, seed=seed), output)
     console.print(
         f"{min(num_images, len(plain))} of {len(plain):,} images of {domain}: {output}", highlight=False, markup=False
@@ -218,6 +218,8 @@ def copy_set(
         highlight=False,
         markup=False,
     )
+    for remark in report.remarks:
+        console.print(remark, style="yellow", highlight=False, markup=False, soft_wrap=True)
     for image, reason in report.failed.items():
         console.print(f"left out {image}: {reason}", style="red", highlight=False, markup=False)
     return report.exit_code

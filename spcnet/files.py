@@ -109,7 +109,9 @@ def write_error(path: Path, error: OSError) -> WriteError:
         advice = "a folder has that name: remove or rename it, or choose another output folder"
     elif number in (errno.ENOTDIR, errno.EEXIST):
         blocking = next((parent for parent in path.parents if parent.exists() or parent.is_symlink()), path.parent)
-        advice = f"{blocking} is a file where a folder is needed: remove or rename it, or choose another output folder"
+        advice = (
+            f"a file {blocking} stands where a folder is needed: remove or rename it, or choose another output folder"
+        )
     elif number in (errno.EACCES, errno.EPERM):
         advice = "check the permissions of the folder, or choose another output folder"
     elif number == errno.EROFS:

@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from spcnet import checkpoint
-from spcnet.commands import check_unseen, data_for, open_tests, read_config, source_tests
+from spcnet.commands import check_unseen, data_for, open_tests, print_remarks, read_config, source_tests
 from spcnet.config import plain_lists
 from spcnet.data.datasets import Sample, SegmentationSet
 from spcnet.data.labels import label_space
@@ -101,7 +101,9 @@ def inspect(
     check_unseen(data)
     network, card = restore(run)
     space = label_space(card.space)
-    tests = {name: Chosen(whole, images) for name, whole in open_tests(data, space).items()}
+    whole = open_tests(data, space)
+    print_remarks(whole.values(), console)
+    tests = {name: Chosen(plain, images) for name, plain in whole.items()}
     network.to(find_device(accelerator))
     sources = source_tests(data)
     domains = tuple(Domain(name, "source" if name in sources else "unseen") for name in tests)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from spcnet import checkpoint
 from spcnet import export as exporting
-from spcnet.commands import read_config
+from spcnet.commands import print_remarks, read_config
 from spcnet.config import DataConfig, DomainSpec, plain_lists
 from spcnet.convert import is_foreign, load_any, load_backbone, load_foreign, write_backbone, write_robustnet
 from spcnet.cost import PAPER_SIZE, costs, paper_table
@@ -300,6 +300,7 @@ def export(
         shown = open_domain(spec, data=data, space=space, training=True)
         score = score or str(dataclasses.replace(spec, split=None))
     tested = open_domain(DomainSpec.parse(score), data=data, space=space, training=False) if score else None
+    print_remarks([one for one in (shown, tested) if isinstance(one, SegmentationSet)], console)
     written = exporting.export(
         network,
         card,

@@ -335,6 +335,7 @@ def _open(
         size = (sample.label.shape[0], sample.label.shape[1])
         report.domains.append(Domain(text, role, len(opened), size, seconds))
         (sources if role == "source" else tests)[text] = opened
+        report.notes += [remark for remark in opened.remarks if remark not in report.notes]
     return sources, tests
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from spcnet import checkpoint
-from spcnet.commands import read_config
+from spcnet.commands import print_remarks, read_config
 from spcnet.config import DataConfig, DomainSpec, RunConfig, TrainingConfig, plain_lists
 from spcnet.convert import load_any
 from spcnet.data.catalog import with_sets
@@ -204,6 +204,7 @@ def robustness(
     contenders = _contenders(models, accelerator)
     space, data = _setting(contenders, roots or {}, sets)
     images = open_domain(DomainSpec.parse(domain), data=data, space=space, training=False)
+    print_remarks([images], console)
     if not labelled(domain, images, workers=workers):
         raise DataError(
             f"no image of {domain} has a labelled pixel in the space {space.name}: there is nothing to score"

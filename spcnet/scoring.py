@@ -263,7 +263,7 @@ def _data(asked: _Asked, space: LabelSpace) -> DataConfig:
 
 def _score(scored: _Scored, names: Sequence[str], config: RunConfig, asked: _Asked) -> Record:
     protocol, console = asked.protocol, asked.console
-    tests = opened(names, config.data, scored.space, protocol)
+    tests = opened(names, config.data, scored.space, protocol, console=console if processes.rank() == 0 else None)
     # Images of a protocol come at the size that it wants.
     data = config.data if protocol.prepare is None else _own_size(config.data, None)
     fabric = make_fabric(
@@ -315,8 +315,22 @@ def _read_as(source: str, protocol: Protocol) -> str:
         return source
 
 
-def opened(names: Sequence[str], data: DataConfig, space: LabelSpace, protocol: Protocol) -> dict[str, SegmentationSet]:
+def opened(
+    names: Sequence[str],
+    data: DataConfig,
+    space: LabelSpace,
+    protocol: Protocol,
+    *,
+    console: Console | None = None,
+) -> dict[str, SegmentationSet]:
     """Domains by the names that a protocol gives them, as it has their images and labels.
+
+    Args:
+        names: the domains.
+        data: says where the sets lie.
+        space: the classes.
+        protocol: how they are scored.
+        console: where it is told what was left out of them.
 
     Raises:
         UsageError, DataError: a domain cannot be opened.
@@ -326,6 +340,7 @@ def opened(names: Sequence[str], data: DataConfig, space: LabelSpace, protocol: 
         spec = DomainSpec.parse(name)
         plain = open_domain(spec, data=data, space=space, training=False)
         found[name] = protocol_set(plain, protocol, dataset=spec.dataset)
+    commands.print_remarks(found.values(), console or Console(quiet=True))
     return found
 
 
@@ -349,8 +364,9 @@ def _folder(folder: Path, asked: _Asked, space: LabelSpace, ids: Ids) -> Record:
         raise UsageError(f"{folder} does not say what its images are of: name the domain with --targets")
     data = _data(asked, space)
     results = {}
+    tests = opened(targets, data, space, protocol, console=asked.console)
     with bar(asked.console, len(targets), 0, "test") as show:
-        for done, (name, images) in enumerate(opened(targets, data, space, protocol).items(), start=1):
+        for done, (name, images) in enumerate(tests.items(), start=1):
             results[name] = score_predictions(
                 folder, images, space=space, ids=ids, limit=int(given.get("limit", 0)), what=name
             )

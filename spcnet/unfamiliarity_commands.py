@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from spcnet.commands import data_for, open_tests, read_config, source_tests
+from spcnet.commands import data_for, open_tests, print_remarks, read_config, source_tests
 from spcnet.config import DataConfig, DomainSpec, plain_lists
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labels import label_space
@@ -102,6 +102,7 @@ def familiarise(
         raise UsageError("there is no domain to show: name one of the sources")
     space = label_space(data.space)
     shown_sets = [open_domain(DomainSpec.parse(name), data=data, space=space, training=True) for name in names]
+    print_remarks(shown_sets, console)
     places = [spread(len(plain), images) for plain in shown_sets]
     clean = Condition(CLEAN, 0)
     with bar(console, sum(map(len, places)), 0, "familiarise") as show, evaluating(network), torch.inference_mode():
@@ -174,6 +175,7 @@ def unfamiliarity(
     usual = Unfamiliarity.read(run, network)
     space = label_space(data.space)
     tests = {name: plain for name, plain in open_tests(data, space).items() if DomainSpec.parse(name).style is None}
+    print_remarks(tests.values(), console)
     sources = set(source_tests(data))
     plan = [
         (name, condition, spread(len(plain), images if condition.name == CLEAN else varied))

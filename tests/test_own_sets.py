@@ -118,7 +118,13 @@ TOWN = "town: {images: a/*.png, labels: b/*.png, table: {0: road}, splits: [all]
         ("data: {sets: {}}", UsageError, "recipe without data.sets"),
         ("method: spcnet", UsageError, "method is 'spcnet'"),
         (TOWN + "park: {images: a/*.png, table: {0: road}}", UsageError, "park: OwnSet lacks labels"),
-        (TOWN.replace("table", "tabel"), UsageError, "town: unknown option tabel"),
+        (
+            TOWN.replace("table", "tabel"),
+            UsageError,
+            "town: unknown option tabel in OwnSet: it has images, labels, table, splits, colors",
+        ),
+        (TOWN.replace("table", "1"), UsageError, "town: unknown option 1 in OwnSet"),
+        ("sets: {}", UsageError, "describes no data set"),
         (TOWN.replace("table: {0: road}", "colors: {road: #804080}"), DataError, "is no YAML"),
         (TOWN + TOWN, DataError, "has town in line 1 and in line 2"),
         (TOWN.replace("0: road", "0: road, 0: car"), DataError, "has 0 in line 1 and in line 1"),
@@ -133,6 +139,12 @@ def test_a_file_of_sets_that_makes_no_sense_is_one_line(
         read_sets(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_sets_may_stand_below_sets_and_one_may_have_that_name(tmp_path: Path) -> None:
+    below = "".join(f"  {line}\n" for line in TOWN.splitlines())
+    assert read_sets(written(tmp_path, f"sets:\n{below}")) == read_sets(written(tmp_path, TOWN))
+    assert [*read_sets(written(tmp_path, TOWN.replace("town", "sets")))] == ["sets"]
 
 
 def test_a_file_of_sets_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

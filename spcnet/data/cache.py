@@ -22,7 +22,7 @@ from PIL import Image
 from spcnet.config import DataConfig, plain_lists
 from spcnet.data.catalog import dataset
 from spcnet.data.doctor import below, list_splits
-from spcnet.data.folders import MARKER, Pair, excluded_images
+from spcnet.data.folders import MARKER, Pair, excluded_images, left_out_of, lines_without_image
 from spcnet.data.images import ARRAY, geometry_of, is_plain, read_image, read_label, size_misfit
 from spcnet.data.labels import LabelFormat
 from spcnet.data.listing import spellings
@@ -57,6 +57,8 @@ class CacheReport:
     seconds: float
     failed: Mapping[str, str]
     """Path of a photo below the set's root → why it is not in the copy."""
+    remarks: tuple[str, ...] = ()
+    """What there is to say of the set's files, such as pictures that are none of its photos; a line each."""
 
     @property
     def images_per_second(self) -> float:
@@ -179,6 +181,7 @@ def write_cache(
     finally:
         _write_index(folder, name, root, settings, index, version)
     done = [image for image in jobs if image in index]
+    remarks = [line for split, listings in found.items() for line in left_out_of(name, root, listings, split=split)]
     return CacheReport(
         name=name,
         folder=str(folder),
@@ -188,6 +191,7 @@ def write_cache(
         bytes_after=sum(sum(index[image].sizes) for image in done),
         seconds=time.perf_counter() - started,
         failed=dict(sorted(failed.items())),
+        remarks=(*remarks, *lines_without_image(name, left_out, data)),
     )
 
 

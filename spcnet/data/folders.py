@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -188,17 +189,36 @@ def find_split(
         raise DataError(
             f"data.exclude leaves out every image of the data set {name} in {root}: take lines out of its files"
         )
+    return Found(pairs, found[0].table, found[0].form, left_out_of(name, root, found, split=split, subset=subset))
+
+
+def left_out_of(
+    name: str, root: Path, found: Sequence[Listing], *, split: str, subset: str | None = None
+) -> tuple[str, ...]:
+    """What was left out of a split and would perhaps be missed, in a line; none where nothing was.
+
+    Args:
+        name: of the set.
+        root: its folder.
+        found: what lies in the folders of the split, or of each subset of it.
+        split: its name.
+        subset: name of the subset, where one alone was looked at.
+    """
     left_out = LeftOut(
         [one.what for listing in found for one in listing.passed_over]
         + [_twin(twins) for listing in found for twins in listing.twins]
     )
+    if not left_out:
+        return ()
     patterns = dict.fromkeys(
         placed(pattern, _place(listing.layout, split, subset or "*"))
         for listing in found
         for pattern in listing.layout.images
     )
-    remark = f"{name}@{split} in {root}: left out {left_out.text(convert=True)}. Its photos are {' and '.join(patterns)} in any case"
-    return Found(pairs, found[0].table, found[0].form, (remark,) if left_out else ())
+    return (
+        f"{name}@{split} in {root}: left out {left_out.text(convert=True)}. Its photos are {' and '.join(patterns)} in any "
+        "case",
+    )
 
 
 def _twin(twins: Twins) -> str:
@@ -380,6 +400,11 @@ def _look(
                         used = own.setdefault((folder, *stars), path)
                         if used is not path:
                             twins.append((used, path))
+                # Photos of one place may share label images, to which a link leads.
+                if own and not photos.keys() <= own.keys() | truths.keys():
+                    for stars, path in seen.matches_in_twins(placed(pattern, place, outer=around)):
+                        if (folder, *stars) in photos:
+                            own.setdefault((folder, *stars), path)
                 truths = own | truths
             if truths:
                 labels, where[folder] = labels | truths, around
@@ -570,7 +595,9 @@ def _sources(
             pattern = placed(source.pattern, place, outer=folder)
             files = [path for stars, path in seen.matches(pattern) if photos is None or not stars or stars in photos]
             if files:
-                tool = source.tool.format(root=seen.root / folder, **place)
+                # It may be called in another folder, and a shell reads it.
+                root = shlex.quote(os.path.abspath(seen.root / folder))
+                tool = source.tool.format(root=root, **place)
                 return (
                     f"{source.what} are there ({len(files):,}, the first {seen.root / files[0]}), of which label images have "
                     f"to be made: {tool}"
@@ -645,6 +672,8 @@ class _Seen:
         self.files: dict[tuple[str, bool], list[str]] = {}
         self.by_ending: dict[tuple[str, bool], dict[str, list[str]]] = {}
         """The same files by how their names end, as they are spelled."""
+        self.twins: dict[tuple[str, bool], list[str]] = {}
+        """Of the same folders those in them that were not entered; see `files_below`."""
         self.hidden: list[str] = []
         """Pictures that are hidden, in the folders that were listed."""
 
@@ -652,8 +681,20 @@ class _Seen:
         """The files, as sorted paths below the root, in the folders in which those that a pattern fits may lie."""
         folder, _, deep = _compiled(pattern)
         if (folder, deep) not in self.files:
-            self.files[folder, deep] = sorted(files_below(self.root, folder, deep=deep, hidden=self.hidden))
+            twins = self.twins[folder, deep] = []
+            self.files[folder, deep] = sorted(
+                files_below(self.root, folder, deep=deep, hidden=self.hidden, twins=twins)
+            )
         return self.files[folder, deep]
+
+    def matches_in_twins(self, pattern: str) -> Iterator[tuple[tuple[str, ...], str]]:
+        """As `matches`, for the files behind links whose places were listed already by another way."""
+        folder, expression, deep = _compiled(pattern)
+        self.files_of(pattern)
+        for twin in self.twins[folder, deep]:
+            for path in sorted(files_below(self.root, twin)):
+                if found := expression.fullmatch(path):
+                    yield found.groups(), path
 
     def matches(self, pattern: str) -> Iterator[tuple[tuple[str, ...], str]]:
         """What the stars stand for, and the path below the root, of each file that a pattern fits.

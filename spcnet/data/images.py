@@ -34,6 +34,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from spcnet.data import labels
 from spcnet.data.labels import LabelFormat
+from spcnet.data.listing import kind_by_content
 from spcnet.errors import DataError
 
 MAX_PIXELS = 2**27
@@ -43,6 +44,8 @@ MAX_BYTES = 2**30
 MAX_SCANS = 100
 """Times that a JPEG file may go over its pixels; programs write a dozen, and each takes as long as the whole image."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF")
+_OTHER_KINDS = {"gif": "", "jp2": "", "avif": "", "heif": "pillow-heif", "jxl": "pillow-jxl-plugin"}
+"""Kinds of pictures of which sets have none, as `kind_by_content` has them, with the package that Pillow needs for them."""
 """Kinds of image files that are read."""
 
 T = TypeVar("T")
@@ -659,6 +662,13 @@ def _opened(path: Path, content: bytes | Opened) -> ImageFile.ImageFile:
         if file.read(4).startswith(_TIFF):
             raise DataError(
                 f"cannot read {path}: it is a TIFF of a kind that Pillow does not know, or damaged. Convert it to PNG"
+            ) from None
+        content_kind = kind_by_content(path)
+        if content_kind in _OTHER_KINDS:
+            package = _OTHER_KINDS[content_kind]
+            raise DataError(
+                f"cannot read {path}: by its content it is {content_kind.upper()}, which is none of {', '.join(FORMATS)}. "
+                f"Convert it to PNG or JPEG{f' ({package} reads it)' if package else ''}"
             ) from None
         raise DataError(
             f"cannot read {path}: it is none of {', '.join(FORMATS)}, or damaged at its beginning. Copy it anew"

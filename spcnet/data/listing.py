@@ -99,11 +99,12 @@ def files_below(
     deep: bool = True,
     skip: Callable[[str], bool] | None = None,
     hidden: list[str] | None = None,
+    twins: list[str] | None = None,
     missing_ok: bool = True,
 ) -> Iterator[str]:
     """Paths below the root, with slashes, of the files in a folder and in the folders in it, in no order.
 
-    Linked folders are followed, each place once, and never upwards. What is hidden (a name that begins with a dot) or lies
+    Linked folders are followed, each place once however many links lead to it, and never upwards. What is hidden (a name that begins with a dot) or lies
     in a file server's own folders is left out.
 
     Args:
@@ -112,16 +113,28 @@ def files_below(
         deep: go into the folders in it.
         skip: tells of the path of a folder whether it is left out.
         hidden: takes the paths of hidden files that end as pictures do.
+        twins: takes the paths of folders that are not entered because a link has led to what lies there before, or a link
+            leads to what lies there anyway.
         missing_ok: whether a folder that does not exist has no files, instead of being an error.
 
     Raises:
         DataError: a folder cannot be listed.
     """
-    waiting, followed, origin = [folder], set[str](), os.path.realpath(root / folder)
-    while waiting:
-        inside = waiting.pop()
+    origin = os.path.realpath(root / folder)
+    waiting, links, entered = [(folder, origin)], list[tuple[str, str]](), set[str]()
+    while waiting or links:
+        if waiting:
+            inside, real = waiting.pop()
+        else:
+            # Folders come before links to them, and links in one order, so that the same is followed everywhere.
+            links.sort(reverse=True)
+            inside, real = links.pop()
+        if real in entered:
+            if twins is not None:
+                twins.append(inside)
+            continue
+        entered.add(real)
         begin = f"{inside}/" if inside else ""
-        links: list[os.DirEntry[str]] = []
         try:
             with os.scandir(root / inside) as entries:
                 for entry in entries:
@@ -136,34 +149,24 @@ def files_below(
                     if not entry.is_dir():
                         yield begin + name
                     elif deep and not (skip and skip(entry.path)):
-                        if entry.is_symlink():
-                            links.append(entry)
-                        else:
-                            waiting.append(begin + name)
+                        if not entry.is_symlink():
+                            waiting.append((begin + name, f"{real.rstrip('/')}/{name}"))
+                        elif not _leads_up(target := os.path.realpath(entry.path), real, origin):
+                            links.append((begin + name, target))
         except (FileNotFoundError, NotADirectoryError) as error:
             if not missing_ok:
                 raise _unlisted(root / inside, error) from None
         except OSError as error:
             raise _unlisted(root / inside, error) from None
-        # In the order of their names, so that the same of two links to one place is followed everywhere.
-        waiting += [
-            begin + link.name
-            for link in sorted(links, key=lambda link: link.name)
-            if not _leads_back(link, followed, origin)
-        ]
 
 
 def _unlisted(folder: Path, error: OSError) -> DataError:
     return DataError(f"cannot list the folder {folder}: {error.strerror or error}. Check its permissions")
 
 
-def _leads_back(link: os.DirEntry[str], followed: set[str], origin: str) -> bool:
-    """Whether a link to a folder leads to where it lies itself, or all began, or to where another one has led."""
-    target, here = os.path.realpath(link.path), os.path.realpath(os.path.dirname(link.path))
-    if target in followed or any(f"{below}/".startswith(f"{target.rstrip('/')}/") for below in (here, origin)):
-        return True
-    followed.add(target)
-    return False
+def _leads_up(target: str, *places: str) -> bool:
+    """Whether a folder is one of some places, or one in which one of them lies."""
+    return any(f"{place}/".startswith(f"{target.rstrip('/')}/") for place in places)
 
 
 def kind_by_content(path: Path) -> str:

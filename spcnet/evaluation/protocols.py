@@ -73,6 +73,7 @@ class ProtocolSet(SegmentationSet):
             prepare: what becomes of each sample.
             dataset: name of the set, on which that may depend.
         """
+        self.remarks = plain.remarks
         self.plain, self.prepare, self.dataset = plain, prepare, dataset
 
     def __len__(self) -> int:

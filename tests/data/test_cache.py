@@ -486,3 +486,15 @@ def test_real_photos_are_hardly_changed_by_the_copy(tmp_path: Path) -> None:
     for index in range(len(names)):
         photo = Image.fromarray(plain.read(index).image).resize((240, 180), Image.Resampling.BILINEAR)
         assert np.abs(copy.read(index).image.astype(int) - np.asarray(photo)).mean() < 2.5
+
+
+def test_a_copy_tells_of_what_is_left_out_of_it(root: Path, tmp_path: Path) -> None:
+    (root / "test" / "strange.gif").write_bytes(b"GIF89a")
+    listed = tmp_path / "list"
+    listed.write_text("camvid\ttrain/none.png\n")
+    report = write_cache("camvid", root, tmp_path / "copy", data=DataConfig(exclude=[str(listed)]))
+    assert [remark.split(". ")[0] for remark in report.remarks] == [
+        f"camvid@test in {root}: left out 1 file: 1 .gif",
+        f"{listed} lists 1 image that the data set camvid in {root} does not have, and nothing is left out for it: line 1 "
+        "(train/none.png)",
+    ]

@@ -878,3 +878,16 @@ def test_bombs_end_as_one_line_within_little_memory_and_time(tmp_path: Path) -> 
     assert done.stderr == ""
     assert len(lines) == 3 * len(bombs)
     assert sum(line.startswith("refused") for line in lines) >= 3 * (len(bombs) - 2)
+
+
+@pytest.mark.parametrize(("kind", "package"), [("GIF", ""), ("JPEG2000", ""), ("HEIF", " (pillow-heif reads it)")])
+def test_a_picture_of_another_kind_is_named_with_what_reads_it(tmp_path: Path, kind: str, package: str) -> None:
+    path = tmp_path / "a.jpg"
+    if kind == "HEIF":
+        path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
+    else:
+        Image.new("RGB", (40, 40)).save(path, kind)
+    with pytest.raises(DataError) as caught:
+        read_image(path)
+    assert str(caught.value).endswith(f". Convert it to PNG or JPEG{package}")
+    assert f"by its content it is {'JP2' if kind == 'JPEG2000' else kind}, which" in str(caught.value)

@@ -1,22 +1,26 @@
 """What lies below a folder, what it is, and that nothing of it is passed over without a word."""
 
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from spcnet import commands
-from spcnet.config import DataConfig, OwnSet, RunConfig
+from spcnet import commands, inspection, model_commands, rehearsal, robustness, scoring
+from spcnet.config import DataConfig, OwnSet, RunConfig, read_sets
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import WeatherSet
 from spcnet.data.doctor import check
 from spcnet.data.fixture import write_fixture
 from spcnet.data.folders import find_pairs, pictures_without_photos, survey
+from spcnet.data.labels import label_space
 from spcnet.data.listing import LeftOut, files_below, kind_by_content, package_for, plug_in_loaded, spellings
 from spcnet.errors import DataError
 from tests.data.test_catalog import opened, refusal, write
@@ -214,6 +218,76 @@ def test_training_tells_of_what_is_left_out_before_it_begins(
     ]
 
 
+def test_whatever_opens_sets_tells_what_is_left_out_of_them() -> None:
+    opening = re.compile(r"\b(open_domain|open_tests|open_sources|opened)\(")
+    silent = {"spcnet/data/datasets.py"}  # where it is defined
+    for path in sorted(Path("spcnet").rglob("*.py")):
+        text = path.read_text("utf-8")
+        if "import SegmentationSet, open_domain" in text or re.search(
+            r"import .*\bopen_(domain|tests|sources)\b", text
+        ):
+            assert opening.search(text)
+            assert path.as_posix() in silent or "print_remarks(" in text or "opened.remarks" in text, path
+
+
+@pytest.mark.parametrize(
+    "way", ["evaluate", "protocol", "predictions", "robustness", "inspect", "calibration", "dry run"]
+)
+def test_every_command_tells_of_what_is_left_out(
+    way: str, tmp_path: Path, tiny_runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, run = tmp_path / "set", tmp_path / "run"
+    pair(root, "a", ".jpg", split="val")
+    photo(root / "photos/val/b.gif", kind="GIF")
+    (tmp_path / "sets.yaml").write_text(
+        "town: {images: 'photos/{split}/*.jpg', labels: 'masks/{split}/*.png', splits: [val], table: {0: road, 7: car}}\n"
+    )
+    shutil.copytree(tiny_runs / "deeplabv3plus", run)
+    given: dict[str, Any] = {"roots": {"town": str(root)}, "sets": tmp_path / "sets.yaml"}
+    console = Console(width=100)
+
+    def call() -> None:
+        if way in ("evaluate", "protocol"):
+            size = {"size": (48, 96)} if way == "protocol" else {}
+            scoring.evaluate(run, targets=["town"], console=console, **size, **given)
+        elif way == "predictions":
+            label(tmp_path / "maps/a_classes.png")
+            scoring.evaluate(tmp_path / "maps", targets=["town"], console=console, **given)
+        elif way == "robustness":
+            robustness.robustness([run], domain="town", output=tmp_path / "out", console=console, **given)
+        elif way == "inspect":
+            inspection.inspect(run, targets=["town"], console=console, **given)
+        elif way == "calibration":
+            output = tmp_path / "a.onnx"
+            model_commands.export(run, output=output, int8=True, calibration="town", console=console, **given)
+        else:
+            data = DataConfig(sources=["town@val"], targets=[], roots=given["roots"], sets=read_sets(given["sets"]))
+            report = rehearsal.Rehearsal()
+            rehearsal._open(data, label_space("cityscapes19"), report)
+            console.print(*report.notes, soft_wrap=True)
+            raise _Enough
+
+    for module, name in (
+        (commands, "score_domains"),
+        (scoring, "score_predictions"),
+        (robustness, "labelled"),
+        (inspection, "Chosen"),
+        (model_commands.exporting, "export"),
+    ):
+        monkeypatch.setattr(module, name, _stop)  # what comes after the sets are opened is none of this test's
+    with pytest.raises(_Enough):
+        call()
+    assert capsys.readouterr().out.startswith(f"town@val in {root}: left out 1 file: 1 .gif. Its photos are")
+
+
+class _Enough(Exception):
+    """What was to be seen has been seen."""
+
+
+def _stop(*arguments: object, **options: object) -> None:
+    raise _Enough
+
+
 # Files below a folder
 
 
@@ -229,6 +303,38 @@ def test_links_to_folders_are_followed_once_and_never_upwards(tmp_path: Path) ->
         (tmp_path / link).symlink_to(tmp_path / target)
     found = sorted(files_below(tmp_path / "root"))
     assert found == ["a/1.png", "b/2.png", "b/deep/3.png"]
+
+
+def test_a_link_to_a_folder_beside_it_is_no_second_one(tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/deep/2.png", ".store/3.png", "elsewhere/in/4.png"):
+        write(tmp_path / "root" / name if not name.startswith("elsewhere") else tmp_path / name)
+    for link, target in (
+        ("root/0", "root/a"),
+        ("root/z", "root/a/deep"),
+        ("root/hidden", "root/.store"),
+        ("root/far", "elsewhere"),
+        ("root/part", "elsewhere/in"),
+    ):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    twins: list[str] = []
+    found = sorted(files_below(tmp_path / "root", twins=twins))
+    assert found == ["a/1.png", "a/deep/2.png", "far/in/4.png", "hidden/3.png"]
+    assert sorted(twins) == ["0", "part", "z"]
+
+
+def test_photos_behind_a_link_beside_them_count_once_and_may_share_label_images(tmp_path: Path) -> None:
+    pair(tmp_path, "a/1", ".jpg")
+    for kind in ("photos", "masks"):
+        (tmp_path / kind / "train/b").symlink_to("a")
+    data = own(tmp_path)
+    assert [one.name for one in find_pairs("town", tmp_path, split="train", data=data)[0]] == ["a_1"]
+    (tmp_path / "photos/train/b").unlink()
+    photo(tmp_path / "photos/train/b/1.jpg", 5)
+    pairs = find_pairs("town", tmp_path, split="train", data=data)[0]
+    assert [(one.name, one.label.relative_to(tmp_path).as_posix()) for one in pairs] == [
+        ("a_1", "masks/train/a/1.png"),
+        ("b_1", "masks/train/b/1.png"),
+    ]
 
 
 def test_a_folder_that_is_not_there_is_empty_or_an_error(tmp_path: Path) -> None:
@@ -303,3 +409,16 @@ def test_a_plug_in_that_is_installed_is_used(monkeypatch: pytest.MonkeyPatch) ->
     assert package_for("heif") is None
     assert registered == [True]
     plug_in_loaded.cache_clear()
+
+
+def test_the_command_that_makes_label_images_can_be_called_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "my sets" / "idd"
+    for path in write_fixture("idd", root, images_per_split=1, size=SMALL):
+        if "gtFine" in path.parts:
+            path.unlink()
+            path.with_name(path.name.replace("labelcsTrainIds.png", "polygons.json")).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=re.escape(f"--datadir '{root}' --id-type csTrainId")):
+        find_pairs("idd", Path("my sets/idd"), split="train")

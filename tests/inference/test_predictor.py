@@ -593,7 +593,7 @@ def test_what_stands_in_the_way_of_one_image_stops_no_other(photos, tmp_path, mo
     assert [image.name for image in done.written] == ["z"]
     reasons = {failure.path.name: failure.reason for failure in done.failures}
     assert "A folder has that name: remove or rename it" in reasons["a.png"]
-    assert f"{tmp_path / 'out/one'} is a file where a folder is needed" in reasons["b.jpg"]
+    assert f". A file {tmp_path / 'out/one'} stands where a folder is needed" in reasons["b.jpg"]
     assert "Check the permissions of the folder" in reasons["b.png"]
     assert not (tmp_path / "out/a_classes.png").exists()
     assert len(json.loads((tmp_path / "out/predictions.json").read_text())["failures"]) == 5
