@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
+
+TiffImagePlugin.READ_LIBTIFF = True  # YCbCr that is not compressed is read rightly by libtiff alone
 
 
 def read_about(session: onnxruntime.InferenceSession) -> dict[str, Any]:

@@ -682,6 +682,18 @@ def apply(table: npt.NDArray[np.uint8], label: npt.NDArray[np.uint8], where: str
     return mapped
 
 
+def check_ids(label: npt.NDArray[np.uint8], form: "LabelFormat", where: str) -> None:
+    """Refuse a label image (H×W) with native ids that its set does not have.
+
+    Raises:
+        DataError: it has one.
+    """
+    if form.names:
+        table = np.full(256, UNKNOWN, dtype=np.uint8)
+        table[[native_id for native_id, _ in form.names]] = IGNORE
+        apply(table, label, where)
+
+
 class UnknownLabelError(DataError):
     """A label image holds colours or numbers that its set does not have."""
 

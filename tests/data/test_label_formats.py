@@ -273,7 +273,7 @@ def test_greys_that_are_numbers_and_colours_of_other_classes_are_refused(tmp_pat
     # Static things are (20, 20, 20) in GTAV, and 20 is a traffic sign.
     for ids in (ids_of(4), ids_of(0, 4)):
         image = Image.fromarray(as_colors(ids)).quantize(4, dither=Image.Dither.NONE)
-        with pytest.raises(DataError, match="grey levels .*20, which the set has both"):
+        with pytest.raises(DataError, match=r"grey levels .*20, which the set has both"):
             read(tmp_path, image)
     assert classes(read(tmp_path, Image.fromarray(as_colors(ids_of(0, 4, 11))).quantize(4))) == classes(
         ids_of(0, 4, 11)
