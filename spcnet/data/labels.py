@@ -931,6 +931,7 @@ def palette_ids(
         unknown
         and all(color in known.members for color in swapped.values())
         and not all(known.agree(i, swapped[i]) for i in unknown)
+        and _mostly_known([(color[2], color[1], color[0]) for color in palette], swapped.values(), known)
     ):
         return _by_color(color_of, used, unknown, known, where)
     return None
@@ -945,10 +946,18 @@ def _is_of_the_set(
     known: _Meanings,
 ) -> bool:
     """Whether a palette has the colours of the set, exactly or nearly, and not some of them by chance."""
-    if len({near[i] for i in evidence}) <= len({color_of.get(i) for i in strange}):
+    like = {near[i] for i in evidence}
+    if len(like) <= len({color_of.get(i) for i in strange}):
         return False
-    # Of greys those alone that pixels use.
-    telling = [*{color for color in palette if len({*color}) > 1} | {*color_of.values()}]
+    # A single colour may be near a known one by chance.
+    if len(like) == 1 and not any(color_of[i] == near[i] for i in evidence):
+        return False
+    return _mostly_known(palette, color_of.values(), known)
+
+
+def _mostly_known(palette: Sequence[Color], used: Iterable[Color], known: _Meanings) -> bool:
+    """Whether of the colours in a palette no more are unknown than known; of greys those alone that pixels use."""
+    telling = [*{color for color in palette if len({*color}) > 1} | {*used}]
     return 2 * sum(color is not None for color in known.near(telling)) >= len(telling)
 
 

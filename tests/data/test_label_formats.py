@@ -264,6 +264,9 @@ def test_wrong_shades_and_stray_colours_do_not_make_a_palette_one_for_the_eye(tm
     both = OFFICIAL | {7: (128, 66, 128), 26: (0, 0, 150)}
     assert "64 of 64 pixels" in refused(tmp_path, with_palette(ids_of(7, 26), both).remap_palette([26, 7]))
     assert np.array_equal(read(tmp_path, with_palette(ids_of(7, 26), both)), ids_of(7, 26))
+    # A single colour is near that of a class by chance.
+    alone = with_palette(ids_of(1), {1: (130, 60, 130), 0: (1, 99, 200)}, 2)
+    assert np.array_equal(read(tmp_path, alone), ids_of(1))
     # Classes whose colours are grey, and a single stray colour among them.
     stray = with_palette(ids_of(11, 17, 2), OFFICIAL | {2: (1, 2, 3)}).remap_palette([11, 17, 2])
     assert "32 of 96 pixels: (1, 2, 3) (32 pixels)" in refused(tmp_path, stray)
@@ -353,6 +356,9 @@ def test_camvid_and_mapillary_have_colours_of_their_own(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path, Image.fromarray(as_colors(ids, colors)), form), ids)
     assert np.array_equal(read(tmp_path, with_palette(ids, colors, 12).remap_palette([*range(11, -1, -1)]), form), ids)
     assert np.array_equal(read(tmp_path, with_palette(ids, FOR_THE_EYE["PASCAL VOC"]), form), ids)
+    # With red and blue swapped, some of PASCAL VOC's colours are CamVid's.
+    for ids in (ids_of(0, 4), ids_of(4), ids_of(0, 4, 6, 7, 11)):
+        assert np.array_equal(read(tmp_path, with_palette(ids, FOR_THE_EYE["PASCAL VOC"]), form), ids)
     for ids in (ids_of(1, 3), ids_of(3), ids_of(0, 1, 3, 7)):
         assert np.array_equal(read(tmp_path, with_palette(ids, FOR_THE_EYE["PASCAL VOC"]), form), ids)
 
