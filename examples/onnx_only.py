@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
+
+TiffImagePlugin.READ_LIBTIFF = True  # YCbCr that is not compressed is read rightly by libtiff alone
 
 
 def read_about(session: onnxruntime.InferenceSession) -> dict[str, Any]:
@@ -23,9 +25,13 @@ def read_about(session: onnxruntime.InferenceSession) -> dict[str, Any]:
 
 def read(path: str | Path) -> Image.Image:
     """A photo as the network was trained on it: RGB, upright as the camera was held, what can be seen through on white."""
-    photo = ImageOps.exif_transpose(Image.open(path))
+    with open(path, "rb") as file:  # from a path, Pillow does not turn a TIFF that is not compressed
+        photo = ImageOps.exif_transpose(Image.open(file))
     if photo.mode.startswith("I;16"):  # grey of 16 bits: the upper eight
-        photo = Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
+        values, clear = np.asarray(photo), photo.info.get("transparency")
+        photo = Image.fromarray((values >> 8).astype(np.uint8))
+        if clear is not None:
+            photo.putalpha(Image.fromarray((values != clear).astype(np.uint8) * 255))
     if photo.has_transparency_data:
         photo = photo.convert("RGBA")
         photo = Image.alpha_composite(Image.new("RGBA", photo.size, (255, 255, 255, 255)), photo)

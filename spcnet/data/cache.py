@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spcnet.config import DataConfig, plain_lists
+from spcnet.data import labels
 from spcnet.data.catalog import dataset
 from spcnet.data.doctor import below, list_splits
 from spcnet.data.folders import MARKER, Pair, excluded_images, left_out_of, lines_without_image
@@ -89,7 +90,7 @@ def write_cache(
 
     Photos are stored as they are shown, upright and on white, their labels turned along. They are resized as for
     evaluation, bilinearly with antialiasing; of labels the nearest pixel is taken. An image
-    that cannot be read is left out and reported. What was begun and stopped can be gone on with by the same call.
+    that cannot be read, or whose label has ids that the set does not have, is left out and reported. What was begun and stopped can be gone on with by the same call.
 
     Args:
         name: a set that lies on disk, or one of `data.sets`.
@@ -248,6 +249,7 @@ def _copy(job: _Job, *, settings: _Settings) -> _Copy:
         geometry = geometry_of(job.pair.image)
         own_size = geometry.size
         label = read_label(job.pair.label, job.form, photo=geometry)
+        labels.check_ids(label, job.form, str(job.pair.label))
         if misfit := size_misfit(geometry, label.shape):
             raise DataError(f"{job.pair.image} and its label must have the same size: {misfit}")
         # Decoding a JPEG at twice the wanted size first changes next to nothing, and is much faster.

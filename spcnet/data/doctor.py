@@ -96,7 +96,7 @@ RemarkKind = Literal["turned by EXIF", "not opaque", "label turned by EXIF", "ol
 """What is worth knowing of an image that is fit to train and to test on."""
 
 _REMARK: Mapping[RemarkKind, str] = {
-    "turned by EXIF": "photos that are stored turned or mirrored, and read upright; their labels must fit the upright photo",
+    "turned by EXIF": "photos that are stored turned or mirrored, and read upright; on which picture each label lies stands beside it",
     "not opaque": "photos that can be seen through in parts, which are read as lying on white",
     "label turned by EXIF": "label images with an EXIF orientation of their own, by which they are turned",
     "old copy": "copies whose photos were read by other rules",

@@ -24,6 +24,8 @@ IGNORE = 255
 """Label of a pixel that neither trains nor scores (the same value as `spcnet.types.IGNORE_INDEX`)."""
 UNKNOWN = 254
 """Entry of a remap for a native id that the set's table does not know."""
+SHADE = 8
+"""How far each channel of a colour may be from a class's for it to be taken for a wrong shade of that colour."""
 
 
 @dataclass(frozen=True)
@@ -680,6 +682,18 @@ def apply(table: npt.NDArray[np.uint8], label: npt.NDArray[np.uint8], where: str
     return mapped
 
 
+def check_ids(label: npt.NDArray[np.uint8], form: "LabelFormat", where: str) -> None:
+    """Refuse a label image (H×W) with native ids that its set does not have.
+
+    Raises:
+        DataError: it has one.
+    """
+    if form.names:
+        table = np.full(256, UNKNOWN, dtype=np.uint8)
+        table[[native_id for native_id, _ in form.names]] = IGNORE
+        apply(table, label, where)
+
+
 class UnknownLabelError(DataError):
     """A label image holds colours or numbers that its set does not have."""
 
@@ -756,6 +770,17 @@ class _Meanings:
     def class_names(self, color: Color) -> list[str]:
         """The names of those."""
         return sorted({self.names.get(i, str(i)) for i in self.classes(color)})
+
+    def near(self, colors: Sequence[Color]) -> list[Color | None]:
+        """Of each colour the nearest known one, itself if it is known; None where none is within `SHADE`."""
+        if not colors or not self.members:
+            return [None] * len(colors)
+        all_known = [*self.members]
+        apart = np.abs(np.array(colors, np.int16)[:, None] - np.array(all_known, np.int16)).max(axis=2)
+        return [
+            all_known[place] if distance <= SHADE else None
+            for place, distance in zip(apart.argmin(axis=1).tolist(), apart.min(axis=1).tolist(), strict=True)
+        ]
 
     def agree(self, number: int, color: Color) -> bool:
         """Whether a number means what a colour stands for."""
@@ -845,11 +870,13 @@ def palette_ids(
     1. Where no used entry has the colour of another class than that of its index, the index is the number. So it is as
        a set was released, with a palette that is partly filled, and with any palette without the set's colours.
     2. Where one has, the colours decide if the palette is the set's: all used colours are known, or more of them than
-       not, and of all colours in the palette no more are unknown than known (grey aside: programs fill up with greys). A
-       used colour that no class has is then an error of the file, and so is a colour that stands both at the index of its
-       class and at that of another. In any other palette colours are known by chance, and the index is the number.
+       not, and of all colours in the palette no more are unknown than known (unused greys aside: programs fill up with
+       them). A wrong shade of a known colour (`SHADE`) counts as that colour here. A used colour that no class has is
+       then an error of the file, and so is a colour that stands both at the index of its class and at that of another.
+       In any other palette colours are known by chance, and the index is the number.
     3. In a palette of greys alone, (g, g, g) stands for the number g if the set has all those that are used: it is a
-       grey image that was given a palette. Black and white alone do not say that, and are refused where it matters.
+       grey image that was given a palette. Black and white alone do not say that, and are refused where it matters; so
+       are greys that are all colours of the set, too, of other classes.
     4. Indices that are no numbers of the set are read by their colours if all that are used are known. A set without
        numbers is always read by its colours.
 
@@ -876,14 +903,20 @@ def palette_ids(
     if len(color_of) == len(used) and all(len({*color}) == 1 for color in palette):
         found = _by_grey({i: color[0] for i, color in color_of.items()}, meant, len(palette), known, where)
         if found is not None:
+            if not unknown and any(known.names[int(found[i])] not in known.class_names(color_of[i]) for i in used):
+                raise DataError(
+                    f"{where} has a palette of the grey levels {', '.join(sorted({str(color[0]) for color in color_of.values()}))}, "
+                    "which the set has both as numbers and as colours of other classes: save the numbers as a grey image"
+                )
             return found
 
     single_black = sum(color == (0, 0, 0) for color in palette) == 1
-    evidence = {i for i in {*used} - unknown if color_of[i] != (0, 0, 0) or single_black}
-    against = {i for i in evidence if not known.agree(i, color_of[i])}
+    near = {i: color for i, color in zip(color_of, known.near([*color_of.values()]), strict=True) if color is not None}
+    evidence = {i for i in near if color_of[i] != (0, 0, 0) or single_black}
+    against = {i for i in evidence if not known.agree(i, near[i])}
     if against and not unknown and not all_numbers:
         return _by_color(color_of, used, unknown, known, where)
-    if against and _is_of_the_set(palette, color_of, used, evidence, unknown, known):
+    if against and _is_of_the_set(palette, color_of, near, evidence, {*used} - near.keys(), known):
         for i in against:
             same = [j for j in evidence - against if color_of[j] == color_of[i]]
             if same and len(known.members[color_of[i]]) == 1:
@@ -898,6 +931,7 @@ def palette_ids(
         unknown
         and all(color in known.members for color in swapped.values())
         and not all(known.agree(i, swapped[i]) for i in unknown)
+        and _mostly_known([(color[2], color[1], color[0]) for color in palette], swapped.values(), known)
     ):
         return _by_color(color_of, used, unknown, known, where)
     return None
@@ -906,16 +940,25 @@ def palette_ids(
 def _is_of_the_set(
     palette: Sequence[Color],
     color_of: Mapping[int, Color],
-    used: Iterable[int],
+    near: Mapping[int, Color],
     evidence: set[int],
-    unknown: set[int],
+    strange: set[int],
     known: _Meanings,
 ) -> bool:
-    """Whether a palette has the colours of the set, and not some of them by chance."""
-    if len({color_of[i] for i in evidence}) <= len({color_of.get(i) for i in unknown}):
+    """Whether a palette has the colours of the set, exactly or nearly, and not some of them by chance."""
+    like = {near[i] for i in evidence}
+    if len(like) <= len({color_of.get(i) for i in strange}):
         return False
-    chromatic = {color for color in palette if len({*color}) > 1}
-    return 2 * sum(color in known.members for color in chromatic) >= len(chromatic)
+    # A single colour may be near a known one by chance.
+    if len(like) == 1 and not any(color_of[i] == near[i] for i in evidence):
+        return False
+    return _mostly_known(palette, color_of.values(), known)
+
+
+def _mostly_known(palette: Sequence[Color], used: Iterable[Color], known: _Meanings) -> bool:
+    """Whether of the colours in a palette no more are unknown than known; of greys those alone that pixels use."""
+    telling = [*{color for color in palette if len({*color}) > 1} | {*used}]
+    return 2 * sum(color is not None for color in known.near(telling)) >= len(telling)
 
 
 @lru_cache(maxsize=256)
@@ -924,9 +967,9 @@ def palette_may_decide(palette: tuple[Color, ...], form: LabelFormat) -> bool:
     known = _meanings(form)
     if form.numbers == () or (palette and all(len({*color}) == 1 for color in palette)):
         return True
-    for i, color in enumerate(palette):
-        for one in (color, (color[2], color[1], color[0])):
-            if one in known.members and one != (0, 0, 0) and not known.agree(i, one):
+    for colors in (palette, [(color[2], color[1], color[0]) for color in palette]):
+        for i, one in enumerate(known.near(colors)):
+            if one not in (None, (0, 0, 0)) and not known.agree(i, one):
                 return True
     return (0, 0, 0) in known.members and palette.count((0, 0, 0)) == 1
 
@@ -1071,7 +1114,7 @@ def _unknown_colors(
             "So many shades come from resizing with interpolation or from JPEG: resize labels with nearest neighbour, "
             "and save them as PNG from the start"
         )
-    elif distance <= 8:
+    elif distance <= SHADE:
         name = known.names.get(known.ids[near], str(known.ids[near]))
         remedy = f"Nearest to {commonest} is {near}, {name}: colours must be exact"
     else:

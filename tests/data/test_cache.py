@@ -301,6 +301,18 @@ def test_a_bad_file_is_listed_and_left_out_and_the_rest_opens(root: Path, tmp_pa
     assert report.images == 2
 
 
+@pytest.mark.parametrize("size", [None, (4, 4)])
+def test_a_label_with_an_id_that_the_set_does_not_have_is_left_out_of_the_copy(
+    root: Path, tmp_path: Path, size: tuple[int, int] | None
+) -> None:
+    label = truth(0).copy()
+    label[0, 0] = 77  # so that a smaller copy would not have it
+    save(root / "trainannot" / "0001TP_1.png", label)
+    report = write_cache("camvid", root, tmp_path / "copy", size=size)
+    assert [*report.failed] == ["train/0001TP_1.png"]
+    assert "label ids [77]" in report.failed["train/0001TP_1.png"]
+
+
 def test_a_photo_and_a_label_of_different_sizes_do_not_become_a_pair(root: Path, tmp_path: Path) -> None:
     save(root / "train" / f"{NAMES[0]}.png", smooth(0)[:40])
     report = write_cache("camvid", root, tmp_path / "copy", size=(20, 30))

@@ -254,6 +254,35 @@ def test_a_used_entry_that_is_no_class_is_an_error_of_the_file(tmp_path: Path) -
     assert "32 of 160 pixels: (9, 9, 200) (32 pixels)" in refused(tmp_path, image)
 
 
+def test_wrong_shades_and_stray_colours_do_not_make_a_palette_one_for_the_eye(tmp_path: Path) -> None:
+    # Two classes, one of them in a wrong shade: as many known colours as unknown ones.
+    shade = with_palette(ids_of(7, 26), OFFICIAL | {26: (0, 0, 143)}).remap_palette([26, 7])
+    assert "(0, 0, 143) (32 pixels). Nearest to (0, 0, 143) is (0, 0, 142), car" in refused(tmp_path, shade)
+    far = with_palette(ids_of(7, 26), OFFICIAL | {26: (1, 30, 142)}).remap_palette([26, 7])
+    assert np.array_equal(read(tmp_path, far), ids_of(1, 0))
+    # Both in a wrong shade; at the indices of their classes they may have any.
+    both = OFFICIAL | {7: (128, 66, 128), 26: (0, 0, 150)}
+    assert "64 of 64 pixels" in refused(tmp_path, with_palette(ids_of(7, 26), both).remap_palette([26, 7]))
+    assert np.array_equal(read(tmp_path, with_palette(ids_of(7, 26), both)), ids_of(7, 26))
+    # A single colour is near that of a class by chance.
+    alone = with_palette(ids_of(1), {1: (130, 60, 130), 0: (1, 99, 200)}, 2)
+    assert np.array_equal(read(tmp_path, alone), ids_of(1))
+    # Classes whose colours are grey, and a single stray colour among them.
+    stray = with_palette(ids_of(11, 17, 2), OFFICIAL | {2: (1, 2, 3)}).remap_palette([11, 17, 2])
+    assert "32 of 96 pixels: (1, 2, 3) (32 pixels)" in refused(tmp_path, stray)
+
+
+def test_greys_that_are_numbers_and_colours_of_other_classes_are_refused(tmp_path: Path) -> None:
+    # Static things are (20, 20, 20) in GTAV, and 20 is a traffic sign.
+    for ids in (ids_of(4), ids_of(0, 4)):
+        image = Image.fromarray(as_colors(ids)).quantize(4, dither=Image.Dither.NONE)
+        with pytest.raises(DataError, match=r"grey levels .*20, which the set has both"):
+            read(tmp_path, image)
+    assert classes(read(tmp_path, Image.fromarray(as_colors(ids_of(0, 4, 11))).quantize(4))) == classes(
+        ids_of(0, 4, 11)
+    )
+
+
 def test_a_colour_at_its_own_index_and_at_that_of_another_class_contradicts_itself(tmp_path: Path) -> None:
     image = with_palette(ids_of(7, 11, 21, 23), OFFICIAL | {11: OFFICIAL[7]})
     with pytest.raises(DataError, match="contradicts itself: the indices 7 and 11 are road and building"):
@@ -327,6 +356,9 @@ def test_camvid_and_mapillary_have_colours_of_their_own(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path, Image.fromarray(as_colors(ids, colors)), form), ids)
     assert np.array_equal(read(tmp_path, with_palette(ids, colors, 12).remap_palette([*range(11, -1, -1)]), form), ids)
     assert np.array_equal(read(tmp_path, with_palette(ids, FOR_THE_EYE["PASCAL VOC"]), form), ids)
+    # With red and blue swapped, some of PASCAL VOC's colours are CamVid's.
+    for ids in (ids_of(0, 4), ids_of(4), ids_of(0, 4, 6, 7, 11)):
+        assert np.array_equal(read(tmp_path, with_palette(ids, FOR_THE_EYE["PASCAL VOC"]), form), ids)
     for ids in (ids_of(1, 3), ids_of(3), ids_of(0, 1, 3, 7)):
         assert np.array_equal(read(tmp_path, with_palette(ids, FOR_THE_EYE["PASCAL VOC"]), form), ids)
 
