@@ -17,7 +17,7 @@ from spcnet import checkpoint, processes
 from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, as_dict, from_dict, plain_lists
 from spcnet.cost import PAPER_SIZE, cost
 from spcnet.data.catalog import with_sets
-from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.datasets import SegmentationSet, open_domain, print_remarks
 from spcnet.data.folders import root_of
 from spcnet.data.labels import LabelSpace, label_space
 from spcnet.data.loading import (
@@ -184,12 +184,6 @@ def open_tests(data: DataConfig, space: LabelSpace, names: Sequence[str] | None 
         name: open_domain(DomainSpec.parse(name), data=data, space=space, training=False)
         for name in dict.fromkeys(names)
     }
-
-
-def print_remarks(sets: Iterable[SegmentationSet], console: Console) -> None:
-    """Print what there is to say of the files that sets were opened from, each line once."""
-    for remark in dict.fromkeys(remark for one in sets for remark in one.remarks):
-        console.print(remark, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def train(

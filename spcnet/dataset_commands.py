@@ -10,11 +10,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from spcnet.commands import print_remarks
 from spcnet.config import DataConfig, DomainSpec, RunConfig, from_dict, plain_lists, recipe_path
 from spcnet.data.cache import Form, write_cache
 from spcnet.data.catalog import DATASETS, dataset, with_sets
-from spcnet.data.datasets import open_domain
+from spcnet.data.datasets import open_domain, print_remarks
 from spcnet.data.doctor import check
 from spcnet.data.fixture import write_fixture
 from spcnet.data.folders import write_excluded

@@ -17,9 +17,9 @@ from rich.console import Console
 from torch import Tensor
 
 from spcnet import checkpoint
-from spcnet.commands import check_unseen, data_for, open_tests, print_remarks, read_config, source_tests
+from spcnet.commands import check_unseen, data_for, open_tests, read_config, source_tests
 from spcnet.config import plain_lists
-from spcnet.data.datasets import Sample, SegmentationSet
+from spcnet.data.datasets import Sample, SegmentationSet, print_remarks
 from spcnet.data.labels import label_space
 from spcnet.data.loading import evaluation_batches
 from spcnet.engine import records

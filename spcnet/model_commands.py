@@ -12,12 +12,12 @@ from rich.table import Table
 
 from spcnet import checkpoint
 from spcnet import export as exporting
-from spcnet.commands import print_remarks, read_config
+from spcnet.commands import read_config
 from spcnet.config import DataConfig, DomainSpec, plain_lists
 from spcnet.convert import is_foreign, load_any, load_backbone, load_foreign, write_backbone, write_robustnet
 from spcnet.cost import PAPER_SIZE, costs, paper_table
 from spcnet.data.catalog import with_sets
-from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.datasets import SegmentationSet, open_domain, print_remarks
 from spcnet.data.labels import label_space
 from spcnet.engine import records
 from spcnet.engine.progress import bar, bars

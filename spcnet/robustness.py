@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from spcnet import checkpoint
-from spcnet.commands import print_remarks, read_config
+from spcnet.commands import read_config
 from spcnet.config import DataConfig, DomainSpec, RunConfig, TrainingConfig, plain_lists
 from spcnet.convert import load_any
 from spcnet.data.catalog import with_sets
 from spcnet.data.centroids import leave_signals_to_the_parent, unchanged
 from spcnet.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from spcnet.data.datasets import Sample, SegmentationSet, open_domain
+from spcnet.data.datasets import Sample, SegmentationSet, open_domain, print_remarks
 from spcnet.data.labels import LabelSpace, label_space
 from spcnet.data.loading import labelled
 from spcnet.data.transforms import evaluation_transform, normalise

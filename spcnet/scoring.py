@@ -24,7 +24,7 @@ from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, T
 from spcnet.convert import load_any
 from spcnet.data import labels
 from spcnet.data.catalog import with_sets
-from spcnet.data.datasets import FolderSet, SegmentationSet, WeatherSet, open_domain
+from spcnet.data.datasets import FolderSet, SegmentationSet, WeatherSet, open_domain, print_remarks
 from spcnet.data.images import read_label
 from spcnet.data.labels import LabelFormat, LabelSpace, label_space
 from spcnet.engine import records
@@ -340,7 +340,7 @@ def opened(
         spec = DomainSpec.parse(name)
         plain = open_domain(spec, data=data, space=space, training=False)
         found[name] = protocol_set(plain, protocol, dataset=spec.dataset)
-    commands.print_remarks(found.values(), console or Console(quiet=True))
+    print_remarks(found.values(), console or Console(quiet=True))
     return found
 
 

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from spcnet.commands import data_for, open_tests, print_remarks, read_config, source_tests
+from spcnet.commands import data_for, open_tests, read_config, source_tests
 from spcnet.config import DataConfig, DomainSpec, plain_lists
-from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.datasets import SegmentationSet, open_domain, print_remarks
 from spcnet.data.labels import label_space
 from spcnet.data.transforms import evaluation_transform, normalise
 from spcnet.engine import records

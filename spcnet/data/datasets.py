@@ -10,10 +10,12 @@ names, folders, and that each photo has its label. What is inside a file is chec
 import mmap
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data import labels, streets, weather
@@ -57,6 +59,12 @@ class SegmentationSet(ABC):
         Raises:
             DataError: a file is unreadable, or image and label do not belong together.
         """
+
+
+def print_remarks(sets: Iterable[SegmentationSet], console: Console) -> None:
+    """Print what there is to say of the files that sets were opened from, each line once."""
+    for remark in dict.fromkeys(remark for one in sets for remark in one.remarks):
+        console.print(remark, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 class FolderSet(SegmentationSet):
