@@ -4,6 +4,7 @@ And reading what people write: text in UTF-8, and YAML.
 """
 
 import errno
+import json
 import os
 import re
 import stat
@@ -230,6 +231,12 @@ def _mapping(text: str, path: Path, what: str) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         said = " ".join(str(error).replace('in "<unicode string>", ', "").split())
         raise DataError(f"cannot read the {what} {path}: {said}. Mend that line, it is no YAML") from error
+    try:
+        json.dumps(values, default=str, skipkeys=True)
+    except ValueError:  # a circular reference
+        raise DataError(
+            f"the {what} {path} has a value that contains itself, by an alias (&name, *name): write the values out"
+        ) from None
     if twice is not None:
         raise DataError(f"the {what} {path} {twice}")
     if not isinstance(values, dict):

@@ -4,6 +4,7 @@ A list may be written without brackets (`--data.sources gtav`, `targets: gtav,sy
 UTF-8 or no YAML is one clear line with its name.
 """
 
+import dataclasses
 import functools
 from argparse import Action
 from collections.abc import Iterator
@@ -15,10 +16,19 @@ import jsonargparse
 import yaml
 
 from spcnet.config import RunConfig, coerced
+from spcnet.errors import DataError
 from spcnet.files import ListKeys, read_yaml_text
 
 _FILE: Any = jsonargparse.Path  # type: ignore[attr-defined]
 """What jsonargparse reads files with."""
+
+
+_GROUPS = {
+    one.name: dataclasses.fields(one.type)[0].name
+    for one in dataclasses.fields(RunConfig)
+    if isinstance(one.type, type) and dataclasses.is_dataclass(one.type)
+}
+"""The groups of options of a run, each with its first option."""
 
 
 class OptionParser(jsonargparse.ArgumentParser):
@@ -99,7 +109,16 @@ def _files_in_utf8() -> Iterator[None]:
 
     def read(path: Any) -> str:
         absolute = Path(path.absolute)
-        return read_yaml_text(absolute, "recipe") if absolute.is_file() else str(given(path))
+        if not absolute.is_file():
+            return str(given(path))
+        text = read_yaml_text(absolute, "recipe")
+        for name, value in yaml.safe_load(text).items():
+            if name in _GROUPS and isinstance(value, (int, float, list)):
+                raise DataError(
+                    f"the recipe {absolute} has {name}: {value}, which is a group of options: give them below it, for "
+                    f"example {name}: {{{_GROUPS[name]}: ...}}"
+                )
+        return text
 
     _FILE.read_text = read
     try:

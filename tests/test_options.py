@@ -105,6 +105,7 @@ SPOILT = {
     "no YAML": (b"data: [\n", "Mend that line"),
     "empty": (b"", "is empty and names no method"),
     "a list": (b"- gtav\n", "it must map options to values"),
+    "itself": (b"data: &a {sources: [gtav], sets: *a}\n", "contains itself, by an alias"),
 }
 
 
@@ -132,6 +133,19 @@ def test_a_recipe_that_is_no_utf8_is_one_clear_line_everywhere(
     (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize("call", [["train", "--print_config", "--config"], ["train", "--config"], ["sweep"]])
+def test_a_group_of_options_that_is_a_number_is_one_line(
+    call: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("training: 3\n")
+    assert main([*call, str(recipe)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "training: 3, which is a group of options" in said
+    assert "training: {iterations: ...}" in said
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])

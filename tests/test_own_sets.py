@@ -128,7 +128,7 @@ TOWN = "town: {images: a/*.png, labels: b/*.png, table: {0: road}, splits: [all]
         (TOWN.replace("table: {0: road}", "colors: {road: #804080}"), DataError, "is no YAML"),
         (TOWN + TOWN, DataError, "has town in line 1 and in line 2"),
         (TOWN.replace("0: road", "0: road, 0: car"), DataError, "has 0 in line 1 and in line 1"),
-        ("a: &a [*a]", UsageError, "and no data set"),
+        ("a: &a [*a]", DataError, "contains itself, by an alias"),
     ],
 )
 def test_a_file_of_sets_that_makes_no_sense_is_one_line(
