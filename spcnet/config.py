@@ -294,7 +294,8 @@ def plain_lists(function: Callable[P, R]) -> Callable[P, R]:
     @cache
     def hints() -> dict[str, Any]:
         found = get_type_hints(function)
-        lists = ((name, part) for name in signature.parameters for part in _parts(found[name]) if _is_list(part))
+        # `self` has no annotation.
+        lists = ((n, part) for n in signature.parameters if n in found for part in _parts(found[n]) if _is_list(part))
         return {name: types.GenericAlias(list, get_args(part)) for name, part in lists}
 
     @functools.wraps(function)
