@@ -159,7 +159,7 @@ def _is_mindspore(start: bytes) -> bool:
     if start[:1] != b"\n":
         return False
     try:
-        length, place = _varint(start, 1)
+        length, place = varint(start, 1)
     except ValueError:
         return False
     return length > 0 and start[place : place + 1] == b"\n"
@@ -172,10 +172,10 @@ def _is_onnx(file: IO[bytes], size: int) -> bool:
         file.seek(place)
         head = file.read(20)
         try:
-            key, used = _varint(head, 0)
+            key, used = varint(head, 0)
             if _ONNX_FIELDS.get(key >> 3) != key & 7:
                 return False
-            value, used = _varint(head, used)
+            value, used = varint(head, used)
         except ValueError:
             return False
         graph = graph or key >> 3 == _ONNX_GRAPH
@@ -183,18 +183,22 @@ def _is_onnx(file: IO[bytes], size: int) -> bool:
     return graph
 
 
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first, and the place after it."""
+def varint(data: bytes | memoryview, place: int) -> tuple[int, int]:
+    """A number in groups of seven bits, the lowest first, and the place after it.
+
+    Raises:
+        ValueError: it has no end.
+    """
     value = 0
     for shift in range(0, 70, 7):
         if place >= len(data):
-            break
+            raise ValueError("it ends too early")
         byte = data[place]
         place += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, place
-    raise ValueError("no number")
+    raise ValueError("a number in it has no end")
 
 
 def refuse_other(path: Path) -> FileKind:

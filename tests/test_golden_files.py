@@ -1,6 +1,8 @@
 """The reference's numbers that come with the project are whole, and small enough to come with it."""
 
+import fnmatch
 import json
+import re
 
 import pytest
 
@@ -15,6 +17,14 @@ def test_every_golden_file_that_the_index_describes_is_there() -> None:
         golden.settings(name).get("source") or name.startswith("ms_small") or "official" in name for name in stored
     )
     assert sum((golden.GOLDEN / name).stat().st_size for name in stored) < 2e6
+
+
+def test_every_golden_file_is_read_by_a_test() -> None:
+    source = "\n".join(path.read_text() for path in golden.GOLDEN.parent.rglob("test_*.py"))
+    read = re.findall(r'golden\.(?:files|load)\("([^"]+)"\)|golden\.GOLDEN / "([^"]+)"', source)
+    patterns = ["".join(found) for found in read]
+    stored = [path.name for path in golden.GOLDEN.iterdir() if path.suffix in (".npz", ".ckpt")]
+    assert not [name for name in stored if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
 
 
 def test_two_networks_come_with_the_project() -> None:

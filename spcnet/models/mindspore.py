@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from spcnet.errors import CheckpointError
+from spcnet.file_kinds import varint
 
 TYPES = {
     "Float16": torch.float16,
@@ -163,17 +164,10 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
 
 
 def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first, and the place after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(data):
-            raise _Broken("it ends too early")
-        byte = data[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-    raise _Broken("a number in it has no end")
+    try:
+        return varint(data, place)
+    except ValueError as error:
+        raise _Broken(str(error)) from None
 
 
 def _text(value: memoryview) -> str:
