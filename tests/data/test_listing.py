@@ -24,7 +24,7 @@ from spcnet.data.listing import LeftOut, files_below, kind_by_content, package_f
 from spcnet.errors import DataError
 from spcnet.labels import label_space
 from spcnet.studies import inspection, robustness, scoring
-from tests.data.test_catalog import opened, refusal, write
+from tests.support.sets import opened, refusal, write
 
 SMALL = (32, 64)
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)

@@ -35,7 +35,7 @@ from spcnet.errors import DataError, UsageError
 from spcnet.methods import METHODS, Segmentor, card_for
 from spcnet.models.style import style_distance
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, Batch, StepResult, StyleStats
-from tests.engine.test_nothing_lost import files_of_at_most
+from tests.support.disk import files_of_at_most
 
 CLASSES, COLORS = 4, [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
 DOMAINS = ["game", "toy"]

@@ -34,8 +34,8 @@ from spcnet.model_commands import convert, predict
 from spcnet.reports.runs import load_run
 from spcnet.studies import inspection, ood, robustness, scoring
 from spcnet.training import train
-from tests.data.test_images import STORED, turned
-from tests.test_file_kinds import onnx_file, torch_export_file
+from tests.support.pictures import STORED, turned
+from tests.support.weight_files import onnx_file, torch_export_file
 
 SIZE = (64, 128)
 
