@@ -309,7 +309,7 @@ def test_a_dry_run_of_several_processes_tells_the_memory_of_each(tmp_path: Path)
 
 
 def test_a_step_that_cannot_fit_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsal, "_free", lambda device: 2**20)
+    monkeypatch.setattr(dry_run, "_free", lambda device: 2**20)
     found = dry_run.rehearse(run_of(tmp_path / "run", data={"sources": ["streets/game"]}))
     assert found.step_seconds is None
     assert "images_per_domain" in found.problems[0]
@@ -333,6 +333,6 @@ def test_a_dry_run_says_that_the_folder_holds_a_run(tmp_path: Path, monkeypatch:
         asked.append(options)
         return dry_run.Rehearsal(problems=["none"])
 
-    monkeypatch.setattr(rehearsal, "rehearse", rehearse)
+    monkeypatch.setattr(dry_run, "rehearse", rehearse)
     assert main(["train", f"--output={tmp_path}", "--dry-run", "--overwrite"]) == 1
     assert (asked[0]["resume"], asked[0]["overwrite"]) == (False, True)
