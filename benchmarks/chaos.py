@@ -28,7 +28,7 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
-from spcnet import checkpoint, commands
+from spcnet import checkpoint, training
 from spcnet.config import DataConfig, EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
 from spcnet.engine import records
 from spcnet.errors import SpcnetError
@@ -95,7 +95,7 @@ def begin(config: RunConfig, *, kill: Kill | None = None) -> int:
         torch.set_num_threads(1)
         if kill is not None and kill.how == "call":
             _arm(kill)
-        commands.train(config, resume=(config.output / records.CONFIG_FILE).exists())
+        training.train(config, resume=(config.output / records.CONFIG_FILE).exists())
         code = 0
     except SpcnetError as error:
         print(f"spcnet: {error}", file=sys.stderr)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from weather import milliseconds, photograph
 
-from spcnet.data.corruptions import CORRUPTIONS, corrupt
+from spcnet.synthesis.corruptions import CORRUPTIONS, corrupt
 
 SIZES = ((768, 768), (1024, 2048))
 """Height and width."""

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from _machine import describe, median
 
-from spcnet import commands, rehearsal
+from spcnet import dry_run, training
 from spcnet.config import DataConfig, EvaluationConfig, ModelConfig, RunConfig, TrainingConfig, WhiteningConfig
 from spcnet.engine.trainer import Trainer
 
@@ -65,7 +65,7 @@ def settings(case: str, output: Path, iterations: int, workers: int) -> RunConfi
 
 
 def promised(config: RunConfig) -> dict[str, float]:
-    report = rehearsal.rehearse(config)
+    report = dry_run.rehearse(config)
     if not report.ready:
         sys.exit(f"the dry run says: {report.problems}")
     return {"training": report.training_seconds(config), "whole": report.total_seconds(config)}
@@ -93,7 +93,7 @@ def measured(config: RunConfig) -> dict[str, float]:
 
     Trainer.fit, Trainer._evaluate = timed_fit, timed_evaluate  # type: ignore[method-assign]
     began = time.perf_counter()
-    commands.train(config)
+    training.train(config)
     return {"training": spent["fit"] - spent["score"], "whole": time.perf_counter() - began}
 
 

@@ -39,14 +39,14 @@ import torch
 from _machine import describe, median
 from torch import Tensor, nn
 
-from spcnet import commands, export
+from spcnet import export, training
 from spcnet.config import DataConfig, EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
 from spcnet.convert import load_any
-from spcnet.data.labels import label_space
 from spcnet.data.transforms import normalise
 from spcnet.errors import UsageError
 from spcnet.inference.fast import STEPS, Step, fused
 from spcnet.inference.predictor import Predictor
+from spcnet.labels import label_space
 from spcnet.memory import keep_freed_memory
 
 NETWORKS = ("spcnet/mobilenet_v2", "deeplabv3plus/mobilenet_v2", "spcnet/resnet50", "deeplabv3plus/resnet50")
@@ -146,7 +146,7 @@ def measured(name: str, threads: int, args: argparse.Namespace, folder: Path) ->
 def trained(network: str, folder: Path, steps: int) -> None:
     """A network that was trained on generated streets for some steps."""
     method, backbone = network.split("/")
-    commands.train(
+    training.train(
         RunConfig(
             method=method,
             model=ModelConfig(backbone, weights=None),

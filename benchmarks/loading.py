@@ -35,14 +35,15 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 from torchvision.transforms import functional
 
+from spcnet import labels
 from spcnet.config import DataConfig
-from spcnet.data import labels, streets
 from spcnet.data.cache import Form, write_cache
 from spcnet.data.datasets import FolderSet
 from spcnet.data.folders import find_pairs
 from spcnet.data.images import read_image, read_label
 from spcnet.data.loading import Draw, Stream, training_batches
 from spcnet.data.transforms import Cut, TrainingTransform, change_colours, gaussian_blur, normalise
+from spcnet.synthesis import streets
 from spcnet.types import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
 
 SIZE = (1052, 1914)

@@ -19,7 +19,7 @@ from torch import nn
 from spcnet import export
 from spcnet.checkpoint import ModelCard
 from spcnet.config import ModelConfig, as_dict
-from spcnet.data.labels import label_space
+from spcnet.labels import label_space
 from spcnet.methods import BACKBONES, METHODS, build_model
 
 SIZES = ((1, 33, 33), (2, 64, 96), (3, 47, 71))

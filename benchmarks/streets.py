@@ -7,7 +7,7 @@ import argparse
 import sys
 import time
 
-from spcnet.data.streets import STYLES, generate
+from spcnet.synthesis.streets import STYLES, generate
 
 
 def scenes_per_second(style: str, size: tuple[int, int], num_scenes: int) -> tuple[float, float]:

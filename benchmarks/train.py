@@ -39,12 +39,12 @@ import torch.distributed as dist
 from _machine import describe, median
 from _training import make_trainer
 
-from spcnet import processes
+from spcnet import distributed
 from spcnet.config import DataConfig, DomainSpec, TrainingConfig
 from spcnet.data.datasets import open_domain
-from spcnet.data.labels import label_space
 from spcnet.data.loading import training_batches
 from spcnet.engine.devices import make_fabric
+from spcnet.labels import label_space
 from spcnet.memory import keep_freed_memory
 from spcnet.methods import BACKBONES
 from spcnet.types import IGNORE_INDEX, Batch
@@ -132,7 +132,7 @@ def share_of(args: argparse.Namespace) -> int:
 
 
 def batch_of(args: argparse.Namespace) -> Batch:
-    dice, images = torch.Generator().manual_seed(1 + processes.rank()), share_of(args)
+    dice, images = torch.Generator().manual_seed(1 + distributed.rank()), share_of(args)
     image = torch.randn(images, 3, args.size, args.size, generator=dice)
     # Classes in blocks, as in a street: a pixel's neighbours mostly have its class.
     coarse = torch.randint(
@@ -140,7 +140,7 @@ def batch_of(args: argparse.Namespace) -> Batch:
     )
     label = torch.nn.functional.interpolate(coarse.float(), (args.size, args.size)).long().squeeze(1)
     label[:, : args.size // 32] = IGNORE_INDEX
-    domain = (torch.arange(images) + processes.rank() * images) % args.domains
+    domain = (torch.arange(images) + distributed.rank() * images) % args.domains
     moved = image.to(args.device, memory_format=torch.channels_last)
     return Batch(moved, label.to(args.device), domain.to(args.device), tuple(str(i) for i in range(images)))
 
@@ -158,7 +158,7 @@ def streets(args: argparse.Namespace) -> Iterator[Batch]:
     )
     space = label_space(data.space)
     sets = [open_domain(DomainSpec.parse(source), data=data, space=space, training=True) for source in sources]
-    options = {"rank": processes.rank(), "world_size": processes.count()}
+    options = {"rank": distributed.rank(), "world_size": distributed.world_size()}
     return iter(training_batches(sets, data, seed=0, iterations=args.steps + 1, **options))
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from _machine import describe, median
 from PIL import Image
 
-from spcnet.data.streets import generate
-from spcnet.data.weather import WEATHER, apply_weather
+from spcnet.synthesis.streets import generate
+from spcnet.synthesis.weather import WEATHER, apply_weather
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "cityscapes256" / "leftImg8bit"
 SIZE = (1914, 1052)

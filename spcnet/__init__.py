@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spcnet.convert import load_model
     from spcnet.data.catalog import DATASETS
-    from spcnet.hub import from_pretrained, push_to_hub, save_pretrained
+    from spcnet.export.hub import from_pretrained, push_to_hub, save_pretrained
     from spcnet.methods import METHODS, build_model
     from spcnet.models.backbones import BACKBONES
 
@@ -41,10 +41,10 @@ _HOME = {
     "DATASETS": "spcnet.data.catalog",
     "METHODS": "spcnet.methods",
     "build_model": "spcnet.methods",
-    "from_pretrained": "spcnet.hub",
+    "from_pretrained": "spcnet.export.hub",
     "load_model": "spcnet.convert",
-    "push_to_hub": "spcnet.hub",
-    "save_pretrained": "spcnet.hub",
+    "push_to_hub": "spcnet.export.hub",
+    "save_pretrained": "spcnet.export.hub",
 }
 
 

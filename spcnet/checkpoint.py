@@ -21,7 +21,7 @@ from torch import Tensor
 
 from spcnet.errors import CheckpointError, DataError
 from spcnet.file_kinds import FileKind, kind_of, other_kind
-from spcnet.files import write_whole
+from spcnet.files import write_atomic
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
 
 FORMAT = 1
@@ -127,7 +127,7 @@ def write(
     content = {"format": FORMAT, "checked": True, "card": dataclasses.asdict(card), "state": state or {}}
     header = {_CHECKSUM: f"{_CRC}{0:08x}", "spcnet": json.dumps(content)}
     try:
-        write_whole(path, lambda file: _write_safetensors(file, tensors, header), keep=keep)
+        write_atomic(path, lambda file: _write_safetensors(file, tensors, header), keep=keep)
     except DataError as error:
         raise DataError(f"{error}, or choose another --output; the last whole checkpoint is kept") from error
 

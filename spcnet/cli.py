@@ -53,21 +53,21 @@ def _add_train(parser: ArgumentParser) -> None:
 
 
 def _train(options: Namespace, console: Console) -> int:
-    from spcnet import commands, processes
+    from spcnet import distributed, training
 
     known = {name: options[name] for name in RunConfig.__dataclass_fields__}
     config = RunConfig(**known)
     if options.dry_run:
-        from spcnet import rehearsal
+        from spcnet import dry_run
 
-        report = rehearsal.rehearse(config, resume=options.resume, overwrite=options.overwrite, say=console.print)
-        if processes.rank() == 0:
-            rehearsal.show(report, config, console)
+        report = dry_run.rehearse(config, resume=options.resume, overwrite=options.overwrite, say=console.print)
+        if distributed.rank() == 0:
+            dry_run.show(report, config, console)
         return 0 if report.ready else DATA
-    commands.train(config, resume=options.resume, overwrite=options.overwrite, console=console)
-    if processes.rank() > 0:
+    training.train(config, resume=options.resume, overwrite=options.overwrite, console=console)
+    if distributed.rank() > 0:
         return 0
-    commands.show_table([config.output], console)
+    training.show_table([config.output], console)
     console.print(
         f"The run is in {config.output}; `spcnet report {config.output}` makes a page of it.", highlight=False
     )
@@ -192,7 +192,7 @@ def _add_evaluate(parser: ArgumentParser) -> None:
 
 
 def _evaluate(options: Namespace, console: Console) -> int:
-    from spcnet import scoring
+    from spcnet.studies import scoring
 
     names = ("batch_size", "limit", "panels", "window", "overlap", "window_weights", "scales", "flip")
     scoring.evaluate(
@@ -288,7 +288,7 @@ def _add_predict(parser: ArgumentParser) -> None:
 
 def _predict(options: Namespace, console: Console) -> int:
     from spcnet import model_commands
-    from spcnet.evaluation.views import Views
+    from spcnet.evaluation.tta import TestTimeAugmentation
     from spcnet.inference.results import Results
 
     results = ("overlay", "ids", "format", "confidence", "frame_maps", "every", "limit")
@@ -300,7 +300,7 @@ def _predict(options: Namespace, console: Console) -> int:
         output=options.output,
         size=options.size,
         full_size=options.full_size,
-        views=Views(
+        views=TestTimeAugmentation(
             options.window,
             options.overlap,
             weights=options.window_weights,
@@ -332,9 +332,9 @@ def _add_report(parser: ArgumentParser) -> None:
 
 
 def _report(options: Namespace, console: Console) -> int:
-    from spcnet import commands
+    from spcnet import training
 
-    commands.report(
+    training.report(
         options.runs,
         output=options.output,
         baseline=options.baseline,
@@ -573,8 +573,8 @@ def _add_robustness(parser: ArgumentParser) -> None:
 
 
 def _robustness(options: Namespace, console: Console) -> int:
-    from spcnet import robustness
     from spcnet.reports.robustness import render_terminal
+    from spcnet.studies import robustness
 
     given = {name: options[name] for name in _ROBUSTNESS}
     card = robustness.robustness(**given, domain=options["set"], console=console)
@@ -626,9 +626,9 @@ def _add_inspect(parser: ArgumentParser) -> None:
 
 
 def _inspect(options: Namespace, console: Console) -> int:
-    from spcnet import inspection
     from spcnet.reports.inspection import render_terminal
     from spcnet.reports.inspection_page import write_page
+    from spcnet.studies import inspection
 
     names = ("images", "pixels", "targets", "roots", "sets", "batch_size", "seed", "accelerator")
     given = {name: options[name] for name in names}
@@ -662,13 +662,13 @@ def _add_familiarise(parser: ArgumentParser) -> None:
 
 
 def _familiarise(options: Namespace, console: Console) -> int:
-    from spcnet import unfamiliarity_commands
-    from spcnet.inference.unfamiliarity import familiar_file
+    from spcnet.inference.ood import ood_file
+    from spcnet.studies import ood
 
     given = {name: options[name] for name in _FAMILIARISE}
-    found = unfamiliarity_commands.familiarise(**given, console=console)
+    found = ood.familiarise(**given, console=console)
     console.print(
-        f"{len(found.known)} images of {', '.join(found.domains)} are what is usual: {familiar_file(options.run)}",
+        f"{len(found.known)} images of {', '.join(found.domains)} are what is usual: {ood_file(options.run)}",
         highlight=False,
         markup=False,
     )
@@ -706,14 +706,12 @@ def _add_unfamiliarity(parser: ArgumentParser) -> None:
 
 
 def _unfamiliarity(options: Namespace, console: Console) -> int:
-    from spcnet import unfamiliarity_commands
+    from spcnet.studies import ood
 
-    found = unfamiliarity_commands.unfamiliarity(**{name: options[name] for name in _UNFAMILIARITY}, console=console)
-    for table in unfamiliarity_commands.tables(found):
+    found = ood.unfamiliarity(**{name: options[name] for name in _UNFAMILIARITY}, console=console)
+    for table in ood.tables(found):
         console.print(table)
-    console.print(
-        f"All figures are in {options.run / unfamiliarity_commands.RESULT_FILE}", highlight=False, markup=False
-    )
+    console.print(f"All figures are in {options.run / ood.RESULT_FILE}", highlight=False, markup=False)
     return 0
 
 

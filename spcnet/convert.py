@@ -19,13 +19,15 @@ from torch import Tensor
 from spcnet import checkpoint
 from spcnet.checkpoint import ModelCard
 from spcnet.config import ModelConfig, plain_lists
-from spcnet.data.labels import SPACES, label_space
 from spcnet.errors import CheckpointError, UsageError
 from spcnet.file_kinds import FileKind, refuse_other, split_part
-from spcnet.files import write_whole
+from spcnet.files import write_atomic
+from spcnet.labels import SPACES, label_space
 from spcnet.methods import Method, Segmentor, card_for, method_named, restore
 from spcnet.models.backbones import backbone_info, build_backbone
-from spcnet.models.weight_files import (
+from spcnet.models.whitening import Kind, Slot, slots_of_codes
+from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
+from spcnet.weights.files import (
     Reading,
     WeightFile,
     ambiguous,
@@ -37,7 +39,7 @@ from spcnet.models.weight_files import (
     readings,
     same_tensors,
 )
-from spcnet.models.weights import (
+from spcnet.weights.imagenet import (
     CLASSIFIER_KEYS,
     SHUFFLENET_STEM_NORM,
     backbone_of,
@@ -46,8 +48,6 @@ from spcnet.models.weights import (
     reference_name,
     torchvision_names,
 )
-from spcnet.models.whitening import Kind, Slot, slots_of_codes
-from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
 
 OWN_STATE = (".mask", ".variance", ".pairs", ".trials")
 """Ends of the names of what selective whitening keeps here and the reference does not save."""
@@ -418,7 +418,7 @@ def write_backbone(backbone: BackboneFile, path: Path) -> None:
     """
     card = {"backbone": backbone.name, "source": backbone.report.format, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     content = save(backbone.tensors, metadata={"spcnet_backbone": json.dumps(card)})
-    write_whole(path, lambda file: file.write(content))
+    write_atomic(path, lambda file: file.write(content))
 
 
 def reference_names(network: Segmentor, model: ModelConfig) -> dict[str, str]:
@@ -489,4 +489,4 @@ def write_robustnet(network: Segmentor, card: ModelCard, path: Path) -> None:
         for key, value in network.state_dict().items()
         if not key.endswith(OWN_STATE)
     }
-    write_whole(path, lambda file: torch.save({"state_dict": state}, file))
+    write_atomic(path, lambda file: torch.save({"state_dict": state}, file))

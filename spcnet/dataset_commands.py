@@ -18,13 +18,13 @@ from spcnet.data.doctor import check
 from spcnet.data.fixture import write_fixture
 from spcnet.data.folders import write_excluded
 from spcnet.data.images import read_image
-from spcnet.data.labels import label_space
 from spcnet.data.preview import contact_sheet
 from spcnet.data.style_sheet import style_sheet
-from spcnet.data.weather import WEATHER
 from spcnet.engine.progress import bar
-from spcnet.errors import DataError, named
-from spcnet.files import read_yaml, write_text, write_whole
+from spcnet.errors import DataError, lookup
+from spcnet.files import read_yaml, write_atomic, write_text
+from spcnet.labels import label_space
+from spcnet.synthesis.weather import WEATHER
 
 
 def data_of(recipe: str | None, sets: Path | None = None) -> DataConfig:
@@ -272,9 +272,9 @@ def show_styles(
         UsageError, DataError: see the message.
     """
     for style in styles or ():
-        named(style, WEATHER, "weather style")
+        lookup(style, WEATHER, "weather style")
     if image is None:
-        from spcnet.data.streets import generate
+        from spcnet.synthesis.streets import generate
 
         photo = np.asarray(generate(seed, style="overcast", seed=seed, size=(256, 512)).image)
     else:
@@ -304,4 +304,4 @@ def _save(picture: Image.Image, output: Path) -> None:
     kind = Image.registered_extensions().get(output.suffix.lower())
     if kind is None:
         raise DataError(f"cannot write a picture to {output}: end its name in .png, .jpg or .webp")
-    write_whole(output, lambda file: picture.save(file, kind))
+    write_atomic(output, lambda file: picture.save(file, kind))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from spcnet import commands
+from spcnet import training
 from spcnet.config import RunConfig, from_dict, recipe_path
 from spcnet.engine import records
 from spcnet.engine.progress import bars
@@ -26,7 +26,7 @@ LOOK_EVERY = 0.5
 
 def demo(
     *, output: Path, iterations: int | None = None, seed: int = 0, console: Console | None = None
-) -> dict[str, commands.Record]:
+) -> dict[str, training.Record]:
     """Train baseline and SPC-Net with the same budget on generated streets, test both on unseen weather, report.
 
     Args:
@@ -44,7 +44,7 @@ def demo(
     console = console or Console(quiet=True)
     trainings = [Training(name, output, iterations=iterations, seed=seed, beside=len(RECIPES)) for name in RECIPES]
     watch(trainings, console)
-    commands.report(
+    training.report(
         [training.folder for training in trainings],
         output=output / "report.html",
         title="Generated streets: trained on two styles, tested on six others",

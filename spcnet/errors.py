@@ -53,21 +53,21 @@ class Interrupted(SpcnetError):
         return type(self), (self.iteration, self.output)
 
 
-def named(name: str, table: Mapping[str, V], what: str) -> V:
+def lookup(name: str, table: Mapping[str, V], what: str) -> V:
     """The entry of that name.
 
     Raises:
         UsageError: there is none; says what is known and what is nearest.
     """
     if name not in table:
-        raise one_of(name, list(table), what)
+        raise unknown_name_error(name, list(table), what)
     return table[name]
 
 
-def one_of(value: str, known: Sequence[str], what: str) -> UsageError:
+def unknown_name_error(value: str, known: Sequence[str], what: str) -> UsageError:
     """The error for an unknown name: what came, what is known, and the nearest known name.
 
-    >>> str(one_of("spcnt", ["spcnet"], "method"))
+    >>> str(unknown_name_error("spcnt", ["spcnet"], "method"))
     "unknown method 'spcnt': known are spcnet. Did you mean 'spcnet'?"
     """
     near = difflib.get_close_matches(value, known, n=1)

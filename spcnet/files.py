@@ -24,7 +24,7 @@ _FOR_ALL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.part")
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, keep: Path | None = None) -> None:
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, keep: Path | None = None) -> None:
     """Write a file, and the folders above it, and see it to the disk before it takes the old one's place.
 
     Args:
@@ -157,9 +157,9 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all, in UTF-8.
 
     Raises:
-        WriteError: as `write_whole`.
+        WriteError: as `write_atomic`.
     """
-    write_whole(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+    write_atomic(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def read_text(path: Path, what: str = "file") -> str:

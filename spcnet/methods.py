@@ -15,7 +15,8 @@ from torch import Tensor
 
 from spcnet import checkpoint
 from spcnet.config import ClusteringConfig, LossConfig, ModelConfig, StyleConfig, from_dict
-from spcnet.errors import CheckpointError, DataError, UsageError, named
+from spcnet.distributed import Reduce
+from spcnet.errors import CheckpointError, DataError, UsageError, lookup
 from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, image_sums, labels_at
 from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
 from spcnet.losses.whitening import covariance, whitening_loss
@@ -25,10 +26,9 @@ from spcnet.models.deeplab import DeepLabDecoder, auxiliary_head, linear_classif
 from spcnet.models.pseudo import StyleClusters
 from spcnet.models.segmentor import Segmentor
 from spcnet.models.style import Mode, StyleProjection, domain_members
-from spcnet.models.weights import load_imagenet
 from spcnet.models.whitening import InstanceWhitening, Kind, fill_slots, outputs_of, slots_of
-from spcnet.processes import Reduce
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
+from spcnet.weights.imagenet import load_imagenet
 
 __all__ = ["BACKBONES", "METHODS", "Method", "Segmentor", "build_model", "restore"]
 
@@ -165,7 +165,7 @@ class Method:
             batch: the batch.
             model: the settings it was built with.
             progress: share of the run that is done, 0..1; relaxed borders may end before the run.
-            reduce: sums over processes (`spcnet.processes.total`); the losses are then those of the joined batch.
+            reduce: sums over processes (`spcnet.distributed.all_reduce_sum`); the losses are then those of the joined batch.
 
         Raises:
             DataError: a label lies outside 0..K-1 and is not 255; names the images.
@@ -404,7 +404,7 @@ def method_named(name: str) -> Method:
     Raises:
         UsageError: no method has it.
     """
-    return named(name, METHODS, "method")
+    return lookup(name, METHODS, "method")
 
 
 def build_model(

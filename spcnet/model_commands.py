@@ -12,29 +12,29 @@ from rich.table import Table
 
 from spcnet import checkpoint
 from spcnet import export as exporting
-from spcnet.commands import read_config
 from spcnet.config import DataConfig, DomainSpec, plain_lists
 from spcnet.convert import is_foreign, load_any, load_backbone, load_foreign, write_backbone, write_robustnet
 from spcnet.cost import PAPER_SIZE, costs, paper_table
 from spcnet.data.catalog import with_sets
 from spcnet.data.datasets import SegmentationSet, open_domain, print_remarks
-from spcnet.data.labels import label_space
 from spcnet.engine import records
 from spcnet.engine.progress import bar, bars
-from spcnet.errors import UsageError, one_of
+from spcnet.errors import UsageError, unknown_name_error
 from spcnet.evaluation.metrics import mean_iou
-from spcnet.evaluation.views import Views
+from spcnet.evaluation.tta import TestTimeAugmentation
+from spcnet.export.hub import push_to_hub, save_pretrained
 from spcnet.file_kinds import split_part
-from spcnet.files import write_whole
-from spcnet.hub import push_to_hub, save_pretrained
+from spcnet.files import write_atomic
 from spcnet.inference.images import find_images, search_images
+from spcnet.inference.ood import OODDetector, ood_file
 from spcnet.inference.predictor import Predictor, Speed
 from spcnet.inference.results import Results, Written
-from spcnet.inference.unfamiliarity import Unfamiliarity, familiar_file
 from spcnet.inference.video import is_video
+from spcnet.labels import label_space
 from spcnet.methods import BACKBONES, METHODS, method_named
 from spcnet.models.backbones import backbone_info
 from spcnet.reports.html import counted
+from spcnet.training import read_config
 
 
 @plain_lists
@@ -45,7 +45,7 @@ def predict(
     output: Path,
     size: tuple[int, int] | None = None,
     full_size: bool = False,
-    views: Views | None = None,
+    views: TestTimeAugmentation | None = None,
     batch_size: int = 1,
     speed: Speed = "auto",
     results: Results | None = None,
@@ -78,11 +78,11 @@ def predict(
     if full_size and size is not None:
         raise UsageError(f"size is [{size[0]},{size[1]}], and full_size leaves images at their own: drop one of them")
     network, card = load_any(model)
-    views = views or Views()
+    views = views or TestTimeAugmentation()
     wanted = None if full_size else size or card.size
     # Told only of what it was learnt from: whole images at the size of the training.
-    familiar = views.plain and wanted is not None and wanted == card.size and familiar_file(model).is_file()
-    unfamiliarity = Unfamiliarity.read(model, network) if familiar else None
+    familiar = views.plain and wanted is not None and wanted == card.size and ood_file(model).is_file()
+    unfamiliarity = OODDetector.read(model, network) if familiar else None
     predictor = Predictor(
         network,
         space=label_space(card.space),
@@ -170,7 +170,7 @@ def convert(
     """
     console = console or Console(quiet=True)
     if to not in ("spcnet", "robustnet"):
-        raise one_of(to, ("spcnet", "robustnet"), "format")
+        raise unknown_name_error(to, ("spcnet", "robustnet"), "format")
     checkpoint.find(split_part(source).file)  # says what is missing
     if not is_foreign(source):
         given = {
@@ -319,7 +319,7 @@ def export(
         images = exporting.calibration_pictures(shown, data.size, limit=calibration_images)
         content = exporting.quantise(output.read_bytes(), map(deployed.given, images))
         small = output.with_name(f"{output.stem}.int8{output.suffix}")
-        write_whole(small, lambda file: file.write(content))
+        write_atomic(small, lambda file: file.write(content))
         files[small] = ()
     found: dict[str, Any] = {}
     sizes = _cost_table(["file"], ["images", "size", "scores differ", "equal labels"])

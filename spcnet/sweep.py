@@ -28,10 +28,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from spcnet import checkpoint, commands
+from spcnet import checkpoint
 from spcnet.config import RunConfig, as_dict, decides, plain_lists, recipe_path
 from spcnet.engine import records
-from spcnet.errors import DataError, SpcnetError, UsageError, one_of
+from spcnet.errors import DataError, SpcnetError, UsageError, unknown_name_error
 from spcnet.files import write_text
 from spcnet.methods import method_named
 from spcnet.options import OptionParser, add_run_options
@@ -47,6 +47,7 @@ from spcnet.reports.aggregate import (
 )
 from spcnet.reports.runs import Run, load_run
 from spcnet.reports.tables import batch_size, flatten, group_runs
+from spcnet.training import check_unseen, read_config
 from spcnet.training_process import LOG_FILE, STOPPED, TrainingProcess, stopped_together
 
 State = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -199,7 +200,7 @@ def plan(
                 configs.append((read(options), own))
     for config, _ in configs:
         method_named(config.method).check(config.model)
-        commands.check_unseen(config.data)
+        check_unseen(config.data)
     runs = [Run(config.output, as_dict(config), {}, (), (), {}) for config, _ in configs]
     groups = group_runs(runs)
     if len(groups) < len(configs) // len(seeds):
@@ -236,7 +237,7 @@ def sweep(
     """
     console = console or Console(quiet=True)
     if rule not in RULES:
-        raise one_of(rule, tuple(RULES), "rule of selection")
+        raise unknown_name_error(rule, tuple(RULES), "rule of selection")
     for run in planned:
         _check_same(run)
     with _claimed(output) as handles:
@@ -573,7 +574,7 @@ def _check_paths(paths: Sequence[str], config: RunConfig) -> None:
         if below and path not in ("data.roots", "data.sets"):
             raise UsageError(f"{path} is a group of options: name one of them, for example {below[0]}")
         if path not in known and not below and not group.startswith(("data.roots", "data.sets")):
-            raise one_of(path, siblings or known, "option")
+            raise unknown_name_error(path, siblings or known, "option")
 
 
 def _said(settings: Mapping[str, str]) -> list[str]:
@@ -599,7 +600,7 @@ def _check_same(planned: Planned) -> None:
     """Refuse a folder that holds a run with other settings, for it would be mixed with this one."""
     if not (planned.folder / records.CONFIG_FILE).is_file():
         return
-    found, wanted = (flatten(as_dict(c)) for c in (commands.read_config(planned.folder), planned.config))
+    found, wanted = (flatten(as_dict(c)) for c in (read_config(planned.folder), planned.config))
     different = [path for path in sorted({*found, *wanted}) if found.get(path) != wanted.get(path)]
     changed = [path for path in different if decides(path) != "place"]
     # More processes make larger batches, and with them another experiment.

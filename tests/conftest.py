@@ -31,7 +31,7 @@ def checked_modules() -> list[str]:
 # Before anything of the package is imported: what is, stays unchecked.
 jaxtyping.install_import_hook(checked_modules(), CHECKER)
 
-from spcnet.data import streets  # noqa: E402
+from spcnet.synthesis import streets  # noqa: E402
 
 # One thread for each: on a busy machine several wait for each other longer than they compute.
 torch.set_num_threads(1)
@@ -46,7 +46,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 def _streets_are_drawn_once() -> Iterator[None]:
     """Many tests want the same few streets, and drawing them is a third of their time.
 
-    What a test imports by name, `from spcnet.data.streets import generate`, is drawn anew each time.
+    What a test imports by name, `from spcnet.synthesis.streets import generate`, is drawn anew each time.
     """
     draw = streets.generate
 

@@ -38,13 +38,13 @@ from spcnet.app.studio import (
 from spcnet.app.uploads import Limits, fitting, is_film, read_photo, read_upload
 from spcnet.cli import main
 from spcnet.convert import load_model
-from spcnet.data.labels import label_space
 from spcnet.errors import DataError, SpcnetError, UsageError
 from spcnet.inference.images import read_rgb
+from spcnet.inference.ood import Reading
 from spcnet.inference.predictor import Predictor
-from spcnet.inference.unfamiliarity import Reading
-from tests.demo_networks import SIZE, write_network
-from tests.inference.videos import make_video, painted
+from spcnet.labels import label_space
+from tests.support.demo_networks import SIZE, write_network
+from tests.support.videos import make_video, painted
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install gradio av")
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install av")

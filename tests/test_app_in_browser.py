@@ -16,9 +16,9 @@ from spcnet.app.figures import Side, facts
 from spcnet.app.page import STYLESHEET
 from spcnet.app.server import running
 from spcnet.app.uploads import Limits
-from spcnet.data.labels import label_space
-from tests.browser import Visit, chromium
-from tests.demo_networks import write_network
+from spcnet.labels import label_space
+from tests.support.browser import Visit, chromium
+from tests.support.demo_networks import write_network
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install gradio av")
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install av")
@@ -124,7 +124,7 @@ def test_what_is_shown_has_names_and_nothing_foreign_is_asked_for(visit: Visit) 
     assert all(alts)
     assert {"Left ours", "Right theirs", "night"} <= set(alts)
     facts = visit.page.locator("#result .facts").inner_text()
-    for words in ("Unfamiliarity", "layer 1", "game", "no style layers", "Area of each class", "drivable", "road"):
+    for words in ("OODDetector", "layer 1", "game", "no style layers", "Area of each class", "drivable", "road"):
         assert words in facts
     assert visit.page.locator("footer").count() == 0 or not visit.page.locator("footer").inner_text().strip()
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import spcnet
-from spcnet.data import streets
 from spcnet.models.style import style_weights
+from spcnet.synthesis import streets
 from tests.conftest import CHECKER, checked_modules
 
 ROOT = Path(__file__).parents[1]
@@ -28,13 +28,13 @@ def test_every_module_but_those_that_draw_streets_is_checked() -> None:
     left_out = [name for name in modules if not any(f"{name}.".startswith(f"{one}.") for one in checked)]
     assert len(modules) > 100
     assert left_out
-    assert all(name.startswith("spcnet.data.streets.") or name == "spcnet.__main__" for name in left_out), left_out
+    assert all(name.startswith("spcnet.synthesis.streets.") or name == "spcnet.__main__" for name in left_out), left_out
 
 
 DRAW = f"""
 import jaxtyping
-jaxtyping.install_import_hook("spcnet.data.streets", {CHECKER!r})
-from spcnet.data import streets
+jaxtyping.install_import_hook("spcnet.synthesis.streets", {CHECKER!r})
+from spcnet.synthesis import streets
 for number, style in enumerate(streets.STYLES):
     streets.generate(number, style=style, size=(64, 128))
 try:

@@ -16,12 +16,12 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 import spcnet
-from spcnet import checkpoint, commands
+from spcnet import checkpoint, training
 from spcnet.cli import COMMANDS, main, make_parser, with_recipes
 from spcnet.config import RunConfig, recipes_folder
 from spcnet.engine import records
 from spcnet.methods import restore
-from tests.tiny import SMALL, train
+from tests.support.tiny import SMALL, train
 
 RECIPES = sorted(str(path.relative_to(recipes_folder()).with_suffix("")) for path in recipes_folder().rglob("*.yaml"))
 
@@ -52,7 +52,7 @@ def test_training_writes_a_whole_run(run: Path) -> None:
     assert roles == {"streets/game": "source", "streets/toy": "source", "streets/night": "unseen"}
     assert all(domain["images"] == 2 for domain in record["domains"].values())
     assert len(record["domains"]["streets/night"]["style_weights"]) == 2
-    assert commands.read_config(run).training.iterations == 2
+    assert training.read_config(run).training.iterations == 2
     assert any((run / "tensorboard").iterdir())
 
 
@@ -176,7 +176,7 @@ def test_evaluating_on_another_domain_adds_to_the_run(run: Path, tmp_path: Path)
 def test_what_takes_folders_of_sets_takes_sets_of_ones_own() -> None:
     """A set of one's own needs its description wherever its folder can be named."""
     commands = next(action for action in make_parser()._actions if action.dest == "command").choices
-    parsers = {name: parser for name, parser in commands.items() if name not in ("train", "data")}
+    parsers = {name: parser for name, parser in training.items() if name not in ("train", "data")}
     data = next(action for action in commands["data"]._actions if action.dest == "action").choices
     options = {
         name: {option for a in parser._actions for option in a.option_strings} for name, parser in parsers.items()

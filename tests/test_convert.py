@@ -20,15 +20,15 @@ import spcnet
 from spcnet import checkpoint
 from spcnet.cli import main
 from spcnet.convert import load_backbone, load_foreign, write_backbone
-from spcnet.data.labels import label_space
 from spcnet.errors import CheckpointError, UsageError
+from spcnet.labels import label_space
 from spcnet.methods import build_model, restore
 from spcnet.models.backbones import backbone_info, build_backbone
-from spcnet.models.weights import CLASSIFIER_KEYS, load_imagenet
+from spcnet.weights.imagenet import CLASSIFIER_KEYS, load_imagenet
 from tests import golden
-from tests.models.test_mindspore import checkpoint as mindspore_file
 from tests.models.test_networks import formula
 from tests.test_file_kinds import onnx_file, torch_export_file
+from tests.weights.test_mindspore import checkpoint as mindspore_file
 
 SNAPSHOT = {"optimizer": {"lr": 0.01}, "epoch": 3, "mean_iu": np.float64(0.4), "command": "train.py --arch x"}
 

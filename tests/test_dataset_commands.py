@@ -10,7 +10,7 @@ from PIL import Image
 
 from spcnet.cli import DATA_ACTIONS, main
 from spcnet.data.catalog import DATASETS
-from spcnet.data.weather import WEATHER
+from spcnet.synthesis.weather import WEATHER
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from spcnet import cli, model_commands
-from spcnet.data import streets
 from spcnet.data.fixture import write_fixture
+from spcnet.synthesis import streets
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "recipes" / "README.md"])

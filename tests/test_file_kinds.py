@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from spcnet.errors import CheckpointError, UsageError
 from spcnet.file_kinds import EXPORTED, WEIGHTS, FileKind, kind_of, refuse_other, split_part
-from tests.models.test_mindspore import SMALL, field, varint
+from tests.weights.test_mindspore import SMALL, field, varint
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3)}
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a1b2c\nsize 102502400\n"

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from spcnet import checkpoint
 from spcnet.config import ClusteringConfig, LossConfig, ModelConfig, StyleConfig
+from spcnet.distributed import MicroBatchSums
 from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.losses.segmentation import cross_entropy, frequency_weights
 from spcnet.methods import BACKBONES, METHODS, build_model, card_for, fill, method_named, restore
 from spcnet.models.segmentor import Segmentor, device_of
 from spcnet.models.whitening import SwitchableWhitening
-from spcnet.processes import Parts
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
 
 CLASSES, DOMAINS = 5, 3
@@ -201,7 +201,7 @@ def test_a_batch_in_parts_has_the_losses_and_gradients_of_the_whole(method: str)
     whole, parted = network(), network()
     _, expected = step(method, whole, batch, model)
     expected.loss.backward()
-    sums = Parts()
+    sums = MicroBatchSums()
     for part in parts:
         sums.begin()
         METHODS[method].losses(parted, parted(part.image), part, model, reduce=sums)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from spcnet.cli import main, make_parser
-from spcnet.commands import read_config
 from spcnet.config import (
     DataConfig,
     EvaluationConfig,
@@ -25,8 +24,9 @@ from spcnet.errors import DataError, UsageError
 from spcnet.files import read_text
 from spcnet.inference.images import find_images
 from spcnet.options import OptionParser, add_run_options
-from spcnet.robustness import conditions
+from spcnet.studies.robustness import conditions
 from spcnet.sweep import plan
+from spcnet.training import read_config
 
 
 def of_a_run(*arguments: str) -> Any:

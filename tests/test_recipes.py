@@ -6,13 +6,13 @@ import pytest
 import torch
 import yaml
 
-from spcnet.commands import check_unseen
 from spcnet.config import DomainSpec, RunConfig, from_dict, recipes_folder
-from spcnet.data import weather
 from spcnet.data.catalog import dataset
-from spcnet.data.labels import label_space, remap
+from spcnet.labels import label_space, remap
 from spcnet.methods import METHODS, Segmentor
 from spcnet.models.whitening import InstanceWhitening, SwitchableWhitening
+from spcnet.synthesis import weather
+from spcnet.training import check_unseen
 
 FOLDER = recipes_folder()
 RECIPES = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from spcnet import commands, rehearsal
+from spcnet import dry_run, training
 from spcnet.cli import main
 from spcnet.config import (
     AugmentationConfig,
@@ -54,7 +54,7 @@ def test_every_set_is_trained_on_and_tested_on(name: str, tmp_path: Path) -> Non
     write_fixture(name, tmp_path / "data" / name)
     space = "idd7" if name in ("camvid", "idd_lite") else "cityscapes19"
     data = {"sources": [name], "root": str(tmp_path / "data"), "space": space, "class_uniform": 0.5}
-    record = commands.train(run_of(tmp_path / "run", data=data))
+    record = training.train(run_of(tmp_path / "run", data=data))
     assert record["iteration"] == 2
     scored = record["domains"][name]
     assert scored["images"] == 1
@@ -75,8 +75,8 @@ def test_a_single_source_fills_every_base(by: str, tmp_path: Path) -> None:
         "augmentation": AugmentationConfig(styles=["noise", "fog"], style_probability=0.6),
     }
     config = run_of(tmp_path / "run", data=data, iterations=8)
-    commands.train(config)
-    network, card = commands.restore(tmp_path / "run")
+    training.train(config)
+    network, card = training.restore(tmp_path / "run")
     assert card.domains == ("cityscapes#1", "cityscapes#2", "cityscapes#3")
     for layer in network.style_layers:
         assert layer.base_mean.isfinite().all()
@@ -88,7 +88,7 @@ def test_a_run_that_is_resumed_clusters_as_one_that_was_not(tmp_path: Path, monk
     write_fixture("cityscapes", tmp_path / "data" / "cityscapes", images_per_split=6)
     data = {"sources": ["cityscapes"], "root": str(tmp_path / "data"), "pseudo_domains": 3, "pseudo_by": "cluster"}
     whole, parts = (run_of(tmp_path / name, data=data, iterations=6) for name in ("whole", "parts"))
-    commands.train(whole)
+    training.train(whole)
 
     def bar(*_: Any) -> Any:
         """Kills the run in its fifth step."""
@@ -103,9 +103,9 @@ def test_a_run_that_is_resumed_clusters_as_one_that_was_not(tmp_path: Path, monk
         patch.setattr(commands, "bar", bar)
         often = dataclasses.replace(parts, training=dataclasses.replace(parts.training, checkpoint_every=3))
         with pytest.raises(KeyboardInterrupt):
-            commands.train(often)
-    commands.train(parts, resume=True)
-    expected, found = (commands.restore(config.output)[0].state_dict() for config in (whole, parts))
+            training.train(often)
+    training.train(parts, resume=True)
+    expected, found = (training.restore(config.output)[0].state_dict() for config in (whole, parts))
     assert expected["clusters.share"].sum() > 0
     for name, value in expected.items():
         assert value.equal(found[name]), name
@@ -119,10 +119,10 @@ def test_a_bad_image_stops_the_run_or_is_skipped_and_told_of(tmp_path: Path) -> 
         photo.write_bytes(photo.read_bytes()[:200])
     data = {"sources": ["cityscapes"], "root": str(tmp_path / "data")}
     with pytest.raises(DataError, match="cannot read"):
-        commands.train(run_of(tmp_path / "stop", data=data, iterations=3))
+        training.train(run_of(tmp_path / "stop", data=data, iterations=3))
     console = Console(record=True, width=300, file=(tmp_path / "out.txt").open("w"))
     config = run_of(tmp_path / "skip", data={**data, "on_bad_image": "skip"}, iterations=3)
-    record = commands.train(dataclasses.replace(config, evaluation=EvaluationConfig(panels=0)), console=console)
+    record = training.train(dataclasses.replace(config, evaluation=EvaluationConfig(panels=0)), console=console)
     assert record["domains"]["cityscapes"]["skipped"] == 1
     assert record["domains"]["cityscapes"]["images"] == 2
     listed = [json.loads(line) for line in (tmp_path / "skip" / "skipped.jsonl").read_text().splitlines()]
@@ -139,19 +139,19 @@ def test_images_on_an_exclude_list_are_not_trained_on(tmp_path: Path) -> None:
     listed = tmp_path / "exclude.txt"
     listed.write_text(f"cityscapes\t{photo.relative_to(root).as_posix()}\tunreadable\n")
     data = {"sources": ["cityscapes"], "root": str(tmp_path / "data"), "exclude": [str(listed)]}
-    commands.train(run_of(tmp_path / "run", data=data, iterations=3))
+    training.train(run_of(tmp_path / "run", data=data, iterations=3))
 
 
 def test_a_target_in_a_style_of_the_training_is_refused(tmp_path: Path) -> None:
     for target, style in (("cityscapes+rain", "drizzle"), ("streets/night", "darkness"), ("camvid+fog", "fog")):
         data = {"sources": ["streets/game"], "targets": [target], "augmentation": AugmentationConfig(styles=[style])}
         with pytest.raises(UsageError, match=f"{style}.*family"):
-            commands.check_unseen(run_of(tmp_path, data=data).data)
+            training.check_unseen(run_of(tmp_path, data=data).data)
     data = {"sources": ["camvid+night"], "targets": ["cityscapes+darkness"]}
     with pytest.raises(UsageError, match=r"night.*family"):
-        commands.check_unseen(run_of(tmp_path, data=data).data)
+        training.check_unseen(run_of(tmp_path, data=data).data)
     data = {"targets": ["cityscapes+rain", "streets/night"], "augmentation": AugmentationConfig(styles=["fog", "dusk"])}
-    commands.check_unseen(run_of(tmp_path, data=data).data)
+    training.check_unseen(run_of(tmp_path, data=data).data)
 
 
 def test_a_finished_run_is_not_tested_on_a_style_of_its_training_as_unseen(tmp_path: Path) -> None:
@@ -161,10 +161,10 @@ def test_a_finished_run_is_not_tested_on_a_style_of_its_training_as_unseen(tmp_p
         "root": str(tmp_path / "data"),
         "augmentation": AugmentationConfig(styles=["drizzle"]),
     }
-    commands.train(run_of(tmp_path / "run", data=data, method="deeplabv3plus"))
+    training.train(run_of(tmp_path / "run", data=data, method="deeplabv3plus"))
     with pytest.raises(UsageError, match=r"drizzle.*family"):
-        commands.evaluate(tmp_path / "run", targets=["cityscapes+rain"])
-    assert "cityscapes+fog" in commands.evaluate(tmp_path / "run", targets=["cityscapes+fog"])["domains"]
+        training.evaluate(tmp_path / "run", targets=["cityscapes+rain"])
+    assert "cityscapes+fog" in training.evaluate(tmp_path / "run", targets=["cityscapes+fog"])["domains"]
 
 
 def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path) -> None:
     data = {"sources": ["gtav"], "targets": ["gtav@test"], "root": str(tmp_path / "data"), "class_uniform": 0.5}
     config = run_of(tmp_path / "run", data=data)
     before = sorted(tmp_path.rglob("*"))
-    found = rehearsal.rehearse(config)
+    found = dry_run.rehearse(config)
     assert found.ready
     assert sorted(tmp_path.rglob("*")) == before
     assert not (tmp_path / "run").exists()
@@ -181,7 +181,7 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path) -> None:
     assert found.peak
     assert found.needed > 4 * found.parameters
     console = Console(record=True, width=100, file=(tmp_path / "out.txt").open("w"))
-    rehearsal.show(found, config, console)
+    dry_run.show(found, config, console)
     text = console.export_text()
     assert "for 2 iterations" in text
     assert "Ready" in text
@@ -194,7 +194,7 @@ def test_a_dry_run_tells_all_that_is_missing_at_once(tmp_path: Path) -> None:
     data = {"sources": ["gtav", "synthia"], "targets": ["bdd100k"], "root": str(tmp_path / "data")}
     config = run_of(tmp_path / "run", data=data)
     config = dataclasses.replace(config, model=dataclasses.replace(MODEL, weights=str(tmp_path / "none.safetensors")))
-    found = rehearsal.rehearse(config)
+    found = dry_run.rehearse(config)
     assert not found.ready
     assert {domain.name for domain in found.domains if domain.problem} >= {"synthia", "bdd100k"}
     assert found.made_up
@@ -202,7 +202,7 @@ def test_a_dry_run_tells_all_that_is_missing_at_once(tmp_path: Path) -> None:
     assert "none.safetensors" in found.problems[0]
 
 
-def dry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **training: Any) -> tuple[rehearsal.Rehearsal, list[Any]]:
+def dry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **training: Any) -> tuple[dry_run.Rehearsal, list[Any]]:
     """A dry run on generated streets, and the trainer and the number of micro-batches of each of its steps."""
     steps: list[Any] = []
     step = Trainer.step
@@ -217,7 +217,7 @@ def dry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **training: Any) -> tup
     config = run_of(tmp_path / "run", data=data, method=method, iterations=2)
     model = dataclasses.replace(MODEL, whitening=WhiteningConfig(start=0.5, trials=2, pairs=3, clusters=2))
     config = dataclasses.replace(config, model=model, training=dataclasses.replace(config.training, **training))
-    return rehearsal.rehearse(config), steps
+    return dry_run.rehearse(config), steps
 
 
 def test_a_dry_run_makes_the_steps_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,17 +260,17 @@ def test_the_promised_time_counts_what_a_run_does(tmp_path: Path) -> None:
     config = run_of(tmp_path, data={}, iterations=100)
     training = dataclasses.replace(config.training, log_every=30, checkpoint_every=40, evaluate_every=60)
     config = dataclasses.replace(config, training=training, logging=LoggingConfig(every=50))
-    report = rehearsal.Rehearsal(
-        fresh=rehearsal.Pace(2.0, 1.0),
-        known=rehearsal.Pace(2.0, 0.5),
+    report = dry_run.Rehearsal(
+        fresh=dry_run.Pace(2.0, 1.0),
+        known=dry_run.Pace(2.0, 0.5),
         fresh_iterations=20,
-        statistics=rehearsal.Statistics(at=10, seconds=40.0, pace=rehearsal.Pace(3.0, 0.5), unseen=0.25),
+        statistics=dry_run.Statistics(at=10, seconds=40.0, pace=dry_run.Pace(3.0, 0.5), unseen=0.25),
         checkpoint_seconds=7.0,
         log_seconds=0.1,
         sample_seconds=0.3,
         once_seconds=5.0,
         record_seconds=1.0,
-        domains=[rehearsal.Domain("x", "test", 10, test_seconds=2.0, again_seconds=0.5)],
+        domains=[dry_run.Domain("x", "test", 10, test_seconds=2.0, again_seconds=0.5)],
     )
     steps = 10 * 3.0 + 10 * (3.5 + 0.25 * 0.5) + 80 * 3.5
     # Checkpoints after 40, 60, 80 and 100 iterations, log lines after 30, 60, 90 and 100, samples after 50, 100 and the last.
@@ -291,8 +291,8 @@ def test_checkpoints_and_evaluations_are_counted_as_the_loop_makes_them(
     config = dataclasses.replace(config, training=training)
     evaluated = {i for i in range(1, iterations) if evaluate_every and i % evaluate_every == 0}
     saved = evaluated | {iterations} | {i for i in range(1, iterations) if i % checkpoint_every == 0}
-    assert rehearsal._saves(config) == len(saved)
-    assert rehearsal._evaluations(config) == len(evaluated) + 1
+    assert dry_run._saves(config) == len(saved)
+    assert dry_run._evaluations(config) == len(evaluated) + 1
 
 
 @pytest.mark.slow
@@ -310,7 +310,7 @@ def test_a_dry_run_of_several_processes_tells_the_memory_of_each(tmp_path: Path)
 
 def test_a_step_that_cannot_fit_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearsal, "_free", lambda device: 2**20)
-    found = rehearsal.rehearse(run_of(tmp_path / "run", data={"sources": ["streets/game"]}))
+    found = dry_run.rehearse(run_of(tmp_path / "run", data={"sources": ["streets/game"]}))
     assert found.step_seconds is None
     assert "images_per_domain" in found.problems[0]
 
@@ -320,8 +320,8 @@ def test_a_dry_run_says_that_the_folder_holds_a_run(tmp_path: Path, monkeypatch:
     (tmp_path / "results.jsonl").write_text("{}\n")
 
     def said(**options: bool) -> list[str]:
-        report = rehearsal.Rehearsal()
-        rehearsal._check_folder(tmp_path, report, **{"resume": False, "overwrite": False, **options})
+        report = dry_run.Rehearsal()
+        dry_run._check_folder(tmp_path, report, **{"resume": False, "overwrite": False, **options})
         return report.problems
 
     assert "already holds a run" in said()[0]
@@ -329,9 +329,9 @@ def test_a_dry_run_says_that_the_folder_holds_a_run(tmp_path: Path, monkeypatch:
     assert not said(overwrite=True)
     asked: list[dict[str, object]] = []
 
-    def rehearse(config: RunConfig, **options: object) -> rehearsal.Rehearsal:
+    def rehearse(config: RunConfig, **options: object) -> dry_run.Rehearsal:
         asked.append(options)
-        return rehearsal.Rehearsal(problems=["none"])
+        return dry_run.Rehearsal(problems=["none"])
 
     monkeypatch.setattr(rehearsal, "rehearse", rehearse)
     assert main(["train", f"--output={tmp_path}", "--dry-run", "--overwrite"]) == 1

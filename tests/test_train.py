@@ -12,19 +12,19 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from spcnet import checkpoint, commands
+from spcnet import checkpoint, training
 from spcnet.config import DataConfig, EvaluationConfig, ModelConfig, OwnSet, RunConfig, TrainingConfig
-from spcnet.data.labels import label_space
 from spcnet.data.loading import check_labelled, file_names
+from spcnet.dry_run import rehearse
 from spcnet.engine import membership, records
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import CheckpointError, DataError, UsageError
+from spcnet.labels import label_space
 from spcnet.locks import locked
 from spcnet.methods import METHODS
-from spcnet.rehearsal import rehearse
 from spcnet.reports.runs import load_run
-from spcnet.robustness import robustness
+from spcnet.studies.robustness import robustness
 
 SPACE = label_space("idd7")
 TABLE = {0: "void", 1: "road", 2: "car"}
@@ -58,9 +58,9 @@ def run_of(output: Path, root: Path, *sources: str, table: dict[int, str] | None
 def made(config: RunConfig) -> Trainer:
     """The trainer of a run, with the images that it has now."""
     method = METHODS[config.method]
-    network = commands.build_network(config, method, SPACE)
-    sources = commands.open_sources(config.data, SPACE)
-    return commands.make_trainer(config, method, network, SPACE, sources, make_fabric(config.training))
+    network = training.build_network(config, method, SPACE)
+    sources = training.open_sources(config.data, SPACE)
+    return training.make_trainer(config, method, network, SPACE, sources, make_fabric(config.training))
 
 
 def begun(config: RunConfig) -> RunConfig:
@@ -83,7 +83,7 @@ def test_a_source_without_a_labelled_pixel_is_refused_by_name(sources: tuple[str
     with pytest.raises(
         DataError, match=rf"source {sources[-1].replace('+', '.')} has no labelled pixel.*of its 7 images none"
     ):
-        commands.train(run_of(tmp_path / "run", tmp_path, *sources))
+        training.train(run_of(tmp_path / "run", tmp_path, *sources))
     assert not (tmp_path / "run").exists()
 
 
@@ -92,10 +92,10 @@ def test_what_is_left_out_or_unreadable_does_not_count_as_labelled(tmp_path: Pat
     listed = tmp_path / "exclude.txt"
     listed.write_text("a\tphotos/a01.png\tblurred\n")
     with pytest.raises(DataError, match="no labelled pixel"):
-        commands.train(run_of(tmp_path / "run", tmp_path, "a", exclude=[str(listed)]))
+        training.train(run_of(tmp_path / "run", tmp_path, "a", exclude=[str(listed)]))
     (tmp_path / "a" / "photos" / "a01.png").write_bytes(b"broken")
     with pytest.raises(DataError, match="of its 3 images none that can be read"):
-        commands.train(run_of(tmp_path / "run", tmp_path, "a", on_bad_image="skip"))
+        training.train(run_of(tmp_path / "run", tmp_path, "a", on_bad_image="skip"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -105,7 +105,7 @@ def test_a_single_labelled_image_is_enough(workers: int, tmp_path: Path) -> None
     said: list[str] = []
 
     def check() -> None:
-        opened = commands.open_sources(config.data, SPACE)["a"]
+        opened = training.open_sources(config.data, SPACE)["a"]
         check_labelled("a", opened, workers=workers, say=said.append)
 
     for number in (0, 11):
@@ -119,7 +119,7 @@ def test_a_single_labelled_image_is_enough(workers: int, tmp_path: Path) -> None
 
 def test_of_a_labelled_set_one_image_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(tmp_path, "a", [1] * 20)
-    opened = commands.open_sources(run_of(tmp_path, tmp_path, "a").data, SPACE)["a"]
+    opened = training.open_sources(run_of(tmp_path, tmp_path, "a").data, SPACE)["a"]
     reads: list[int] = []
     read = opened.read
     monkeypatch.setattr(opened, "read", lambda index: reads.append(index) or read(index))
@@ -131,7 +131,7 @@ def test_a_set_whose_table_names_only_void_is_refused_when_it_is_opened(tmp_path
     write_set(tmp_path, "a", [0, 1])
     config = run_of(tmp_path / "run", tmp_path, "a", table={0: "void", 1: "void"})
     with pytest.raises(UsageError, match=r"data set a .*idd7's classes, all are void"):
-        commands.train(config)
+        training.train(config)
 
 
 def test_a_target_without_labels_is_scored_as_none_and_said_to_be(tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ def test_a_target_without_labels_is_scored_as_none_and_said_to_be(tmp_path: Path
     config = run_of(tmp_path / "run", tmp_path, "a", targets=["b"])
     trainer = made(config)
     console = Console(record=True, width=200, file=(tmp_path / "said.txt").open("w"))
-    tests = commands.open_tests(config.data, SPACE)
-    results = commands.score_domains(trainer.network, tests, config, SPACE, fabric=trainer.fabric, console=console)
-    record = commands.note(results, config, SPACE, 1, write=False)
+    tests = training.open_tests(config.data, SPACE)
+    results = training.score_domains(trainer.network, tests, config, SPACE, fabric=trainer.fabric, console=console)
+    record = training.save_evaluation(results, config, SPACE, 1, write=False)
     assert record["domains"]["b"]["miou"] is None
     assert record["domains"]["a"]["miou"] is not None
     text = console.export_text()
@@ -180,11 +180,11 @@ def test_images_that_were_added_or_removed_are_named(tmp_path: Path) -> None:
     before = (config.output / checkpoint.LATEST_FILE).read_bytes()
     write_set(tmp_path, "b", [1] * 5, first=2)
     with pytest.raises(CheckpointError, match=r"source b .* 2 then, 7 now, 5 added \(b02, b03, b04, \.\.\.\).*exclude"):
-        commands.train(config, resume=True)
+        training.train(config, resume=True)
     shutil.rmtree(tmp_path / "b")
     write_set(tmp_path, "b", [1, 1], first=1)
     with pytest.raises(CheckpointError, match=r"2 then, 2 now, 1 removed \(b00\), 1 added \(b02\).*put back"):
-        commands.train(config, resume=True)
+        training.train(config, resume=True)
     assert (config.output / checkpoint.LATEST_FILE).read_bytes() == before
     assert records.read_lines(config.output / records.TRAIN_FILE) == []
 
@@ -245,7 +245,7 @@ def test_the_order_of_images_counts(tmp_path: Path) -> None:
 
 def test_generated_scenes_are_counted(tmp_path: Path) -> None:
     config = DataConfig(train_scenes=5)
-    opened = commands.open_sources(config, label_space("cityscapes19"))["streets/toy"]
+    opened = training.open_sources(config, label_space("cityscapes19"))["streets/toy"]
     assert file_names(opened) is None
     before, now = (membership.images_of(number, None) for number in (5, 6))
     with pytest.raises(CheckpointError, match="5 then, 6 now"):
@@ -261,7 +261,7 @@ def test_a_second_training_is_refused_while_the_first_lives(how: dict[str, bool]
     config = begun(run_of(tmp_path / "run", tmp_path, "a"))
     before = {path.name: path.read_bytes() for path in config.output.iterdir()}
     with locked(config.output, what="training"), pytest.raises(UsageError, match=r"in use: another training.*--output"):
-        commands.train(config, **how)
+        training.train(config, **how)
     assert {path.name: path.read_bytes() for path in config.output.iterdir()} == before
 
 
@@ -272,17 +272,17 @@ def test_a_training_holds_its_folder_to_its_end_and_no_longer(tmp_path: Path, mo
 
     def fit(trainer: Trainer, *_: object, on_evaluate: Callable[[int], object], **__: object) -> None:
         with pytest.raises(UsageError, match="in use") as error:
-            commands.train(config)
+            training.train(config)
         refused.append(str(error.value))
         # What only reads, or adds to the results, is not kept out.
         trainer.iteration = 2
         on_evaluate(2)
         trainer.finish()
-        assert commands.evaluate(config.output)["iteration"] == 2
+        assert training.evaluate(config.output)["iteration"] == 2
         assert load_run(config.output).final.iteration == 2
 
     monkeypatch.setattr(Trainer, "fit", fit)
-    commands.train(config)
+    training.train(config)
     assert len(refused) == 1
     with locked(config.output, what="training"):
         pass
@@ -292,7 +292,7 @@ def test_a_training_holds_its_folder_to_its_end_and_no_longer(tmp_path: Path, mo
 def test_nothing_is_made_for_a_run_that_cannot_be_resumed(tmp_path: Path) -> None:
     write_set(tmp_path, "a", [1])
     with pytest.raises(DataError, match="--resume"):
-        commands.train(run_of(tmp_path / "run", tmp_path, "a"), resume=True)
+        training.train(run_of(tmp_path / "run", tmp_path, "a"), resume=True)
     assert not (tmp_path / "run").exists()
 
 

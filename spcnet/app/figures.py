@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet.data.labels import IGNORE, LabelSpace
-from spcnet.inference.unfamiliarity import Reading
+from spcnet.inference.ood import Reading
 from spcnet.inference.visualize import STYLE_COLORS, overlay, percent
+from spcnet.labels import IGNORE, LabelSpace
 
 SHOWN_WIDTH = 1024
 """Pixels that a picture is shown with at least; a smaller one is enlarged, so that its pixels are not smeared."""
@@ -108,7 +108,7 @@ def _strange(side: Side) -> str:
             ""
             if side.frames
             else (
-                '<p><b>Unfamiliarity</b> <span class="muted">not measured: this network was not shown what is usual '
+                '<p><b>OODDetector</b> <span class="muted">not measured: this network was not shown what is usual '
                 "(<code>spcnet familiarise</code>)</span></p>"
             )
         )
@@ -120,7 +120,7 @@ def _strange(side: Side) -> str:
         else f"{min(99.0, 100 * reading.percentile):.0f} % of known images"
     )
     return (
-        f'<p><b>Unfamiliarity</b> <span class="level {level}">{_number(reading.score)}</span> {level}: stranger than '
+        f'<p><b>OODDetector</b> <span class="level {level}">{_number(reading.score)}</span> {level}: stranger than '
         f"{known}{times}</p>"
     )
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from spcnet.app.figures import Side, captions, class_shares, facts, shown
 from spcnet.app.studio import NO_STYLE, STYLE_CHOICES, Model, Seen, Studio, about_style, styled
 from spcnet.app.uploads import expected, fitting, frames, is_film, opened
-from spcnet.errors import DataError, SpcnetError, named
+from spcnet.errors import DataError, SpcnetError, lookup
 from spcnet.inference.video import VideoWriter
 
 TITLE = "spcnet: streets, seen by trained networks"
@@ -102,7 +102,7 @@ def look(studio: Studio, choice: Choice) -> Shown:
         if name is None:
             pictures.append(shown(image, None, None, opacity=0))
             continue
-        model = named(name, studio.models, "network")
+        model = lookup(name, studio.models, "network")
         seen = studio.look(name, choice.source, choice.style, choice.strength)
         pictures.append(shown(image, seen.prediction.class_map, model.space, opacity=choice.opacity))
         if name not in {side.name for side in told}:
@@ -205,7 +205,7 @@ def label_video(
             why.append(f"ended after {limits.time:g} seconds of work")
         return bool(why)
 
-    sums = {name: _Sum(named(name, studio.models, "network")) for name in choice.sides if name is not None}
+    sums = {name: _Sum(lookup(name, studio.models, "network")) for name in choice.sides if name is not None}
     with ExitStack() as stack:
         video = stack.enter_context(opened(source, limits=limits))
         total = expected(video, limits=limits)

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from spcnet.app.uploads import Limits, read_upload
 from spcnet.convert import load_any
-from spcnet.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from spcnet.data.labels import label_space
-from spcnet.data.streets import STYLES, generate
-from spcnet.data.weather import WEATHER, apply_weather
-from spcnet.errors import DataError, UsageError, named
+from spcnet.errors import DataError, UsageError, lookup
+from spcnet.inference.ood import OODDetector, Reading, ood_file
 from spcnet.inference.predictor import Predictor
 from spcnet.inference.results import Prediction
-from spcnet.inference.unfamiliarity import Reading, Unfamiliarity, familiar_file
+from spcnet.labels import label_space
+from spcnet.synthesis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from spcnet.synthesis.streets import STYLES, generate
+from spcnet.synthesis.weather import WEATHER, apply_weather
 from spcnet.types import SegOutput
 
 SCENE_PIXELS = 2**18
@@ -70,7 +70,7 @@ class Model:
         self.about = f"{card.method}, {card.model.get('backbone', 'unknown backbone')}"
         self.domains = card.domains
         # Of other weights it would be wrong, and without it there is no figure.
-        self.unfamiliarity = Unfamiliarity.read(path, network) if familiar_file(path).is_file() else None
+        self.unfamiliarity = OODDetector.read(path, network) if ood_file(path).is_file() else None
         outputs = self._outputs = deque[SegOutput](maxlen=1)
         if self.unfamiliarity is not None:
             # The predictor may run a copy that is faster; what is hooked on goes along with it.
@@ -171,7 +171,7 @@ class Studio:
         Raises:
             UsageError, DataError: there is no such network, or see `photo`.
         """
-        model = named(name, self.models, "network")
+        model = lookup(name, self.models, "network")
         key = (self._key(source), style, strength if style != NO_STYLE else 0.0, name)
         return self._kept.get(
             key, lambda: model.look(self.photo(source, style, strength)), lambda seen: seen.prediction.class_map.nbytes
@@ -226,8 +226,8 @@ def about_style(style: str) -> str:
     """What a style looks like, in one line."""
     kind, _, name = style.partition("/")
     if kind == "weather":
-        return named(name, WEATHER, "weather style").description
-    return named(name, CORRUPTIONS, "corruption").description if kind == "corruption" else "as it is"
+        return lookup(name, WEATHER, "weather style").description
+    return lookup(name, CORRUPTIONS, "corruption").description if kind == "corruption" else "as it is"
 
 
 STYLE_CHOICES: tuple[tuple[str, str], ...] = (

@@ -19,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from spcnet import labels
 from spcnet.config import DataConfig, plain_lists
-from spcnet.data import labels
 from spcnet.data.catalog import dataset
 from spcnet.data.doctor import below, list_splits
 from spcnet.data.folders import MARKER, Pair, excluded_images, left_out_of, lines_without_image
 from spcnet.data.images import ARRAY, geometry_of, is_plain, read_image, read_label, size_misfit
-from spcnet.data.labels import LabelFormat
 from spcnet.data.listing import spellings
 from spcnet.data.parallel import in_processes
-from spcnet.errors import DataError, UsageError, WriteError, one_of
-from spcnet.files import write_text, write_whole
+from spcnet.errors import DataError, UsageError, WriteError, unknown_name_error
+from spcnet.files import write_atomic, write_text
+from spcnet.labels import LabelFormat
 
 Form = Literal["jpeg", "raw"]
 """How photos are stored: packed as JPEG, or as unpacked pixels, which take ten times the room and no time."""
@@ -112,7 +112,7 @@ def write_cache(
     if size is not None and min(size) < 1:
         raise UsageError(f"the size of the copy is {size[0]}×{size[1]}: height and width must be at least 1")
     if form not in get_args(Form):
-        raise one_of(form, get_args(Form), "form of a copy")
+        raise unknown_name_error(form, get_args(Form), "form of a copy")
     if not 1 <= quality <= 100:
         raise UsageError(f"the quality of the JPEG files is {quality}: it must lie in 1..100")
     here, there = root.resolve(), folder.resolve()
@@ -146,7 +146,7 @@ def write_cache(
     # First, so that a folder that was begun is known as such; an old one stays old until its photos are as they should be.
     _write_index(folder, name, root, settings, index, version)
     for path in _tables(name, root, data):
-        write_whole(folder / below(root, path), partial(_write, content=path.read_bytes()))
+        write_atomic(folder / below(root, path), partial(_write, content=path.read_bytes()))
 
     stamps = {image: _stamp(job.pair) for image, job in jobs.items()}
     waiting = [image for image in jobs if image not in index or not index[image].is_current(stamps[image], folder)]
@@ -275,8 +275,8 @@ def _copy(job: _Job, *, settings: _Settings) -> _Copy:
         ids = _encoded(Image.fromarray(truth), "PNG", compress_level=1)
     # The label first: where writing ends between the two, a label without a photo is in nobody's way.
     try:
-        write_whole(job.label, partial(_write, content=ids))
-        write_whole(job.image, partial(_write, content=photo))
+        write_atomic(job.label, partial(_write, content=ids))
+        write_atomic(job.image, partial(_write, content=photo))
     except WriteError as error:
         if error.concerns_all:
             raise

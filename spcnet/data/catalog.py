@@ -13,10 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import spcnet.labels as labels
 from spcnet.config import Color, DataConfig, OwnSet, as_dict, read_color, read_sets
-from spcnet.data import labels, splits, streets
-from spcnet.data.labels import LabelFormat
-from spcnet.errors import DataError, UsageError, one_of
+from spcnet.data import splits
+from spcnet.errors import DataError, UsageError, unknown_name_error
+from spcnet.labels import LabelFormat
+from spcnet.synthesis import streets
 
 Table = Mapping[int, str]
 """Native id → native name."""
@@ -325,7 +327,7 @@ DATASETS: dict[str, DatasetInfo] = {
     "streets": DatasetInfo(
         title="Streets",
         summary="generated street scenes with exact labels, one subset per rendering style; nothing to download",
-        reference="part of this package (spcnet.data.streets)",
+        reference="part of this package (spcnet.synthesis.streets)",
         native=labels.CITYSCAPES_TRAIN_IDS,
         splits=("train", "test"),
         train_split="train",
@@ -678,7 +680,7 @@ def dataset(name: str, data: DataConfig | None = None) -> DatasetInfo:
     if name in own:
         return _own(name, own[name])
     if name not in DATASETS:
-        raise one_of(name, [*DATASETS, *own], "data set")
+        raise unknown_name_error(name, [*DATASETS, *own], "data set")
     return DATASETS[name]
 
 

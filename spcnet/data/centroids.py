@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from spcnet.data import labels
+from spcnet import labels
 from spcnet.data.datasets import FolderSet, SegmentationSet
 from spcnet.data.images import geometry_of, read_label
 from spcnet.errors import DataError
-from spcnet.files import write_whole
+from spcnet.files import write_atomic
 
 FORMAT = 2
 """Version of the stored file; another one, and what was stored is made anew."""
@@ -118,7 +118,7 @@ def class_centres(
     found = _search(_Labels(plain, tile, whole_tiles), workers, skip_bad, on_progress or (lambda done, total: None))
     for place in _places(plain, tile, whole_tiles) if store and isinstance(plain, FolderSet) else ():
         try:
-            write_whole(place, lambda file: np.savez_compressed(file, **found._asdict()))
+            write_atomic(place, lambda file: np.savez_compressed(file, **found._asdict()))
         except DataError:
             continue  # not ours to write to: the next place, or none, and it is searched again the next time
         break

@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from spcnet import labels
 from spcnet.config import DataConfig, DomainSpec
-from spcnet.data import labels, streets, weather
 from spcnet.data.catalog import dataset
 from spcnet.data.folders import Pair, excluded_images, find_split, lines_without_image, old_copy, root_of
 from spcnet.data.images import read_label, read_photo, size_misfit
-from spcnet.data.labels import LabelFormat, LabelSpace
-from spcnet.errors import DataError, UsageError, one_of
+from spcnet.errors import DataError, UsageError, unknown_name_error
+from spcnet.labels import LabelFormat, LabelSpace
+from spcnet.synthesis import streets, weather
 
 FIRST_TEST_SCENE = 1_000_000
 """Number of the first generated scene that is tested on; all before it are trained on."""
@@ -271,11 +272,11 @@ def open_domain(
     if spec.subset is not None and spec.subset not in info.subsets:
         if not info.subsets:
             raise UsageError(f"the data set {spec.dataset} has no subsets: write {spec.dataset} instead of {spec}")
-        raise one_of(spec.subset, list(info.subsets), f"subset of {spec.dataset}")
+        raise unknown_name_error(spec.subset, list(info.subsets), f"subset of {spec.dataset}")
     if spec.split is not None and spec.split not in info.splits:
-        raise one_of(spec.split, list(info.splits), f"split of {spec.dataset}")
+        raise unknown_name_error(spec.split, list(info.splits), f"split of {spec.dataset}")
     if spec.style is not None and spec.style not in weather.WEATHER:
-        raise one_of(spec.style, list(weather.WEATHER), "weather style")
+        raise unknown_name_error(spec.style, list(weather.WEATHER), "weather style")
 
     split = spec.split or (info.train_split if training else info.test_split)
     opened: SegmentationSet
@@ -301,7 +302,9 @@ def open_domain(
             for name in info.native.values():
                 if name not in labels.known_names(space):
                     known = labels.known_names(space)
-                    raise one_of(name, known, f"class of the label space {space.name} in data.sets.{spec.dataset}")
+                    raise unknown_name_error(
+                        name, known, f"class of the label space {space.name} in data.sets.{spec.dataset}"
+                    )
         root = root_of(spec.dataset, data)
         excluded = excluded_images(spec.dataset, root, data)
         found = find_split(spec.dataset, root, split=split, subset=spec.subset, data=data, excluded=excluded)

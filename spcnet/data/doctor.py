@@ -22,8 +22,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 
+from spcnet import labels
 from spcnet.config import DataConfig, plain_lists
-from spcnet.data import labels
 from spcnet.data.catalog import Table, dataset
 from spcnet.data.folders import (
     MARKER,
@@ -37,10 +37,10 @@ from spcnet.data.folders import (
     survey,
 )
 from spcnet.data.images import Geometry, fault, geometry_of, read_label, read_photo, size_misfit
-from spcnet.data.labels import IGNORE, VOID, LabelFormat, LabelSpace, UnknownLabelError
 from spcnet.data.listing import LeftOut
 from spcnet.data.parallel import in_processes
-from spcnet.errors import DataError, UsageError, one_of
+from spcnet.errors import DataError, UsageError, unknown_name_error
+from spcnet.labels import IGNORE, VOID, LabelFormat, LabelSpace, UnknownLabelError
 
 EXPECTED: dict[str, dict[str, tuple[int, ...]]] = {
     "camvid": {"train": (367,), "val": (101,), "test": (233,)},
@@ -401,7 +401,7 @@ def list_splits(
         )
     for split in splits or ():
         if split not in info.splits:
-            raise one_of(split, list(info.splits), f"split of {name}")
+            raise unknown_name_error(split, list(info.splits), f"split of {name}")
     by_folder = any("{subset}" in pattern for layout in info.layouts for pattern in layout.images)
     found: dict[str, list[Listing]] = {}
     missing: DataError | None = None

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet.data import labels, streets
+from spcnet import labels
 from spcnet.data.catalog import DatasetInfo, Layout, dataset
 from spcnet.data.folders import filled, placed
-from spcnet.errors import DataError, UsageError, one_of
-from spcnet.files import write_whole
+from spcnet.errors import DataError, UsageError, unknown_name_error
+from spcnet.files import write_atomic
+from spcnet.synthesis import streets
 
 MOST_IMAGES = 2000
 """Images that a split can have; every split of a real set whose frames are listed has more."""
@@ -76,7 +77,7 @@ def write_fixture(
 
 
 def _write(path: Path, content: bytes) -> Path:
-    write_whole(path, lambda file: file.write(content))
+    write_atomic(path, lambda file: file.write(content))
     return path
 
 
@@ -93,7 +94,7 @@ def _layout(name: str, info: DatasetInfo, wanted: str | int | None) -> Layout:
     for layout in info.layouts:
         if layout.name == wanted:
             return layout
-    raise one_of(wanted, [layout.name for layout in info.layouts], f"layout of {name}")
+    raise unknown_name_error(wanted, [layout.name for layout in info.layouts], f"layout of {name}")
 
 
 def _paths(info: DatasetInfo, layout: Layout, count: int) -> Iterator[tuple[str, str]]:

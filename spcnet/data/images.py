@@ -32,10 +32,10 @@ from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageEr
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from spcnet.data import labels
-from spcnet.data.labels import LabelFormat
+from spcnet import labels
 from spcnet.data.listing import kind_by_content
 from spcnet.errors import DataError
+from spcnet.labels import LabelFormat
 
 MAX_PIXELS = 2**27
 """Pixels that an image may have; while one is decoded it takes some eight bytes for each."""

@@ -25,9 +25,9 @@ from spcnet.data.centroids import (
     unchanged,
 )
 from spcnet.data.datasets import FolderSet, Sample, SegmentationSet
-from spcnet.data.labels import IGNORE, label_space
 from spcnet.data.transforms import TrainingTransform, evaluation_transform, normalise, photometric_transform
 from spcnet.errors import DataError, UsageError
+from spcnet.labels import IGNORE, label_space
 from spcnet.types import IGNORE_INDEX, Batch
 
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from spcnet.data.datasets import SegmentationSet
-from spcnet.data.labels import IGNORE, LabelSpace
 from spcnet.errors import UsageError
+from spcnet.labels import IGNORE, LabelSpace
 
 NARROWEST, WIDEST = 64, 2048
 """Width of a photo on the sheet, in pixels."""

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from spcnet.config import plain_lists
-from spcnet.data.weather import WEATHER, apply_weather
-from spcnet.errors import UsageError, named
+from spcnet.errors import UsageError, lookup
+from spcnet.synthesis.weather import WEATHER, apply_weather
 
 GAP = 4
 """Pixels between two thumbnails."""
@@ -45,7 +45,7 @@ def style_sheet(
     """
     names = list(WEATHER) if styles is None else list(styles)
     for name in names:
-        named(name, WEATHER, "weather style")
+        lookup(name, WEATHER, "weather style")
     if not names or not strengths:
         raise UsageError(f"a sheet of {len(names)} styles at {len(strengths)} strengths: name at least one of each")
     if not NARROWEST <= width <= WIDEST:

@@ -16,8 +16,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from spcnet.config import DataConfig
-from spcnet.data.weather import WEATHER, apply_weather_pair
-from spcnet.errors import named
+from spcnet.errors import lookup
+from spcnet.synthesis.weather import WEATHER, apply_weather_pair
 from spcnet.types import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -317,7 +317,7 @@ class TrainingTransform:
         """
         augmentation = data.augmentation
         for style in augmentation.styles:
-            named(style, WEATHER, "weather style")
+            lookup(style, WEATHER, "weather style")
         self.augmentation = augmentation
         self.crop = RandomScaledCrop(data.size, crop=data.crop, scale=augmentation.scale)
         self.jitter = ColourJitter(0.4, hue=0.1)

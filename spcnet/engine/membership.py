@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spcnet.errors import CheckpointError
-from spcnet.files import write_whole
+from spcnet.files import write_atomic
 
 IMAGES_FILE = "images.json.gz"
 """In a run's folder: the names of each source's images."""
@@ -54,7 +54,7 @@ def write(run: Path, images: Mapping[str, Images]) -> None:
     names = {source: list(own.names) for source, own in images.items() if own.digest}
     if names:  # generated scenes have none
         content = gzip.compress(json.dumps(names).encode(), 6, mtime=0)
-        write_whole(run / IMAGES_FILE, lambda file: file.write(content))
+        write_atomic(run / IMAGES_FILE, lambda file: file.write(content))
 
 
 def check(run: Path, noted: Mapping[str, Mapping[str, Any]], images: Mapping[str, Images]) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from spcnet import processes
+from spcnet import distributed
 from spcnet.config import RunConfig
 from spcnet.engine import records
 from spcnet.engine.profiling import Profile
@@ -101,7 +101,7 @@ class Observer:
             self.waited += time.perf_counter() - began
             if parts is None:
                 return
-            self.images += processes.count() * sum(len(part.image) for part in parts)
+            self.images += distributed.world_size() * sum(len(part.image) for part in parts)
             yield parts
             if self.profile is not None and not self.profile.step():
                 self.profile = None

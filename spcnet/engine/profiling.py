@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerAction, ProfilerActivity, profile, record_function
 
 from spcnet.errors import DataError
-from spcnet.files import write_text, write_whole
+from spcnet.files import write_atomic, write_text
 
 PROFILE_FOLDER, TRACE_FILE, TABLE_FILE = "profile", "trace.json.gz", "operations.txt"
 WARM_UP = 5
@@ -93,7 +93,7 @@ class Profile:
             ) from error
         packed = gzip.compress(text, compresslevel=6)
         trace = self.folder / TRACE_FILE
-        write_whole(trace, lambda file: file.write(packed))
+        write_atomic(trace, lambda file: file.write(packed))
         write_text(self.folder / TABLE_FILE, table + "\n")
         self.say(f"{table}\nThe trace is {trace}: open it in ui.perfetto.dev or chrome://tracing")
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 
-from spcnet import processes
+from spcnet import distributed
 from spcnet.config import RunConfig, as_dict
 from spcnet.errors import DataError
 from spcnet.files import remove_unfinished, write_text
@@ -111,7 +111,7 @@ def surroundings() -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "processes": processes.count(),
+        "processes": distributed.world_size(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "git_commit": git_commit(),
         "command": " ".join(sys.argv),

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from spcnet import checkpoint, processes
+from spcnet import checkpoint, distributed
 from spcnet.config import TrainingConfig, kept_on_resume
 from spcnet.engine.optim import pack, unpack
 from spcnet.errors import CheckpointError, DataError
@@ -114,7 +114,7 @@ def dead_workers_told(run: Path | None = None) -> Iterator[None]:
         said = " ".join(str(error).split())
         broken = not isinstance(error, RuntimeError)  # a worker that was killed while it handed a batch over
         told = "" if run is None else f". {how_to_go_on(run)}"
-        if processes.count() > 1 and not broken and "onnection" in said:
+        if distributed.world_size() > 1 and not broken and "onnection" in said:
             raise DataError(f"another process of this run ended, see what it says{told}") from error
         if not broken and not said.startswith("DataLoader worker"):
             raise

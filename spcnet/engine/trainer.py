@@ -18,7 +18,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from spcnet import checkpoint, processes
+from spcnet import checkpoint, distributed
 from spcnet.config import RunConfig, kept_on_resume
 from spcnet.engine import membership, records, replay, state
 from spcnet.engine.devices import synchronise
@@ -123,7 +123,7 @@ class Trainer:
         Raises:
             DataError: it cannot be written, or a weight is not finite; the one before stays.
         """
-        with processes.together():
+        with distributed.raise_on_all_ranks():
             if self.fabric.is_global_zero:
                 # A loss that is still finite can have a gradient that is not; going on from such weights is in vain.
                 bad = [name for name, value in self.network.state_dict().items() if not bool(value.isfinite().all())]
@@ -143,7 +143,7 @@ class Trainer:
     def finish(self) -> Path:
         """Write the trained network by itself, without the optimiser."""
         path = self.config.output / checkpoint.MODEL_FILE
-        with processes.together():
+        with distributed.raise_on_all_ranks():
             if self.fabric.is_global_zero:
                 checkpoint.write(path, self.network.state_dict(), self.card, {"iteration": self.iteration})
         return path
@@ -186,12 +186,12 @@ class Trainer:
                 evaluated = training.evaluate_every > 0 and not last and self.iteration % training.evaluate_every == 0
                 observer.look(self.iteration, parts, result, self.classes)
                 if last or self.iteration % training.log_every == 0:
-                    with processes.together():
+                    with distributed.raise_on_all_ranks():
                         told = observer.write(self.iteration, result, self.optimizer.param_groups[0]["lr"])
                     on_progress(self.iteration, told)
                 else:
                     on_progress(self.iteration, {})
-                if processes.any_of(bool(stopped))[0]:
+                if distributed.any_of(bool(stopped))[0]:
                     self._interrupt()
                 # An evaluation may take longer than the time that a job is given to end.
                 if last or evaluated or self.iteration % training.checkpoint_every == 0:
@@ -201,7 +201,7 @@ class Trainer:
 
     def _evaluate(self, on_evaluate: Callable[[int], object]) -> None:
         """Evaluate; what came before is saved, so that a request to end need not wait, and the evaluation is made later."""
-        if processes.count() == 1:
+        if distributed.world_size() == 1:
             self.ending = Interrupted(self.iteration, self.config.output)
         try:
             on_evaluate(self.iteration)
@@ -232,7 +232,7 @@ class Trainer:
                     parts = list(islice(waiting, self.config.training.accumulate))
             except DataError as found:
                 error = found
-            processes.agree(error)
+            distributed.sync_error(error)
             if not parts:
                 return
             yield parts
@@ -262,7 +262,7 @@ class Trainer:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         progress = self.iteration / self.config.training.iterations
-        self.method.update(self.network, result, progress=progress, reduce=processes.total)
+        self.method.update(self.network, result, progress=progress, reduce=distributed.all_reduce_sum)
         self.iteration += 1
         return result
 
@@ -288,12 +288,12 @@ class Trainer:
             result = self._accumulated(network, moved, progress)
             return result, replay.watch(result.loss)
         self._seed(0)
-        result = self._losses(network, moved[0], progress, processes.total)
+        result = self._losses(network, moved[0], progress, distributed.all_reduce_sum)
         finite = replay.watch(result.loss)  # before the backward pass, which a GPU then does while it answers
         self.fabric.backward(result.loss)
         return result, finite
 
-    def _losses(self, network: nn.Module, batch: Batch, progress: float, reduce: processes.Reduce) -> StepResult:
+    def _losses(self, network: nn.Module, batch: Batch, progress: float, reduce: distributed.Reduce) -> StepResult:
         # No name for the network's output: scores and embeddings are given back as soon as their gradient is taken.
         return self.method.losses(
             self.network, self._forward(network, batch), batch, self.config.model, progress=progress, reduce=reduce
@@ -311,7 +311,7 @@ class Trainer:
         The losses divide by what all parts have together, and the class means of the clustering are those of all
         parts. So each part is looked at twice, first without gradient.
         """
-        sums, results = processes.Parts(), []
+        sums, results = distributed.MicroBatchSums(), []
         before = [buffer.clone() for buffer in self.network.buffers()]
         with torch.no_grad():
             for number, part in enumerate(parts):
@@ -324,7 +324,7 @@ class Trainer:
         for number, part in enumerate(parts):
             self._seed(number)
             sums.begin()
-            waits = processes.count() > 1 and number < len(parts) - 1
+            waits = distributed.world_size() > 1 and number < len(parts) - 1
             with self.fabric.no_backward_sync(network) if waits else nullcontext():  # type: ignore[arg-type]
                 result = self._losses(network, part, progress, sums)
                 self.fabric.backward(result.loss)
@@ -361,11 +361,11 @@ class Trainer:
             DataError: an image cannot be read.
         """
         network, _ = self._set_up()
-        alone = processes.count() == 1
+        alone = distributed.world_size() == 1
 
         def unless_stopped(batches: Iterable[Batch]) -> Iterator[Batch]:
             # Several processes, which need not have equally many batches, agree once a trial.
-            if processes.any_of(bool(stopped))[0]:
+            if distributed.any_of(bool(stopped))[0]:
                 self._interrupt()
             error = None
             try:
@@ -375,7 +375,7 @@ class Trainer:
                     yield _to_device(batch, self.fabric.device)
             except DataError as found:
                 error = found
-            processes.agree(error)
+            distributed.sync_error(error)
 
         network.eval()
         with torch.compiler.set_stance("force_eager"):  # what is compiled does not see who listens to its layers
@@ -384,13 +384,13 @@ class Trainer:
                 network,
                 (unless_stopped(batches) for batches in trials),
                 self.config.model,
-                reduce=processes.total,
+                reduce=distributed.all_reduce_sum,
             )
 
     def _interrupt(self) -> NoReturn:
         self.save()
         error = Interrupted(self.iteration, self.config.output)
-        error.told_elsewhere = processes.rank() > 0
+        error.told_elsewhere = distributed.rank() > 0
         raise error
 
     def _fail(self, parts: Sequence[Batch], result: StepResult) -> NoReturn:
@@ -421,7 +421,7 @@ class Trainer:
         except DataError as error:
             kept = f"the step could not be kept to look at ({error})"
         failure = DataError(f"{said}; {kept}. {state.how_to_go_on(self.config.output)}")
-        failure.told_elsewhere = processes.rank() > 0
+        failure.told_elsewhere = distributed.rank() > 0
         raise failure
 
 

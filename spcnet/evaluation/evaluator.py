@@ -23,7 +23,6 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from spcnet.data.labels import IGNORE, LabelSpace
 from spcnet.data.transforms import denormalise
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.metrics import (
@@ -39,7 +38,8 @@ from spcnet.evaluation.metrics import (
     pixel_accuracy,
     precision,
 )
-from spcnet.files import write_whole
+from spcnet.files import write_atomic
+from spcnet.labels import IGNORE, LabelSpace
 from spcnet.types import Batch, SegOutput
 
 Role = Literal["source", "unseen"]
@@ -160,7 +160,7 @@ def _empty() -> DataError:
     return DataError("there is no image to score: the domain is empty")
 
 
-def whole(shares: Sequence[DomainResult], *, panels: int) -> DomainResult:
+def merge_shards(shares: Sequence[DomainResult], *, panels: int) -> DomainResult:
     """The result of a domain from those of its shares, which several processes scored in turns.
 
     Raises:
@@ -372,7 +372,7 @@ def save_panels(result: DomainResult, folder: Path, domain: str, *, space: Label
         save_image(label_image(panel.truth, space), target / f"{index}_truth.png")
         save_image(label_image(panel.prediction, space), target / f"{index}_prediction.png")
     names = json.dumps([panel.name for panel in result.panels], ensure_ascii=False, indent=1)
-    write_whole(target / "panels.json", lambda file: file.write(names.encode()))
+    write_atomic(target / "panels.json", lambda file: file.write(names.encode()))
     return target
 
 
@@ -391,4 +391,4 @@ def save_image(image: Image.Image, path: Path) -> None:
         DataError: the file cannot be written.
     """
     level = 6 if image.mode == "P" else 3  # photos: an eighth larger than at 6, and written in a third of the time
-    write_whole(path, lambda file: image.save(file, format="PNG", compress_level=level))
+    write_atomic(path, lambda file: image.save(file, format="PNG", compress_level=level))

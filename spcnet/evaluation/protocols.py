@@ -8,7 +8,7 @@ figures were made with, faults included, and say how they differ:
 - `spcnet-official`: the inference code of SPC-Net (Huang et al., CVPR 2023).
 - `rein`: that of Rein (Wei et al., CVPR 2024), which most work on foundation models follows.
 
-A protocol changes images and labels before the network sees them (`ProtocolSet`), and how it looks at them (`Views`).
+A protocol changes images and labels before the network sees them (`ProtocolSet`), and how it looks at them (`TestTimeAugmentation`).
 """
 
 from collections.abc import Callable, Mapping
@@ -24,8 +24,8 @@ from PIL import Image
 
 from spcnet.config import DomainSpec
 from spcnet.data.datasets import FolderSet, Sample, SegmentationSet, WeatherSet
-from spcnet.errors import named
-from spcnet.evaluation.views import Views
+from spcnet.errors import lookup
+from spcnet.evaluation.tta import TestTimeAugmentation
 
 MAPILLARY_SIDE = 1536
 """Height to which RobustNet and SPC-Net bring Mapillary's images, and the side of the square that they score."""
@@ -46,7 +46,7 @@ class Protocol:
     """What is not as in `spcnet`, a line each."""
     prepare: Prepare | None = None
     """What becomes of each image and label; None brings the image to the run's size."""
-    views: Views | None = None
+    views: TestTimeAugmentation | None = None
     """How images are looked at; None leaves it to the options."""
     align_corners: bool = True
     """How scores are brought to the label's size: with the corners of both on each other, or the edges."""
@@ -208,7 +208,7 @@ PROTOCOLS: dict[str, Protocol] = {
                 _DROPPED,
             ),
             prepare=robustnet,
-            views=Views(),
+            views=TestTimeAugmentation(),
             swapped=True,
         ),
         Protocol(
@@ -220,7 +220,7 @@ PROTOCOLS: dict[str, Protocol] = {
                 _SWAPPED,
             ),
             prepare=spcnet_official,
-            views=Views(),
+            views=TestTimeAugmentation(),
             swapped=True,
         ),
         Protocol(
@@ -235,7 +235,7 @@ PROTOCOLS: dict[str, Protocol] = {
                 "(the set mapillary_rein)",
             ),
             prepare=rein,
-            views=Views(window=REIN_WINDOW, stride=REIN_STRIDE),
+            views=TestTimeAugmentation(window=REIN_WINDOW, stride=REIN_STRIDE),
             align_corners=False,
             instead=MappingProxyType({"mapillary": "mapillary_rein"}),
         ),
@@ -250,7 +250,7 @@ def protocol_named(name: str) -> Protocol:
     Raises:
         UsageError: there is none.
     """
-    return named(name, PROTOCOLS, "protocol")
+    return lookup(name, PROTOCOLS, "protocol")
 
 
 def as_published(record: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from spcnet.config import plain_lists
-from spcnet.data.labels import LabelSpace
 from spcnet.data.listing import ending_of, kind_by_content, kind_of_ending, package_for, plug_in_loaded
 from spcnet.data.transforms import normalise
-from spcnet.errors import DataError, SpcnetError, UsageError, WriteError, one_of
+from spcnet.errors import DataError, SpcnetError, UsageError, WriteError, unknown_name_error
 from spcnet.evaluation.metrics import classify
-from spcnet.evaluation.views import Views, check_overlap, looking
-from spcnet.files import write_whole
+from spcnet.evaluation.tta import TestTimeAugmentation, augmented, check_overlap
+from spcnet.files import write_atomic
 from spcnet.inference.fast import fused
 from spcnet.inference.images import find_images, read_rgb
+from spcnet.inference.ood import OODDetector, Reading
 from spcnet.inference.results import (
     Failure,
     FoundImage,
@@ -38,13 +38,13 @@ from spcnet.inference.results import (
     VideoRecord,
     WrittenVideo,
 )
-from spcnet.inference.unfamiliarity import Reading, Unfamiliarity
 from spcnet.inference.video import Frame, VideoWriter, is_video, open_video, packages
+from spcnet.labels import LabelSpace
 from spcnet.memory import keep_freed_memory
 from spcnet.models.segmentor import MIN_SIZE, Segmentor
 from spcnet.types import SegOutput
 
-WHOLE = Views()
+WHOLE = TestTimeAugmentation()
 """One look at the whole image."""
 Speed = Literal["auto", "plain", "fused"]
 """How a network is run: as it is, rewritten by `spcnet.inference.fast`, or rewritten where that pays, on a processor."""
@@ -90,10 +90,10 @@ class Predictor:
         size: tuple[int, int] | None = None,
         device: torch.device | str = "auto",
         source_names: Sequence[str] = (),
-        views: Views = WHOLE,
+        views: TestTimeAugmentation = WHOLE,
         batch_size: int = 1,
         speed: Speed = "auto",
-        unfamiliarity: Unfamiliarity | None = None,
+        unfamiliarity: OODDetector | None = None,
     ) -> None:
         if unfamiliarity is not None and not views.plain:
             raise UsageError(
@@ -107,7 +107,7 @@ class Predictor:
         if batch_size < 1:
             raise UsageError(f"the batch size is {batch_size}: at least one image must go through the network")
         if speed not in ("auto", "plain", "fused"):
-            raise one_of(speed, ("auto", "plain", "fused"), "speed")
+            raise unknown_name_error(speed, ("auto", "plain", "fused"), "speed")
         check_views(views, size)
         if size is not None and not _fits(size, views):
             raise UsageError(
@@ -126,7 +126,7 @@ class Predictor:
             network = fused(network)
             if self.device.type == "cpu":
                 keep_freed_memory()
-        self._forward = looking(network, views, at_once=batch_size)
+        self._forward = augmented(network, views, at_once=batch_size)
 
     def predict(self, image: npt.NDArray[Any] | Image.Image | Path | str, *, confidence: bool = False) -> Prediction:
         """Find the class of each pixel of an image.
@@ -430,7 +430,7 @@ class Predictor:
             if record.video_file is None:
                 self._film(record, first, prediction, frames, None)
             else:
-                write_whole(
+                write_atomic(
                     record.video_file,
                     lambda file: self._film(
                         record,
@@ -488,12 +488,12 @@ def certainty(scores: Float[Tensor, "K h w"], chosen: Int[Tensor, "H W"]) -> Flo
     return (own - total).exp()
 
 
-def _fits(size: tuple[int, ...], views: Views) -> bool:
+def _fits(size: tuple[int, ...], views: TestTimeAugmentation) -> bool:
     """Whether an image of that height and width is large enough for the network at each scale."""
     return round(min(size) * min(views.scales)) >= MIN_SIZE
 
 
-def check_views(views: Views, size: tuple[int, int] | None = None) -> None:
+def check_views(views: TestTimeAugmentation, size: tuple[int, int] | None = None) -> None:
     """Refuse ways to look at an image that make no sense.
 
     Args:
@@ -511,7 +511,7 @@ def check_views(views: Views, size: tuple[int, int] | None = None) -> None:
         raise UsageError(f"the overlap is {views.overlap}: a share of a window, 0 or more and below 1")
     check_overlap(views.window, views.overlap, size)
     if views.weights not in ("uniform", "hann"):
-        raise one_of(views.weights, ("uniform", "hann"), "window weights")
+        raise unknown_name_error(views.weights, ("uniform", "hann"), "window weights")
     if not views.scales or min(views.scales) <= 0:
         raise UsageError(f"the scales are {list(views.scales)}: factors above 0, at least one")
     if views.window is None and (views.overlap, views.weights) != (WHOLE.overlap, WHOLE.weights):

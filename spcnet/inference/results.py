@@ -12,11 +12,10 @@ from typing import IO, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from spcnet.data.labels import IGNORE, LabelSpace
-from spcnet.errors import UsageError, one_of
+from spcnet.errors import UsageError, unknown_name_error
 from spcnet.evaluation.evaluator import save_image
-from spcnet.files import check_writable, write_whole
-from spcnet.inference.unfamiliarity import Reading
+from spcnet.files import check_writable, write_atomic
+from spcnet.inference.ood import Reading
 from spcnet.inference.video import Frame, Video, VideoWriter, is_video
 from spcnet.inference.visualize import (
     Ids,
@@ -27,6 +26,7 @@ from spcnet.inference.visualize import (
     overlay,
     sheet,
 )
+from spcnet.labels import IGNORE, LabelSpace
 
 CLASSES_SUFFIX = "_classes.png"
 OVERLAY_SUFFIX = "_overlay.png"
@@ -127,7 +127,7 @@ class WrittenVideo:
     mean_confidence: float | None = None
     """Mean over the pixels of all frames, 0..1, if asked for."""
     unfamiliarity: float | None = None
-    """Mean score of the frames, where it can be told; see `spcnet.inference.unfamiliarity.Reading`."""
+    """Mean score of the frames, where it can be told; see `spcnet.inference.ood.Reading`."""
     note: str | None = None
     """What is wrong with the colours of the whole source, in one line."""
 
@@ -195,7 +195,7 @@ class Results:
             )
         check_ids(self.ids, space)
         if self.format not in ("spcnet", "cityscapes"):
-            raise one_of(self.format, ("spcnet", "cityscapes"), "format of predictions")
+            raise unknown_name_error(self.format, ("spcnet", "cityscapes"), "format of predictions")
         if self.format == "cityscapes" and (self.overlay is not None or self.confidence or self.ids != "label"):
             raise UsageError(
                 "the format cityscapes has class maps of label ids alone, for its programs take any other picture for one, "
@@ -485,7 +485,7 @@ def _check_all(places: Sequence[Path]) -> None:
 
 def _write_text(path: Path, lines: Iterable[str]) -> None:
     """As a whole or not at all; names of files that are no text are written as they can be."""
-    write_whole(path, lambda file: file.writelines(line.encode("utf-8", "backslashreplace") for line in lines))
+    write_atomic(path, lambda file: file.writelines(line.encode("utf-8", "backslashreplace") for line in lines))
 
 
 def _pixels(class_map: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from spcnet.data.labels import CITYSCAPES_IDS, IGNORE, LabelSpace
-from spcnet.errors import UsageError, one_of
+from spcnet.errors import UsageError, unknown_name_error
 from spcnet.evaluation.evaluator import label_image
+from spcnet.labels import CITYSCAPES_IDS, IGNORE, LabelSpace
 
 Ids = Literal["train", "label", "color"]
 """What the pixels of a written class map are: class ids 0..K-1, Cityscapes' own label ids, or colours."""
@@ -70,7 +70,7 @@ def check_ids(ids: str, space: LabelSpace) -> None:
         UsageError: see the message.
     """
     if ids not in ("train", "label", "color"):
-        raise one_of(ids, ("train", "label", "color"), "kind of ids")
+        raise unknown_name_error(ids, ("train", "label", "color"), "kind of ids")
     if ids == "label":
         label_ids(space)
 

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from spcnet.distributed import Reduce
 from spcnet.memory import pixels_at_a_time
 from spcnet.precision import at_least_single, without_autocast
-from spcnet.processes import Reduce
 from spcnet.types import ClassSums
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import ShuffleNetV2, resnet
 
-from spcnet.errors import named
+from spcnet.errors import lookup
 
 
 class Backbone(nn.Module):
@@ -181,4 +181,4 @@ def backbone_info(name: str) -> BackboneInfo:
     Raises:
         UsageError: no backbone has that name.
     """
-    return named(name, BACKBONES, "backbone")
+    return lookup(name, BACKBONES, "backbone")

@@ -94,7 +94,7 @@ def unit(vector: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
     return vector * vector.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
 
 
-def class_scores(
+def prototype_logits(
     embedding: Float[Tensor, "B h w D"], prototypes: Float[Tensor, "K M D"], norm: nn.LayerNorm
 ) -> Float[Tensor, "B K h w"]:
     """Cosine to the nearest of a class's M unit-length prototypes, then a layer norm over the K classes (Eq. 8)."""
@@ -152,7 +152,7 @@ class PrototypeHead(nn.Module):
         projected = self.projection(feature)
         with without_autocast(projected):
             embedding = embed(projected.to(self.embedding_norm.weight.dtype), self.embedding_norm)
-            scores = class_scores(embedding, self.unit_prototypes, self.score_norm)
+            scores = prototype_logits(embedding, self.unit_prototypes, self.score_norm)
         return ClusterOutput(scores, embedding.permute(0, 3, 1, 2))
 
     @torch.no_grad()

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from spcnet.distributed import Reduce, has_largest
 from spcnet.models.style import Distance, domain_members, style_distance
 from spcnet.precision import without_autocast
-from spcnet.processes import Reduce, has_largest
 from spcnet.types import StyleStats
 
 MOMENTUM = 0.95

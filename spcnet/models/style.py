@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from spcnet.distributed import Reduce
 from spcnet.errors import UsageError
 from spcnet.precision import at_least_single, without_autocast
-from spcnet.processes import Reduce
 from spcnet.types import StyleStats
 
 Distance = Literal["was", "abs", "kl"]

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from spcnet import processes
-from spcnet.errors import UsageError, one_of
+from spcnet import distributed
+from spcnet.distributed import Reduce
+from spcnet.errors import UsageError, unknown_name_error
 from spcnet.models.backbones import Backbone, BackboneInfo
 from spcnet.precision import at_least_single, without_autocast
-from spcnet.processes import Reduce
 
 Slot = Literal["stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4"]
 SLOTS: tuple[Slot, ...] = ("stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4")
@@ -49,9 +49,9 @@ def slots_of(norms: Mapping[str, str] | Sequence[int], info: BackboneInfo) -> di
     found: dict[Slot, Kind] = {}
     for name, kind in norms.items():
         if kind not in KINDS:
-            raise one_of(kind, KINDS, "kind of norm")
+            raise unknown_name_error(kind, KINDS, "kind of norm")
         if name != "stem" and name not in SLOTS:
-            raise one_of(name, ("stem", *SLOTS), "slot")
+            raise unknown_name_error(name, ("stem", *SLOTS), "slot")
         for slot in SLOTS:
             if slot == name or (name == "stem" and slot in info.norm_slots and slot.startswith("stem")):
                 found[slot] = kind
@@ -303,8 +303,8 @@ class SwitchableWhitening(nn.Module):
         if self.training:
             # From each image's moments those of the batch: E[xx'] = cov + mean·mean'.
             moments = own_cov + own_mean @ own_mean.transpose(2, 3)
-            mean = processes.mean(own_mean.mean(0))
-            cov = processes.mean(moments.mean(0)) - mean @ mean.transpose(1, 2)
+            mean = distributed.all_reduce_mean(own_mean.mean(0))
+            cov = distributed.all_reduce_mean(moments.mean(0)) - mean @ mean.transpose(1, 2)
             with torch.no_grad():
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), 1 - self.momentum)
                 self.running_cov.lerp_(cov.to(self.running_cov.dtype), 1 - self.momentum)

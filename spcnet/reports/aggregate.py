@@ -20,7 +20,7 @@ import rich.measure
 import rich.table
 import rich.text
 
-from spcnet.errors import DataError, one_of
+from spcnet.errors import DataError, unknown_name_error
 from spcnet.reports.runs import Run
 from spcnet.reports.tables import Cell, Column, Row, Table, column_title, comparability, group_runs, summary_table
 
@@ -237,7 +237,7 @@ def _rule(name: str) -> Rule:
     for rule in RULES:
         if rule == name:
             return rule
-    raise one_of(name, tuple(RULES), "rule of selection")
+    raise unknown_name_error(name, tuple(RULES), "rule of selection")
 
 
 def _shown(table: Table) -> list[Column]:

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from spcnet.files import write_whole
+from spcnet.files import write_atomic
 from spcnet.reports import figures
 from spcnet.reports.inspection import Inspection, Layer, Point, Prototypes
 
@@ -349,7 +349,7 @@ def write_figures(found: Inspection, folder: Path) -> list[Path]:
             for kind in ("png", "svg"):
                 metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
                 path = folder / f"{name}.{kind}"
-                write_whole(path, partial(figure.savefig, format=kind, dpi=160, metadata=metadata))
+                write_atomic(path, partial(figure.savefig, format=kind, dpi=160, metadata=metadata))
                 written.append(path)
     return written
 

@@ -7,7 +7,7 @@ hides classes and enlarges images.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spcnet.errors import DataError, UsageError, one_of
+from spcnet.errors import DataError, UsageError, unknown_name_error
 from spcnet.files import write_text
 from spcnet.reports import html
 from spcnet.reports.cards import read_cards, robustness
@@ -95,7 +95,7 @@ def render_page(
     if digits < 0 or panels < 0:
         raise UsageError(f"digits is {digits} and panels is {panels}: neither can be negative")
     if published not in CHOICES:
-        raise one_of(published, CHOICES, "choice of published rows")
+        raise unknown_name_error(published, CHOICES, "choice of published rows")
     table = summary_table(runs, baseline=baseline)
     series, base = series_of(runs, baseline)
     # The baseline comes first wherever methods stand side by side.

@@ -22,7 +22,7 @@ import rich.text
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 
-from spcnet.files import write_text, write_whole
+from spcnet.files import write_atomic, write_text
 from spcnet.reports import figures, html
 
 CLEAN = "clean"
@@ -302,7 +302,7 @@ def write_heat_map(card: Card, output: Path) -> None:
         DataError: it cannot be written.
     """
     figure = heat_figure(card)
-    write_whole(output, lambda file: figure.savefig(file, format="png", dpi=130, metadata={"Software": None}))
+    write_atomic(output, lambda file: figure.savefig(file, format="png", dpi=130, metadata={"Software": None}))
 
 
 def _row_family(card: Card, name: str) -> str:

@@ -229,7 +229,7 @@ def load_run(folder: Path) -> Run:
 
 
 def _own_manner(config: Mapping[str, Any], lines: list[Evaluation]) -> tuple[str | None, str | None]:
-    """Views and protocol of the evaluations that count: as the run was set to be scored; else as it first was."""
+    """TestTimeAugmentation and protocol of the evaluations that count: as the run was set to be scored; else as it first was."""
     known = {entry.name for entry in fields(EvaluationConfig)}
     settings = config.get("evaluation")
     own: tuple[str | None, str | None] = (None, None)

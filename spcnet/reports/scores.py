@@ -31,7 +31,7 @@ def domain_scores(record: Mapping[str, Any], *, digits: int = 1) -> Table:
     return table
 
 
-def class_scores(record: Mapping[str, Any], domain: str, *, swapped: bool = False, digits: int = 1) -> Table:
+def class_table(record: Mapping[str, Any], domain: str, *, swapped: bool = False, digits: int = 1) -> Table:
     """A line for each class of one domain, in per cent; a class without a labelled pixel is marked.
 
     Args:

@@ -20,8 +20,8 @@ from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.doctor import check
 from spcnet.data.fixture import write_fixture
 from spcnet.data.folders import write_excluded
-from spcnet.data.labels import label_space
 from spcnet.errors import DataError, UsageError
+from spcnet.labels import label_space
 from tests.data.test_images import STORED, turned
 
 SIZE = (48, 64)
@@ -375,7 +375,7 @@ def test_wide_labels_and_labels_of_colours_become_plain_ids(tmp_path: Path) -> N
 
 
 def test_the_table_of_a_set_goes_with_its_copy(tmp_path: Path) -> None:
-    from spcnet.data import labels
+    from spcnet import labels
 
     root = tmp_path / "set"
     save(root / "training" / "images" / "a.jpg", smooth(0))
@@ -469,7 +469,7 @@ def test_where_writing_fails_all_ends_and_no_image_is_blamed(
         raise DataError(f"cannot write {path}: no space")
 
     write_cache("camvid", root, tmp_path / "copy", splits=["test"])
-    monkeypatch.setattr("spcnet.data.cache.write_whole", full)
+    monkeypatch.setattr("spcnet.data.cache.write_atomic", full)
     with pytest.raises(DataError, match="no space"):
         write_cache("camvid", root, tmp_path / "copy")
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from spcnet import labels
 from spcnet.config import DataConfig, DomainSpec, OwnSet, RunConfig, from_dict
-from spcnet.data import labels, streets
 from spcnet.data.cache import write_cache
 from spcnet.data.catalog import DATASETS, dataset
 from spcnet.data.datasets import SegmentationSet, open_domain
@@ -22,6 +22,7 @@ from spcnet.data.doctor import check
 from spcnet.data.fixture import write_fixture
 from spcnet.data.folders import filled, find_pairs, placed, read_excluded, root_of, survey, write_excluded
 from spcnet.errors import DataError, SpcnetError, UsageError
+from spcnet.synthesis import streets
 from tests.data.test_fixture import drawn
 
 CITY = labels.label_space("cityscapes19")

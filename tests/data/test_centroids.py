@@ -14,8 +14,8 @@ from spcnet.data import centroids
 from spcnet.data.centroids import Centres, class_centres, tile_centres
 from spcnet.data.datasets import FolderSet, WeatherSet, open_domain
 from spcnet.data.folders import Pair
-from spcnet.data.labels import IGNORE, label_space
 from spcnet.errors import DataError
+from spcnet.labels import IGNORE, label_space
 from tests.data.test_images import STORED, turned
 
 Place = tuple[int, int, int]

@@ -9,13 +9,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from spcnet import labels
 from spcnet.config import DataConfig, DomainSpec
-from spcnet.data import datasets, labels, splits, streets, weather
+from spcnet.data import datasets, splits
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import SceneMemory, SegmentationSet, open_domain
 from spcnet.data.folders import find_pairs
-from spcnet.data.labels import CITYSCAPES_IDS, IGNORE, UnknownLabelError, label_space
 from spcnet.errors import DataError, UsageError
+from spcnet.labels import CITYSCAPES_IDS, IGNORE, UnknownLabelError, label_space
+from spcnet.synthesis import streets, weather
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
 STYLE = next(iter(DATASETS["streets"].subsets))

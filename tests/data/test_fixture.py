@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spcnet import labels
 from spcnet.config import DataConfig, DomainSpec
-from spcnet.data import labels, splits, streets
+from spcnet.data import splits
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import FolderSet, open_domain
 from spcnet.data.fixture import write_fixture
 from spcnet.data.folders import survey
 from spcnet.errors import DataError, SpcnetError, UsageError
+from spcnet.synthesis import streets
 
 ON_DISK = {name: info for name, info in DATASETS.items() if info.layouts}
 EVERY_LAYOUT = [(name, number) for name, info in ON_DISK.items() for number in range(len(info.layouts))]

@@ -13,16 +13,17 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from spcnet import commands, inspection, model_commands, rehearsal, robustness, scoring
+from spcnet import dry_run, model_commands, training
 from spcnet.config import DataConfig, OwnSet, RunConfig, read_sets
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import WeatherSet
 from spcnet.data.doctor import check
 from spcnet.data.fixture import write_fixture
 from spcnet.data.folders import find_pairs, pictures_without_photos, survey
-from spcnet.data.labels import label_space
 from spcnet.data.listing import LeftOut, files_below, kind_by_content, package_for, plug_in_loaded, spellings
 from spcnet.errors import DataError
+from spcnet.labels import label_space
+from spcnet.studies import inspection, robustness, scoring
 from tests.data.test_catalog import opened, refusal, write
 
 SMALL = (32, 64)
@@ -209,7 +210,7 @@ def test_training_tells_of_what_is_left_out_before_it_begins(
     monkeypatch.setattr(commands, "check_labelled", stop)
     data = own(tmp_path, sources=["town"], targets=["town@val"], size=(64, 64), exclude=[str(tmp_path / "list")])
     with pytest.raises(Enough):
-        commands.train(RunConfig(method="deeplabv3plus", data=data), console=Console(width=100))
+        training.train(RunConfig(method="deeplabv3plus", data=data), console=Console(width=100))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" in ")[0] for line in lines] == [
         "town@train",
@@ -262,8 +263,8 @@ def test_every_command_tells_of_what_is_left_out(
             model_commands.export(run, output=output, int8=True, calibration="town", console=console, **given)
         else:
             data = DataConfig(sources=["town@val"], targets=[], roots=given["roots"], sets=read_sets(given["sets"]))
-            report = rehearsal.Rehearsal()
-            rehearsal._open(data, label_space("cityscapes19"), report)
+            report = dry_run.Rehearsal()
+            dry_run._open(data, label_space("cityscapes19"), report)
             console.print(*report.notes, soft_wrap=True)
             raise _Enough
 

@@ -5,9 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 from spcnet.data.datasets import Sample, SegmentationSet
-from spcnet.data.labels import IGNORE, label_space
 from spcnet.data.preview import contact_sheet, paint, percent
 from spcnet.errors import DataError, UsageError
+from spcnet.labels import IGNORE, label_space
 
 SPACE = label_space("cityscapes19")
 ROAD, SKY = SPACE.classes.index("road"), SPACE.classes.index("sky")

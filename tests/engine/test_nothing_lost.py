@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks import chaos
 from benchmarks.chaos import Kill
-from spcnet import checkpoint, commands
+from spcnet import checkpoint, training
 from spcnet.config import DataConfig, RunConfig
 from spcnet.data.datasets import Sample, SegmentationSet
 from spcnet.data.loading import Draw, Stream, TrainingSampler, training_batches
@@ -163,7 +163,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before_and_
     config = whole.again("damaged", copied=True)
     damage(config.output / checkpoint.LATEST_FILE)
     console = Console(record=True, width=400, file=(config.output.parent / "console.txt").open("w"))
-    commands.train(config, resume=True, console=console)
+    training.train(config, resume=True, console=console)
     shown = console.export_text()
     assert "checkpoint.safetensors is damaged: it does not match its checksum" in shown
     assert "Going on from the one before, checkpoint.previous.safetensors, of iteration 3" in shown
@@ -177,7 +177,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before_and_
 @pytest.mark.slow
 def test_a_finished_run_that_goes_on_repeats_no_line(whole: Undisturbed) -> None:
     config = whole.again("finished", copied=True)
-    commands.train(config, resume=True)
+    training.train(config, resume=True)
     assert list(chaos.differences(whole.config.output, config.output)) == []
 
 

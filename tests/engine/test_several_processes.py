@@ -18,7 +18,7 @@ import torch.multiprocessing
 from PIL import Image
 from torch import Tensor, nn
 
-from spcnet import processes
+from spcnet import distributed
 from spcnet.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainingConfig, WhiteningConfig
 from spcnet.engine import records
 from spcnet.engine.devices import layout, make_fabric, scorer
@@ -27,7 +27,7 @@ from spcnet.errors import UsageError
 from spcnet.evaluation import evaluator
 from spcnet.methods import METHODS, Segmentor, card_for
 from spcnet.types import IGNORE_INDEX, Batch
-from tests.demo_networks import shortened
+from tests.support.demo_networks import shortened
 
 CLASSES, IMAGES, STEPS = 4, 6, 5
 MODEL = ModelConfig("shufflenet_v2", output_stride=32, weights=None)
@@ -118,7 +118,7 @@ def learn(case: str, folder: Path, *, rank: int = 0, world: int = 1, parts: int 
         own = evaluator.evaluate(
             network, [share(joined(77), rank, world)], num_classes=CLASSES, forward=forward, share=True
         )
-    scored = evaluator.whole(processes.gather(own), panels=0)
+    scored = evaluator.merge_shards(distributed.gather(own), panels=0)
     told = records.read_lines(output / records.TRAIN_FILE) if rank == 0 else []
     with torch.no_grad():
         seen = forward(joined(55).image).logits

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from spcnet.data.labels import label_space
 from spcnet.data.transforms import normalise
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.evaluator import (
@@ -22,8 +21,9 @@ from spcnet.evaluation.evaluator import (
     safe_name,
     save_panels,
 )
-from spcnet.evaluation.evaluator import whole as whole_of
-from spcnet.files import write_whole
+from spcnet.evaluation.evaluator import merge_shards as whole_of
+from spcnet.files import write_atomic
+from spcnet.labels import label_space
 from spcnet.types import Batch, SegOutput
 
 K = 4
@@ -288,14 +288,14 @@ def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(DataError, match=r"cannot write .*a\.json: No space left on device") as caught:
-        write_whole(path, fail)
+        write_atomic(path, fail)
     assert "\n" not in str(caught.value)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_written_file_has_the_permissions_of_any_other(tmp_path):
-    write_whole(tmp_path / "a", lambda file: file.write(b"x"))
+    write_atomic(tmp_path / "a", lambda file: file.write(b"x"))
     (tmp_path / "b").write_bytes(b"x")
     assert stat.S_IMODE(os.stat(tmp_path / "a").st_mode) == stat.S_IMODE(os.stat(tmp_path / "b").st_mode)
 
@@ -303,7 +303,7 @@ def test_a_written_file_has_the_permissions_of_any_other(tmp_path):
 def test_a_folder_that_is_a_file_is_one_clear_line(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(DataError, match=r"cannot write .*out/x/a"):
-        write_whole(tmp_path / "out" / "x" / "a", lambda file: file.write(b"x"))
+        write_atomic(tmp_path / "out" / "x" / "a", lambda file: file.write(b"x"))
 
 
 def test_memory_stays_flat_at_full_size_with_nineteen_classes() -> None:

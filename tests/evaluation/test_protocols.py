@@ -12,11 +12,11 @@ from PIL import Image, ImageOps
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data.datasets import Sample, open_domain
 from spcnet.data.fixture import write_fixture
-from spcnet.data.labels import label_space
 from spcnet.errors import UsageError
 from spcnet.evaluation import protocols
 from spcnet.evaluation.protocols import PROTOCOLS, as_published, protocol_named, protocol_set
-from spcnet.evaluation.views import windows
+from spcnet.evaluation.tta import windows
+from spcnet.labels import label_space
 
 
 def sample(height: int, width: int, *, seed: int = 0) -> Sample:

@@ -11,16 +11,16 @@ from PIL import Image
 from spcnet import checkpoint
 from spcnet.cli import main
 from spcnet.config import ModelConfig
-from spcnet.data.labels import CITYSCAPES_IDS, label_space
 from spcnet.errors import DataError, UsageError
-from spcnet.evaluation.views import Views
+from spcnet.evaluation.tta import TestTimeAugmentation
 from spcnet.inference import predictor as module
 from spcnet.inference.predictor import Predictor, certainty
 from spcnet.inference.results import Failure, FoundImage, Results, ResultWriter, Written
 from spcnet.inference.visualize import check_ids, class_image, confidence_image, label_ids
+from spcnet.labels import CITYSCAPES_IDS, label_space
 from spcnet.methods import METHODS, card_for
 from tests.inference.test_predictor import SEVEN, Shades, grey, make
-from tests.inference.videos import make_video
+from tests.support.videos import make_video
 
 CITY = label_space("cityscapes19")
 
@@ -78,7 +78,9 @@ def test_with_a_size_photos_of_any_size_go_through_together():
     assert [prediction.class_map.shape for prediction in found] == [(40, 40), (40, 60), (90, 20)]
 
 
-@pytest.mark.parametrize("views", [Views(), Views(window=(48, 64)), Views(flip=True)])
+@pytest.mark.parametrize(
+    "views", [TestTimeAugmentation(), TestTimeAugmentation(window=(48, 64)), TestTimeAugmentation(flip=True)]
+)
 def test_a_batch_gives_what_its_images_give_one_by_one(views):
     images = [noise(seed=n) for n in range(3)]
     alone = Predictor(segmentor(), space=SEVEN, device="cpu", views=views)
@@ -139,12 +141,12 @@ def test_an_image_too_large_for_the_memory_does_not_cost_its_neighbours(tmp_path
     assert "b.png: the memory does not suffice" in outcomes[1].reason
 
 
-# Views
+# TestTimeAugmentation
 
 
 def test_windows_see_a_large_image_at_its_own_size():
     model = Shades()
-    predictor = Predictor(model, space=SEVEN, device="cpu", views=Views(window=(40, 40)), batch_size=4)
+    predictor = Predictor(model, space=SEVEN, device="cpu", views=TestTimeAugmentation(window=(40, 40)), batch_size=4)
     image = grey(0, 255, 128, 60, height=90)
     assert np.array_equal(predictor.predict(image).class_map, make().predict(image).class_map)
     assert {shape[2:] for shape in model.seen} == {(40, 40)}
@@ -153,7 +155,7 @@ def test_windows_see_a_large_image_at_its_own_size():
 
 def test_mirrored_looks_agree_with_plain_ones_where_the_network_is_symmetric():
     image = grey(0, 255, 128)
-    flipped = make(views=Views(flip=True)).predict(image, confidence=True)
+    flipped = make(views=TestTimeAugmentation(flip=True)).predict(image, confidence=True)
     plain = make().predict(image, confidence=True)
     assert np.array_equal(flipped.class_map, plain.class_map)
     # Averaged are probabilities: they are not put through a softmax again.
@@ -163,14 +165,14 @@ def test_mirrored_looks_agree_with_plain_ones_where_the_network_is_symmetric():
 @pytest.mark.parametrize(
     ("views", "message"),
     [
-        (Views(window=(16, 64)), "the window is 16×64"),
-        (Views(window=(64, 64), overlap=1.0), "the overlap is 1.0"),
-        (Views(window=(64, 64), overlap=0.99), "the overlap is 0.99"),
-        (Views(scales=()), "the scales are"),
-        (Views(scales=(0.0,)), "factors above 0"),
-        (Views(overlap=0.5), "no windows for the overlap or the window weights"),
-        (Views(weights="hann"), "no windows for the overlap or the window weights"),
-        (Views(window=(64, 64), weights="hann"), None),
+        (TestTimeAugmentation(window=(16, 64)), "the window is 16×64"),
+        (TestTimeAugmentation(window=(64, 64), overlap=1.0), "the overlap is 1.0"),
+        (TestTimeAugmentation(window=(64, 64), overlap=0.99), "the overlap is 0.99"),
+        (TestTimeAugmentation(scales=()), "the scales are"),
+        (TestTimeAugmentation(scales=(0.0,)), "factors above 0"),
+        (TestTimeAugmentation(overlap=0.5), "no windows for the overlap or the window weights"),
+        (TestTimeAugmentation(weights="hann"), "no windows for the overlap or the window weights"),
+        (TestTimeAugmentation(window=(64, 64), weights="hann"), None),
     ],
 )
 def test_views_that_make_no_sense_are_refused(views, message):
@@ -184,14 +186,14 @@ def test_views_that_make_no_sense_are_refused(views, message):
 def test_an_image_too_small_for_a_scale_is_one_failure_among_the_others(tmp_path):
     save(tmp_path / "in", "a.png", "c.png", height=80)
     Image.fromarray(grey(0, 255, height=50)).save(tmp_path / "in/b.png")  # 50×40: half of it is 25×20
-    found = make(views=Views(scales=(1.0, 0.5))).predict_paths([tmp_path / "in"], tmp_path / "out")
+    found = make(views=TestTimeAugmentation(scales=(1.0, 0.5))).predict_paths([tmp_path / "in"], tmp_path / "out")
     assert [one.name for one in found.written] == ["a", "c"]
     (failure,) = found.failures
     assert "b.png has 50×40 pixels: height and width must be at least 33 at the scale 0.5" in failure.reason
     assert (tmp_path / "out/predictions.json").is_file()
     with pytest.raises(UsageError, match=r"64×64 is too small at the scale 0\.5"):
-        make(size=(64, 64), views=Views(scales=(0.5,)))
-    larger = make(views=Views(scales=(2.0,)))  # which makes it large enough
+        make(size=(64, 64), views=TestTimeAugmentation(scales=(0.5,)))
+    larger = make(views=TestTimeAugmentation(scales=(2.0,)))  # which makes it large enough
     assert larger.predict(grey(0, height=20)).class_map.shape == (20, 20)
 
 

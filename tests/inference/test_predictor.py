@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from spcnet.data.labels import label_space
 from spcnet.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from spcnet.errors import DataError, UsageError
 from spcnet.inference.images import IMAGE_SUFFIXES, find_images, read_rgb, search_images
 from spcnet.inference.predictor import Predictor, find_device
 from spcnet.inference.results import Failure, FoundImage, Results, Written
+from spcnet.labels import label_space
 from spcnet.types import SegOutput
 
 SEVEN = label_space("idd7")

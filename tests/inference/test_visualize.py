@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spcnet.data.labels import SPACES, label_space
 from spcnet.errors import UsageError
 from spcnet.inference.visualize import (
     MIN_SHEET_WIDTH,
@@ -15,6 +14,7 @@ from spcnet.inference.visualize import (
     sheet,
     style_bar,
 )
+from spcnet.labels import SPACES, label_space
 
 CITY = label_space("cityscapes19")
 

@@ -14,7 +14,7 @@ from spcnet.methods import BACKBONES, build_model
 from spcnet.models.backbones import build_backbone
 from spcnet.models.deeplab import AtrousConv2d, PoolableBatchNorm2d
 from spcnet.models.segmentor import Segmentor
-from spcnet.models.weights import SHUFFLENET_STEM_NORM, reference_name
+from spcnet.weights.imagenet import SHUFFLENET_STEM_NORM, reference_name
 from tests import golden
 
 NAMES = {

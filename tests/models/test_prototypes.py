@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, image_sums, labels_at
 from spcnet.losses.segmentation import cross_entropy
-from spcnet.models.clustering import PrototypeHead, class_scores, embed, ramp_up
+from spcnet.models.clustering import PrototypeHead, embed, prototype_logits, ramp_up
 from spcnet.models.deeplab import resize
 from spcnet.types import ClassSums
 from tests import golden
@@ -51,7 +51,7 @@ def test_scores_and_their_gradients_agree_with_the_reference(file: str) -> None:
     agree(unit.detach(), told["protos_unit__f64"])
     embedding = embed(feature, embedding_norm)
     agree(embedding.detach().flatten(0, 2), told["emb_out__f64"])
-    logits = resize(class_scores(embedding, unit, score_norm), tuple(said["image_size"]))
+    logits = resize(prototype_logits(embedding, unit, score_norm), tuple(said["image_size"]))
     agree(logits.detach(), told["logits__f64"])
     loss = cross_entropy(logits, told["gt"])
     agree(loss.detach(), told["seg_loss__f64"])
@@ -123,7 +123,7 @@ def test_the_score_of_a_class_is_that_of_its_nearest_prototype() -> None:
     norm = nn.LayerNorm(4)
     for k in range(4):
         for m in range(3):
-            scores = class_scores(prototypes[k, m].view(1, 1, 1, 5), prototypes, norm)
+            scores = prototype_logits(prototypes[k, m].view(1, 1, 1, 5), prototypes, norm)
             assert scores.flatten().argmax() == k
 
 

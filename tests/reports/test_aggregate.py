@@ -26,7 +26,7 @@ from spcnet.reports.aggregate import (
 )
 from spcnet.reports.runs import Run, load_run
 from spcnet.reports.tables import Cell
-from tests.reports.report_factory import result_record, small_domains, write_lines, write_run
+from tests.support.report_factory import result_record, small_domains, write_lines, write_run
 
 
 def run_of(folder: Path, *scores: Mapping[str, float | None], method: str = "spcnet", seed: int = 0) -> Run:

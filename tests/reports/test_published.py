@@ -10,7 +10,7 @@ from spcnet.evaluation.protocols import PROTOCOLS
 from spcnet.reports.page import render_page
 from spcnet.reports.published import PUBLISHED, SETS, beside, obstacles, set_of
 from spcnet.reports.runs import Run, load_run
-from tests.reports.report_factory import small_domains, write_run
+from tests.support.report_factory import small_domains, write_run
 
 
 def run_on(folder: Path, *targets: str, method: str = "spcnet", limit: int = 0, **settings: Any) -> Run:

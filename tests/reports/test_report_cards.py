@@ -9,7 +9,7 @@ from spcnet.reports.cards import read_cards, robustness
 from spcnet.reports.robustness import Card, ModelScores, Score, as_json
 from spcnet.reports.runs import Run, load_run
 from spcnet.reports.series import series_of
-from tests.reports.report_factory import CLASSES, COLORS, small_domains, write_run
+from tests.support.report_factory import CLASSES, COLORS, small_domains, write_run
 
 FAMILIES = {"clean": "clean", "gaussian_noise": "noise", "fog": "weather", "+night": "+light"}
 

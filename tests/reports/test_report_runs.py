@@ -8,7 +8,7 @@ import pytest
 from spcnet.errors import DataError
 from spcnet.evaluation.evaluator import safe_name
 from spcnet.reports.runs import load_run, panel_folder
-from tests.reports.report_factory import TARGETS, result_record, small_domains, write_lines, write_run
+from tests.support.report_factory import TARGETS, result_record, small_domains, write_lines, write_run
 
 
 def append(path: Path, text: str) -> None:

@@ -24,7 +24,7 @@ from spcnet.reports.tables import (
     to_csv,
     to_markdown,
 )
-from tests.reports.report_factory import CLASSES, TARGETS, small_domains, write_run
+from tests.support.report_factory import CLASSES, TARGETS, small_domains, write_run
 
 
 def run_of(folder: Path, *, method: str = "spcnet", seed: int = 0, **mious: float | None) -> Run:

@@ -1,0 +1,194 @@
+"""More than one look at an image: windows that slide over it, other scales, its mirror image.
+
+What a network is scored with by default is one look at the whole image. Windows are for networks that were trained on
+crops and for images that do not fit into memory; scales and mirror images are what many papers call multi-scale testing,
+at several times the cost.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from spcnet.errors import UsageError
+from spcnet.types import SegOutput
+
+Forward = Callable[[Tensor], SegOutput]
+Weights = Literal["uniform", "hann"]
+MOST_OVERLAP = 0.9
+"""Largest fraction of a window that the next one may cover: each pixel is then computed about a hundred times."""
+
+
+class TestTimeAugmentation(NamedTuple):
+    """How an image is looked at."""
+
+    window: tuple[int, int] | None = None
+    """Height and width in pixels of a window; None looks at the whole image."""
+    overlap: float = 1 / 3
+    """Share of a window that the next one covers, too, at least."""
+    stride: int | None = None
+    """Instead of that share: pixels from one window to the next; the last one is moved back into the image."""
+    weights: Weights = "uniform"
+    """How much each pixel of a window counts where windows overlap: all alike, or less towards the window's border."""
+    scales: tuple[float, ...] = (1.0,)
+    """Factors on the image's size."""
+    flip: bool = False
+    """Look at the mirror image, too."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is one look at the whole image."""
+        return self.window is None and self.scales == (1.0,) and not self.flip
+
+
+def augmented(forward: Forward, views: TestTimeAugmentation, *, at_once: int = 8) -> Forward:
+    """A network that looks at images in these ways, to be called like the network.
+
+    Over scales and mirror images the classes' probabilities are averaged, as multi-scale testing does; over windows the
+    scores are. The styles' weights are means over all looks.
+
+    Args:
+        forward: the network.
+        views: how to look.
+        at_once: most windows of images in one pass.
+    """
+    if views.plain:
+        return forward
+
+    def look(image: Float[Tensor, "B 3 H W"]) -> SegOutput:
+        size = (image.shape[2], image.shape[3])
+        if len(views.scales) == 1 and not views.flip:
+            return _resized(_windowed(forward, _scaled(image, views.scales[0]), views, at_once), size)
+        total: Tensor | None = None
+        outputs = []
+        for scale, mirrored in itertools.product(views.scales, (False, True) if views.flip else (False,)):
+            scaled = _scaled(image, scale)
+            output = _windowed(forward, scaled.flip(3) if mirrored else scaled, views, at_once)
+            scores = output.logits.flip(3) if mirrored else output.logits
+            found = _bilinear(scores, size).float().softmax(1)
+            total = found if total is None else total.add_(found)
+            outputs.append(output)
+        assert total is not None
+        return SegOutput(total.div_(len(outputs)), style_weights=_mean_weights(outputs))
+
+    return look
+
+
+def check_overlap(window: tuple[int, int] | None, overlap: float, size: tuple[int, int] | None) -> None:
+    """Refuse an overlap with which an image takes so many windows that it never ends.
+
+    Args:
+        window: height and width in pixels; None for whole images.
+        overlap: fraction of a window that the next one covers, too.
+        size: height and width of the images, where they are known.
+
+    Raises:
+        UsageError: says how many windows an image would take.
+    """
+    if window is None or overlap <= MOST_OVERLAP:
+        return
+    height, width = size or (1024, 2048)
+    if height <= window[0] and width <= window[1]:
+        # Of such an image there is one window, but at another scale or of a larger image there are more.
+        height, width = 2 * window[0], 2 * window[1]
+    steps = [max(1, int(part * (1 - overlap))) for part in window]
+    counts = [
+        -(-max(0, whole - part) // step) + 1 for whole, part, step in zip((height, width), window, steps, strict=True)
+    ]
+    raise UsageError(
+        f"the overlap is {overlap:g}: the next window of {window[0]}×{window[1]} begins after {steps[0]} pixels down and "
+        f"{steps[1]} across, so that an image of {height}×{width} takes {counts[0] * counts[1]:,} windows. Set at most "
+        f"{MOST_OVERLAP:g}; 0.5 is usual"
+    )
+
+
+def windows(
+    size: tuple[int, int], window: tuple[int, int], *, overlap: float, stride: int | None = None
+) -> list[tuple[int, int]]:
+    """Upper left corners of windows that cover an image.
+
+    Without a stride they are evenly spread, the fewest with at least that overlap; with one they stand at its multiples,
+    the last ones moved back into the image.
+    """
+    rows, columns = (_places(whole, part, overlap, stride) for whole, part in zip(size, window, strict=True))
+    return list(itertools.product(rows, columns))
+
+
+def _places(whole: int, part: int, overlap: float, stride: int | None) -> list[int]:
+    if part >= whole:
+        return [0]
+    if stride is not None:
+        return [*range(0, whole - part, stride), whole - part]
+    step = max(1, int(part * (1 - overlap)))
+    count = -(-(whole - part) // step) + 1
+    return [round(place * (whole - part) / (count - 1)) for place in range(count)]
+
+
+def _windowed(
+    forward: Forward, image: Float[Tensor, "B 3 H W"], views: TestTimeAugmentation, at_once: int
+) -> SegOutput:
+    size = (image.shape[2], image.shape[3])
+    if views.window is None or (size[0] <= views.window[0] and size[1] <= views.window[1]):
+        return forward(image)
+    height, width = min(views.window[0], size[0]), min(views.window[1], size[1])
+    each_image = windows(size, (height, width), overlap=views.overlap, stride=views.stride)
+    places = [(b, *place) for b in range(len(image)) for place in each_image]
+    share = _share(height, width, views.weights).to(image.device)
+    total: Tensor | None = None
+    mass = torch.zeros(1, *size, device=image.device)
+    outputs = []
+    for some in _batched(places, at_once):
+        output = forward(torch.stack([image[b, :, top : top + height, left : left + width] for b, top, left in some]))
+        if total is None:
+            total = torch.zeros(len(image), output.logits.shape[1], *size, device=image.device)
+        for (b, top, left), scores in zip(some, output.logits, strict=True):
+            total[b, :, top : top + height, left : left + width] += scores.float() * share
+            if b == 0:
+                mass[:, top : top + height, left : left + width] += share
+        outputs.append(output)
+    assert total is not None
+    each = len(places) // len(image)
+    joined = tuple(
+        torch.cat(layer).view(len(image), each, *layer[0].shape[1:]).mean(1)
+        for layer in zip(*(output.style_weights for output in outputs), strict=True)
+    )
+    return SegOutput(total.div_(mass), style_weights=joined)
+
+
+def _share(height: int, width: int, weights: Weights) -> Float[Tensor, "h w"]:
+    if weights == "uniform":
+        return torch.ones(height, width)
+    # Without the zeros at its ends, so that the image's own border has a share.
+    down, across = (torch.hann_window(side + 2, periodic=False)[1:-1] for side in (height, width))
+    return torch.outer(down, across)
+
+
+def _batched(places: Sequence[tuple[int, int, int]], size: int) -> Iterator[Sequence[tuple[int, int, int]]]:
+    return (places[first : first + size] for first in range(0, len(places), size))
+
+
+def _scaled(image: Float[Tensor, "B 3 H W"], scale: float) -> Float[Tensor, "B 3 h w"]:
+    if scale == 1.0:
+        return image
+    size = [max(1, round(side * scale)) for side in image.shape[2:]]
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
+
+
+def _bilinear(scores: Float[Tensor, "B K h w"], size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
+    if scores.shape[2:] == size:
+        return scores
+    return F.interpolate(scores, size=size, mode="bilinear", align_corners=True)  # as everywhere in the network
+
+
+def _resized(output: SegOutput, size: tuple[int, int]) -> SegOutput:
+    return output._replace(logits=_bilinear(output.logits, size))
+
+
+def _mean_weights(outputs: Sequence[SegOutput]) -> tuple[Tensor, ...]:
+    return tuple(
+        torch.stack(layer).mean(0) for layer in zip(*(output.style_weights for output in outputs), strict=True)
+    )

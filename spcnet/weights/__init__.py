@@ -1,0 +1,1 @@
+"""Files of weights of other code: read, recognised, converted."""

@@ -1,0 +1,405 @@
+"""Bringing trained values into networks: ImageNet files, and the names that other code bases use.
+
+How files are read, and where in a file a network lies, is in `spcnet.weights.files`.
+"""
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from spcnet.errors import CheckpointError
+from spcnet.file_kinds import FileKind, split_part
+from spcnet.models.backbones import BackboneInfo
+from spcnet.weights.files import (
+    Reading,
+    WeightFile,
+    ambiguous,
+    apart,
+    check_finite,
+    named_readings,
+    overview,
+    read_weights,
+    readings,
+    same_tensors,
+    several,
+)
+
+CLASSIFIER_KEYS = ("fc.", "classifier.")
+"""Beginnings of the keys of an ImageNet classifier's last layer, which segmentation does not use."""
+HEAD_KEYS = (*CLASSIFIER_KEYS, "head.", "last_linear.", "projector.", "projection_head.", "predictor.")
+"""Those of other programs, and of what self-supervised training puts behind a backbone."""
+_SEGMENTATION_PARTS = frozenset(
+    [
+        "aspp",
+        "bot_aspp",
+        "bot_fine",
+        "final1",
+        "final2",
+        "dsn",
+        "projection",
+        "feat_norm",
+        "mask_norm",
+        "prototypes",
+        "styleAdaIN1",
+        "styleAdaIN2",
+        "aux_classifier",
+        "decode_head",
+        "auxiliary_head",
+        "decoder",
+        "neck",
+    ]
+)
+"""Parts of networks for segmentation beside the backbone."""
+
+REFERENCE_NAMES = (
+    ("backbone.stem.", "layer0."),
+    ("backbone.layer1.", "layer1."),
+    ("backbone.layer2.", "layer2."),
+    ("backbone.layer3.", "layer3."),
+    ("backbone.layer4.", "layer4."),
+    ("decoder.aspp.branches.", "aspp.features."),
+    ("decoder.aspp.pool.", "aspp.img_conv."),
+    ("decoder.reduce_deep.", "bot_aspp."),
+    ("decoder.reduce_fine.", "bot_fine."),
+    ("decoder.fuse.", "final1."),
+    ("classifier.projection.", "projection."),
+    ("classifier.embedding_norm.", "feat_norm."),
+    ("classifier.score_norm.", "mask_norm."),
+    ("classifier.prototypes", "prototypes"),
+    ("classifier.", "final2."),
+    ("auxiliary.", "dsn."),
+    ("styles.0.base_mean", "styleAdaIN1.style_mu"),
+    ("styles.0.base_std", "styleAdaIN1.style_sig"),
+    ("styles.1.base_mean", "styleAdaIN2.style_mu"),
+    ("styles.1.base_std", "styleAdaIN2.style_sig"),
+)
+"""Beginning of a key here and in the reference's PyTorch code; the first that fits counts."""
+SHUFFLENET_NAMES = (("backbone.stem.", "layer0.layer."), ("backbone.layer4.0.", "layer4.layer."))
+"""What differs with ShuffleNetV2."""
+SHUFFLENET_STEM_NORM = "layer0.layer.0.1."
+"""Where an instance norm stands in the stem of ShuffleNetV2; the reference keeps the batch norm's unused weights there."""
+
+
+def reference_name(key: str, *, backbone: str, stem_norm: bool = False) -> str:
+    """Name that RobustNet's and the author's PyTorch code give to a tensor of `Segmentor`.
+
+    Args:
+        key: name here.
+        backbone: name of its backbone; the reference wraps the stem and the last stage of ShuffleNetV2 once more.
+        stem_norm: whether a norm slot of its stem is filled.
+
+    Raises:
+        KeyError: no tensor of a `Segmentor` begins like this.
+    """
+    for ours, theirs in (*SHUFFLENET_NAMES, *REFERENCE_NAMES) if backbone == "shufflenet_v2" else REFERENCE_NAMES:
+        if key.startswith(ours):
+            name = theirs + key.removeprefix(ours)
+            if backbone == "shufflenet_v2" and stem_norm and name.startswith(SHUFFLENET_STEM_NORM):
+                return name.replace(SHUFFLENET_STEM_NORM, "layer0.instance_norm_layer.")
+            # A block with a filled norm slot is wrapped here.
+            return name.replace(".block.", ".").replace(".norm.", ".instance_norm_layer.")
+    raise KeyError(key)
+
+
+_TIMM_MOBILENET = (
+    (r"conv_stem\.", "features.0.0."),
+    (r"bn1\.", "features.0.1."),
+    (r"conv_head\.", "features.18.0."),
+    (r"bn2\.", "features.18.1."),
+)
+_TIMM_STAGES = (1, 2, 3, 4, 3, 3, 1)
+"""Blocks in each stage of MobileNetV2, as timm numbers them."""
+_MMPRETRAIN = (
+    (r"conv1\.conv\.", "features.0.0."),
+    (r"conv1\.bn\.", "features.0.1."),
+    (r"conv2\.conv\.", "features.18.0."),
+    (r"conv2\.bn\.", "features.18.1."),
+)
+_CSAIL_STEM = (
+    (r"conv1\.", "conv1.0."),
+    (r"bn1\.", "conv1.1."),
+    (r"conv2\.", "conv1.3."),
+    (r"bn2\.", "conv1.4."),
+    (r"conv3\.", "conv1.6."),
+    (r"bn3\.", "bn1."),
+)
+
+
+def torchvision_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """Whose names a backbone has, and its tensors by torchvision's, in the same order.
+
+    Known are torchvision's, which timm and mmsegmentation share for their ResNets; those of timm's and of mmpretrain's
+    MobileNetV2; and those of MIT CSAIL's ResNets with a stem of three convolutions, the file that RobustNet starts
+    ResNet-101 from. Others stay as they are.
+
+    Raises:
+        CheckpointError: two tensors would get the same name.
+    """
+    maker, renamed = "torchvision", dict(tensors)
+    if "conv_stem.weight" in tensors and _timm_blocks(tensors) == _timm_blocks():
+        maker, renamed = "timm", {_renamed(_timm_block(k), _TIMM_MOBILENET): v for k, v in tensors.items()}
+    elif "conv1.conv.weight" in tensors and "layer1.0.conv.0.conv.weight" in tensors:
+        maker, renamed = "mmpretrain", {_renamed(_mmpretrain_block(k), _MMPRETRAIN): v for k, v in tensors.items()}
+    elif "conv3.weight" in tensors and "layer1.0.conv1.weight" in tensors:
+        maker, renamed = "MIT CSAIL", {_renamed(k, _CSAIL_STEM): v for k, v in tensors.items()}
+    if len(renamed) != len(tensors):
+        raise CheckpointError(f"the file has {maker}'s names and torchvision's for the same tensors: fetch it again")
+    return maker, renamed
+
+
+def _renamed(name: str, table: Sequence[tuple[str, str]]) -> str:
+    for theirs, ours in table:
+        if re.match(theirs, name):
+            return re.sub(rf"^{theirs}", ours, name)
+    return name
+
+
+def _timm_block(name: str) -> str:
+    found = re.match(r"blocks\.(\d)\.(\d+)\.(\w+)\.(\w+)$", name)
+    if not found or int(found[1]) >= len(_TIMM_STAGES):
+        return name
+    stage, block, layer, leaf = int(found[1]), int(found[2]), found[3], found[4]
+    first = stage == 0
+    places = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"}
+    if not first:
+        places = {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "conv_pwl": "2", "bn3": "3"}
+    number = 1 + sum(_TIMM_STAGES[:stage]) + block
+    return f"features.{number}.conv.{places.get(layer, layer)}.{leaf}"
+
+
+def _timm_blocks(names: Iterable[str] | None = None) -> set[tuple[int, int]]:
+    """Stage and number of each block that timm's names speak of; of MobileNetV2 by default. EfficientNet's have the same form."""
+    if names is None:
+        return {(stage, block) for stage, number in enumerate(_TIMM_STAGES) for block in range(number)}
+    found = (re.match(r"blocks\.(\d+)\.(\d+)\.", name) for name in names)
+    return {(int(one[1]), int(one[2])) for one in found if one}
+
+
+def _mmpretrain_block(name: str) -> str:
+    """Torchvision's name of a tensor in a block of mmpretrain's MobileNetV2."""
+    found = re.match(r"layer([1-7])\.(\d+)\.conv\.([0-2])\.(conv|bn)\.(\w+)$", name)
+    if not found:
+        return name
+    stage, block, layer, kind, leaf = int(found[1]) - 1, int(found[2]), int(found[3]), found[4], found[5]
+    last = 1 if stage == 0 else 2
+    place = f"{layer + (kind == 'bn')}" if layer == last else f"{layer}.{int(kind == 'bn')}"
+    return f"features.{1 + sum(_TIMM_STAGES[:stage]) + block}.conv.{place}.{leaf}"
+
+
+def backbone_of(tensors: Mapping[str, Tensor]) -> str | None:
+    """Which backbone an ImageNet file is of, told from torchvision's names; None where it is of none."""
+    if "features.18.0.weight" in tensors and "features.1.conv.0.0.weight" in tensors:
+        return "mobilenet_v2"
+    if "stage2.0.branch1.0.weight" in tensors and "conv5.0.weight" in tensors:
+        return "shufflenet_v2"
+    if "layer4.0.conv1.weight" not in tensors or not {"conv1.weight", "conv1.0.weight"} & tensors.keys():
+        return None
+    depth = sum(bool(re.fullmatch(r"layer[1-4]\.\d+\.conv1\.weight", name)) for name in tensors)
+    bottleneck = "layer1.0.conv3.weight" in tensors
+    return {(8, False): "resnet18", (16, True): "resnet50", (33, True): "resnet101"}.get((depth, bottleneck))
+
+
+class BackboneFit(NamedTuple):
+    """How far a reading of a file is the backbone that is wanted."""
+
+    reading: Reading
+    maker: str
+    """Whose names it has."""
+    given: dict[str, Tensor]
+    """By torchvision's names, without what the backbone does not take."""
+    left_out: list[str]
+    """Names of the reading that the backbone does not take: classifiers, heads."""
+    fresh: tuple[str, ...]
+    """Beginnings of names that start from random values, for a stem of another kind."""
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: list[str]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing, left over or of another shape."""
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    def problems(self) -> str:
+        """What keeps it from fitting, in words."""
+        kinds = (("lacks", self.missing), ("has besides", self.unexpected), ("has in another shape", self.misshapen))
+        return ", ".join(f"{what} {len(names)} tensors, {several(names)}" for what, names in kinds if names)
+
+
+def backbone_fits(classifier: nn.Module, info: BackboneInfo, found: Sequence[Reading]) -> list[BackboneFit]:
+    """How far each reading of a file is the backbone that is wanted, the nearest first.
+
+    Args:
+        classifier: torchvision's network, from `build_backbone`.
+        info: which backbone it is.
+        found: from `readings`.
+    """
+    state = classifier.state_dict()
+    wanted = {key: value.shape for key, value in state.items() if not key.startswith(CLASSIFIER_KEYS)}
+    places = _places(classifier, info)
+    fits = [fit for reading in found if (fit := _backbone_fit(reading, wanted, places, info)) is not None]
+    # What is there in the right shape counts; of several alike the first.
+    return sorted(fits, key=lambda fit: (not fit.whole, len(fit.missing) + len(fit.misshapen), len(fit.unexpected)))
+
+
+def _places(classifier: nn.Module, info: BackboneInfo) -> dict[str, str]:
+    """Torchvision's name of each tensor of a backbone, by the name here without `backbone.`."""
+    original = {id(value): key for key, value in classifier.state_dict(keep_vars=True).items()}
+    return {key: original[id(value)] for key, value in info.cut(classifier).state_dict(keep_vars=True).items()}
+
+
+def _backbone_fit(
+    reading: Reading, wanted: Mapping[str, torch.Size], places: Mapping[str, str], info: BackboneInfo
+) -> BackboneFit | None:
+    """None where a reading has nothing of the backbone."""
+    maker, names = _known_names(reading.tensors, places, info)
+    fresh = info.fresh if "conv1.weight" in names else ()
+    given, left_out, unexpected = {}, [], []
+    for name, original in names.items():
+        if name.startswith(fresh or "\0"):
+            continue
+        if name in wanted:
+            given[name] = reading.tensors[original]
+        elif name.startswith(HEAD_KEYS) or (name not in places and name.partition(".")[0] in _SEGMENTATION_PARTS):
+            left_out.append(original)
+        else:
+            unexpected.append(original)
+    misshapen = [name for name in given if given[name].shape != wanted[name]]
+    if len(misshapen) == len(given):
+        return None
+    missing = [k for k in wanted if k not in given and not k.startswith(fresh or "\0") and "num_batches" not in k]
+    return BackboneFit(reading, maker, given, left_out, fresh, missing, unexpected, misshapen)
+
+
+def _known_names(
+    tensors: Mapping[str, Tensor], places: Mapping[str, str], info: BackboneInfo
+) -> tuple[str, dict[str, str]]:
+    """Whose names tensors have, and their own names by torchvision's."""
+    for maker, start in (("spcnet", "stem."), ("RobustNet", "layer0.")):
+        if any(name.startswith(start) for name in tensors):
+            theirs = {key: key for key in places}
+            if maker == "RobustNet":
+                arch = (
+                    "shufflenet_v2" if info.torchvision_weights.startswith("shufflenet") else info.torchvision_weights
+                )
+                theirs = {reference_name(f"backbone.{key}", backbone=arch): key for key in places}
+            return maker, {places[theirs[name]] if name in theirs else name: name for name in tensors}
+    maker, renamed = torchvision_names(tensors)
+    return maker, dict(zip(renamed, tensors, strict=True))
+
+
+def choose_backbone(
+    classifier: nn.Module,
+    info: BackboneInfo,
+    file: WeightFile,
+    part: str | None,
+    *,
+    found: Sequence[Reading] | None = None,
+) -> BackboneFit:
+    """The one reading of a file that is the backbone.
+
+    Args:
+        classifier: torchvision's network, from `build_backbone`.
+        info: which backbone it is.
+        file: from `read_weights`.
+        part: name of the reading, where the user gave one.
+        found: readings to choose from; all of the file by default.
+
+    Raises:
+        CheckpointError: none is, or several are and their numbers differ; says what the file holds.
+    """
+    size = sum(not key.startswith(CLASSIFIER_KEYS) for key in classifier.state_dict())
+    found = readings(file, at_least=size // 4) if found is None else found
+    fits = backbone_fits(classifier, info, named_readings(found, part, file))
+    inner = [fit.reading for fit in fits if not (fit.missing or fit.misshapen)]
+    if len(inner) > 1:
+        fits = backbone_fits(classifier, info, apart(inner))
+    whole = [fit for fit in fits if fit.whole]
+    if not whole:
+        raise _no_backbone(file, info, part, fits)
+    different = [whole[0]]
+    for fit in whole[1:]:
+        if not any(same_tensors(fit.given, other.given) for other in different):
+            different.append(fit)
+    exact = [fit for fit in different if fit.reading.name == part]
+    if len(different) > 1 and not exact:
+        raise ambiguous(file, f"{info.torchvision_weights} backbones", [fit.reading for fit in different])
+    chosen = (exact or different)[0]
+    check_finite(file.path, chosen.given)
+    return chosen
+
+
+def _no_backbone(
+    file: WeightFile, info: BackboneInfo, part: str | None, fits: Sequence[BackboneFit]
+) -> CheckpointError:
+    rule = (
+        f"it must be an ImageNet {info.torchvision_weights} with torchvision's key names, or those of timm, mmpretrain, "
+        "MIT CSAIL or RobustNet"
+    )
+    plain = list(file.parts) == [""] and (not fits or not fits[0].reading.name)
+    if fits and plain:
+        return CheckpointError(f"{file.path} {fits[0].problems()}: {rule}")
+    what = f"{file.path} has no {info.torchvision_weights} that fits" + (f" in {part!r}" if part else "")
+    nearest = ""
+    if fits:
+        name = fits[0].reading.name
+        nearest = f"; the nearest, {file.path}{f'#{name}' if name else ''}, {fits[0].problems()}"
+    return CheckpointError(f"{what}; it holds {overview(file)}{nearest}: {rule}; {file.path}#NAME names a part of it")
+
+
+def load_imagenet(classifier: nn.Module, info: BackboneInfo, weights: str) -> None:
+    """Give a classifier its ImageNet weights.
+
+    Args:
+        classifier: torchvision's network, from `build_backbone`.
+        info: which backbone it is.
+        weights: `imagenet` for torchvision's own download, or the path of a file that holds the backbone, under names
+            that `torchvision_names` knows, RobustNet's or this package's; `FILE#NAME` for one of several in it.
+
+    Raises:
+        CheckpointError: a tensor is missing, has another shape or is not finite, several networks fit, or the file
+            cannot be read or fetched.
+    """
+    if weights == "imagenet":
+        tensors, source = _download(info.torchvision_weights), f"torchvision's {info.torchvision_weights} weights"
+        file, part = WeightFile(Path(source), FileKind.TORCH, {"": tensors}), None
+    else:
+        path, part = split_part(weights)
+        if not path.is_file():
+            raise CheckpointError(f"there is no weight file {path}: check the path given as model.weights")
+        file, source = read_weights(path), weights
+    fill_backbone(
+        classifier, info, choose_backbone(classifier, info, file, part), source, downloaded=weights == "imagenet"
+    )
+
+
+def fill_backbone(
+    classifier: nn.Module, info: BackboneInfo, fit: BackboneFit, source: str, *, downloaded: bool = False
+) -> None:
+    """Load a backbone into its classifier, and warn of what starts from random values."""
+    if fit.fresh:
+        warnings.warn(
+            f"{source} {'have' if downloaded else 'has'} another stem than {info.torchvision_weights} here: "
+            f"{', '.join(fit.fresh)} start from random values. Give a file with a stem of three convolutions as model.weights "
+            "to avoid it",
+            stacklevel=3,
+        )
+    classifier.load_state_dict(fit.given, strict=False)
+
+
+def _download(name: str) -> dict[str, Tensor]:
+    try:
+        weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+        tensors: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"could not fetch torchvision's ImageNet weights for {name} ({error}): go online, give a local file as "
+            "model.weights, or set it to null to start from random values"
+        ) from error
+    return tensors
