@@ -19,10 +19,10 @@ import torch
 
 from spcnet import checkpoint
 from spcnet.cli import main
-from spcnet.data.streets import generate
 from spcnet.data.transforms import normalise
-from spcnet.inference.unfamiliarity import Unfamiliarity
+from spcnet.inference.ood import OODDetector
 from spcnet.methods import restore
+from spcnet.synthesis.streets import generate
 
 STORED = Path(__file__).parent / "fixtures" / "v0.1.0"
 METHODS = ("isw", "spcnet")
@@ -126,7 +126,7 @@ def test_a_stored_run_scores_what_it_did_and_is_reported(method: str, unpacked: 
 def test_the_ood_file_of_a_stored_run_is_read(unpacked: Path, image: torch.Tensor) -> None:
     network, _ = restore(unpacked / "spcnet")
     with torch.no_grad():
-        reading = Unfamiliarity.read(unpacked / "spcnet", network).readings(network(image))[0]
+        reading = OODDetector.read(unpacked / "spcnet", network).readings(network(image))[0]
     stored = expected("spcnet")["ood"]
     assert reading.parts == pytest.approx(stored["parts"], rel=1e-3)
     assert (reading.score, reading.percentile, reading.times) == pytest.approx(
