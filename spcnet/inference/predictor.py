@@ -215,7 +215,7 @@ class Predictor:
             class_map = classify(logits, size=own_size)
             shares = len(self.views.scales) > 1 or self.views.flip
             sure = certainty(logits.log() if shares else logits, class_map).cpu().numpy() if confidence else None
-            weights = tuple(tuple(_per_source(layer[number])) for layer in output.style_weights)
+            weights = tuple(tuple(_per_source(layer[number])) for layer in output.figures.get("style_weights", ()))
             found.append((class_map.byte().cpu().numpy(), weights or None, sure, readings[number]))
         return found
 
@@ -234,7 +234,7 @@ class Predictor:
                 f"the network tells {num_classes} classes apart, but the label space {self.space.name} has "
                 f"{len(self.space)}: use the space it was trained in"
             )
-        for layer in output.style_weights:
+        for layer in output.figures.get("style_weights", ()):
             if self.source_names and layer.shape[1] != len(self.source_names):
                 raise UsageError(
                     f"the network knows {layer.shape[1]} source styles, but {len(self.source_names)} source names were "

@@ -14,13 +14,13 @@ from spcnet.models.pseudo import StyleClusters
 from spcnet.models.recompute import recomputed
 from spcnet.models.style import StyleProjection
 from spcnet.models.whitening import InstanceWhitening, outputs_of
-from spcnet.types import SegOutput
+from spcnet.types import Internals, Network, SegOutput, internals_of
 
 MIN_SIZE = 33
 """Smallest height and width of an image, in pixels."""
 
 
-class Segmentor(nn.Module):
+class Segmentor(Network):
     """A segmentation network: what a method builds and the trainer trains.
 
     Args:
@@ -64,7 +64,8 @@ class Segmentor(nn.Module):
             )
         if self.training and self.whitening_layers:
             with outputs_of(self.whitening_layers) as whitened:
-                return self._forward(image, size)._replace(whitened=tuple(whitened))
+                output = self._forward(image, size)
+            return output._replace(extras=internals_of(output)._replace(whitened=tuple(whitened)))
         return self._forward(image, size)
 
     def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> SegOutput:
@@ -80,17 +81,21 @@ class Segmentor(nn.Module):
             feature = restyled[-1].feature
         third = self._stage(self.backbone.layer3, self._stage(self.backbone.layer2, feature))
         decoded = self._part(self.decoder, self._stage(self.backbone.layer4, third), fine)
-        embedding = None
+        extras = None
         if isinstance(self.classifier, PrototypeHead):
             scores, embedding = self.classifier(decoded)
+            extras = Internals(embedding=embedding)
         else:
             scores = self.classifier(decoded)
+        if restyled:
+            weights = tuple(layer.weights for layer in restyled if layer.weights is not None)
+            extras = (extras or Internals())._replace(
+                styles=tuple(layer.stats for layer in restyled), style_weights=weights
+            )
         return SegOutput(
             logits=resize(scores.contiguous(), size),  # whole planes of a class: what cross-entropy reads fastest
             auxiliary=self._part(self.auxiliary, third) if self.auxiliary is not None and self.training else None,
-            embedding=embedding,
-            styles=tuple(layer.stats for layer in restyled),
-            style_weights=tuple(layer.weights for layer in restyled if layer.weights is not None),
+            extras=extras,
         )
 
     def _part(self, part: nn.Module, *given: Tensor) -> Tensor:

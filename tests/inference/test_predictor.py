@@ -18,7 +18,7 @@ from spcnet.inference.images import IMAGE_SUFFIXES, find_images, read_rgb, searc
 from spcnet.inference.predictor import Predictor, find_device
 from spcnet.inference.results import Failure, FoundImage, Results, Written
 from spcnet.labels import label_space
-from spcnet.types import SegOutput
+from spcnet.types import Internals, SegOutput
 
 SEVEN = label_space("idd7")
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -43,7 +43,7 @@ class Shades(nn.Module):
         share = pixels.mean(dim=(2, 3))[:, :2].softmax(dim=1)
         if self.channels:
             share = share[..., None].expand(-1, -1, self.channels)
-        return SegOutput(logits=logits, style_weights=(share, share.flip(1)) if self.styles else ())
+        return SegOutput(logits=logits, extras=Internals(style_weights=(share, share.flip(1))) if self.styles else None)
 
 
 def grey(*levels, height=40, width=20):

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spcnet.errors import UsageError
-from spcnet.methods import BACKBONES, build_model
-from spcnet.models.backbones import build_backbone
+from spcnet.methods import build_model
+from spcnet.models.backbones import BACKBONES, build_backbone
 from spcnet.models.deeplab import AtrousConv2d, PoolableBatchNorm2d
 from spcnet.models.segmentor import Segmentor
 from spcnet.weights.imagenet import SHUFFLENET_STEM_NORM, reference_name

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from spcnet.errors import UsageError
-from spcnet.methods import BACKBONES, build_model
-from spcnet.models.backbones import backbone_info, build_backbone
+from spcnet.methods import build_model
+from spcnet.models.backbones import BACKBONES, backbone_info, build_backbone
 from spcnet.models.whitening import (
     NormedBlock,
     SwitchableWhitening,
