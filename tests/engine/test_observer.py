@@ -565,7 +565,7 @@ def test_results_of_an_old_iteration_reach_the_server_after_a_resume(
     first = Observer(config, METHODS["spcnet"], network)
     first.write(6, result(), 0.01)
     first.close()  # stopped while it was tested
-    second = Observer(config, method, network, start=6)
+    second = Observer(config, METHODS["spcnet"], network, start=6)
     second.results({"iteration": 6, "domains": {}, "mean_source_miou": 0.5, "mean_unseen_miou": None})
     second.close()
     assert any("miou/mean source" in values for _, values in server.runs["run0"]["log"])
