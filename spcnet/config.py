@@ -158,8 +158,8 @@ def _checked(option: Option, value: Any) -> Any:
     return settled
 
 
-def method_option(default: Any, **rule: Any) -> Any:
-    """A field of a method's own settings: its default, and the rest of its `Rule`; it decides the result."""
+def method_option(default: Any = MISSING, **rule: Any) -> Any:
+    """A field of a method's own settings: its default or its `factory`, and the rest of its `Rule`; it decides the result."""
     return _option("result", default, **rule)
 
 

@@ -49,8 +49,8 @@ class SegOutput(NamedTuple):
     """What only this kind of network tells, a named tuple of its own such as `Internals`; None for nothing."""
 
     @property
-    def figures(self) -> dict[str, tuple[Float[Tensor, "B N ..."], ...]]:
-        """Figures of each image, to be averaged and shown: by name, and of each layer that has them."""
+    def figures(self) -> dict[str, tuple[Float[Tensor, "B M ..."], ...]]:
+        """Figures of each image and source, to be averaged and shown: by name, for each layer that has them."""
         return {} if self.extras is None else self.extras.figures()
 
 
@@ -74,9 +74,9 @@ class Internals(NamedTuple):
 class Averaged(NamedTuple):
     """Figures of images that are means over several passes; all that is left of the passes' own extras."""
 
-    values: dict[str, tuple[Float[Tensor, "B N ..."], ...]]
+    values: dict[str, tuple[Float[Tensor, "B M ..."], ...]]
 
-    def figures(self) -> dict[str, tuple[Float[Tensor, "B N ..."], ...]]:
+    def figures(self) -> dict[str, tuple[Float[Tensor, "B M ..."], ...]]:
         """The means."""
         return self.values
 

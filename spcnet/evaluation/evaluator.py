@@ -39,15 +39,12 @@ from spcnet.evaluation.metrics import (
     precision,
 )
 from spcnet.files import write_atomic
+from spcnet.glossary import FIGURES, Layers
 from spcnet.labels import IGNORE, LabelSpace
 from spcnet.types import Batch, SegOutput
 
 Role = Literal["source", "unseen"]
 """Whether a domain was trained on."""
-Layers = tuple[tuple[float, ...], ...]
-"""A figure of a network: some numbers for each of its layers that has it."""
-ALWAYS = ("style_weights",)
-"""Figures that a record has also of networks without them, as null."""
 
 
 class Panel(NamedTuple):
@@ -211,8 +208,8 @@ def _mean_figures(shards: Sequence[DomainResult], images: int) -> dict[str, Laye
     return means
 
 
-def _per_image(figure: Float[Tensor, "B N ..."]) -> Float[Tensor, "B N"]:
-    """N numbers for each image; those of the channels are averaged."""
+def _per_image(figure: Float[Tensor, "B M ..."]) -> Float[Tensor, "B M"]:
+    """One number for each image and source; those of the channels are averaged."""
     figure = figure.flatten(start_dim=2).mean(dim=2) if figure.ndim > 2 else figure
     return figure.float() if figure.device.type == "mps" else figure.double()  # mps has no doubles
 
@@ -321,6 +318,7 @@ def _domain_record(name: str, result: DomainResult, roles: Mapping[str, Role], s
             f"the domain {name!r} was scored with {len(result.counts)} classes, but the label space {space.name} has "
             f"{len(space)}: score it in the space it is recorded in"
         )
+    others = {name: [list(layer) for layer in layers] for name, layers in result.figures.items() if name not in FIGURES}
     return {
         "role": roles[name],
         "images": result.images,
@@ -336,8 +334,9 @@ def _domain_record(name: str, result: DomainResult, roles: Mapping[str, Role], s
         "absent": [space.classes[k] for k in absent(result.counts)],
         "confusion": result.counts.tolist(),
         "seconds": round(result.seconds, 3),
-        **dict.fromkeys(ALWAYS),
-        **{name: [list(layer) for layer in layers] for name, layers in result.figures.items()},
+        **dict.fromkeys(FIGURES),
+        **{name: [list(layer) for layer in result.figures[name]] for name in FIGURES if name in result.figures},
+        **({"figures": others} if others else {}),
     }
 
 

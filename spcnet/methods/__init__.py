@@ -9,7 +9,7 @@ from pathlib import Path
 from spcnet import checkpoint
 from spcnet.config import ClusteringConfig, ModelConfig, StyleConfig, from_dict
 from spcnet.errors import CheckpointError, UsageError, lookup
-from spcnet.methods import robustnet, spcnet
+from spcnet.methods import mixstyle, robustnet, spcnet
 from spcnet.methods.base import fill
 from spcnet.methods.baseline import Baseline
 from spcnet.models.segmentor import Segmentor
@@ -29,6 +29,7 @@ METHODS: dict[str, Baseline] = {
         robustnet.ISW,
         robustnet.SW,
         spcnet.SUBSTITUTION,
+        mixstyle.MIXSTYLE,
     )
 }
 """Method by name."""

@@ -88,6 +88,15 @@ class Method(ABC):
             CheckpointError: the backbone's weights cannot be read or do not fit.
         """
 
+    def prepare(self, network: Any, batch: Batch) -> None:
+        """Tell the network of a batch that it is about to be trained on what its images do not show; nothing by default.
+
+        Args:
+            network: what `build` made.
+            batch: the batch.
+        """
+        return
+
     def observe(self, network: Any, output: SegOutput, batch: Batch, *, reduce: Reduce) -> Any:
         """What `terms` and `update` need of a batch beside the output, a named tuple of the method's own; None for nothing.
 

@@ -1,6 +1,6 @@
 """DeepLabV3+ without anything for other domains: the baseline, and what the other methods build upon."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,8 +15,7 @@ from spcnet.methods.base import Method, Terms
 from spcnet.models.backbones import Backbone, backbone_info, build_backbone
 from spcnet.models.deeplab import DeepLabDecoder, auxiliary_head, linear_classifier
 from spcnet.models.pseudo import StyleClusters
-from spcnet.models.segmentor import Segmentor
-from spcnet.models.style import StyleProjection
+from spcnet.models.segmentor import PLACES, Segmentor
 from spcnet.types import Batch, SegOutput
 from spcnet.weights.imagenet import load_imagenet
 
@@ -56,14 +55,14 @@ class Baseline(Method):
             load_imagenet(classifier, backbone_info(model.backbone), model.weights)
         backbone = finish()
         self.make_norms(backbone, model)
-        channels = backbone.channels
+        channels = dict(zip(PLACES, backbone.channels, strict=True))
         return Segmentor(
             backbone,
-            DeepLabDecoder(channels[4], channels[1], output_stride=model.output_stride),
+            DeepLabDecoder(channels["layer4"], channels["layer1"], output_stride=model.output_stride),
             self.make_classifier(model, num_classes, num_domains),
-            styles=self.make_styles(model, num_domains, channels),
-            auxiliary=auxiliary_head(channels[3], num_classes) if model.auxiliary_weight > 0 else None,
-            clusters=StyleClusters(num_domains, channels[0], distance=model.style.distance)
+            taps=self.make_taps(model, num_domains, channels),
+            auxiliary=auxiliary_head(channels["layer3"], num_classes) if model.auxiliary_weight > 0 else None,
+            clusters=StyleClusters(num_domains, channels["stem"], distance=model.style.distance)
             if cluster_domains
             else None,
         )
@@ -96,9 +95,9 @@ class Baseline(Method):
         """What makes class scores of the decoder's features."""
         return linear_classifier(num_classes)
 
-    def make_styles(self, model: ModelConfig, num_domains: int, channels: Sequence[int]) -> list[StyleProjection]:
-        """The layers after the stem and after the first stage."""
-        return []
+    def make_taps(self, model: ModelConfig, num_domains: int, channels: Mapping[str, int]) -> dict[str, nn.Module]:
+        """Layers that replace the backbone's feature maps, by the place of the map."""
+        return {}
 
     def terms(
         self,

@@ -1,6 +1,6 @@
 """SPC-Net (Huang et al., CVPR 2023): style projection at two places, and a classifier of prototypes; together or alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,23 +57,23 @@ class SPCNet(RobustNet):
             ramp=config.ramp_up,
         )
 
-    def make_styles(self, model: ModelConfig, num_domains: int, channels: Sequence[int]) -> list[StyleProjection]:
-        """A style layer with M bases at each of the two places."""
+    def make_taps(self, model: ModelConfig, num_domains: int, channels: Mapping[str, int]) -> dict[str, nn.Module]:
+        """A style layer with M bases at each of the two shallowest places."""
         if self.style is None:
-            return []
+            return {}
         config = model.style
-        return [
-            StyleProjection(
+        return {
+            place: StyleProjection(
                 num_domains,
-                width,
+                channels[place],
                 mode=config.mode or self.style,
                 distance=config.distance,
                 channel_wise=config.channel_wise,
                 momentum=config.momentum,
                 sharpness=config.sharpness,
             )
-            for width in channels[:2]
-        ]
+            for place in [*channels][:2]
+        }
 
     def observe(self, network: Segmentor, output: SegOutput, batch: Batch, *, reduce: Reduce) -> Observed:
         """Each image's domain and style, and the sums of the embeddings of each class and domain."""

@@ -1,6 +1,6 @@
 """The one forward pass of every method: backbone, style layers, decoder, classifier."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -12,10 +12,12 @@ from spcnet.models.clustering import PrototypeHead
 from spcnet.models.deeplab import DeepLabDecoder, resize
 from spcnet.models.pseudo import StyleClusters
 from spcnet.models.recompute import recomputed
-from spcnet.models.style import StyleProjection
+from spcnet.models.style import Restyled, StyleProjection
 from spcnet.models.whitening import InstanceWhitening, outputs_of
 from spcnet.types import Internals, Network, SegOutput, internals_of
 
+PLACES = ("stem", "layer1", "layer2", "layer3", "layer4")
+"""Parts of a backbone after which a tap may stand."""
 MIN_SIZE = 33
 """Smallest height and width of an image, in pixels."""
 
@@ -27,7 +29,8 @@ class Segmentor(Network):
         backbone: stem and four stages.
         decoder: joins the deepest features with those of the first stage.
         classifier: a layer that gives scores, or the prototype head.
-        styles: style layers after the stem and after the first stage; none or two.
+        taps: by place of the backbone, a layer that replaces the feature map there. It returns the new map, or a named
+            tuple that has it as `feature`.
         auxiliary: head on the third stage, or None.
         clusters: what tells an image's domain from its style, or None where each batch says it.
     """
@@ -38,13 +41,16 @@ class Segmentor(Network):
         decoder: DeepLabDecoder,
         classifier: nn.Module | PrototypeHead,
         *,
-        styles: Sequence[StyleProjection] = (),
+        taps: Mapping[str, nn.Module] | None = None,
         auxiliary: nn.Module | None = None,
         clusters: StyleClusters | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.decoder, self.classifier = backbone, decoder, classifier
-        self.styles = nn.ModuleList(styles)
+        self.tapped = tuple(taps or ())
+        """The places of the taps."""
+        self.styles = nn.ModuleList((taps or {}).values())
+        """The taps; checkpoints know them by this name."""
         self.auxiliary, self.clusters = auxiliary, clusters
         self.recompute = False
         """Whether backbone, decoder and auxiliary head are computed anew for their gradients, to save memory."""
@@ -69,18 +75,23 @@ class Segmentor(Network):
         return self._forward(image, size)
 
     def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> SegOutput:
-        restyled = []
-        feature = self._part(self.backbone.stem, image)
-        if self.styles:
-            restyled.append(self.styles[0](feature))
-            feature = restyled[-1].feature
-        fine = feature = self._stage(self.backbone.layer1, feature)
-        if self.styles:
-            # The decoder's fine features are those before the second projection, as in the released weights.
-            restyled.append(self.styles[1](feature))
-            feature = restyled[-1].feature
-        third = self._stage(self.backbone.layer3, self._stage(self.backbone.layer2, feature))
-        decoded = self._part(self.decoder, self._stage(self.backbone.layer4, third), fine)
+        restyled: list[Restyled] = []
+        taps = dict(zip(self.tapped, self.styles, strict=True))
+        maps, feature = {}, image
+        for place in PLACES:
+            stage = getattr(self.backbone, place)
+            feature = self._part(stage, feature) if place == "stem" else self._stage(stage, feature)
+            maps[place] = feature
+            if place in taps:
+                result = taps[place](feature)
+                feature = result if isinstance(result, Tensor) else result.feature
+                if isinstance(result, Restyled):
+                    # The decoder's fine features are those before the second projection, as in the released weights.
+                    restyled.append(result)
+                else:
+                    maps[place] = feature
+        third = maps["layer3"]
+        decoded = self._part(self.decoder, maps["layer4"], maps["layer1"])
         extras = None
         if isinstance(self.classifier, PrototypeHead):
             scores, embedding = self.classifier(decoded)
@@ -123,7 +134,7 @@ class Segmentor(Network):
         """Number M of source domains that it keeps bases or prototypes of; None where it keeps none."""
         if self.prototype_head is not None:
             return self.prototype_head.prototypes.shape[1]
-        return len(self.style_layers[0].base_mean) if self.styles else None
+        return len(self.style_layers[0].base_mean) if self.style_layers else None
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -102,14 +102,14 @@ def test_style_weights_are_those_of_the_network_for_each_layer(channels):
     model = Shades(channels=channels)
     image = np.zeros((40, 40, 3), dtype=np.uint8)
     image[..., 0] = 255
-    first, second = Predictor(model, space=SEVEN, device="cpu").predict(image).style_weights
+    first, second = Predictor(model, space=SEVEN, device="cpu").predict(image).figures["style_weights"]
     expected = torch.tensor([1.0, 0.0]).softmax(dim=0).tolist()
     np.testing.assert_allclose(first, expected, rtol=1e-5)
     np.testing.assert_allclose(second, expected[::-1], rtol=1e-5)
 
 
 def test_a_network_without_styles_gives_none():
-    assert Predictor(Shades(styles=False), space=SEVEN, device="cpu").predict(grey(0, 9)).style_weights is None
+    assert Predictor(Shades(styles=False), space=SEVEN, device="cpu").predict(grey(0, 9)).figures == {}
 
 
 def test_the_network_is_put_into_evaluation_mode():
@@ -485,7 +485,7 @@ def test_a_folder_becomes_class_maps_overlays_and_tables(photos, tmp_path):
     assert lines[0] == ["image", "layer", "game", "toy"]
     assert [line[:2] for line in lines[1:3]] == [["a", "1"], ["a", "2"]]
     assert len(lines) == 1 + 2 * 4
-    assert float(lines[5][2]) == pytest.approx(expected.style_weights[0][0])
+    assert float(lines[5][2]) == pytest.approx(expected.figures["style_weights"][0][0])
 
 
 def test_an_unreadable_image_is_reported_in_one_line_and_the_rest_goes_on(photos, tmp_path):
