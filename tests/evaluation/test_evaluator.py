@@ -329,3 +329,35 @@ for number in (3, 9):
     few, many = map(int, done.stdout.split())
     # A map of 19 scores at this size has 152 MiB, the labels of six images 96.
     assert many - few < 70, f"{few} MiB after 3 images, {many} after 9 more"
+
+
+def test_a_figure_that_only_one_method_tells_is_averaged_recorded_and_read_under_its_name(tmp_path):
+    class Sureness(NamedTuple):
+        sure: torch.Tensor
+
+        def figures(self):
+            return {"sureness": (self.sure,)}
+
+    def forward(image):
+        share = image.mean(dim=(1, 2, 3)).sigmoid()
+        return Shades()(image)._replace(extras=Sureness(torch.stack([share, 1 - share], dim=1)))
+
+    given = domain(5)
+    shards = [Batch(*(part[begin:end] for part in given)) for begin, end in ((0, 2), (2, 5))]
+    whole = evaluate(Shades(), [given], num_classes=K, forward=forward)
+    merged = merge_shards([evaluate(Shades(), [shard], num_classes=K, forward=forward) for shard in shards], panels=0)
+    share = float(given.image.mean(dim=(1, 2, 3)).sigmoid().double().mean())
+    for result in (whole, merged):
+        np.testing.assert_allclose(result.figures["sureness"], [[share, 1 - share]], rtol=1e-6)
+    counts = seven(6, 5, 4, 3, 2, 0, 0)
+    made = record(
+        {"x": result_of(counts, figures={"sureness": ((0.5, 0.5),)})},
+        {"x": "unseen"},
+        space=SEVEN,
+        method="sure",
+        seed=0,
+        iteration=1,
+        run="r",
+    )
+    assert made["domains"]["x"]["figures"] == {"sureness": [[0.5, 0.5]]}
+    assert made["domains"]["x"]["style_weights"] is None

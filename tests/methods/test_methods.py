@@ -15,6 +15,7 @@ from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.losses.segmentation import cross_entropy, frequency_weights
 from spcnet.methods import METHODS, build_model, card_for, method_named, restore
 from spcnet.methods.base import fill
+from spcnet.methods.mixstyle import StyleMixer
 from spcnet.methods.spcnet import Observed, SPCNet
 from spcnet.models.backbones import BACKBONES
 from spcnet.models.segmentor import Segmentor, device_of
@@ -22,6 +23,8 @@ from spcnet.models.whitening import SwitchableWhitening
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult, internals_of
 
 CLASSES, DOMAINS = 5, 3
+MIXING = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.Dropout2d, SwitchableWhitening, StyleMixer)
+"""Layers that look at a batch as a whole, or draw, in training: in evaluation a batch equals its parts."""
 LARGE = {"resnet50", "resnet101"}
 """Backbones that only SPC-Net is tried on here, for time."""
 
@@ -202,7 +205,7 @@ def test_a_batch_in_parts_has_the_losses_and_gradients_of_the_whole(method: str)
         torch.manual_seed(0)
         made = METHODS[method].build(model, num_classes=CLASSES, num_domains=DOMAINS).double().train()
         for layer in made.modules():
-            if isinstance(layer, (torch.nn.modules.batchnorm._BatchNorm, torch.nn.Dropout2d, SwitchableWhitening)):
+            if isinstance(layer, MIXING):
                 layer.eval()
         for layer in made.whitening_layers:
             layer.mask.fill_(True).triu_(1)
