@@ -3,6 +3,7 @@ import os
 import stat
 import subprocess
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -345,7 +346,7 @@ def test_a_figure_that_only_one_method_tells_is_averaged_recorded_and_read_under
     given = domain(5)
     shards = [Batch(*(part[begin:end] for part in given)) for begin, end in ((0, 2), (2, 5))]
     whole = evaluate(Shades(), [given], num_classes=K, forward=forward)
-    merged = merge_shards([evaluate(Shades(), [shard], num_classes=K, forward=forward) for shard in shards], panels=0)
+    merged = whole_of([evaluate(Shades(), [shard], num_classes=K, forward=forward) for shard in shards], panels=0)
     share = float(given.image.mean(dim=(1, 2, 3)).sigmoid().double().mean())
     for result in (whole, merged):
         np.testing.assert_allclose(result.figures["sureness"], [[share, 1 - share]], rtol=1e-6)
