@@ -21,12 +21,13 @@ from spcnet.losses.clustering import class_sums, compactness_loss, discriminatio
 from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
 from spcnet.losses.whitening import covariance, whitening_loss
 from spcnet.models.backbones import BACKBONES, backbone_info, build_backbone
-from spcnet.models.clustering import PrototypeHead
-from spcnet.models.deeplab import DeepLabDecoder, auxiliary_head, linear_classifier
+from spcnet.models.heads import CLASSIFIERS, DECODERS
+from spcnet.models.heads.linear import auxiliary_head
+from spcnet.models.network import Segmentor
+from spcnet.models.norm_slots import fill_slots, slots_of
 from spcnet.models.pseudo import StyleClusters
-from spcnet.models.segmentor import Segmentor
 from spcnet.models.style import Mode, StyleProjection, domain_members
-from spcnet.models.whitening import InstanceWhitening, Kind, fill_slots, outputs_of, slots_of
+from spcnet.models.whitening import InstanceWhitening, Kind, outputs_of
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
 from spcnet.weights.imagenet import load_imagenet
 
@@ -54,6 +55,7 @@ class Method:
             UsageError: naming the option.
         """
         backbone_info(model.backbone)
+        lookup(model.decoder, DECODERS, "decoder")
         if self.style is None and model.style.mode is not None:
             raise UsageError(
                 f"model.style.mode is {model.style.mode!r}, but the method {self.name} has no style layers: "
@@ -103,34 +105,28 @@ class Method:
         if strange:
             raise UsageError(f"loss.strict names the classes {strange}: they are 0..{num_classes - 1}")
         info = backbone_info(model.backbone)
-        classifier, finish = build_backbone(model.backbone, output_stride=model.output_stride)
+        backbone = build_backbone(model.backbone, output_stride=model.output_stride)
         if pretrained and model.weights is not None:
-            load_imagenet(classifier, info, model.weights)
-        backbone = finish()
+            load_imagenet(backbone, info, model.weights)
         own = dict.fromkeys(info.norm_slots, self.norm) if self.norm is not None else {}
         slots = slots_of(own if model.norms is None else model.norms, info)
         fill_slots(backbone, slots, relax=model.whitening.relax or 64)
-        channels = backbone.channels
+        decoder = lookup(model.decoder, DECODERS, "decoder")(backbone.channels, backbone.strides)
+        classifier = CLASSIFIERS["prototypes" if self.clustering else "linear"]
+        shallow, second_deepest = backbone.places[:2], backbone.places[-2]
         return Segmentor(
             backbone,
-            DeepLabDecoder(channels[4], channels[1], output_stride=model.output_stride),
-            self._classifier(model.clustering, num_classes, num_domains),
-            styles=[self._style_layer(model.style, num_domains, c) for c in channels[:2]] if self.style else (),
-            auxiliary=auxiliary_head(channels[3], num_classes) if model.auxiliary_weight > 0 else None,
-            clusters=StyleClusters(num_domains, channels[0], distance=model.style.distance)
+            decoder,
+            classifier(decoder.out_channels, num_classes, num_domains, model.clustering),
+            taps={place: self._style_layer(model.style, num_domains, backbone.channels[place]) for place in shallow}
+            if self.style
+            else {},
+            auxiliary=auxiliary_head(backbone.channels[second_deepest], num_classes)
+            if model.auxiliary_weight > 0
+            else None,
+            clusters=StyleClusters(num_domains, backbone.channels[shallow[0]], distance=model.style.distance)
             if cluster_domains
             else None,
-        )
-
-    def _classifier(self, config: ClusteringConfig, num_classes: int, num_domains: int) -> torch.nn.Module:
-        if not self.clustering:
-            return linear_classifier(num_classes)
-        return PrototypeHead(
-            num_classes,
-            num_domains,
-            embedding_dim=config.embedding_dim,
-            momentum=config.momentum,
-            ramp=config.ramp_up,
         )
 
     def _style_layer(self, config: StyleConfig, num_domains: int, channels: int) -> StyleProjection:

@@ -10,7 +10,7 @@ from spcnet.config import ModelConfig
 from spcnet.inference import fast
 from spcnet.inference.fast import PackedConv, UpsampledConv, WinogradConv, fold_norms, fused
 from spcnet.methods import BACKBONES, METHODS
-from spcnet.models.deeplab import resize
+from spcnet.models.heads.deeplab import resize
 
 
 def network(method="spcnet", backbone="mobilenet_v2", *, seed=0):
