@@ -31,7 +31,7 @@ from _training import make_trainer
 from torch import Tensor
 
 from spcnet.memory import keep_freed_memory
-from spcnet.methods import BACKBONES
+from spcnet.models.backbones import BACKBONES
 from spcnet.types import Batch, SegOutput
 
 NETWORKS = {"baseline": "deeplabv3plus", "spcnet": "spcnet"}

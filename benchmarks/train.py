@@ -46,7 +46,7 @@ from spcnet.data.loading import training_batches
 from spcnet.engine.devices import make_fabric
 from spcnet.labels import label_space
 from spcnet.memory import keep_freed_memory
-from spcnet.methods import BACKBONES
+from spcnet.models.backbones import BACKBONES
 from spcnet.types import IGNORE_INDEX, Batch
 
 NETWORKS = {"baseline": "deeplabv3plus", "isw": "isw", "spcnet": "spcnet"}

@@ -23,8 +23,11 @@ from spcnet.errors import CheckpointError, UsageError
 from spcnet.file_kinds import FileKind, refuse_other, split_part
 from spcnet.files import write_atomic
 from spcnet.labels import SPACES, label_space
-from spcnet.methods import Method, Segmentor, card_for, method_named, restore
+from spcnet.methods import card_for, method_named, restore
+from spcnet.methods.baseline import Baseline
+from spcnet.methods.robustnet import RobustNet
 from spcnet.models.backbones import backbone_info, build_backbone
+from spcnet.models.network import Segmentor
 from spcnet.models.norm_slots import SLOTS, Slot, slots_of_codes
 from spcnet.models.whitening import Kind
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
@@ -129,7 +132,7 @@ def _head(tensors: Mapping[str, Tensor]) -> Tensor | None:
     return head if head is not None and head.ndim >= 2 else None
 
 
-def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Method, ModelConfig, int, int]:
+def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Baseline, ModelConfig, int, int]:
     """Method, network settings, number of classes and number of domains, told from names and shapes.
 
     What leaves no trace in them has its default: the output stride (32 for ResNet-18, 16 for the others, as in
@@ -273,14 +276,14 @@ def _network(file: WeightFile, reading: Reading, options: _Options) -> tuple[Seg
         model = dataclasses.replace(model, norms=norms or None)
     if options.method is not None:
         found = method_named(options.method)
-        if found.norm is not None and options.wt_layer is None:
+        if isinstance(found, RobustNet) and found.norm is not None and options.wt_layer is None:
             model = dataclasses.replace(model, norms=None)
     if options.output_stride is not None:
         model = dataclasses.replace(model, output_stride=options.output_stride)
     names = (
         tuple(options.domains) if options.domains is not None else tuple(f"source {i + 1}" for i in range(num_domains))
     )
-    if len(names) != num_domains and found.style is not None:
+    if len(names) != num_domains and found.styled:
         raise UsageError(f"--domains names {len(names)} sources, {path} was trained with {num_domains}")
     labels = _space(options.space, num_classes, path)
     network = found.build(model, num_classes=num_classes, num_domains=num_domains)

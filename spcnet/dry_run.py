@@ -44,7 +44,9 @@ from spcnet.errors import CheckpointError, DataError, SpcnetError
 from spcnet.evaluation.evaluator import DomainResult
 from spcnet.evaluation.tta import check_overlap
 from spcnet.labels import LabelSpace, label_space
-from spcnet.methods import Method, Segmentor, method_named
+from spcnet.methods import method_named
+from spcnet.methods.baseline import Baseline
+from spcnet.models.network import Segmentor
 from spcnet.training import check_unseen, domain_names, source_tests
 from spcnet.types import IGNORE_INDEX, Batch, StepResult
 
@@ -359,7 +361,7 @@ def _look_for_labels(
             report.notes.append(f"no image of {name} has a labelled pixel: it will have no mIoU")
 
 
-def _build(config: RunConfig, method: Method, space: LabelSpace, report: Rehearsal) -> Segmentor:
+def _build(config: RunConfig, method: Baseline, space: LabelSpace, report: Rehearsal) -> Segmentor:
     try:
         return training.build_network(config, method, space)
     except CheckpointError as error:
@@ -406,7 +408,7 @@ def _check_memory(config: RunConfig, fabric: Fabric, report: Rehearsal) -> None:
 
 def _measure(
     config: RunConfig,
-    method: Method,
+    method: Baseline,
     network: Segmentor,
     space: LabelSpace,
     sources: Mapping[str, SegmentationSet],
@@ -611,7 +613,9 @@ def _time_records(trainer: Trainer, space: LabelSpace, made: _Made, report: Rehe
         report.once_seconds += time.perf_counter() - saved
     if not trainer.fabric.is_global_zero:
         return
-    with closing(Observer(config, trainer.network, domains=trainer.card.domains, colors=space.colors)) as observer:
+    with closing(
+        Observer(config, trainer.method, trainer.network, domains=trainer.card.domains, colors=space.colors)
+    ) as observer:
         rate = trainer.optimizer.param_groups[0]["lr"]
         observer.write(1, made.result, rate)
         began = time.perf_counter()

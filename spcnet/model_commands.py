@@ -31,8 +31,8 @@ from spcnet.inference.predictor import Predictor, Speed
 from spcnet.inference.results import Results, Written
 from spcnet.inference.video import is_video
 from spcnet.labels import label_space
-from spcnet.methods import BACKBONES, METHODS, method_named
-from spcnet.models.backbones import backbone_info
+from spcnet.methods import METHODS, method_named
+from spcnet.models.backbones import BACKBONES, backbone_info
 from spcnet.reports.html import counted
 from spcnet.training import read_config
 

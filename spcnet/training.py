@@ -40,7 +40,9 @@ from spcnet.evaluation.tta import TestTimeAugmentation, augmented, check_overlap
 from spcnet.files import read_yaml
 from spcnet.labels import LabelSpace, label_space
 from spcnet.locks import locked
-from spcnet.methods import Method, Segmentor, card_for, method_named, restore
+from spcnet.methods import card_for, method_named, restore
+from spcnet.methods.baseline import Baseline
+from spcnet.models.network import Segmentor
 from spcnet.reports.costs import NetworkCost
 from spcnet.reports.page import write_report
 from spcnet.reports.runs import Run, load_run
@@ -229,7 +231,7 @@ def train(
 
 def _train(
     config: RunConfig,
-    method: Method,
+    method: Baseline,
     space: LabelSpace,
     sources: Mapping[str, SegmentationSet],
     tests: Mapping[str, SegmentationSet],
@@ -272,6 +274,7 @@ def _train(
     with distributed.raise_on_all_ranks():
         observer = Observer(
             config,
+            method,
             network,
             start=trainer.iteration,
             enabled=fabric.is_global_zero,
@@ -296,7 +299,7 @@ def _train(
         return score(trainer.iteration)
 
 
-def build_network(config: RunConfig, method: Method, space: LabelSpace, *, pretrained: bool = True) -> Segmentor:
+def build_network(config: RunConfig, method: Baseline, space: LabelSpace, *, pretrained: bool = True) -> Segmentor:
     """The network that a run begins with, the same for the same seed.
 
     Raises:
@@ -314,7 +317,7 @@ def build_network(config: RunConfig, method: Method, space: LabelSpace, *, pretr
 
 def make_trainer(
     config: RunConfig,
-    method: Method,
+    method: Baseline,
     network: Segmentor,
     space: LabelSpace,
     sources: Mapping[str, SegmentationSet],

@@ -335,7 +335,7 @@ def side(**changes: Any) -> Side:
         "about": "spcnet",
         "space": label_space("idd7"),
         "shares": (0.5, 0.3, 0.2, 0, 0, 0, 0),
-        "style_weights": ((0.25, 0.75),),
+        "figures": {"style_weights": ((0.25, 0.75),)},
         "sources": ("a", "b"),
         "reading": None,
         "seconds": 0.05,
@@ -352,7 +352,7 @@ def test_names_of_networks_and_sources_are_text_and_no_markup() -> None:
 
 def test_facts_tell_areas_shares_strangeness_and_time() -> None:
     reading = Reading(score=7.25, percentile=1.0, times=3.0, parts={"style": 7.0})
-    told = facts([side(reading=reading), side(name="theirs", style_weights=None)])
+    told = facts([side(reading=reading), side(name="theirs", figures={})])
     for words in (
         "50 ms",
         "7.2",

@@ -27,8 +27,8 @@ from spcnet.engine.observer import Observer
 from spcnet.engine.optim import make_optimizer, poly_rate, set_rate
 from spcnet.engine.prepare import prepare
 from spcnet.errors import CheckpointError, DataError, Interrupted
-from spcnet.methods import Method, Segmentor
-from spcnet.types import Batch, SegOutput, StepResult, StyleStats
+from spcnet.methods.base import Method
+from spcnet.types import Batch, Network, SegOutput, StepResult
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called after each logged iteration with the number of finished iterations and the latest losses."""
@@ -53,7 +53,7 @@ class Trainer:
         self,
         config: RunConfig,
         method: Method,
-        network: Segmentor,
+        network: Network,
         card: checkpoint.ModelCard,
         fabric: Fabric,
         *,
@@ -67,7 +67,7 @@ class Trainer:
         self.network = network
         synchronise(self.network, fabric)
         self.prepared = prepare(network, config.training, device=fabric.device)
-        self.optimizer = make_optimizer(network.parameters(), config.training)
+        self.optimizer = make_optimizer(method.parameter_groups(network), config.training)
         self._in_steps: tuple[nn.Module, torch.optim.Optimizer] | None = None
         """Network and optimiser as Fabric has set them up, from the first step on."""
         self.iteration = 0
@@ -174,7 +174,9 @@ class Trainer:
         training, fabric = self.config.training, self.fabric
         with _stop_on_signal(lambda: self.ending) as stopped, ExitStack() as ends:
             if observer is None:
-                observer = Observer(self.config, self.network, start=self.iteration, enabled=fabric.is_global_zero)
+                observer = Observer(
+                    self.config, self.method, self.network, start=self.iteration, enabled=fabric.is_global_zero
+                )
                 ends.enter_context(closing(observer))
             if self._unevaluated():
                 self._evaluate(on_evaluate)
@@ -187,7 +189,7 @@ class Trainer:
                 observer.look(self.iteration, parts, result, self.classes)
                 if last or self.iteration % training.log_every == 0:
                     with distributed.raise_on_all_ranks():
-                        told = observer.write(self.iteration, result, self.optimizer.param_groups[0]["lr"])
+                        told = observer.write(self.iteration, result, poly_rate(self.iteration - 1, training))
                     on_progress(self.iteration, told)
                 else:
                     on_progress(self.iteration, {})
@@ -301,6 +303,7 @@ class Trainer:
 
     def _forward(self, network: nn.Module, batch: Batch) -> SegOutput:
         # Fabric hands over what a network returns in torch's default type; in double precision that has to be double.
+        self.method.prepare(self.network, batch)
         with self.fabric.strategy.precision.tensor_init_context():
             output: SegOutput = network(batch.image)
         return output
@@ -329,7 +332,7 @@ class Trainer:
                 result = self._losses(network, part, progress, sums)
                 self.fabric.backward(result.loss)
             results.append(result._replace(loss=result.loss.detach()))
-        return _joined(results)
+        return results[-1]._replace(extras=self.method.joined([result.extras for result in results]))
 
     def classes(self, image: Tensor) -> Tensor:
         """The class of each pixel, found by this process alone; changes nothing but the mode, which a step sets itself."""
@@ -430,16 +433,6 @@ def freeze_batchnorm(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-
-
-def _joined(results: Sequence[StepResult]) -> StepResult:
-    """One result of the results of a batch's parts, each of which has the losses and class sums of all."""
-    styles = [
-        StyleStats(torch.cat([stats.mean for stats in layer]), torch.cat([stats.std for stats in layer]))
-        for layer in zip(*(result.styles for result in results), strict=True)
-    ]
-    domains = [result.domain for result in results if result.domain is not None]
-    return results[-1]._replace(styles=tuple(styles), domain=torch.cat(domains) if domains else None)
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

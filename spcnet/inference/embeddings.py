@@ -21,7 +21,7 @@ from spcnet.losses.clustering import labels_at
 from spcnet.models.heads.prototypes import unit
 from spcnet.models.network import Segmentor, device_of
 from spcnet.models.style import StyleProjection, style_distance, style_stats
-from spcnet.types import Batch, SegOutput, StyleStats
+from spcnet.types import Batch, SegOutput, StyleStats, internals_of
 
 PLACES = ("stem", "layer1")
 """After which parts of the backbone styles are looked at: where the paper's style layers stand."""
@@ -93,7 +93,8 @@ def look_inside(
             *early, decoded = heard
             layers: list[StyleProjection | None] = [*network.style_layers] or [None] * len(early)
             views.append(tuple(_view(layer, seen) for layer, seen in zip(layers, early, strict=True)))
-            feature = decoded if output.embedding is None else output.embedding
+            embedding = internals_of(output).embedding
+            feature = decoded if embedding is None else embedding
             label = labels_at(batch.label, (feature.shape[2], feature.shape[3]))
             for name, own, classes in zip(batch.name, feature, label, strict=True):
                 kept.add(own.flatten(1), classes.flatten(), seed=zlib.crc32(name.encode(), seed))

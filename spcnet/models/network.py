@@ -17,13 +17,15 @@ from spcnet.models.pseudo import StyleClusters
 from spcnet.models.recompute import recomputed
 from spcnet.models.style import Restyled, StyleProjection
 from spcnet.models.whitening import InstanceWhitening, outputs_of
-from spcnet.types import SegOutput
+from spcnet.types import Internals, Network, SegOutput, internals_of
 
+PLACES = ("stem", "layer1", "layer2", "layer3", "layer4")
+"""Parts of a backbone after which a tap may stand."""
 MIN_SIZE = 33
 """Smallest height and width of an image, in pixels."""
 
 
-class Segmentor(nn.Module):
+class Segmentor(Network):
     """A segmentation network: what a method builds and the trainer trains.
 
     Args:
@@ -71,7 +73,8 @@ class Segmentor(nn.Module):
             )
         if self.training and self.whitening_layers:
             with outputs_of(self.whitening_layers) as whitened:
-                return self._forward(image, size)._replace(whitened=tuple(whitened))
+                output = self._forward(image, size)
+            return output._replace(extras=internals_of(output)._replace(whitened=tuple(whitened)))
         return self._forward(image, size)
 
     def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> SegOutput:
@@ -101,12 +104,15 @@ class Segmentor(nn.Module):
         if padded is not image:
             logits = logits[:, :, : size[0], : size[1]]
         restyled = [result for result in results if isinstance(result, Restyled)]
+        embedding = getattr(classified, "embedding", None)
+        extras = None
+        if restyled or embedding is not None:
+            weights = tuple(layer.weights for layer in restyled if layer.weights is not None)
+            extras = Internals(tuple(layer.stats for layer in restyled), weights, embedding)
         return SegOutput(
             logits=logits,
             auxiliary=None if auxiliary is None else self._part(auxiliary, maps[second_deepest]),
-            embedding=getattr(classified, "embedding", None),
-            styles=tuple(layer.stats for layer in restyled),
-            style_weights=tuple(layer.weights for layer in restyled if layer.weights is not None),
+            extras=extras,
         )
 
     def _part(self, part: nn.Module, *given: Tensor) -> Tensor:

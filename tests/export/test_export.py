@@ -29,7 +29,8 @@ from spcnet.data.transforms import normalise
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation import evaluator
 from spcnet.labels import label_space
-from spcnet.methods import BACKBONES, METHODS, build_model, restore
+from spcnet.methods import METHODS, build_model, restore
+from spcnet.models.backbones import BACKBONES
 from spcnet.models.network import Segmentor
 from tests.support.demo_networks import shortened
 

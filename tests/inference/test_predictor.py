@@ -18,7 +18,7 @@ from spcnet.inference.images import IMAGE_SUFFIXES, find_images, read_rgb, searc
 from spcnet.inference.predictor import Predictor, find_device
 from spcnet.inference.results import Failure, FoundImage, Results, Written
 from spcnet.labels import label_space
-from spcnet.types import SegOutput
+from spcnet.types import Internals, SegOutput
 
 SEVEN = label_space("idd7")
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -43,7 +43,7 @@ class Shades(nn.Module):
         share = pixels.mean(dim=(2, 3))[:, :2].softmax(dim=1)
         if self.channels:
             share = share[..., None].expand(-1, -1, self.channels)
-        return SegOutput(logits=logits, style_weights=(share, share.flip(1)) if self.styles else ())
+        return SegOutput(logits=logits, extras=Internals(style_weights=(share, share.flip(1))) if self.styles else None)
 
 
 def grey(*levels, height=40, width=20):
@@ -102,14 +102,14 @@ def test_style_weights_are_those_of_the_network_for_each_layer(channels):
     model = Shades(channels=channels)
     image = np.zeros((40, 40, 3), dtype=np.uint8)
     image[..., 0] = 255
-    first, second = Predictor(model, space=SEVEN, device="cpu").predict(image).style_weights
+    first, second = Predictor(model, space=SEVEN, device="cpu").predict(image).figures["style_weights"]
     expected = torch.tensor([1.0, 0.0]).softmax(dim=0).tolist()
     np.testing.assert_allclose(first, expected, rtol=1e-5)
     np.testing.assert_allclose(second, expected[::-1], rtol=1e-5)
 
 
 def test_a_network_without_styles_gives_none():
-    assert Predictor(Shades(styles=False), space=SEVEN, device="cpu").predict(grey(0, 9)).style_weights is None
+    assert Predictor(Shades(styles=False), space=SEVEN, device="cpu").predict(grey(0, 9)).figures == {}
 
 
 def test_the_network_is_put_into_evaluation_mode():
@@ -485,7 +485,7 @@ def test_a_folder_becomes_class_maps_overlays_and_tables(photos, tmp_path):
     assert lines[0] == ["image", "layer", "game", "toy"]
     assert [line[:2] for line in lines[1:3]] == [["a", "1"], ["a", "2"]]
     assert len(lines) == 1 + 2 * 4
-    assert float(lines[5][2]) == pytest.approx(expected.style_weights[0][0])
+    assert float(lines[5][2]) == pytest.approx(expected.figures["style_weights"][0][0])
 
 
 def test_an_unreadable_image_is_reported_in_one_line_and_the_rest_goes_on(photos, tmp_path):

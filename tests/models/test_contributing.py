@@ -119,5 +119,5 @@ def test_a_head_from_one_file_trains_and_is_chosen_by_name(added_decoder: str, b
 
 
 def test_an_unknown_decoder_is_answered_with_the_known() -> None:
-    with pytest.raises(UsageError, match="unknown decoder 'deeplab'.*Did you mean 'deeplabv3plus'"):
+    with pytest.raises(UsageError, match=r"unknown decoder 'deeplab'.*Did you mean 'deeplabv3plus'"):
         method_named("deeplabv3plus").check(ModelConfig(decoder="deeplab"))

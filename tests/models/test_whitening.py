@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from spcnet.errors import UsageError
-from spcnet.methods import BACKBONES, build_model
-from spcnet.models.backbones import backbone_info, build_backbone
+from spcnet.methods import build_model
+from spcnet.models.backbones import BACKBONES, backbone_info, build_backbone
 from spcnet.models.backbones.torchvision import NormedBlock
 from spcnet.models.norm_slots import fill_slots, slots_of, slots_of_codes
 from spcnet.models.whitening import SwitchableWhitening, inverse_root

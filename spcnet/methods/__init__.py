@@ -1,0 +1,133 @@
+"""Every method by name, and the networks that they build, restore and describe.
+
+What a method is stands in `spcnet.methods.base`. A new one is a module here and a line in `METHODS`.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from spcnet import checkpoint
+from spcnet.config import ClusteringConfig, ModelConfig, StyleConfig, from_dict
+from spcnet.errors import CheckpointError, UsageError, lookup
+from spcnet.methods import mixstyle, robustnet, spcnet
+from spcnet.methods.base import fill
+from spcnet.methods.baseline import Baseline
+from spcnet.models.network import Segmentor
+
+METHODS: dict[str, Baseline] = {
+    method.name: method
+    for method in (
+        robustnet.DEEPLAB,
+        spcnet.SPCNET,
+        spcnet.PROJECTION,
+        spcnet.CLUSTERING,
+        spcnet.NORMALIZATION,
+        robustnet.IBN,
+        robustnet.IS,
+        robustnet.IW,
+        robustnet.IRW,
+        robustnet.ISW,
+        robustnet.SW,
+        spcnet.SUBSTITUTION,
+        mixstyle.MIXSTYLE,
+    )
+}
+"""Method by name."""
+
+
+def method_named(name: str) -> Baseline:
+    """The method of that name.
+
+    Raises:
+        UsageError: no method has it.
+    """
+    return lookup(name, METHODS, "method")
+
+
+def build_model(
+    method: str,
+    *,
+    backbone: str = "resnet50",
+    num_classes: int = 19,
+    num_domains: int = 2,
+    output_stride: int = 16,
+    weights: str | None = None,
+    style: StyleConfig | None = None,
+    clustering: ClusteringConfig | None = None,
+    auxiliary: bool = False,
+) -> Segmentor:
+    """Build a network by names.
+
+    ```python
+    model = spcnet.build_model("spcnet", backbone="resnet50", num_classes=19, num_domains=2, output_stride=16)
+    logits = model(image).logits  # image: B×3×H×W, normalised, at least 33×33 pixels; logits: B×K×H×W
+    ```
+
+    Args:
+        method: a name in `METHODS`.
+        backbone: a name in `spcnet.models.backbones.BACKBONES`.
+        num_classes: K.
+        num_domains: M, number of source domains.
+        output_stride: 8, 16 or 32.
+        weights: `imagenet`, a local file with torchvision's key names, or None for random values.
+        style: settings of style projection.
+        clustering: settings of semantic clustering.
+        auxiliary: build the auxiliary head (the reference's parameter counts include it).
+
+    Raises:
+        UsageError: a name or number makes no sense.
+        CheckpointError: the weights cannot be read or do not fit.
+    """
+    config = ModelConfig(
+        backbone=backbone,
+        output_stride=output_stride,
+        weights=weights,
+        style=style or StyleConfig(),
+        clustering=clustering or ClusteringConfig(),
+        auxiliary_weight=0.4 if auxiliary else 0.0,
+    )
+    return method_named(method).build(config, num_classes=num_classes, num_domains=num_domains)
+
+
+def restore(path: Path | str) -> tuple[Segmentor, checkpoint.ModelCard]:
+    """Build the network that a run or a checkpoint file holds, and say what it is.
+
+    Raises:
+        CheckpointError: nothing is there, it is broken, or its tensors do not fit the network it names.
+    """
+    file = checkpoint.find(Path(path))
+    tensors, card, _ = checkpoint.read(file)
+    try:
+        config = from_dict(ModelConfig, card.model)
+        method = method_named(card.method)
+        network = method.build(
+            config,
+            num_classes=len(card.classes),
+            num_domains=len(card.domains),
+            cluster_domains=any(name.startswith("clusters.") for name in tensors),
+            pretrained=False,
+        )
+    except UsageError as error:
+        raise CheckpointError(f"the checkpoint {file} cannot be built: {error}") from error
+    fill(network, tensors, str(file))
+    return network.eval(), card
+
+
+def card_for(
+    *,
+    method: str,
+    model: ModelConfig,
+    space: str,
+    classes: tuple[str, ...],
+    domains: list[str],
+    size: tuple[int, int] | None,
+) -> checkpoint.ModelCard:
+    """What a checkpoint says of its network."""
+    return checkpoint.ModelCard(
+        method=method,
+        model=dataclasses.asdict(model),
+        space=space,
+        classes=classes,
+        domains=tuple(domains),
+        size=size,
+    )
