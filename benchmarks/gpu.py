@@ -28,7 +28,7 @@ from spcnet.config import ModelConfig
 from spcnet.cost import cost
 from spcnet.engine.records import git_commit
 from spcnet.methods import METHODS
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.types import Batch
 
 CLASSES, DOMAINS = 19, 2

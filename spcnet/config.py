@@ -451,6 +451,8 @@ class ModelConfig:
 
     backbone: str = _option("result", "resnet50", compared="backbone")
     """Feature extractor: resnet18, resnet50, resnet101, mobilenet_v2 or shufflenet_v2."""
+    decoder: str = _option("result", "deeplabv3plus", compared="decoder")
+    """What joins the backbone's feature maps: deeplabv3plus."""
     output_stride: int = _option("result", 16, choices=OUTPUT_STRIDES, compared="output stride")
     """Image size divided by the size of the deepest feature map: 8, 16 or 32. Smaller is finer and costs more."""
     weights: str | None = _option("result", "imagenet", compared="start of the backbone")

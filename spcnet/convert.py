@@ -27,8 +27,9 @@ from spcnet.methods import card_for, method_named, restore
 from spcnet.methods.baseline import Baseline
 from spcnet.methods.robustnet import RobustNet
 from spcnet.models.backbones import backbone_info, build_backbone
-from spcnet.models.segmentor import Segmentor
-from spcnet.models.whitening import Kind, Slot, slots_of_codes
+from spcnet.models.network import Segmentor
+from spcnet.models.norm_slots import SLOTS, Slot, slots_of_codes
+from spcnet.models.whitening import Kind
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
 from spcnet.weights.files import (
     Reading,
@@ -43,7 +44,6 @@ from spcnet.weights.files import (
     same_tensors,
 )
 from spcnet.weights.imagenet import (
-    CLASSIFIER_KEYS,
     SHUFFLENET_STEM_NORM,
     backbone_of,
     choose_backbone,
@@ -202,11 +202,7 @@ def _slots(tensors: Mapping[str, Tensor], backbone: str) -> dict[Slot, Kind]:
             else:
                 # Without gain and offset they leave no trace in the stages: those of the framework.
                 marks.update(dict.fromkeys((slot, *(s for s in own if s.startswith("layer"))), "is"))
-    return {
-        slot: marks[slot]
-        for slot in ("stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4")
-        if slot in marks
-    }
+    return {slot: marks[slot] for slot in SLOTS if slot in marks}
 
 
 @plain_lists
@@ -391,10 +387,9 @@ def load_backbone(path: Path) -> BackboneFile | None:
         raise ambiguous(file, "backbones of " + " and ".join(dict(kinds)), [one for _, one in kinds])
     name = kinds[0][0]
     info = backbone_info(name)
-    classifier, _ = build_backbone(name, output_stride=32)
-    fit = choose_backbone(classifier, info, file, part, found=[one for _, one in kinds])
-    fill_backbone(classifier, info, fit, str(path))
-    wanted = [key for key in classifier.state_dict() if not key.startswith(CLASSIFIER_KEYS)]
+    backbone = build_backbone(name, output_stride=32)
+    fit = choose_backbone(backbone, info, file, part, found=[one for _, one in kinds])
+    fill_backbone(backbone, info, fit, str(path))
     prefix, renamed = fit.reading.prefix, torchvision_names(fit.reading.tensors)[1]
     original = dict(zip(renamed, fit.reading.tensors, strict=True))
     beside = [key for key in file.parts[fit.reading.part] if not key.startswith(prefix)]
@@ -402,7 +397,7 @@ def load_backbone(path: Path) -> BackboneFile | None:
         f"{fit.maker}'s {name}" + (f" ({fit.reading.name})" if fit.reading.name else ""),
         tuple(prefix + original[key] for key in fit.given),
         (*(prefix + key for key in fit.left_out), *beside),
-        tuple(key for key in wanted if key.startswith(fit.fresh or "\0")),
+        tuple(key for key in backbone.published.values() if key.startswith(fit.fresh or "\0")),
         (),
     )
     kept = {

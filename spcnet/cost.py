@@ -14,9 +14,9 @@ from spcnet.config import ModelConfig, plain_lists
 from spcnet.methods import METHODS, method_named
 from spcnet.methods.baseline import Baseline
 from spcnet.models.backbones import BACKBONES
-from spcnet.models.deeplab import ASPP
-from spcnet.models.segmentor import Segmentor
-from spcnet.models.whitening import NormedBlock
+from spcnet.models.backbones.torchvision import NormedBlock
+from spcnet.models.heads.deeplab import ASPP
+from spcnet.models.network import Segmentor
 
 PAPER = {"deeplabv3plus": (45.08, 277.77), "ibn": (45.08, 277.82), "isw": (45.08, 277.78), "spcnet": (45.22, 286.09)}
 """Parameters in millions and "GFLOPs" of Table 8 (Huang et al., CVPR 2023), ResNet-50."""

@@ -46,7 +46,7 @@ from spcnet.evaluation.tta import check_overlap
 from spcnet.labels import LabelSpace, label_space
 from spcnet.methods import method_named
 from spcnet.methods.baseline import Baseline
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.training import check_unseen, domain_names, source_tests
 from spcnet.types import IGNORE_INDEX, Batch, StepResult
 

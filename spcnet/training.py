@@ -42,7 +42,7 @@ from spcnet.labels import LabelSpace, label_space
 from spcnet.locks import locked
 from spcnet.methods import card_for, method_named, restore
 from spcnet.methods.baseline import Baseline
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.reports.costs import NetworkCost
 from spcnet.reports.page import write_report
 from spcnet.reports.runs import Run, load_run

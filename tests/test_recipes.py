@@ -10,7 +10,7 @@ from spcnet.config import DomainSpec, RunConfig, from_dict, recipes_folder
 from spcnet.data.catalog import dataset
 from spcnet.labels import label_space, remap
 from spcnet.methods import METHODS
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.models.whitening import InstanceWhitening, SwitchableWhitening
 from spcnet.synthesis import weather
 from spcnet.training import check_unseen

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from spcnet.evaluation.evaluator import evaluating
 from spcnet.losses.clustering import labels_at
-from spcnet.models.clustering import unit
-from spcnet.models.segmentor import Segmentor, device_of
+from spcnet.models.heads.prototypes import unit
+from spcnet.models.network import Segmentor, device_of
 from spcnet.models.style import StyleProjection, style_distance, style_stats
 from spcnet.types import Batch, SegOutput, StyleStats, internals_of
 
@@ -85,7 +85,7 @@ def look_inside(
     names: list[str] = []
     views: list[tuple[StyleView, ...]] = []
     kept = _Drawn(num_classes, pixels)
-    listened: list[nn.Module] = list(network.style_layers) or [network.backbone.stem, network.backbone.layer1]
+    listened: list[nn.Module] = list(network.style_layers) or [getattr(network.backbone, place) for place in PLACES]
     with evaluating(network), torch.inference_mode(), _heard([*listened, network.decoder]) as heard:
         for batch in batches:
             heard.clear()

@@ -28,7 +28,7 @@ from torch import Tensor
 from spcnet import checkpoint
 from spcnet.errors import DataError, UsageError
 from spcnet.files import write_text
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.models.style import style_distance
 from spcnet.precision import at_least_single, without_autocast
 from spcnet.types import SegOutput, internals_of

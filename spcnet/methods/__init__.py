@@ -12,7 +12,7 @@ from spcnet.errors import CheckpointError, UsageError, lookup
 from spcnet.methods import mixstyle, robustnet, spcnet
 from spcnet.methods.base import fill
 from spcnet.methods.baseline import Baseline
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 
 METHODS: dict[str, Baseline] = {
     method.name: method

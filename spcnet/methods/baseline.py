@@ -8,14 +8,15 @@ from torch import Tensor, nn
 
 from spcnet.config import LossConfig, ModelConfig
 from spcnet.distributed import Reduce
-from spcnet.errors import UsageError
+from spcnet.errors import UsageError, lookup
 from spcnet.losses.clustering import labels_at
 from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
 from spcnet.methods.base import Method, Terms
 from spcnet.models.backbones import Backbone, backbone_info, build_backbone
-from spcnet.models.deeplab import DeepLabDecoder, auxiliary_head, linear_classifier
+from spcnet.models.heads import CLASSIFIERS, DECODERS
+from spcnet.models.heads.linear import auxiliary_head
+from spcnet.models.network import Segmentor
 from spcnet.models.pseudo import StyleClusters
-from spcnet.models.segmentor import PLACES, Segmentor
 from spcnet.types import Batch, SegOutput
 from spcnet.weights.imagenet import load_imagenet
 
@@ -24,14 +25,20 @@ class Baseline(Method):
     """DeepLabV3+ on any backbone, trained by cross-entropy; its parts are methods that another method may replace."""
 
     @property
+    def classifier(self) -> str:
+        """What makes class scores of the decoder's features, by its name in `CLASSIFIERS`."""
+        return "linear"
+
+    @property
     def styled(self) -> bool:
         """Whether it has style layers."""
         return False
 
     def check(self, model: ModelConfig) -> None:
-        """Also refuse an unknown backbone, and settings of style layers where there are none."""
+        """Also refuse an unknown backbone or decoder, and settings of style layers where there are none."""
         super().check(model)
         backbone_info(model.backbone)
+        lookup(model.decoder, DECODERS, "decoder")
         if not self.styled and model.style.mode is not None:
             raise UsageError(
                 f"model.style.mode is {model.style.mode!r}, but the method {self.name} has no style layers: "
@@ -50,19 +57,22 @@ class Baseline(Method):
         """Backbone with its weights, norms, decoder, classifier, style layers and auxiliary head, made in this order."""
         self.check(model)
         self._check_numbers(model, num_classes, num_domains, cluster_domains)
-        classifier, finish = build_backbone(model.backbone, output_stride=model.output_stride)
+        backbone = build_backbone(model.backbone, output_stride=model.output_stride)
         if pretrained and model.weights is not None:
-            load_imagenet(classifier, backbone_info(model.backbone), model.weights)
-        backbone = finish()
+            load_imagenet(backbone, backbone_info(model.backbone), model.weights)
         self.make_norms(backbone, model)
-        channels = dict(zip(PLACES, backbone.channels, strict=True))
+        channels = backbone.channels
+        decoder = DECODERS[model.decoder](channels, backbone.strides)
+        classifier = CLASSIFIERS[self.classifier]
         return Segmentor(
             backbone,
-            DeepLabDecoder(channels["layer4"], channels["layer1"], output_stride=model.output_stride),
-            self.make_classifier(model, num_classes, num_domains),
+            decoder,
+            classifier(decoder.out_channels, num_classes, num_domains, model.clustering),
             taps=self.make_taps(model, num_domains, channels),
-            auxiliary=auxiliary_head(channels["layer3"], num_classes) if model.auxiliary_weight > 0 else None,
-            clusters=StyleClusters(num_domains, channels["stem"], distance=model.style.distance)
+            auxiliary=auxiliary_head(channels[backbone.places[-2]], num_classes)
+            if model.auxiliary_weight > 0
+            else None,
+            clusters=StyleClusters(num_domains, channels[backbone.places[0]], distance=model.style.distance)
             if cluster_domains
             else None,
         )
@@ -90,10 +100,6 @@ class Baseline(Method):
 
     def make_norms(self, backbone: Backbone, model: ModelConfig) -> None:
         """Change the backbone's norms, once it has its pretrained weights."""
-
-    def make_classifier(self, model: ModelConfig, num_classes: int, num_domains: int) -> nn.Module:
-        """What makes class scores of the decoder's features."""
-        return linear_classifier(num_classes)
 
     def make_taps(self, model: ModelConfig, num_domains: int, channels: Mapping[str, int]) -> dict[str, nn.Module]:
         """Layers that replace the backbone's feature maps, by the place of the map."""

@@ -16,8 +16,9 @@ from spcnet.losses.whitening import covariance, whitening_loss
 from spcnet.methods.base import Terms
 from spcnet.methods.baseline import Baseline
 from spcnet.models.backbones import Backbone, backbone_info
-from spcnet.models.segmentor import Segmentor
-from spcnet.models.whitening import InstanceWhitening, Kind, fill_slots, outputs_of, slots_of
+from spcnet.models.network import Segmentor
+from spcnet.models.norm_slots import fill_slots, slots_of
+from spcnet.models.whitening import InstanceWhitening, Kind, outputs_of
 from spcnet.types import Batch, SegOutput, internals_of
 
 

@@ -13,8 +13,7 @@ from spcnet.distributed import Reduce
 from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, image_sums, labels_at
 from spcnet.methods.base import Figures, Terms
 from spcnet.methods.robustnet import RobustNet
-from spcnet.models.clustering import PrototypeHead
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.models.style import Mode, StyleProjection, domain_members
 from spcnet.types import Batch, ClassSums, SegOutput, StepResult, StyleStats, internals_of
 
@@ -44,18 +43,10 @@ class SPCNet(RobustNet):
         """Whether the method has them."""
         return self.style is not None
 
-    def make_classifier(self, model: ModelConfig, num_classes: int, num_domains: int) -> nn.Module:
+    @property
+    def classifier(self) -> str:
         """The prototype head, where the method clusters."""
-        if not self.clustering:
-            return super().make_classifier(model, num_classes, num_domains)
-        config = model.clustering
-        return PrototypeHead(
-            num_classes,
-            num_domains,
-            embedding_dim=config.embedding_dim,
-            momentum=config.momentum,
-            ramp=config.ramp_up,
-        )
+        return "prototypes" if self.clustering else "linear"
 
     def make_taps(self, model: ModelConfig, num_domains: int, channels: Mapping[str, int]) -> dict[str, nn.Module]:
         """A style layer with M bases at each of the two shallowest places."""

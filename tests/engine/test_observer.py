@@ -34,7 +34,7 @@ from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError
 from spcnet.methods import METHODS, card_for
 from spcnet.methods.spcnet import Observed
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.models.style import style_distance
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, Batch, SegOutput, StepResult, StyleStats, internals_of
 from tests.engine.test_nothing_lost import files_of_at_most

@@ -26,8 +26,8 @@ from spcnet.engine import prepare as preparing
 from spcnet.engine.prepare import prepare
 from spcnet.errors import UsageError
 from spcnet.methods import METHODS, build_model, restore
+from spcnet.models.network import Segmentor
 from spcnet.models.recompute import buffers_kept, recomputed
-from spcnet.models.segmentor import Segmentor
 from spcnet.models.whitening import SwitchableWhitening
 from spcnet.types import SegOutput, internals_of
 from tests.engine.test_trainer import batches, losses, pairs, settings, trainer

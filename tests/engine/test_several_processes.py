@@ -26,7 +26,7 @@ from spcnet.engine.trainer import Trainer
 from spcnet.errors import UsageError
 from spcnet.evaluation import evaluator
 from spcnet.methods import METHODS, card_for
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.types import IGNORE_INDEX, Batch
 from tests.support.demo_networks import shortened
 

@@ -11,7 +11,7 @@ from spcnet.inference import fast
 from spcnet.inference.fast import PackedConv, UpsampledConv, WinogradConv, fold_norms, fused
 from spcnet.methods import METHODS
 from spcnet.models.backbones import BACKBONES
-from spcnet.models.deeplab import resize
+from spcnet.models.heads.deeplab import resize
 from spcnet.types import internals_of
 
 

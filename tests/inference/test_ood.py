@@ -24,7 +24,7 @@ from spcnet.inference.ood import (
 )
 from spcnet.labels import label_space
 from spcnet.methods import METHODS
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.synthesis.corruptions import corrupt
 from spcnet.types import Internals, SegOutput, StyleStats
 

@@ -18,7 +18,7 @@ from spcnet.methods.base import fill
 from spcnet.methods.mixstyle import StyleMixer
 from spcnet.methods.spcnet import Observed, SPCNet
 from spcnet.models.backbones import BACKBONES
-from spcnet.models.segmentor import Segmentor, device_of
+from spcnet.models.network import Segmentor, device_of
 from spcnet.models.whitening import SwitchableWhitening
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult, internals_of
 

@@ -20,7 +20,7 @@ GUIDE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The guide's method, in a file of its own, and its line in the registry."""
-    section = GUIDE.read_text().split("## Add a method", 1)[1].split("\n## ", 1)[0]
+    section = GUIDE.read_text().split("### A method", 1)[1].split("\n##", 1)[0]
     (source,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     path = tmp_path / "toy.py"
     path.write_text(source)

@@ -10,8 +10,8 @@ from spcnet import checkpoint
 from spcnet.config import ModelConfig
 from spcnet.errors import UsageError
 from spcnet.methods import METHODS, card_for, restore
+from spcnet.models.network import Segmentor
 from spcnet.models.pseudo import StyleClusters
-from spcnet.models.segmentor import Segmentor
 from spcnet.types import Batch, StyleStats
 
 DOMAINS, CHANNELS = 5, 8

@@ -40,7 +40,7 @@ from spcnet.inference.embeddings import (
 )
 from spcnet.labels import label_space
 from spcnet.methods import METHODS, card_for
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.reports import inspection as report
 from spcnet.reports.inspection import read_inspection
 from spcnet.studies import inspection

@@ -1,15 +1,18 @@
-"""The one forward pass of every method: backbone, style layers, decoder, classifier."""
+"""The one forward pass of every method: backbone with taps, decoder, classifier."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from spcnet.errors import UsageError
 from spcnet.models.backbones import Backbone
-from spcnet.models.clustering import PrototypeHead
-from spcnet.models.deeplab import DeepLabDecoder, resize
+from spcnet.models.heads.base import Decoder
+from spcnet.models.heads.deeplab import resize
+from spcnet.models.heads.prototypes import PrototypeHead
 from spcnet.models.pseudo import StyleClusters
 from spcnet.models.recompute import recomputed
 from spcnet.models.style import Restyled, StyleProjection
@@ -26,20 +29,20 @@ class Segmentor(Network):
     """A segmentation network: what a method builds and the trainer trains.
 
     Args:
-        backbone: stem and four stages.
-        decoder: joins the deepest features with those of the first stage.
-        classifier: a layer that gives scores, or the prototype head.
+        backbone: gives the feature maps.
+        decoder: joins those at its `places` to one; see `spcnet.models.heads`.
+        classifier: gives scores for the decoder's features.
         taps: by place of the backbone, a layer that replaces the feature map there. It returns the new map, or a named
             tuple that has it as `feature`.
-        auxiliary: head on the third stage, or None.
+        auxiliary: head on the map before the deepest, or None.
         clusters: what tells an image's domain from its style, or None where each batch says it.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        decoder: DeepLabDecoder,
-        classifier: nn.Module | PrototypeHead,
+        decoder: Decoder,
+        classifier: nn.Module,
         *,
         taps: Mapping[str, nn.Module] | None = None,
         auxiliary: nn.Module | None = None,
@@ -75,49 +78,46 @@ class Segmentor(Network):
         return self._forward(image, size)
 
     def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> SegOutput:
-        restyled: list[Restyled] = []
+        results: list[Any] = []
+        before: dict[str, Tensor] = {}
         taps = dict(zip(self.tapped, self.styles, strict=True))
-        maps, feature = {}, image
-        for place in PLACES:
-            stage = getattr(self.backbone, place)
-            feature = self._part(stage, feature) if place == "stem" else self._stage(stage, feature)
-            maps[place] = feature
-            if place in taps:
-                result = taps[place](feature)
-                feature = result if isinstance(result, Tensor) else result.feature
-                if isinstance(result, Restyled):
-                    # The decoder's fine features are those before the second projection, as in the released weights.
-                    restyled.append(result)
-                else:
-                    maps[place] = feature
-        third = maps["layer3"]
-        decoded = self._part(self.decoder, maps["layer4"], maps["layer1"])
+        auxiliary = self.auxiliary if self.training else None
+        *_, second_deepest, _ = self.backbone.places
+        read = self.decoder.places if auxiliary is None else (*self.decoder.places, second_deepest)
+
+        def tap(place: str, feature: Tensor) -> Tensor:
+            if place not in taps:
+                return feature
+            result = taps[place](feature)
+            results.append(result)
+            if getattr(taps[place], "decoder_reads_before", False) and place in self.decoder.places:
+                before[place] = feature
+            return result if isinstance(result, Tensor) else result.feature
+
+        padded = _pad_to_multiple(image, self.backbone.pixel_multiple)
+        maps = self.backbone.features(padded, read, tap, recompute=self.recompute) | before
+        decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
+        classified = self.classifier(decoded)
+        scores = classified if isinstance(classified, Tensor) else classified.scores
+        # Whole planes of a class: what cross-entropy reads fastest.
+        logits = resize(scores.contiguous(), (padded.shape[2], padded.shape[3]))
+        if padded is not image:
+            logits = logits[:, :, : size[0], : size[1]]
+        restyled = [result for result in results if isinstance(result, Restyled)]
+        embedding = getattr(classified, "embedding", None)
         extras = None
-        if isinstance(self.classifier, PrototypeHead):
-            scores, embedding = self.classifier(decoded)
-            extras = Internals(embedding=embedding)
-        else:
-            scores = self.classifier(decoded)
-        if restyled:
+        if restyled or embedding is not None:
             weights = tuple(layer.weights for layer in restyled if layer.weights is not None)
-            extras = (extras or Internals())._replace(
-                styles=tuple(layer.stats for layer in restyled), style_weights=weights
-            )
+            extras = Internals(tuple(layer.stats for layer in restyled), weights, embedding)
         return SegOutput(
-            logits=resize(scores.contiguous(), size),  # whole planes of a class: what cross-entropy reads fastest
-            auxiliary=self._part(self.auxiliary, third) if self.auxiliary is not None and self.training else None,
+            logits=logits,
+            auxiliary=None if auxiliary is None else self._part(auxiliary, maps[second_deepest]),
             extras=extras,
         )
 
     def _part(self, part: nn.Module, *given: Tensor) -> Tensor:
-        found: Tensor = recomputed(part, *given) if self.recompute else part(*given)
-        return found
-
-    def _stage(self, stage: nn.Module, feature: Tensor) -> Tensor:
-        # Block by block: a step then needs the memory of a block and not of a stage.
-        for part in stage.children() if self.recompute else (stage,):
-            feature = self._part(part, feature)
-        return feature
+        result: Tensor = recomputed(part, *given) if self.recompute else part(*given)
+        return result
 
     @property
     def style_layers(self) -> list[StyleProjection]:
@@ -135,6 +135,13 @@ class Segmentor(Network):
         if self.prototype_head is not None:
             return self.prototype_head.prototypes.shape[1]
         return len(self.style_layers[0].base_mean) if self.style_layers else None
+
+
+def _pad_to_multiple(image: Float[Tensor, "B 3 H W"], multiple: int) -> Float[Tensor, "B 3 H2 W2"]:
+    """Zeros below and beside a normalised image, its mean colour, so that a number of pixels divides both its sides."""
+    if multiple == 1:
+        return image
+    return F.pad(image, (0, -image.shape[3] % multiple, 0, -image.shape[2] % multiple))
 
 
 def device_of(module: nn.Module) -> torch.device:
