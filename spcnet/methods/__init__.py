@@ -4,10 +4,12 @@ What a method is stands in `spcnet.methods.base`. A new one is a module here and
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from spcnet import checkpoint
-from spcnet.config import ClusteringConfig, ModelConfig, StyleConfig, from_dict
+from spcnet.config import ModelConfig, from_dict
 from spcnet.errors import CheckpointError, UsageError, lookup
 from spcnet.methods import mixstyle, robustnet, spcnet
 from spcnet.methods.base import fill
@@ -52,9 +54,8 @@ def build_model(
     num_domains: int = 2,
     output_stride: int = 16,
     weights: str | None = None,
-    style: StyleConfig | None = None,
-    clustering: ClusteringConfig | None = None,
     auxiliary: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Segmentor:
     """Build a network by names.
 
@@ -70,22 +71,16 @@ def build_model(
         num_domains: M, number of source domains.
         output_stride: 8, 16 or 32.
         weights: `imagenet`, a local file with torchvision's key names, or None for random values.
-        style: settings of style projection.
-        clustering: settings of semantic clustering.
         auxiliary: build the auxiliary head (the reference's parameter counts include it).
+        options: further settings as a recipe has them under `model`, such as `{"style": {"distance": "kl"}}`.
 
     Raises:
         UsageError: a name or number makes no sense.
         CheckpointError: the weights cannot be read or do not fit.
     """
-    config = ModelConfig(
-        backbone=backbone,
-        output_stride=output_stride,
-        weights=weights,
-        style=style or StyleConfig(),
-        clustering=clustering or ClusteringConfig(),
-        auxiliary_weight=0.4 if auxiliary else 0.0,
-    )
+    named = {"backbone": backbone, "output_stride": output_stride, "weights": weights}
+    auxiliary_weight = {"auxiliary_weight": 0.4} if auxiliary else {}
+    config = from_dict(ModelConfig, {**named, **auxiliary_weight, **(options or {})})
     return method_named(method).build(config, num_classes=num_classes, num_domains=num_domains)
 
 

@@ -315,6 +315,17 @@ def test_style_settings_reach_the_layers() -> None:
     assert (head.momentum, head.ramp) == (0.5, True)
 
 
+def test_further_options_reach_a_network_that_is_built_by_names() -> None:
+    network = build_model(
+        "spcnet", backbone="shufflenet_v2", options={"style": {"distance": "kl"}, "clustering": {"embedding_dim": 32}}
+    )
+    assert network.style_layers[0].distance == "kl"
+    assert network.prototype_head is not None
+    assert network.prototype_head.prototypes.shape == (19, 2, 32)
+    with pytest.raises(UsageError, match="unknown option stile"):
+        build_model("spcnet", options={"stile": {}})
+
+
 def test_each_method_is_named_and_explained() -> None:
     for name, method in METHODS.items():
         assert method.name == name
