@@ -18,6 +18,7 @@ from spcnet.config import Precision, RunConfig, TrainingConfig
 from spcnet.debug_commands import Replayed, replay
 from spcnet.engine import records
 from spcnet.engine import replay as steps
+from spcnet.engine.optim import pack
 from spcnet.errors import CheckpointError, DataError
 from spcnet.types import Batch
 from tests.engine.test_trainer import batches, settings, trainer
