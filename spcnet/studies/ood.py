@@ -36,9 +36,8 @@ from spcnet.labels import label_space
 from spcnet.methods import restore
 from spcnet.models.segmentor import Segmentor
 from spcnet.reports.robustness import CLEAN, STYLE
-from spcnet.runs import OpenRun, source_tests
+from spcnet.runs import DataOptions, OpenRun, open_domains, source_tests
 from spcnet.studies.robustness import Condition, conditions, image_score, spread
-from spcnet.training import data_for, open_tests
 from spcnet.types import SegOutput
 
 RESULT_FILE = "unfamiliarity.json"
@@ -175,7 +174,11 @@ def unfamiliarity(
     data, network = _opened(run, roots, sets, accelerator, targets)
     usual = OODDetector.read(run, network)
     space = label_space(data.space)
-    tests = {name: plain for name, plain in open_tests(data, space).items() if DomainSpec.parse(name).style is None}
+    tests = {
+        name: plain
+        for name, plain in open_domains([*source_tests(data), *data.targets], data, space, training=False).items()
+        if DomainSpec.parse(name).style is None
+    }
     print_remarks(tests.values(), console)
     sources = set(source_tests(data))
     plan = [
@@ -225,9 +228,8 @@ def _opened(
     targets: Sequence[str] | None = None,
 ) -> tuple[DataConfig, Segmentor]:
     """Where a run's data lie and how large its images are, and its network on the device."""
-    config = OpenRun(run).config
     network, card = restore(run)
-    data = replace(data_for(config, targets=targets, roots=roots, sets=sets), space=card.space)
+    data = replace(OpenRun(run, DataOptions(targets, roots or {}, sets)).data, space=card.space)
     return data, network.to(find_device(accelerator))
 
 
