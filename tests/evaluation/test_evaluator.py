@@ -16,6 +16,7 @@ from spcnet.data.transforms import normalise
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.evaluator import (
     DomainResult,
+    Origin,
     evaluate,
     label_image,
     record,
@@ -197,10 +198,7 @@ def test_the_record_is_plain_json_with_null_for_what_is_not_defined():
         {"streets/game": result_of(counts, figures={"style_weights": ((0.25, 0.75),)})},
         {"streets/game": "source"},
         space=SEVEN,
-        method="spcnet",
-        seed=4,
-        iteration=100,
-        run="first",
+        origin=Origin("first", "spcnet", 4, 100),
     )
     assert json.loads(json.dumps(made, allow_nan=False)) == made
     game = made["domains"]["streets/game"]
@@ -222,7 +220,7 @@ def test_the_record_is_plain_json_with_null_for_what_is_not_defined():
 
 
 def recorded(results, roles):
-    return record(results, roles, space=SEVEN, method="m", seed=0, iteration=0, run="r")
+    return record(results, roles, space=SEVEN, origin=Origin("r", "m", 0, 0))
 
 
 def test_means_are_over_the_domains_of_one_role():
@@ -355,10 +353,7 @@ def test_a_figure_that_only_one_method_tells_is_averaged_recorded_and_read_under
         {"x": result_of(counts, figures={"sureness": ((0.5, 0.5),)})},
         {"x": "unseen"},
         space=SEVEN,
-        method="sure",
-        seed=0,
-        iteration=1,
-        run="r",
+        origin=Origin("r", "sure", 0, 1),
     )
     assert made["domains"]["x"]["figures"] == {"sureness": [[0.5, 0.5]]}
     assert made["domains"]["x"]["style_weights"] is None
