@@ -30,8 +30,8 @@ from spcnet.data.loading import Draw, Stream, TrainingSampler, training_batches
 from spcnet.engine import records
 from spcnet.engine.state import dead_workers_told
 from spcnet.errors import CheckpointError, DataError, Interrupted
-from tests.engine.test_trainer import batches, settings, trainer
 from tests.support.disk import files_of_at_most
+from tests.support.training import batches, settings, trainer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of this process")
 
