@@ -19,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet import labels
 from spcnet.config import DataConfig, plain_lists
+from spcnet.data import label_formats
 from spcnet.data.catalog import dataset
 from spcnet.data.doctor import below, list_splits
 from spcnet.data.folders import MARKER, Pair, excluded_images, left_out_of, lines_without_image
 from spcnet.data.images import ARRAY, geometry_of, is_plain, read_image, read_label, size_misfit
+from spcnet.data.label_formats import LabelFormat
 from spcnet.data.listing import spellings
 from spcnet.data.parallel import in_processes
 from spcnet.errors import DataError, UsageError, WriteError, unknown_name_error
 from spcnet.files import write_atomic, write_text
-from spcnet.labels import LabelFormat
 
 Form = Literal["jpeg", "raw"]
 """How photos are stored: packed as JPEG, or as unpacked pixels, which take ten times the room and no time."""
@@ -249,7 +249,7 @@ def _copy(job: _Job, *, settings: _Settings) -> _Copy:
         geometry = geometry_of(job.pair.image)
         own_size = geometry.size
         label = read_label(job.pair.label, job.form, photo=geometry)
-        labels.check_ids(label, job.form, str(job.pair.label))
+        label_formats.check_ids(label, job.form, str(job.pair.label))
         if misfit := size_misfit(geometry, label.shape):
             raise DataError(f"{job.pair.image} and its label must have the same size: {misfit}")
         # Decoding a JPEG at twice the wanted size first changes next to nothing, and is much faster.

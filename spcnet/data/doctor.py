@@ -37,10 +37,11 @@ from spcnet.data.folders import (
     survey,
 )
 from spcnet.data.images import Geometry, fault, geometry_of, read_label, read_photo, size_misfit
+from spcnet.data.label_formats import LabelFormat, UnknownLabelError
 from spcnet.data.listing import LeftOut
 from spcnet.data.parallel import in_processes
 from spcnet.errors import DataError, UsageError, unknown_name_error
-from spcnet.labels import IGNORE, VOID, LabelFormat, LabelSpace, UnknownLabelError
+from spcnet.labels import IGNORE, VOID, LabelSpace
 
 EXPECTED: dict[str, dict[str, tuple[int, ...]]] = {
     "camvid": {"train": (367,), "val": (101,), "test": (233,)},

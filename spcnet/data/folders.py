@@ -15,10 +15,10 @@ from typing import NamedTuple
 from spcnet.config import DataConfig
 from spcnet.data.catalog import DATASETS, DatasetInfo, Layout, Table, dataset
 from spcnet.data.images import ARRAY
+from spcnet.data.label_formats import LabelFormat
 from spcnet.data.listing import PICTURES, LeftOut, ending_of, files_below, kind_by_content, spellings
 from spcnet.errors import DataError
 from spcnet.files import decoded_text, write_text
-from spcnet.labels import LabelFormat
 
 ROOT_VARIABLE = "SPCNET_DATA"
 """Environment variable with the folder that holds one folder per data set, named as the set is."""

@@ -32,10 +32,10 @@ from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageEr
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from spcnet import labels
+from spcnet.data import label_formats
+from spcnet.data.label_formats import LabelFormat
 from spcnet.data.listing import kind_by_content
 from spcnet.errors import DataError
-from spcnet.labels import LabelFormat
 
 MAX_PIXELS = 2**27
 """Pixels that an image may have; while one is decoded it takes some eight bytes for each."""
@@ -378,7 +378,7 @@ def read_label(
     shape: their labels lie on the upright picture, which labelling tools show.
 
     A grey image of 8, 16 or 32 bits holds numbers, an RGB image colours (opaque or not), an image with a palette either
-    (`labels.palette_ids`).
+    (`label_formats.palette_ids`).
 
     Args:
         path: the file.
@@ -683,7 +683,7 @@ def _opened(path: Path, content: bytes | Opened) -> ImageFile.ImageFile:
 def _ids(path: Path, content: bytes, form: LabelFormat) -> NDArray[np.uint8]:
     kind = _png_kind(content)
     if form.wide and kind.bits == 16:
-        return labels.from_numbers(_wide_numbers(path, content, kind.channels), form, str(path))
+        return label_formats.from_numbers(_wide_numbers(path, content, kind.channels), form, str(path))
     image = _decode(path, content)
     if content.startswith(_JPEG):
         raise DataError(f"{path} is a JPEG: it changes the ids of a label image's pixels a little. Take the PNG")
@@ -694,9 +694,9 @@ def _ids(path: Path, content: bytes, form: LabelFormat) -> NDArray[np.uint8]:
     if image.mode in ("L", "1"):
         return _grey_ids(path, image, 255 if image.mode == "1" else _STEP.get(kind.bits, 1), form)
     if (image.mode.startswith("I;16") or image.mode == "I") and kind.channels < 2 and form.numbers != ():
-        return labels.from_numbers(np.asarray(image), form, str(path))
+        return label_formats.from_numbers(np.asarray(image), form, str(path))
     if form.colors and image.mode in ("RGB", "RGBA"):
-        return labels.color_ids(np.asarray(image)[:, :, :3], form, str(path))
+        return label_formats.color_ids(np.asarray(image)[:, :, :3], form, str(path))
     raise DataError(
         f"{path} is an image of mode {image.mode}: a label image has one channel with the number of each pixel's class "
         f"(mode L, I;16 or P){' or their colours (RGB)' if form.colors else ', not colours'}"
@@ -710,10 +710,10 @@ def _palette_ids(path: Path, image: Image.Image, form: LabelFormat) -> NDArray[n
         return _grey_ids(path, image, 1, form)
     indices = np.array(image, dtype=np.uint8)
     # Counting pixels takes a tenth of decoding them, and few palettes need it.
-    if not form.names or not labels.palette_may_decide(palette, form):
-        return labels.from_numbers(indices, form, str(path))
-    table = labels.palette_ids(palette, _counted(image), form, str(path))
-    return labels.from_numbers(indices, form, str(path)) if table is None else _translated(indices, table)
+    if not form.names or not label_formats.palette_may_decide(palette, form):
+        return label_formats.from_numbers(indices, form, str(path))
+    table = label_formats.palette_ids(palette, _counted(image), form, str(path))
+    return label_formats.from_numbers(indices, form, str(path)) if table is None else _translated(indices, table)
 
 
 _GREYS = tuple((g, g, g) for g in range(256))
@@ -725,13 +725,13 @@ def _grey_ids(path: Path, image: Image.Image, step: int, form: LabelFormat) -> N
     if image.mode == "L" and step > 1:
         values //= np.uint8(step)
     if form.names and (
-        form.numbers == () or step > 1 or any((values == grey).any() for grey in labels.telling_greys(form))
+        form.numbers == () or step > 1 or any((values == grey).any() for grey in label_formats.telling_greys(form))
     ):
         counts = np.bincount(values.reshape(-1), minlength=256)
-        table = labels.grey_ids({int(i): int(counts[i]) for i in np.flatnonzero(counts)}, step, form, str(path))
+        table = label_formats.grey_ids({int(i): int(counts[i]) for i in np.flatnonzero(counts)}, step, form, str(path))
         if table is not None:
             return _translated(values, table)
-    return labels.from_numbers(values, form, str(path))
+    return label_formats.from_numbers(values, form, str(path))
 
 
 def _counted(image: Image.Image) -> dict[int, int]:

@@ -16,14 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from spcnet.config import DataConfig
-from spcnet.data.centroids import (
-    Centres,
-    class_centres,
-    class_map,
-    innermost,
-    leave_signals_to_the_parent,
-    unchanged,
-)
+from spcnet.data.centroids import Centres, class_centres, class_map, innermost, leave_signals_to_the_parent, unchanged
 from spcnet.data.datasets import FolderSet, Sample, SegmentationSet
 from spcnet.data.transforms import TrainingTransform, evaluation_transform, normalise, photometric_transform
 from spcnet.errors import DataError, UsageError
@@ -267,11 +260,7 @@ FEW = 4
 
 
 def check_labelled(
-    name: str,
-    images: SegmentationSet,
-    *,
-    workers: int = 0,
-    say: Callable[[str], object] = lambda text: None,
+    name: str, images: SegmentationSet, *, workers: int = 0, say: Callable[[str], object] = lambda text: None
 ) -> None:
     """Refuse a source without a single labelled pixel, from which nothing can be learnt; see `labelled`.
 

@@ -19,12 +19,14 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from spcnet import checkpoint, distributed, labels, training
+from spcnet import checkpoint, distributed, label_tables, labels, training
 from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, TrainingConfig, plain_lists
 from spcnet.convert import load_any
+from spcnet.data import label_formats
 from spcnet.data.catalog import with_sets
 from spcnet.data.datasets import FolderSet, SegmentationSet, WeatherSet, open_domain, print_remarks
 from spcnet.data.images import read_label
+from spcnet.data.label_formats import LabelFormat
 from spcnet.engine import records
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.progress import bar
@@ -37,7 +39,7 @@ from spcnet.evaluation.tta import check_overlap
 from spcnet.export import FileNetwork, onnx_metadata, onnx_program
 from spcnet.file_kinds import FileKind, kind_of, split_part
 from spcnet.inference.results import CLASSES_SUFFIX
-from spcnet.labels import LabelFormat, LabelSpace, label_space
+from spcnet.labels import LabelSpace, label_space
 from spcnet.methods import restore
 from spcnet.reports.scores import class_table, domain_scores, percent
 
@@ -466,7 +468,9 @@ def read_prediction(path: Path, *, space: LabelSpace, ids: Ids = "auto") -> npt.
     colors = tuple((color, k) for k, color in enumerate(space.colors))
     form = {
         "train": LabelFormat(classes, colors),
-        "label": LabelFormat.of(labels.CITYSCAPES_IDS, labels.cityscapes_colors(labels.CITYSCAPES_IDS)),
+        "label": LabelFormat.of(
+            label_tables.CITYSCAPES_IDS, label_formats.cityscapes_colors(label_tables.CITYSCAPES_IDS)
+        ),
         "color": LabelFormat(classes, colors, numbers=()),
     }[kind]
     read_as = {"train": "train ids", "label": "label ids", "color": "colours"}[kind]
@@ -474,10 +478,10 @@ def read_prediction(path: Path, *, space: LabelSpace, ids: Ids = "auto") -> npt.
     rule = f"read as {read_as}: each pixel must have one of the {len(space)} classes of {space.name}; --ids says what the pixels are"
     try:
         pixels = read_label(path, form)
-    except labels.UnknownLabelError as error:
+    except label_formats.UnknownLabelError as error:
         raise DataError(f"{error}; {rule}") from None
     if kind == "label":
-        table = labels.remap(labels.CITYSCAPES_IDS, space, "predictions")
+        table = labels.remap(label_tables.CITYSCAPES_IDS, space, "predictions")
         pixels = np.asarray(table[pixels])
     if (worst := int(pixels.max(initial=0))) >= len(space):
         came = "no class" if kind == "label" or worst == labels.IGNORE else f"the class {worst}"

@@ -375,12 +375,12 @@ def test_wide_labels_and_labels_of_colours_become_plain_ids(tmp_path: Path) -> N
 
 
 def test_the_table_of_a_set_goes_with_its_copy(tmp_path: Path) -> None:
-    from spcnet import labels
+    from spcnet import label_tables
 
     root = tmp_path / "set"
     save(root / "training" / "images" / "a.jpg", smooth(0))
     save(root / "training" / "labels" / "a.png", truth(0))
-    names = [{"name": name} for name in labels.MAPILLARY_V12]
+    names = [{"name": name} for name in label_tables.MAPILLARY_V12]
     (root / "config.json").write_text(json.dumps({"labels": names}))
     write_cache("mapillary", root, tmp_path / "copy")
     assert (tmp_path / "copy" / "config.json").read_bytes() == (root / "config.json").read_bytes()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from spcnet import labels
+from spcnet import label_tables, labels
 from spcnet.config import DataConfig, DomainSpec, OwnSet, RunConfig, from_dict
 from spcnet.data.cache import write_cache
 from spcnet.data.catalog import DATASETS, dataset
@@ -104,11 +104,11 @@ def test_rein_s_classes_differ_from_robustnet_s_where_its_tool_says() -> None:
 
 
 def test_version_2_tells_124_things_apart_each_as_1_2_would() -> None:
-    assert len(labels.MAPILLARY_V20) == len(set(labels.MAPILLARY_V20)) == 124
+    assert len(label_tables.MAPILLARY_V20) == len(set(label_tables.MAPILLARY_V20)) == 124
     for rein in (False, True):
         new, old = (
-            dict(zip(names, labels.mapillary(names, rein=rein).values(), strict=True))
-            for names in (labels.MAPILLARY_V20, labels.MAPILLARY_V12)
+            dict(zip(names, label_tables.mapillary(names, rein=rein).values(), strict=True))
+            for names in (label_tables.MAPILLARY_V20, label_tables.MAPILLARY_V12)
         )
         assert all(new[name] == meaning for name, meaning in old.items() if name in new)
         assert set(new.values()) & set(CITY.classes) == set(CITY.classes)
@@ -173,11 +173,13 @@ def test_a_broken_configuration_of_mapillary_is_answered_in_one_line(
 def test_a_configuration_of_version_1_2_confirms_the_table(tmp_path: Path) -> None:
     write_fixture("mapillary", tmp_path, images_per_split=1, size=SMALL)
     data = DataConfig(roots={"mapillary": str(tmp_path)})
-    (tmp_path / "config.json").write_text(json.dumps({"labels": [{"name": n} for n in labels.MAPILLARY_V12]}))
+    (tmp_path / "config.json").write_text(json.dumps({"labels": [{"name": n} for n in label_tables.MAPILLARY_V12]}))
     assert len(opened("mapillary", data)) == 1
-    (tmp_path / "config.json").write_text(json.dumps({"labels": [{"name": n} for n in labels.MAPILLARY_V12[:65]]}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"labels": [{"name": n} for n in label_tables.MAPILLARY_V12[:65]]})
+    )
     assert "it has 65 labels" in refusal(DataError, "mapillary", data)
-    (tmp_path / "config.json").write_text(json.dumps({"labels": [{"name": n} for n in labels.MAPILLARY_V20]}))
+    (tmp_path / "config.json").write_text(json.dumps({"labels": [{"name": n} for n in label_tables.MAPILLARY_V20]}))
     assert "'construction--barrier--ambiguous' at 2" in refusal(DataError, "mapillary", data)
 
 
@@ -236,7 +238,7 @@ def test_half_converted_labels_are_passed_over_for_the_whole_ones(tmp_path: Path
     assert find_pairs("gtav", tmp_path / "a", split="train") == (pairs, table)
     for pair in pairs:
         write(pair.label.with_name(f"{pair.label.stem}_labelTrainIds.png"), 13)
-    assert find_pairs("gtav", tmp_path / "a", split="train")[1] == labels.CITYSCAPES_TRAIN_IDS
+    assert find_pairs("gtav", tmp_path / "a", split="train")[1] == label_tables.CITYSCAPES_TRAIN_IDS
     listing = survey("gtav", tmp_path / "a", split="train")
     assert listing.orphans == []
 

@@ -9,14 +9,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet import labels
+from spcnet import label_tables, labels
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data import datasets, splits
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import SceneMemory, SegmentationSet, open_domain
 from spcnet.data.folders import find_pairs
+from spcnet.data.label_formats import UnknownLabelError
 from spcnet.errors import DataError, UsageError
-from spcnet.labels import CITYSCAPES_IDS, IGNORE, UnknownLabelError, label_space
+from spcnet.label_tables import CITYSCAPES_IDS
+from spcnet.labels import IGNORE, label_space
 from spcnet.synthesis import streets, weather
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -292,7 +294,7 @@ def test_cityscapes_prefers_train_ids_to_ids(tmp_path: Path) -> None:
         "flat_000000_gtFine_labelTrainIds.png",
         "flat_000001_gtFine_labelTrainIds.png",
     }
-    assert table == labels.CITYSCAPES_TRAIN_IDS
+    assert table == label_tables.CITYSCAPES_TRAIN_IDS
 
 
 def test_the_image_is_read_as_it_was_written(tmp_path: Path) -> None:

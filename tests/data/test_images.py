@@ -32,8 +32,8 @@ from spcnet.data.images import (
     size_misfit,
     too_many_scans,
 )
+from spcnet.data.label_formats import LabelFormat
 from spcnet.errors import DataError
-from spcnet.labels import LabelFormat
 from tests.support.pictures import (
     ORIENTATION,
     STORED,
@@ -743,7 +743,7 @@ BOMBS = textwrap.dedent("""
     import resource, sys
     from pathlib import Path
     from spcnet.data.images import read_image, read_label
-    from spcnet.labels import LabelFormat
+    from spcnet.data.label_formats import LabelFormat
     from spcnet.errors import DataError
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 256 * 2**20, resource.RLIM_INFINITY))
