@@ -16,11 +16,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from spcnet.config import DataConfig
-from spcnet.data.centroids import Centres, class_centres, class_map, innermost, leave_signals_to_the_parent, unchanged
+from spcnet.data.centroids import (
+    Centres,
+    class_centres,
+    class_map,
+    innermost,
+    unchanged,
+)
 from spcnet.data.datasets import FolderSet, Sample, SegmentationSet
 from spcnet.data.transforms import TrainingTransform, evaluation_transform, normalise, photometric_transform
 from spcnet.errors import DataError, UsageError
 from spcnet.labels import IGNORE, label_space
+from spcnet.signals import leave_signals_to_parent
 from spcnet.types import IGNORE_INDEX, Batch
 
 
@@ -260,7 +267,11 @@ FEW = 4
 
 
 def check_labelled(
-    name: str, images: SegmentationSet, *, workers: int = 0, say: Callable[[str], object] = lambda text: None
+    name: str,
+    images: SegmentationSet,
+    *,
+    workers: int = 0,
+    say: Callable[[str], object] = lambda text: None,
 ) -> None:
     """Refuse a source without a single labelled pixel, from which nothing can be learnt; see `labelled`.
 
@@ -309,7 +320,7 @@ def labelled(
             _HasLabels(stored, part),
             batch_size=None,
             num_workers=min(helpers, len(part)),
-            worker_init_fn=leave_signals_to_the_parent,
+            worker_init_fn=leave_signals_to_parent,
             collate_fn=unchanged,
             generator=torch.Generator(),
         )
@@ -428,7 +439,7 @@ class TrainingLoader(DataLoader[Batch]):
 
     def __init__(self, dataset: Dataset[Any], **options: Any) -> None:
         """Take the options of a `DataLoader`."""
-        super().__init__(dataset, worker_init_fn=leave_signals_to_the_parent, generator=torch.Generator(), **options)
+        super().__init__(dataset, worker_init_fn=leave_signals_to_parent, generator=torch.Generator(), **options)
         self.skipped = {}
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -646,7 +657,7 @@ def evaluation_batches(
         _EvaluationImages(plain, data, domain=domain, limit=limit, share=slice(rank, None, world_size)),
         batch_size=None,
         num_workers=data.workers,
-        worker_init_fn=leave_signals_to_the_parent,
+        worker_init_fn=leave_signals_to_parent,
         collate_fn=unchanged,
         generator=torch.Generator(),
     )

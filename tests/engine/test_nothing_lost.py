@@ -230,7 +230,7 @@ def test_a_request_to_end_that_comes_twice_at_once_is_one(tmp_path: Path) -> Non
 
 
 def test_a_later_second_request_to_end_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spcnet.engine.trainer.SAME_REQUEST", 0.01)
+    monkeypatch.setattr("spcnet.signals.SAME_REQUEST", 0.01)
 
     def ask(iteration: int, _: dict[str, float]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

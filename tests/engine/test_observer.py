@@ -28,12 +28,13 @@ from spcnet.config import LoggingConfig, ModelConfig, RunConfig, TrainingConfig,
 from spcnet.engine import observer as observing
 from spcnet.engine import profiling, progress, records
 from spcnet.engine.devices import make_fabric
-from spcnet.engine.observer import Observer, peak_memory
+from spcnet.engine.observer import Observer
 from spcnet.engine.trackers import TRACKERS_FILE, check_installed
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError
 from spcnet.methods import METHODS, Segmentor, card_for
 from spcnet.models.style import style_distance
+from spcnet.numerics import peak_memory
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, Batch, StepResult, StyleStats
 from tests.support.disk import files_of_at_most
 
