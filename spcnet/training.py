@@ -18,15 +18,10 @@ from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, a
 from spcnet.cost import PAPER_SIZE, cost
 from spcnet.data.catalog import with_sets
 from spcnet.data.datasets import SegmentationSet, open_domain, print_remarks
-from spcnet.data.folders import root_of
-from spcnet.data.loading import (
-    TrainingLoader,
-    check_labelled,
-    evaluation_batches,
-    file_names,
-    photometric_trials,
-    training_batches,
-)
+from spcnet.data.labelled import check_labelled
+from spcnet.data.loading import TrainingLoader, evaluation_batches, file_names, photometric_trials, training_batches
+from spcnet.data.roots import root_of
+from spcnet.data.sampling import Shard
 from spcnet.engine import membership, records
 from spcnet.engine.devices import make_fabric, scorer
 from spcnet.engine.observer import Observer
@@ -355,11 +350,9 @@ def make_batches(
         list(sources.values()),
         config.data,
         seed=config.training.seed,
-        iterations=config.training.iterations,
+        iterations=range(trainer.iteration, config.training.iterations),
         parts=config.training.accumulate,
-        start=trainer.iteration,
-        rank=trainer.fabric.global_rank,
-        world_size=trainer.fabric.world_size,
+        shard=Shard(trainer.fabric.global_rank, trainer.fabric.world_size),
         on_progress=on_progress,
         store=store,
     )
@@ -373,8 +366,7 @@ def make_trials(config: RunConfig, sources: Mapping[str, SegmentationSet], fabri
         seed=config.training.seed,
         trials=config.model.whitening.trials,
         pairs=config.model.whitening.pairs,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
+        shard=Shard(fabric.global_rank, fabric.world_size),
     )
 
 
@@ -504,8 +496,7 @@ def score_domains(
                 domain=index,
                 batch_size=config.evaluation.batch_size,
                 limit=config.evaluation.limit,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
+                shard=Shard(distributed.rank(), distributed.world_size()),
                 on_skip=bad.__setitem__,
             )
             with distributed.raise_on_all_ranks():

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spcnet import label_tables, labels
-from spcnet.data.catalog import DatasetInfo, Layout, dataset
-from spcnet.data.folders import filled, placed
+from spcnet.data.catalog import dataset
+from spcnet.data.layouts import DatasetInfo, Layout
+from spcnet.data.patterns import filled, placed
 from spcnet.errors import DataError, UsageError, unknown_name_error
 from spcnet.files import write_atomic
 from spcnet.synthesis import streets

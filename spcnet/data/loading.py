@@ -1,8 +1,6 @@
 """From data sets to batches: for training balanced over the domains and repeatable, for evaluation in order.
 
-A training batch is a pure function of the seed and the iteration. Nothing is drawn from a stream that has to be kept:
-each place of each batch has a number, the number gives the image and the seed of its augmentation. So a run that goes
-on at iteration t sees what it would have seen, whatever the number of worker processes.
+Which images a training batch has is decided in `spcnet.data.sampling`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,189 +11,18 @@ import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from spcnet.config import DataConfig
-from spcnet.data.centroids import (
-    Centres,
-    class_centres,
-    class_map,
-    innermost,
-    unchanged,
-)
-from spcnet.data.datasets import FolderSet, Sample, SegmentationSet
+from spcnet.data.centroids import Centres, class_centres
+from spcnet.data.datasets import Sample, SegmentationSet
+from spcnet.data.items import item_loader
+from spcnet.data.sampling import DomainIndex, Draw, Shard, Stream, TrainingSampler
 from spcnet.data.transforms import TrainingTransform, evaluation_transform, normalise, photometric_transform
-from spcnet.errors import DataError, UsageError
-from spcnet.labels import IGNORE, label_space
+from spcnet.errors import DataError
+from spcnet.labels import label_space
 from spcnet.signals import leave_signals_to_parent
 from spcnet.types import IGNORE_INDEX, Batch
-
-
-class Draw(NamedTuple):
-    """One place of a training batch: which image, and how it is augmented."""
-
-    domain: int
-    """Which of the source sets."""
-    image: int
-    """Which image of it."""
-    seed: int
-    """Of the augmentation, 0..2⁶³-1."""
-    centre: tuple[float, float] | None = None
-    """Row and column, as shares of height and width, of a pixel that the crop must contain."""
-
-
-class Stream:
-    """The endless series of draws from one source, or from several that are joined.
-
-    It goes in epochs, each with as many draws as there are images, in a random order of its own. Without centres, each
-    image comes once an epoch. With them, a share of the draws is dealt out to the classes in turn, so that over the
-    epochs all get equally many: for each the images that show it take turns, the crop around its centre. The other
-    draws are random images, each at most once an epoch; so are those of classes that no image shows.
-    """
-
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        *,
-        seed: int,
-        first: int = 0,
-        centres: Sequence[Centres] = (),
-        num_classes: int = 0,
-        share: float = 0.0,
-    ) -> None:
-        """Plan a stream.
-
-        Args:
-            lengths: number of images of each of its sources.
-            seed: of the run.
-            first: domain index of the first of its sources.
-            centres: for each of its sources, where the classes are.
-            num_classes: K.
-            share: of the draws that classes get.
-        """
-        self.seed, self.first, self.share, self.num_classes = seed, first, share, num_classes
-        self.begins = np.cumsum([0, *lengths])
-        """Number of the first image of each source among those of all, and the number of all."""
-        joined = [one._replace(image=one.image + begin) for one, begin in zip(centres, self.begins, strict=False)]
-        self.centres = Centres(*map(np.concatenate, zip(*joined, strict=True))) if joined else None
-        self.epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
-
-    def __len__(self) -> int:
-        return int(self.begins[-1])
-
-    def draw(self, position: int) -> Draw:
-        """The draw at a position: 0, 1, 2, ... along the stream."""
-        number, place = divmod(position, len(self))
-        if number not in self.epochs:
-            # A batch may end one epoch and begin the next.
-            self.epochs = {known: plan for known, plan in self.epochs.items() if known == number - 1}
-            self.epochs[number] = self._plan(number)
-        images, centres = self.epochs[number]
-        image = int(images[place])
-        source = int(np.searchsorted(self.begins, image, side="right")) - 1
-        augmentation = np.random.SeedSequence([self.seed, self.first, position]).generate_state(1, np.uint64)[0]
-        row, column = (float(share) for share in centres[place])
-        return Draw(
-            self.first + source,
-            image - int(self.begins[source]),
-            int(augmentation >> 1),
-            None if np.isnan(row) else (row, column),
-        )
-
-    def _plan(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Image of each place of an epoch, and its centre: N×2, NaN for none."""
-        length = len(self)
-        rng = np.random.default_rng([self.seed, self.first, epoch])
-        images = rng.permutation(length)
-        centres = np.full((length, 2), np.nan, np.float32)
-        if self.centres is None:
-            return images, centres
-        turns = np.arange(int(epoch * length * self.share), int((epoch + 1) * length * self.share))
-        wanted = np.bincount(turns % self.num_classes, minlength=self.num_classes)
-        known = [np.flatnonzero(self.centres.label == label) for label in range(self.num_classes)]
-        drawn = [np.resize(rng.permutation(own), count) for own, count in zip(known, wanted, strict=True) if len(own)]
-        picked = np.concatenate([*drawn, np.empty(0, np.int64)])
-        images[: len(picked)] = self.centres.image[picked]
-        centres[: len(picked), 0] = self.centres.row[picked]
-        centres[: len(picked), 1] = self.centres.column[picked]
-        order = rng.permutation(length)
-        return images[order], centres[order]
-
-
-class TrainingSampler(Sampler[list[Draw]]):
-    """The draws of each iteration."""
-
-    def __init__(
-        self,
-        streams: Sequence[Stream],
-        *,
-        images: int,
-        iterations: int,
-        parts: int = 1,
-        alternate: bool = False,
-        start: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        """Plan a run.
-
-        Args:
-            streams: what is drawn from.
-            images: how many images of each stream a part of the batch of this process has.
-            iterations: iteration at which the run ends.
-            parts: in how many parts the batch of an iteration comes; over the processes they are one large batch.
-            alternate: one stream has all of a batch, another one of the next.
-            start: iteration at which this process takes it up.
-            rank: number of this process among those that train together; each draws other images.
-            world_size: how many processes train together.
-        """
-        self.streams = list(streams)
-        self.images = images
-        self.alternate = alternate
-        self.parts = parts
-        self.iterations = iterations
-        self.start = start
-        self.rank = rank
-        self.world_size = world_size
-
-    def __len__(self) -> int:
-        return max(0, self.iterations - self.start) * self.parts
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for number in range(self.start * self.parts, self.iterations * self.parts):
-            iteration, part = divmod(number, self.parts)
-            turn, which = divmod(iteration, len(self.streams)) if self.alternate else (iteration, None)
-            first = ((turn * self.parts + part) * self.world_size + self.rank) * self.images
-            yield [
-                stream.draw(first + slot)
-                for stream in (self.streams if which is None else [self.streams[which]])
-                for slot in range(self.images)
-            ]
-
-
-class _Domains:
-    """The domain index of each image: its source's, or that of its part of the only source."""
-
-    def __init__(self, data: DataConfig, lengths: Sequence[int], *, seed: int) -> None:
-        self.parts, self.by = data.pseudo_domains, data.pseudo_by
-        if self.parts and self.by == "random":
-            if lengths[0] < self.parts:
-                raise UsageError(
-                    f"data.pseudo_domains is {self.parts}, but the source has {lengths[0]} images: every domain needs one"
-                )
-            order = np.random.default_rng([seed, 2**32 - 1]).permutation(lengths[0])
-            self.part = np.empty(lengths[0], np.int64)
-            self.part[order] = np.arange(lengths[0]) % self.parts
-
-    def of(self, source: int, image: int, style: int | None) -> int:
-        """The index; 0 of all where the network finds the clusters."""
-        if not self.parts:
-            return source
-        if self.by == "random":
-            return int(self.part[image])
-        if self.by == "cluster" or style is None:
-            return 0
-        return 1 + style % (self.parts - 1)
 
 
 class _Item(NamedTuple):
@@ -245,110 +72,15 @@ def _read(plain: SegmentationSet, image: int, *, skip: bool) -> _Read:
         except DataError as error:
             if not skip:
                 raise
-            skipped[_name(plain, number)] = str(error)
+            skipped[plain.name_of(number)] = str(error)
     first, message = next(iter(skipped.items()))
     raise DataError(f"none of the {len(plain)} images of a source can be read; of {first}: {message}")
 
 
-def _name(plain: SegmentationSet, image: int) -> str:
-    """What to call an image that cannot be read."""
-    stored = innermost(plain)
-    return stored.pairs[image].name if isinstance(stored, FolderSet) else f"image {image}"
-
-
 def file_names(images: SegmentationSet) -> list[str] | None:
     """Names of a set's images in their order, wherever the set lies; None where they are no files."""
-    stored = innermost(images)
-    return [pair.name for pair in stored.pairs] if isinstance(stored, FolderSet) else None
-
-
-FEW = 4
-"""Images that are looked at for a labelled pixel before the others are, by all worker processes."""
-
-
-def check_labelled(
-    name: str,
-    images: SegmentationSet,
-    *,
-    workers: int = 0,
-    say: Callable[[str], object] = lambda text: None,
-) -> None:
-    """Refuse a source without a single labelled pixel, from which nothing can be learnt; see `labelled`.
-
-    Args:
-        name: of the set, as it was written.
-        images: the set.
-        workers: processes that read, where many images have to be read.
-        say: is told when many have to be read.
-
-    Raises:
-        DataError: no image that can be read has a labelled pixel.
-    """
-    if not labelled(name, images, workers=workers, say=say):
-        raise DataError(
-            f"the source {name} has no labelled pixel, so nothing can be learnt from it: of its {len(images):,} images none "
-            "that can be read has a pixel that is not void. Check that the label images are the set's class maps and that its "
-            "split has public labels, or take it out of data.sources"
-        )
-
-
-def labelled(
-    name: str, images: SegmentationSet, *, workers: int = 0, say: Callable[[str], object] = lambda text: None
-) -> bool:
-    """Whether any pixel of a set has a class.
-
-    Images of a set of files are looked at in random order until one has, as a rule the first. Only of a set with hardly
-    any labels more are read, up to all. What is generated is labelled; and of a set in which nothing can be read, that is
-    said by whoever reads it.
-
-    Args:
-        name: of the set, for `say`.
-        images: the set.
-        workers: processes that read, where many images have to be read.
-        say: is told when many have to be read.
-    """
-    stored = innermost(images)
-    if not isinstance(stored, FolderSet):
-        return True
-    order = np.random.default_rng(0).permutation(len(stored))
-    readable = False
-    for begin, end, helpers in ((0, FEW, 0), (FEW, len(order), workers)):
-        part = order[begin:end]
-        if begin and len(part):
-            say(f"{FEW} images of {name} that were looked at have no labelled pixel: looking at all {len(order):,}")
-        loader = DataLoader(
-            _HasLabels(stored, part),
-            batch_size=None,
-            num_workers=min(helpers, len(part)),
-            worker_init_fn=leave_signals_to_parent,
-            collate_fn=unchanged,
-            generator=torch.Generator(),
-        )
-        for has_labels in loader:
-            if has_labels:
-                return True
-            readable |= has_labels is not None
-    return not readable
-
-
-class _HasLabels(Dataset[bool | None]):
-    """Whether images that can be read have a labelled pixel; None for one that cannot."""
-
-    def __init__(self, stored: SegmentationSet, order: NDArray[np.int64]) -> None:
-        self.stored, self.order = stored, order
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, place: int) -> bool | None:
-        index = int(self.order[place])
-        try:
-            if int(class_map(self.stored, index).min(initial=IGNORE)) == IGNORE:
-                return False
-            self.stored.read(index)  # a label is of no use without its photo
-        except DataError:
-            return None
-        return True
+    stored = images.stored()
+    return None if stored is None else [pair.name for pair in stored.pairs]
 
 
 class _TrainingImages(Dataset[Any]):
@@ -357,7 +89,7 @@ class _TrainingImages(Dataset[Any]):
     def __init__(self, sets: Sequence[SegmentationSet], data: DataConfig, *, seed: int) -> None:
         self.sets = list(sets)
         self.transform = TrainingTransform(data)
-        self.domains = _Domains(data, [len(plain) for plain in sets], seed=seed)
+        self.domains = DomainIndex(data, [len(plain) for plain in sets], seed=seed)
         self.skip = data.on_bad_image == "skip"
 
     def __getitem__(self, drawn: Draw) -> _Item | DataError:
@@ -381,11 +113,11 @@ class _TrainingImages(Dataset[Any]):
 class _EvaluationImages(Dataset[Any]):
     """Resized images of one domain with their labels at their own size, by number."""
 
-    def __init__(self, plain: SegmentationSet, data: DataConfig, *, domain: int, limit: int, share: slice) -> None:
+    def __init__(self, plain: SegmentationSet, data: DataConfig, *, domain: int, limit: int, shard: Shard) -> None:
         self.plain = plain
         self.transform = evaluation_transform(data)
         self.domain = domain
-        self.numbers = range(min(len(plain), limit) if limit else len(plain))[share]
+        self.numbers = range(min(len(plain), limit) if limit else len(plain))[shard.rank :: shard.world_size]
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -395,7 +127,7 @@ class _EvaluationImages(Dataset[Any]):
         try:
             sample = self.plain.read(index)
         except DataError as error:
-            return _Unreadable(_name(self.plain, index), error)
+            return _Unreadable(self.plain.name_of(index), error)
         image = self.transform(_image(sample.image)).contiguous()
         return _Item(image, torch.from_numpy(sample.label), self.domain, sample.name, {})
 
@@ -456,11 +188,9 @@ def training_batches(
     data: DataConfig,
     *,
     seed: int,
-    iterations: int,
+    iterations: range,
     parts: int = 1,
-    start: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
+    shard: Shard = Shard(),  # noqa: B008  # immutable
     on_progress: Callable[[int, int], None] | None = None,
     store: bool = True,
 ) -> TrainingLoader:
@@ -480,8 +210,7 @@ def training_batches(
         iterations: iteration at which the run ends.
         parts: in how many parts each batch comes.
         start: iteration at which it is taken up.
-        rank: number of this process among those that train together.
-        world_size: how many processes train together; each gets its own images.
+        shard: this process.
         on_progress: told, for each set, of how many images the places of the classes are known, and of how many they
             will be; with `data.class_uniform`.
         store: write down the places of the classes beside the data, for the next time.
@@ -501,9 +230,7 @@ def training_batches(
             alternate=data.sampling == "alternating",
             iterations=iterations,
             parts=parts,
-            start=start,
-            rank=rank,
-            world_size=world_size,
+            shard=shard,
         ),
         num_workers=data.workers,
         collate_fn=_loaded_or_error,
@@ -588,8 +315,7 @@ def photometric_trials(
     seed: int,
     trials: int,
     pairs: int,
-    rank: int = 0,
-    world_size: int = 1,
+    shard: Shard = Shard(),  # noqa: B008  # immutable
 ) -> Iterator[TrainingLoader]:
     """For each trial the batches in which altered images and their originals take turns (Choi et al., §3.3).
 
@@ -602,8 +328,7 @@ def photometric_trials(
         seed: of the run.
         trials: how many.
         pairs: of each trial, over all processes.
-        rank: number of this process among those that train together.
-        world_size: how many processes train together.
+        shard: this process.
 
     Raises:
         DataError: while iterating, when an image is broken.
@@ -612,7 +337,10 @@ def photometric_trials(
         # Other images and alterations than the training's: a stream of its own for each trial.
         own = int(np.random.SeedSequence([seed, 1 + trial]).generate_state(1, np.uint64)[0] >> np.uint64(1))
         streams = [Stream([len(plain)], seed=own, first=domain) for domain, plain in enumerate(sets)]
-        draws = [streams[number % len(sets)].draw(number // len(sets)) for number in range(rank, pairs, world_size)]
+        draws = [
+            streams[number % len(sets)].draw(number // len(sets))
+            for number in range(shard.rank, pairs, shard.world_size)
+        ]
         size = data.images_per_domain if data.size else 1  # images of their own size do not stack
         yield TrainingLoader(
             _PhotometricPairs(sets, data),
@@ -629,8 +357,7 @@ def evaluation_batches(
     domain: int,
     batch_size: int,
     limit: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
+    shard: Shard = Shard(),  # noqa: B008  # immutable
     on_skip: Callable[[str, str], None] | None = None,
 ) -> Iterator[Batch]:
     """The images of a set in order, each in exactly one batch, with their labels at their own size.
@@ -645,24 +372,16 @@ def evaluation_batches(
         domain: domain index that the batches carry.
         batch_size: most images in a batch.
         limit: stop after so many images of all processes; 0 takes all.
-        rank: number of this process among those that score together.
-        world_size: how many processes score together.
+        shard: this process.
         on_skip: called with name and message of each image that cannot be read and is left out, where
             `data.on_bad_image` is to skip it; without it none is.
 
     Raises:
         DataError: while iterating, when an image or label is broken and not left out.
     """
-    loader = DataLoader(
-        _EvaluationImages(plain, data, domain=domain, limit=limit, share=slice(rank, None, world_size)),
-        batch_size=None,
-        num_workers=data.workers,
-        worker_init_fn=leave_signals_to_parent,
-        collate_fn=unchanged,
-        generator=torch.Generator(),
-    )
+    images = _EvaluationImages(plain, data, domain=domain, limit=limit, shard=shard)
     waiting: list[_Item] = []
-    for item in loader:
+    for item in item_loader(images, workers=data.workers):
         if isinstance(item, _Unreadable):
             if on_skip is None or data.on_bad_image != "skip":
                 raise item.error

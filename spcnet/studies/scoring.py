@@ -24,9 +24,9 @@ from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, T
 from spcnet.convert import load_any
 from spcnet.data import label_formats
 from spcnet.data.catalog import with_sets
-from spcnet.data.datasets import FolderSet, SegmentationSet, WeatherSet, open_domain, print_remarks
-from spcnet.data.images import read_label
+from spcnet.data.datasets import SegmentationSet, open_domain, print_remarks
 from spcnet.data.label_formats import LabelFormat
+from spcnet.data.label_images import read_label
 from spcnet.engine import records
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.progress import bar
@@ -548,11 +548,12 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _file_names(images: SegmentationSet) -> list[str]:
     """What the files of a set's images are called; of generated ones their names."""
-    inner = images.plain if isinstance(images, WeatherSet) else images
-    if isinstance(inner, FolderSet):
-        stems = [pair.image.name for pair in inner.pairs]
-        return stems if len(set(map(_core, stems))) == len(stems) else [pair.name for pair in inner.pairs]
-    return [inner.read(index).name for index in range(len(inner))]
+    files = images.stored()
+    if files is not None:
+        stems = [pair.image.name for pair in files.pairs]
+        if len(set(map(_core, stems))) == len(stems):
+            return stems
+    return [images.name_of(index) for index in range(len(images))]
 
 
 def _show(

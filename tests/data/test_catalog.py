@@ -15,14 +15,17 @@ from PIL import Image
 
 from spcnet import label_tables, labels
 from spcnet.config import DataConfig, DomainSpec, OwnSet, RunConfig, from_dict
-from spcnet.data.cache import write_cache
+from spcnet.data.cache import CacheFormat, write_cache
 from spcnet.data.catalog import DATASETS, dataset
 from spcnet.data.datasets import open_domain
 from spcnet.data.doctor import check
+from spcnet.data.exclude import write_excluded
 from spcnet.data.fixture import write_fixture
-from spcnet.data.folders import filled, find_pairs, placed, read_excluded, root_of, survey, write_excluded
+from spcnet.data.folders import find_split, survey
+from spcnet.data.patterns import filled, placed
+from spcnet.data.roots import root_of
 from spcnet.errors import DataError, SpcnetError, UsageError
-from tests.support.sets import opened, refusal, write
+from tests.support.sets import opened, read_excluded, refusal, write
 
 CITY = labels.label_space("cityscapes19")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
@@ -222,7 +225,7 @@ def test_a_set_that_lies_nowhere_is_answered_with_every_way_to_say_where(
 def test_a_root_given_for_a_set_is_not_replaced_by_another(tmp_path: Path) -> None:
     (tmp_path / "kitti").mkdir()
     data = DataConfig(roots={"kitti": str(tmp_path / "gone")}, root=str(tmp_path))
-    assert "it comes from data.roots.kitti" in refusal(DataError, "kitti", data)
+    assert "data.roots.kitti" in refusal(DataError, "kitti", data)
 
 
 # Which label belongs to which photo
@@ -232,20 +235,20 @@ def test_half_converted_labels_are_passed_over_for_the_whole_ones(tmp_path: Path
     for i in range(3):
         write(tmp_path / f"images/0000{i}.jpg")
     write_fixture("gtav", tmp_path / "a", layout="as downloaded", size=SMALL)
-    pairs, table = find_pairs("gtav", tmp_path / "a", split="train")
+    pairs, table, *_ = find_split("gtav", tmp_path / "a", split="train")
     first = pairs[0].label
     write(first.with_name(f"{first.stem}_labelTrainIds.png"), 13)
-    assert find_pairs("gtav", tmp_path / "a", split="train") == (pairs, table)
+    assert find_split("gtav", tmp_path / "a", split="train")[:2] == (pairs, table)
     for pair in pairs:
         write(pair.label.with_name(f"{pair.label.stem}_labelTrainIds.png"), 13)
-    assert find_pairs("gtav", tmp_path / "a", split="train")[1] == label_tables.CITYSCAPES_TRAIN_IDS
+    assert find_split("gtav", tmp_path / "a", split="train")[1] == label_tables.CITYSCAPES_TRAIN_IDS
     listing = survey("gtav", tmp_path / "a", split="train")
     assert listing.orphans == []
 
 
 def test_what_is_missing_on_either_side_is_listed(tmp_path: Path) -> None:
     write_fixture("cityscapes", tmp_path, layout="ids", images_per_split=4, size=SMALL)
-    pairs, _ = find_pairs("cityscapes", tmp_path, split="train")
+    pairs, *_ = find_split("cityscapes", tmp_path, split="train")
     pairs[0].label.unlink()
     pairs[2].image.unlink()
     listing = survey("cityscapes", tmp_path, split="train")
@@ -253,12 +256,12 @@ def test_what_is_missing_on_either_side_is_listed(tmp_path: Path) -> None:
     assert listing.orphans == [pairs[2].label]
     assert listing.pairs == [pairs[1], pairs[3]]
     with pytest.raises(DataError, match=r"1 of 3 images .* have no label"):
-        find_pairs("cityscapes", tmp_path, split="train")
+        find_split("cityscapes", tmp_path, split="train")
 
 
 def test_instance_labels_beside_the_classes_are_not_labels_without_photos(tmp_path: Path) -> None:
     write_fixture("idd_lite", tmp_path, size=SMALL)
-    pairs, _ = find_pairs("idd_lite", tmp_path, split="val")
+    pairs, *_ = find_split("idd_lite", tmp_path, split="val")
     write(pairs[0].label.with_name("x_inst_label.png"))
     assert survey("idd_lite", tmp_path, split="val").orphans == []
 
@@ -266,7 +269,7 @@ def test_instance_labels_beside_the_classes_are_not_labels_without_photos(tmp_pa
 def test_a_photo_in_two_formats_counts_once(tmp_path: Path) -> None:
     written = write_fixture("kitti", tmp_path, size=SMALL)
     write(written[0].with_suffix(".jpg"))
-    pairs, _ = find_pairs("kitti", tmp_path, split="train")
+    pairs, *_ = find_split("kitti", tmp_path, split="train")
     assert [pair.image for pair in pairs] == written[::2]
 
 
@@ -274,14 +277,14 @@ def test_hidden_files_and_folders_are_not_looked_at(tmp_path: Path) -> None:
     written = write_fixture("cityscapes", tmp_path, size=SMALL)
     write(written[0].with_name("._" + written[0].name))
     write(written[0].parent.parent / ".trash" / written[0].name)
-    assert len(find_pairs("cityscapes", tmp_path, split="train")[0]) == 2
+    assert len(find_split("cityscapes", tmp_path, split="train")[0]) == 2
 
 
 def test_names_are_told_apart_whatever_the_folders(tmp_path: Path) -> None:
     for stem in ("a_b/c", "a/b_c", "d/e"):
         write(tmp_path / f"leftImg8bit/train/{stem}_leftImg8bit.jpg")
         write(tmp_path / f"gtFine/train/{stem}_gtFine_labelIds.png")
-    names = [pair.name for pair in find_pairs("cityscapes", tmp_path, split="train")[0]]
+    names = [pair.name for pair in find_split("cityscapes", tmp_path, split="train")[0]]
     assert len(set(names)) == 3
     assert "d_e" in names
 
@@ -294,7 +297,7 @@ def test_linked_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
         (tmp_path / "set" / inside / "train" / "town").symlink_to(elsewhere)
         (elsewhere / "loop").symlink_to(tmp_path / "set" / inside / "train")
         (tmp_path / "set" / inside / "train" / "up").symlink_to("..")
-    assert len(find_pairs("cityscapes", tmp_path / "set", split="train")[0]) == 2
+    assert len(find_split("cityscapes", tmp_path / "set", split="train")[0]) == 2
 
 
 def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +394,7 @@ def test_other_sources_of_label_images_are_told_of(tmp_path: Path) -> None:
     assert "bdd100k.label.to_mask -m sem_seg" in text
     mine(tmp_path / "mine", "1")
     (tmp_path / "mine/masks/train/1_mask.png").rename(tmp_path / "mine/masks/train/1_mask.json")
-    assert "1 files of JSON are there" in refusal(DataError, "mytown", own_data(tmp_path / "mine"))
+    assert "1_mask.json" in refusal(DataError, "mytown", own_data(tmp_path / "mine"))
 
 
 # Sets of one's own
@@ -437,7 +440,7 @@ def test_stars_stand_for_the_same_in_both_patterns_and_for_no_slash(tmp_path: Pa
         write(tmp_path / f"cam_{camera}/rgb_{frame}.jpg")
         write(tmp_path / f"truth/{camera}.d/{frame}.png", 5)
     write(tmp_path / "cam_a/deep/rgb_9.jpg")
-    pairs, table = find_pairs("mytown", tmp_path, split="all", data=own_data(tmp_path, own))
+    pairs, table, *_ = find_split("mytown", tmp_path, split="all", data=own_data(tmp_path, own))
     assert [(pair.name, pair.image.parent.name, pair.label.name) for pair in pairs] == [
         ("a_1", "cam_a", "1.png"),
         ("b_1", "cam_b", "1.png"),
@@ -454,11 +457,11 @@ PART = st.text("ab.+()[]$^", min_size=1, max_size=4).filter(lambda text: text.st
 def test_a_pattern_filled_with_what_its_stars_stand_for_is_the_path_that_it_fits(
     stars: list[str], fixed: list[str]
 ) -> None:
-    from spcnet.data.folders import _compiled
+    from spcnet.data.patterns import compiled
 
     pattern = f"{fixed[0]}/**/{fixed[1]}*/x*{fixed[2]}"
     path = filled(pattern, (f"{stars[0]}/", *stars[1:]))
-    folder, expression, deep = _compiled(pattern)
+    folder, expression, deep = compiled(pattern)
     assert (folder, deep) == (fixed[0], True)
     found = expression.fullmatch(path)
     assert found is not None
@@ -638,11 +641,11 @@ def test_lines_that_name_no_image_and_sets_that_nobody_knows_are_told_of(tmp_pat
 
 def test_a_list_about_a_set_counts_for_its_copy_too(tmp_path: Path) -> None:
     write_fixture("kitti", tmp_path / "set", images_per_split=3, size=SMALL)
-    gone = find_pairs("kitti", tmp_path / "set", split="train")[0][1].image.relative_to(tmp_path / "set").as_posix()
+    gone = find_split("kitti", tmp_path / "set", split="train")[0][1].image.relative_to(tmp_path / "set").as_posix()
     write_excluded(tmp_path / "list", [("kitti", gone, "bad")])
     assert gone.endswith(".png")
     for form in ("jpeg", "raw"):
-        write_cache("kitti", tmp_path / "set", tmp_path / form, form=form)
+        write_cache("kitti", tmp_path / "set", tmp_path / form, CacheFormat(form=form))
         data = DataConfig(roots={"kitti": str(tmp_path / form)}, exclude=[str(tmp_path / "list")])
         assert (len(opened("kitti", data)), opened("kitti", data).remarks) == (2, ())
 

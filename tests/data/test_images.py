@@ -19,20 +19,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet.data import images
-from spcnet.data.images import (
-    MAX_PIXELS,
-    Geometry,
-    fault,
-    geometry_of,
-    photo_of,
-    read_image,
-    read_label,
-    read_photo,
-    size_misfit,
-    too_many_scans,
-)
+from spcnet.data import image_files
+from spcnet.data.image_faults import fault
+from spcnet.data.image_files import MAX_PIXELS, too_many_scans
+from spcnet.data.images import Geometry, geometry_of, photo_of, read_image, read_photo, size_misfit
 from spcnet.data.label_formats import LabelFormat
+from spcnet.data.label_images import read_label
 from spcnet.errors import DataError
 from tests.support.pictures import (
     ORIENTATION,
@@ -506,7 +498,7 @@ def test_a_tiff_of_a_kind_that_is_not_read_is_said_to_be_one(tmp_path: Path) -> 
         (np.zeros((4, 5, 4), np.uint8), "(4, 5, 4)"),
         (np.zeros((4, 5, 3), np.float32), "float32"),
         (np.zeros(5, np.uint8), "(5,)"),
-        (np.asfortranarray(np.zeros((4, 5, 3), np.uint8)), "make the copy anew"),
+        (np.asfortranarray(np.zeros((4, 5, 3), np.uint8)), "uint8 (4, 5, 3)"),
         (np.array([None, "code"], dtype=object), "cannot read"),
         (np.broadcast_to(np.uint8(0), (1, 2**28, 3)), "268435456"),
     ],
@@ -607,7 +599,7 @@ def test_a_file_with_too_many_bytes_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, encoded(Image.fromarray(colors())))
-    monkeypatch.setattr(images, "MAX_BYTES", 100)
+    monkeypatch.setattr(image_files, "MAX_BYTES", 100)
     assert "may have 100" in one_line(path)
 
 
@@ -682,8 +674,8 @@ def test_much_behind_a_jpeg_is_passed_over_at_once() -> None:
     content = jpegs()["plain"]
     for behind in (bytes(2**24), b"\xff" * 2**24, b"\xff\xda" * 2**23):
         start = time.process_time()
-        assert images._walk_jpeg(content + behind).end == len(content) - 2
-        images._walk_jpeg(content[:-2] + behind)
+        assert image_files.walk_jpeg(content + behind).end == len(content) - 2
+        image_files.walk_jpeg(content[:-2] + behind)
         assert time.process_time() - start < 3
 
 
@@ -742,7 +734,8 @@ def test_a_damaged_file_is_a_picture_of_the_size_it_says_or_one_line(
 BOMBS = textwrap.dedent("""
     import resource, sys
     from pathlib import Path
-    from spcnet.data.images import read_image, read_label
+    from spcnet.data.images import read_image
+    from spcnet.data.label_images import read_label
     from spcnet.data.label_formats import LabelFormat
     from spcnet.errors import DataError
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

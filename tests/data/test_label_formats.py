@@ -17,12 +17,13 @@ from PIL import Image
 from spcnet import label_tables, labels, training
 from spcnet.config import Color, DataConfig, DomainSpec, OwnSet, read_sets
 from spcnet.data import label_formats
-from spcnet.data.cache import write_cache
-from spcnet.data.catalog import DATASETS, own_format
+from spcnet.data.cache import CacheFormat, write_cache
+from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.doctor import check
-from spcnet.data.images import read_label
 from spcnet.data.label_formats import LabelFormat, UnknownLabelError, cityscapes_colors
+from spcnet.data.label_images import read_label
+from spcnet.data.own_sets import own_format
 from spcnet.data.preview import contact_sheet
 from spcnet.errors import DataError, UsageError
 from spcnet.label_tables import CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, GTAV
@@ -469,12 +470,12 @@ def test_sets_of_ones_own_are_read_checked_and_copied(tmp_path: Path, kind: str)
     }  # fmt: skip
     for form in ("jpeg", "raw"):
         copy = tmp_path / form
-        assert write_cache("town", root, copy, form=form, data=data).exit_code == 0  # type: ignore[arg-type]
+        assert write_cache("town", root, copy, CacheFormat(form=form), data=data).exit_code == 0  # type: ignore[arg-type]
         copied = opened(copy, own)
         assert len(copied) == len(domain)
         for index in range(len(domain)):
             assert seen(copied, index) == expected
-        again = write_cache("town", root, copy, form=form, data=data)  # type: ignore[arg-type]
+        again = write_cache("town", root, copy, CacheFormat(form=form), data=data)  # type: ignore[arg-type]
         assert (again.images, again.written) == (len(domain), 0)
 
 
@@ -614,7 +615,7 @@ def test_a_car_at_a_void_index_is_a_car(tmp_path: Path) -> None:
 
 
 def test_the_sets_on_the_page_about_data_are_read_as_they_stand(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "docs/data.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/data.md").read_text()
     _, recipe, alone = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     for name, content in (("recipe.yaml", recipe), ("sets.yaml", alone)):
         (tmp_path / name).write_text(content)

@@ -1,5 +1,6 @@
 """Sets on disk and runs that read them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 from spcnet import labels
 from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
 from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.exclude import excluded_lines
 from spcnet.errors import SpcnetError
 
 
@@ -46,3 +48,11 @@ def run_of(output: Path, *, data: dict[str, Any], method: str = "spcnet", iterat
         evaluation=EvaluationConfig(batch_size=1, panels=0, limit=1),
         output=output,
     )
+
+
+def read_excluded(files: Sequence[str]) -> dict[str, set[str]]:
+    """The images to leave out, by data set, as they are written in lists."""
+    images: dict[str, set[str]] = {}
+    for line in excluded_lines(files):
+        images.setdefault(line.name, set()).add(line.path)
+    return images
