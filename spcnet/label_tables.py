@@ -1,6 +1,6 @@
 """The label tables of the data sets: native id → native name, and the RGB colours of the ids."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from spcnet.config import Color
 from spcnet.labels import IGNORE, SPACES, VOID
@@ -286,6 +286,25 @@ MAPILLARY_V20: tuple[str, ...] = tuple(
 """Mapillary Vistas' own names of what version 2.0 tells apart. Which number has which name stands in the set's folder."""
 
 
+def cityscapes_colors(table: Mapping[int, str]) -> tuple[tuple[Color, int], ...]:
+    """The colours of Cityscapes' label images, for a table that names its 19 classes, and the table's ids."""
+    names = {color: CITYSCAPES_IDS[official] for color, official in CITYSCAPES_COLORS.items()}
+    known = [
+        (color, native_id)
+        for color, name in names.items()
+        for native_id, known_name in table.items()
+        if known_name == name
+    ]
+    void = [native_id for native_id, name in table.items() if name == VOID]
+    if table == GTAV:
+        known.append((GTAV_STATIC, 4))
+    for color, official in CITYSCAPES_VOID_COLORS.items():
+        # Among train ids there is one for all of them; the licence plate's is 34 or 255.
+        ids = [official] if official in void else [i for i in void if i > 33] or void
+        known += [(color, native_id) for native_id in ids]
+    return tuple(known)
+
+
 def mapillary(names: Sequence[str], *, rein: bool = False) -> dict[int, str]:
     """The label table of Mapillary Vistas.
 
@@ -297,7 +316,7 @@ def mapillary(names: Sequence[str], *, rein: bool = False) -> dict[int, str]:
     Raises:
         KeyError: neither version has such a name.
     """
-    meaning = {name: meant for meant, members in _MAPILLARY.items() for name in members.split()}
+    meaning = {name: group for group, names in _MAPILLARY.items() for name in names.split()}
     if rein:
-        meaning |= {name: meant for meant, members in _MAPILLARY_REIN.items() for name in members.split()}
+        meaning |= {name: group for group, names in _MAPILLARY_REIN.items() for name in names.split()}
     return {native_id: meaning[name] for native_id, name in enumerate(names)}

@@ -141,7 +141,7 @@ def label_space(name: str) -> LabelSpace:
 
 
 def known_names(space: LabelSpace) -> list[str]:
-    """The native names that a space understands, those of nothing that it tells apart last."""
+    """The native names that a space knows, the ignored ones last."""
     return [*(name for members in space.members.values() for name in members), *sorted(space.ignored), VOID]
 
 
@@ -187,9 +187,9 @@ def apply(table: npt.NDArray[np.uint8], label: npt.NDArray[np.uint8], where: str
         DataError: the image holds an id that the data set does not have.
     """
     # Bytes are looked up and searched six times as fast as by indexing.
-    found = bytearray(label).translate(table.tobytes())
-    mapped = np.frombuffer(found, np.uint8).reshape(label.shape)
-    if UNKNOWN in found:
+    classes = bytearray(label).translate(table.tobytes())
+    mapped = np.frombuffer(classes, np.uint8).reshape(label.shape)
+    if UNKNOWN in classes:
         strange = sorted(int(i) for i in np.unique(label[mapped == UNKNOWN]))
         known = sorted(int(i) for i in np.flatnonzero(table != UNKNOWN))
         raise DataError(

@@ -139,7 +139,7 @@ def test_the_colours_of_cityscapes_are_those_of_its_19_classes_and_of_what_is_vo
     colors = np.array([[*SPACES["cityscapes19"].colors, *label_tables.CITYSCAPES_VOID_COLORS]], np.uint8)
     for native in (label_tables.GTAV, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, label_tables.URBANSYN):
         table = labels.remap(native, SPACES["cityscapes19"], "a set")
-        form = label_formats.LabelFormat.of(native, label_formats.cityscapes_colors(native))
+        form = label_formats.LabelFormat.of(native, label_tables.cityscapes_colors(native))
         found = labels.apply(table, label_formats.color_ids(colors, form, "here"), "here")[0].tolist()
         # A polegroup looks like a pole, a licence plate like its car.
         assert found == [*range(19), *[IGNORE] * 8, 5, IGNORE, IGNORE, 13]

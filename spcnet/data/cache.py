@@ -22,7 +22,7 @@ from PIL import Image
 from spcnet.config import DataConfig, plain_lists
 from spcnet.data import label_formats
 from spcnet.data.catalog import dataset
-from spcnet.data.exclude import excluded_images, lines_without_image
+from spcnet.data.exclude import Excluded, excluded_images, lines_without_image
 from spcnet.data.folders import Listing, Pair, below, left_out_of, list_splits
 from spcnet.data.image_files import ARRAY
 from spcnet.data.images import geometry_of, is_plain, read_image, size_misfit
@@ -144,16 +144,14 @@ def write_cache(
     listings = list_splits(name, root, splits=splits, data=data)
     excluded = excluded_images(name, root, data)
     index = _Index(name, root, folder, form, _renumbered(name, data))
-    jobs, failed = _plan(root, folder, form.form, [one for part in listings.values() for one in part])
-    for image in [image for image in (*failed, *jobs) if image in excluded]:
-        failed.pop(image, None)
-        jobs.pop(image, None)
+    jobs, failed = _plan(root, folder, form.form, [one for part in listings.values() for one in part], excluded)
     for image in [image for image in index.entries if image in excluded or not (root / image).exists()]:
         index.remove(image)
     # First, so that an interrupted copy is known as such; an old one stays old until its photos are as they should be.
     index.save()
     for path in _tables(name, root, data):
         write_atomic(folder / below(root, path), partial(_write, content=path.read_bytes()))
+
     started = time.perf_counter()
     stamps = {image: _stamp(job.pair) for image, job in jobs.items()}
     waiting = index.outdated(jobs, stamps)
@@ -174,7 +172,7 @@ def write_cache(
 
 
 def _plan(
-    root: Path, folder: Path, form: Form, listings: Iterable[Listing]
+    root: Path, folder: Path, form: Form, listings: Iterable[Listing], excluded: Excluded
 ) -> tuple[dict[str, "_Job"], dict[str, str]]:
     """The images to copy by their paths below the root, and why those without a label cannot be copied."""
     jobs: dict[str, _Job] = {}
@@ -191,6 +189,9 @@ def _plan(
             elif as_jpeg:
                 photo = photo.with_suffix(".jpg")
             jobs[source] = _Job(pair, photo, label, listing.form)
+    for image in [image for image in (*failed, *jobs) if image in excluded]:
+        failed.pop(image, None)
+        jobs.pop(image, None)
     return jobs, failed
 
 

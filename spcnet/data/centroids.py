@@ -24,7 +24,7 @@ from spcnet.errors import DataError
 from spcnet.files import write_atomic
 
 FORMAT = 2
-"""Version of the stored file; another one, and what was stored is made anew."""
+"""Version of the stored file; files of another version are written again."""
 CHUNK = 16
 """Labels that a worker process reads before it hands over."""
 
@@ -70,12 +70,12 @@ def tile_centres(
     pixels = np.bincount(key, length)
     rows = np.bincount(key, length * row)
     columns = np.bincount(key, length * (column + (length - 1) / 2))
-    found = np.flatnonzero(pixels)
-    found = found[found % 256 != labels.IGNORE]
+    keys = np.flatnonzero(pixels)
+    keys = keys[keys % 256 != labels.IGNORE]
     return (
-        (found % 256).astype(np.uint8),
-        (rows[found] // pixels[found]).astype(np.int64),
-        (columns[found] // pixels[found]).astype(np.int64),
+        (keys % 256).astype(np.uint8),
+        (rows[keys] // pixels[keys]).astype(np.int64),
+        (columns[keys] // pixels[keys]).astype(np.int64),
     )
 
 
@@ -91,18 +91,18 @@ def class_centres(
 ) -> Centres:
     """Where the classes lie in each image of a set.
 
-    Of a set on disk every label file is read once, and of its photo how it lies; what was found is stored in the folder
-    `.spcnet` beside the data, or where that cannot be written to, in the user's cache folder, and taken from there as long
-    as no file has changed. Generated scenes are all drawn once, which leaves them in their memory; nothing of them is stored.
+    Of a set on disk every label file is read once, and the orientation of its photo. The result is stored in the folder
+    `.spcnet` beside the data, or where that cannot be written to, in the user's cache folder, and read from there as long
+    as no file has changed. Generated scenes are all drawn once, which leaves them in memory; no file is stored of them.
 
     Args:
         images: the set. Of one with weather put on, the set below is taken.
         tile: side of a tile in pixels.
         workers: processes that read labels beside this one.
-        skip_bad: leave out labels that cannot be read; the training then meets them, and tells of them.
+        skip_bad: leave out labels that cannot be read; training then reports them.
         whole_tiles: as in `tile_centres`.
         on_progress: called with the number of images that are done, and of all.
-        store: write down what was found; what is stored is read in any case.
+        store: write the result to a file; an existing file is read in any case.
 
     Raises:
         DataError: a label cannot be read.
@@ -127,7 +127,7 @@ def stored_centres(images: SegmentationSet, *, tile: int, whole_tiles: bool = Fa
 
 
 class _Labels(Dataset[list[tuple[NDArray[np.generic], ...] | DataError]]):
-    """Class, row and column of the centres of each image, so many images at a time."""
+    """Class, row and column of the centres of each image, in chunks of images."""
 
     def __init__(self, plain: SegmentationSet, tile: int, whole_tiles: bool) -> None:
         self.plain, self.tile, self.whole_tiles = plain, tile, whole_tiles
@@ -192,7 +192,7 @@ def _cache_files(images: SegmentationSet, tile: int, whole_tiles: bool) -> list[
             content.update(repr((os.path.relpath(path.absolute(), root), size, changed)).encode())
     name = f"centroids-{content.hexdigest()[:32]}.npz"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spcnet"
-    # Images and labels on two disks have no folder of their own in common.
+    # Images and labels on two disks have no folder in common.
     return [home / name] if root == Path(root.anchor) else [root / ".spcnet" / name, home / name]
 
 

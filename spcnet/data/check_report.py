@@ -89,7 +89,7 @@ class Problem:
     image: str
     """Path of the photo below the root; of a label without a photo the label's; of an incomplete split its name."""
     detail: str
-    """What was found, in one line."""
+    """In one line."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Remark:
     image: str
     """Path of the photo below the root; of an old copy the file that says so."""
     detail: str
-    """What was found, in one line."""
+    """In one line."""
 
 
 @dataclass(frozen=True)
@@ -230,12 +230,12 @@ class CheckReport:
         return table
 
 
-def _list(console: Console, found: Sequence[Problem | Remark], meaning: str, style: str) -> None:
+def _list(console: Console, entries: Sequence[Problem | Remark], meaning: str, style: str) -> None:
     """Write how many there are of one kind, and the first of them."""
-    if not found:
+    if not entries:
         return
-    console.print(f"[{style}]{len(found):,} × {found[0].kind}[/] [dim]{meaning}[/]", highlight=False)
-    for one in found[:_EXAMPLES]:
+    console.print(f"[{style}]{len(entries):,} × {entries[0].kind}[/] [dim]{meaning}[/]", highlight=False)
+    for one in entries[:_EXAMPLES]:
         console.print(f"  {escape(one.image)}: {escape(one.detail)}", highlight=False, soft_wrap=True)
-    if len(found) > _EXAMPLES:
-        console.print(f"  [dim]and {len(found) - _EXAMPLES:,} more[/]", highlight=False)
+    if len(entries) > _EXAMPLES:
+        console.print(f"  [dim]and {len(entries) - _EXAMPLES:,} more[/]", highlight=False)

@@ -1,6 +1,6 @@
-"""A look at every file of a data set: what is missing, what is broken, and what the labels hold.
+"""Checking every file of a data set: what is missing, what is broken, and what the labels hold.
 
-`check` reads each photo and each label once, in several processes. What it finds is a `CheckReport`: for a person as
+`check` reads each photo and each label once, in several processes, and returns a `CheckReport`: for a person as
 tables, for a program as JSON, and as a list of images that training and evaluation may leave out (`data.exclude`).
 """
 

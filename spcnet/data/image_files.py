@@ -69,7 +69,7 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
 
 
 def read_array(path: Path, *, channels: int | None = 0) -> NDArray[np.uint8]:
-    """Unpacked pixels, read from the disk only where they are looked at; what is written into them stays in memory.
+    """Unpacked pixels, read from the disk only where they are used; writing to them changes memory alone.
 
     Args:
         path: the file.
@@ -216,12 +216,12 @@ def walk_jpeg(content: bytes) -> JpegWalk:
     """Follow the segments of a JPEG from its start to its own end, whatever lies behind that or within a segment."""
     place, scans, whole = 2, 0, True
     while True:
-        found = content.find(b"\xff", place)
-        if found < 0:
+        marker = content.find(b"\xff", place)
+        if marker < 0:
             return JpegWalk(scans, -1)
         # Decoders pass over stray bytes between segments; behind the first scan they are another file's.
-        whole = whole and (found == place or not scans)
-        place = _FILLING.match(content, found).end()  # type: ignore[union-attr]  # at least the one that was found
+        whole = whole and (marker == place or not scans)
+        place = _FILLING.match(content, marker).end()  # type: ignore[union-attr]  # at least one byte
         kind = content[place] if place < len(content) else 0
         if kind == 0xD9:
             return JpegWalk(scans, place - 1 if whole else -1)

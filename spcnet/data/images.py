@@ -225,10 +225,10 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8 of a decoded image, by Pillow's reading of EXIF and XMP; 1 where there is none."""
     try:
         # The plain reading: a PNG's own would decode the image first, to find what stands behind its pixels.
-        found = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001  # a note that is broken says nothing, and the pixels may be whole
         return 1
-    return int(found) if found in _TRANSPOSE else 1
+    return int(orientation) if orientation in _TRANSPOSE else 1
 
 
 def _noted_orientation(image: Image.Image) -> int:

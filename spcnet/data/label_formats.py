@@ -6,7 +6,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from spcnet.config import Color
 from spcnet.errors import DataError
-from spcnet.label_tables import CITYSCAPES_COLORS, CITYSCAPES_IDS, CITYSCAPES_VOID_COLORS, GTAV, GTAV_STATIC
 from spcnet.labels import IGNORE, UNKNOWN, VOID, apply
 
 SHADE = 8
@@ -35,10 +34,10 @@ class UnknownLabelError(DataError):
 
 @dataclass(frozen=True)
 class LabelFormat:
-    """How the label images of a set say which native id each pixel has."""
+    """How the label images of a set encode the native id of each pixel."""
 
     names: tuple[tuple[int, str], ...] = ()
-    """Native id and native name of all that the set tells apart; none for ids that nothing is known of."""
+    """Native id and native name of all that the set tells apart; empty where the ids are unknown."""
     colors: tuple[tuple[Color, int], ...] = ()
     """RGB colours and the native ids that have them; none for a set without. A colour may stand here for several ids."""
     numbers: tuple[tuple[int, int], ...] | None = None
@@ -51,28 +50,8 @@ class LabelFormat:
     def of(
         cls, table: Mapping[int, str], colors: Iterable[tuple[Color, int]] = (), *, wide: bool = False
     ) -> "LabelFormat":
-        """The format of a set whose numbers are its native ids.
-
-        Args:
-            table: native id → native name.
-            colors: colours of native ids.
-            wide: as the field.
-        """
+        """The format of a set whose numbers are its native ids, with a table of names and the colours of some ids."""
         return cls(tuple(table.items()), tuple(colors), wide=wide)
-
-
-def cityscapes_colors(table: Mapping[int, str]) -> tuple[tuple[Color, int], ...]:
-    """The colours of Cityscapes' label images, for a table that names its 19 classes, and the table's ids."""
-    names = {color: CITYSCAPES_IDS[official] for color, official in CITYSCAPES_COLORS.items()}
-    known = [(color, native_id) for color, name in names.items() for native_id, own in table.items() if own == name]
-    void = [native_id for native_id, name in table.items() if name == VOID]
-    if table == GTAV:
-        known.append((GTAV_STATIC, 4))
-    for color, official in CITYSCAPES_VOID_COLORS.items():
-        # Among train ids there is one for all of them; the licence plate's is 34 or 255.
-        ids = [official] if official in void else [i for i in void if i > 33] or void
-        known += [(color, native_id) for native_id in ids]
-    return tuple(known)
 
 
 @dataclass(frozen=True)
@@ -109,6 +88,11 @@ class _Meanings:
             for place, distance in zip(apart.argmin(axis=1).tolist(), apart.min(axis=1).tolist(), strict=True)
         ]
 
+    def mostly_known(self, palette: Sequence[Color], used: Iterable[Color]) -> bool:
+        """Whether of the colours in a palette no more are unknown than known; of greys only the used ones count."""
+        colors = [*{color for color in palette if not _is_grey(color)} | {*used}]
+        return 2 * sum(color is not None for color in self.near(colors)) >= len(colors)
+
     def agree(self, number: int, color: Color) -> bool:
         """Whether a number means what a colour stands for."""
         native_id = self.numbers.get(number)
@@ -144,12 +128,7 @@ def check_ids(label: npt.NDArray[np.uint8], form: "LabelFormat", where: str) -> 
 
 
 def from_numbers(pixels: npt.NDArray[np.integer], form: LabelFormat, where: str) -> npt.NDArray[np.uint8]:
-    """The native ids of a label image of numbers.
-
-    Args:
-        pixels: H×W, of any kind of integers.
-        form: what the numbers mean.
-        where: the file, for the message.
+    """The native ids of a label image of numbers, H×W, of any kind of integers.
 
     Raises:
         UnknownLabelError: a number is above 255, or is none of those that the format lists.
@@ -163,10 +142,10 @@ def from_numbers(pixels: npt.NDArray[np.integer], form: LabelFormat, where: str)
     else:
         lookup = _number_lookup(form.numbers)
         inside = np.clip(pixels, 0, 65535) if pixels.dtype.itemsize > 2 else pixels
-        found: npt.NDArray[np.int16] = lookup[inside]
-        unknown = (found < 0) | (inside != pixels)
+        ids: npt.NDArray[np.int16] = lookup[inside]
+        unknown = (ids < 0) | (inside != pixels)
         if not unknown.any():
-            return found.astype(np.uint8)
+            return ids.astype(np.uint8)
     numbers, counts = np.unique(pixels[unknown], return_counts=True)
     listed = [int(number) for number, _ in form.numbers or form.names]
     scaled = pixels.dtype != np.uint8 and not (pixels % 257).any() and {*np.unique(pixels // 257).tolist()} <= {*listed}
@@ -189,12 +168,133 @@ def _number_lookup(numbers: tuple[tuple[int, int], ...]) -> npt.NDArray[np.int16
     return lookup
 
 
-def _listed(found: Sequence[tuple[str, int]], total: int) -> str:
-    """How many pixels of how many are meant, and the most frequent values."""
-    order = sorted(found, key=lambda entry: -entry[1])
+def _listed(values: Sequence[tuple[str, int]], total: int) -> str:
+    """How many of all pixels have these values, and the most frequent values."""
+    order = sorted(values, key=lambda entry: -entry[1])
     most = ", ".join(f"{value} ({number:,} pixels)" for value, number in order[:3])
     more = f" and {len(order) - 3:,} more" if len(order) > 3 else ""
     return f"{sum(number for _, number in order):,} of {total:,} pixels: {most}{more}"
+
+
+@dataclass(frozen=True)
+class _Used:
+    """The values in a label image of one channel, and the colours that they are shown in."""
+
+    color_of: Mapping[int, Color]
+    """Colour of each value; none for an index beyond the palette."""
+    pixels: Mapping[int, int]
+    """Value → pixels that have it."""
+    known: _Meanings
+    where: str
+
+    @cached_property
+    def unknown(self) -> set[int]:
+        """Values whose colour is none of the set's."""
+        return {value for value in self.pixels if self.color_of.get(value) not in self.known.members}
+
+    @cached_property
+    def class_of(self) -> dict[int, str]:
+        """Class of each value that is a number of the set."""
+        return {i: self.known.names[self.known.numbers[i]] for i in self.pixels if i in self.known.numbers}
+
+    def by_color(self) -> npt.NDArray[np.uint8]:
+        """Native id of each of 256 values, by their colours.
+
+        Raises:
+            DataError: a colour is unknown, or of several classes.
+        """
+        known, where = self.known, self.where
+        if self.unknown:
+            colors = Counter({self.color_of.get(i, (0, 0, 0)): pixels for i, pixels in self.pixels.items()})
+            raise _unknown_colors(colors, known, where, palette=True)
+        several = sorted({color for color in self.color_of.values() if color not in known.ids})
+        if several:
+            raise DataError(
+                f"{where} has a palette whose indices are not the numbers of the set, and the colour {several[0]} stands "
+                f"for several classes ({', '.join(known.class_names(several[0]))}): save the numbers as a grey image"
+            )
+        return _table({i: known.ids[color] for i, color in self.color_of.items()})
+
+    def by_grey(self, entries: int) -> npt.NDArray[np.uint8] | None:
+        """Native id of each of 256 values, by their grey levels as numbers of the set; None where they do not decide.
+
+        Args:
+            entries: of the palette; 0 for a grey image of few bits.
+
+        Raises:
+            DataError: value and grey level are both numbers, and mean different classes.
+        """
+        numbers, names = self.known.numbers, self.known.names
+        greys = {i: color[0] for i, color in self.color_of.items()}
+        levels = {*greys.values()}
+        if all(i == g for i, g in greys.items()) or len(levels) < len(greys) or not levels <= numbers.keys():
+            return None
+        if len(self.class_of) < len(greys) or (levels - {0, 255} and entries):
+            return _table({i: numbers[g] for i, g in greys.items()})
+        # Black and white alone may be chosen for the eye, and few bits are values as a rule.
+        by_level = {i: names[numbers[g]] for i, g in greys.items()}
+        if levels - {0, 255} or entries > 2 or {*by_level.values()} == {VOID} or by_level == self.class_of:
+            return None
+        raise DataError(
+            f"{self.where} has {'a palette of' if entries else 'few bits and'} the grey levels "
+            f"{', '.join(map(str, sorted(levels)))} for the values {', '.join(map(str, sorted(greys)))}, and the set has both "
+            "as numbers: save it as a grey image of 8 bits, with the numbers meant"
+        )
+
+    def check_greys(self, table: npt.NDArray[np.uint8]) -> None:
+        """Refuse greys that are numbers of the set by a table and colours of other classes, too."""
+        known = self.known
+        if not self.unknown and any(
+            known.names[int(table[i])] not in known.class_names(self.color_of[i]) for i in self.pixels
+        ):
+            levels = ", ".join(sorted({str(color[0]) for color in self.color_of.values()}))
+            raise DataError(
+                f"{self.where} has a palette of the grey levels {levels}, which the set has both as numbers and as colours "
+                "of other classes: save the numbers as a grey image"
+            )
+
+    def colors_decide(self, palette: Sequence[Color]) -> bool:
+        """Whether the colours of a palette say the class and not the indices; see `palette_ids`.
+
+        Raises:
+            DataError: the palette contradicts itself.
+        """
+        known, color_of = self.known, self.color_of
+        single_black = sum(color == (0, 0, 0) for color in palette) == 1
+        nearest = zip(color_of, known.near([*color_of.values()]), strict=True)
+        near = {i: color for i, color in nearest if color is not None}
+        evidence = {i for i in near if color_of[i] != (0, 0, 0) or single_black}
+        against = {i for i in evidence if not known.agree(i, near[i])}
+        if against and not self.unknown and len(self.class_of) < len(self.pixels):
+            return True
+        if against and self._is_of_the_set(palette, near, evidence):
+            for i in against:
+                same = [j for j in evidence - against if color_of[j] == color_of[i]]
+                if same and len(known.members[color_of[i]]) == 1:
+                    names, j = self.class_of, same[0]
+                    raise DataError(
+                        f"{self.where} has a palette that contradicts itself: the indices {j} and {i} are {names[j]} and "
+                        f"{names.get(i, 'no class')}, and both have the colour {color_of[i]} of {names[j]}. Correct the "
+                        "palette, or save the numbers as a grey image"
+                    )
+            return True
+        swapped = {i: _swapped(color) for i, color in color_of.items()}
+        return (
+            bool(self.unknown)
+            and all(color in known.members for color in swapped.values())
+            and not all(known.agree(i, swapped[i]) for i in self.unknown)
+            and known.mostly_known([*map(_swapped, palette)], swapped.values())
+        )
+
+    def _is_of_the_set(self, palette: Sequence[Color], near: Mapping[int, Color], evidence: set[int]) -> bool:
+        """Whether a palette has the colours of the set, exactly or nearly, and not some of them by chance."""
+        like = {near[i] for i in evidence}
+        if len(like) <= len({self.color_of.get(i) for i in self.pixels if i not in near}):
+            return False
+        # A single colour may be near a known one by chance.
+        if len(like) == 1 and not any(self.color_of[i] == near[i] for i in evidence):
+            return False
+        return self.known.mostly_known(palette, self.color_of.values())
 
 
 def palette_ids(
@@ -232,81 +332,24 @@ def palette_ids(
         UnknownLabelError: the colours decide, and some are unknown.
         DataError: the palette contradicts itself.
     """
-    known = _meanings(form)
-    color_of = {i: palette[i] for i in used if i < len(palette)}
-    unknown = {i for i in used if color_of.get(i) not in known.members}
+    values = _Used({i: palette[i] for i in used if i < len(palette)}, used, _meanings(form), where)
     if form.numbers == ():
-        return _by_color(color_of, used, unknown, known, where)
-    meant = {i: known.names[known.numbers[i]] for i in used if i in known.numbers}
-    all_numbers = len(meant) == len(used)
-    if len(color_of) == len(used) and all(len({*color}) == 1 for color in palette):
-        found = _by_grey({i: color[0] for i, color in color_of.items()}, meant, len(palette), known, where)
-        if found is not None:
-            if not unknown and any(known.names[int(found[i])] not in known.class_names(color_of[i]) for i in used):
-                raise DataError(
-                    f"{where} has a palette of the grey levels {', '.join(sorted({str(color[0]) for color in color_of.values()}))}, "
-                    "which the set has both as numbers and as colours of other classes: save the numbers as a grey image"
-                )
-            return found
-
-    single_black = sum(color == (0, 0, 0) for color in palette) == 1
-    near = {i: color for i, color in zip(color_of, known.near([*color_of.values()]), strict=True) if color is not None}
-    evidence = {i for i in near if color_of[i] != (0, 0, 0) or single_black}
-    against = {i for i in evidence if not known.agree(i, near[i])}
-    if against and not unknown and not all_numbers:
-        return _by_color(color_of, used, unknown, known, where)
-    if against and _is_of_the_set(palette, color_of, near, evidence, {*used} - near.keys(), known):
-        for i in against:
-            same = [j for j in evidence - against if color_of[j] == color_of[i]]
-            if same and len(known.members[color_of[i]]) == 1:
-                raise DataError(
-                    f"{where} has a palette that contradicts itself: the indices {same[0]} and {i} are {meant[same[0]]} and "
-                    f"{meant.get(i, 'no class')}, and both have the colour {color_of[i]} of {meant[same[0]]}. Mend the "
-                    "palette, or save the numbers as a grey image"
-                )
-        return _by_color(color_of, used, unknown, known, where)
-    swapped = {i: (color[2], color[1], color[0]) for i, color in color_of.items()}
-    if (
-        unknown
-        and all(color in known.members for color in swapped.values())
-        and not all(known.agree(i, swapped[i]) for i in unknown)
-        and _mostly_known([(color[2], color[1], color[0]) for color in palette], swapped.values(), known)
-    ):
-        return _by_color(color_of, used, unknown, known, where)
-    return None
-
-
-def _is_of_the_set(
-    palette: Sequence[Color],
-    color_of: Mapping[int, Color],
-    near: Mapping[int, Color],
-    evidence: set[int],
-    strange: set[int],
-    known: _Meanings,
-) -> bool:
-    """Whether a palette has the colours of the set, exactly or nearly, and not some of them by chance."""
-    like = {near[i] for i in evidence}
-    if len(like) <= len({color_of.get(i) for i in strange}):
-        return False
-    # A single colour may be near a known one by chance.
-    if len(like) == 1 and not any(color_of[i] == near[i] for i in evidence):
-        return False
-    return _mostly_known(palette, color_of.values(), known)
-
-
-def _mostly_known(palette: Sequence[Color], used: Iterable[Color], known: _Meanings) -> bool:
-    """Whether of the colours in a palette no more are unknown than known; of greys those alone that pixels use."""
-    telling = [*{color for color in palette if len({*color}) > 1} | {*used}]
-    return 2 * sum(color is not None for color in known.near(telling)) >= len(telling)
+        return values.by_color()
+    if len(values.color_of) == len(used) and all(map(_is_grey, palette)):
+        table = values.by_grey(len(palette))
+        if table is not None:
+            values.check_greys(table)
+            return table
+    return values.by_color() if values.colors_decide(palette) else None
 
 
 @lru_cache(maxsize=256)
 def palette_may_decide(palette: tuple[Color, ...], form: LabelFormat) -> bool:
     """Whether `palette_ids` may give anything but the indices, whichever of them pixels use."""
     known = _meanings(form)
-    if form.numbers == () or (palette and all(len({*color}) == 1 for color in palette)):
+    if form.numbers == () or (palette and all(map(_is_grey, palette))):
         return True
-    for colors in (palette, [(color[2], color[1], color[0]) for color in palette]):
+    for colors in (palette, [*map(_swapped, palette)]):
         for i, one in enumerate(known.near(colors)):
             if one not in (None, (0, 0, 0)) and not known.agree(i, one):
                 return True
@@ -330,134 +373,81 @@ def grey_ids(used: Mapping[int, int], step: int, form: LabelFormat, where: str) 
 
     Raises:
         UnknownLabelError: the set has only colours, and the image others.
-        DataError: value and grey level of an image of few bits are both numbers, and mean something else.
+        DataError: value and grey level of an image of few bits are both numbers, and mean different classes.
     """
     known = _meanings(form)
-    levels: dict[int, Color] = {value: (value * step, value * step, value * step) for value in used}
-    unknown = {value for value, level in levels.items() if level not in known.members}
+    values = _Used({value: (value * step, value * step, value * step) for value in used}, used, known, where)
     if form.numbers == ():
-        return _by_color(levels, used, unknown, known, where)
-    meant = {value: known.names[known.numbers[value]] for value in used if value in known.numbers}
-    if step > 1 and all(level[0] in known.numbers for level in levels.values()):
-        return _by_grey({value: level[0] for value, level in levels.items()}, meant, 0, known, where)
-    if len(meant) < len(used) and not unknown:
-        return _by_color(levels, used, unknown, known, where)
-    return None
+        return values.by_color()
+    if step > 1 and all(value * step in known.numbers for value in used):
+        return values.by_grey(0)
+    return values.by_color() if len(values.class_of) < len(used) and not values.unknown else None
 
 
 @lru_cache(maxsize=64)
 def telling_greys(form: LabelFormat) -> tuple[int, ...]:
     """Grey levels that are colours of a set and none of its numbers: without these, a grey image of 8 bits is numbers."""
     known = _meanings(form)
-    return tuple(color[0] for color in known.members if len({*color}) == 1 and color[0] not in known.numbers)
+    return tuple(color[0] for color in known.members if _is_grey(color) and color[0] not in known.numbers)
 
 
-def _by_grey(
-    greys: Mapping[int, int], meant: Mapping[int, str], entries: int, known: _Meanings, where: str
-) -> npt.NDArray[np.uint8] | None:
-    """Native ids by grey levels that are numbers of the set; None where they do not say.
-
-    Args:
-        greys: level of each value that is used.
-        meant: class of the values that are numbers.
-        entries: of the palette; 0 for a grey image of few bits.
-        known: what numbers mean.
-        where: the file, for the message.
-    """
-    levels = {*greys.values()}
-    if all(i == g for i, g in greys.items()) or len(levels) < len(greys) or not levels <= known.numbers.keys():
-        return None
-    table = _table({i: known.numbers[g] for i, g in greys.items()})
-    if len(meant) < len(greys) or (levels - {0, 255} and entries):
-        return table
-    # Black and white alone may be chosen for the eye, and few bits are values as a rule.
-    by_level = {known.names[known.numbers[g]] for g in levels}
-    if (
-        levels - {0, 255}
-        or entries > 2
-        or by_level == {VOID}
-        or all(meant[i] == known.names[known.numbers[g]] for i, g in greys.items())
-    ):
-        return None
-    raise DataError(
-        f"{where} has {'a palette of' if entries else 'few bits and'} the grey levels {', '.join(map(str, sorted(levels)))} for "
-        f"the values {', '.join(map(str, sorted(greys)))}, and the set has both as numbers: save it as a grey image of 8 "
-        "bits, with the numbers meant"
-    )
+def _distance(one: Color, other: Color) -> int:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
-def _by_color(
-    color_of: Mapping[int, Color], used: Mapping[int, int], unknown: set[int], known: _Meanings, where: str
-) -> npt.NDArray[np.uint8]:
-    """Native ids by the colours of a palette."""
-    if unknown:
-        raise _unknown_colors(Counter({color_of.get(i, (0, 0, 0)): used[i] for i in used}), known, where, palette=True)
-    several = sorted({color for color in color_of.values() if color not in known.ids})
-    if several:
-        names = ", ".join(known.class_names(several[0]))
-        raise DataError(
-            f"{where} has a palette whose indices are not the numbers of the set, and the colour {several[0]} stands for "
-            f"several classes ({names}): save the numbers as a grey image"
-        )
-    return _table({i: known.ids[color] for i, color in color_of.items()})
+def _is_grey(color: Color) -> bool:
+    return len({*color}) == 1
+
+
+def _swapped(color: Color) -> Color:
+    """A colour with red and blue swapped."""
+    return color[2], color[1], color[0]
 
 
 def _table(ids: Mapping[int, int]) -> npt.NDArray[np.uint8]:
     table = np.zeros(256, np.uint8)
-    for index, native_id in ids.items():
-        table[index] = native_id
+    table[[*ids]] = [*ids.values()]
     return table
 
 
 def color_ids(pixels: npt.NDArray[np.uint8], form: LabelFormat, where: str) -> npt.NDArray[np.uint8]:
-    """The native ids of a label image of colours, H×W.
-
-    Args:
-        pixels: RGB, H×W×3.
-        form: what the colours mean.
-        where: the file, for the message.
+    """The native ids, H×W, of a label image of colours (RGB, H×W×3).
 
     Raises:
         UnknownLabelError: a pixel has a colour that no class has.
     """
     known = _meanings(form)
     ids = from_colors(pixels, known.ids, unknown=known.free)
-    wrong = ids == known.free
-    if wrong.any():
+    if (ids == known.free).any():
         packed = pixels.astype(np.uint32) @ np.array([2**16, 2**8, 1], np.uint32)
-        values, counts = np.unique(packed, return_counts=True)
-        colors = {
-            (int(value) >> 16, int(value) >> 8 & 255, int(value) & 255): int(count)
-            for value, count in zip(values, counts, strict=True)
-        }
-        raise _unknown_colors(Counter(colors), known, where)
+        colors, counts = (column.tolist() for column in np.unique(packed, return_counts=True))
+        rgb = [(color >> 16, color >> 8 & 255, color & 255) for color in colors]
+        raise _unknown_colors(Counter(dict(zip(rgb, counts, strict=True))), known, where)
     return ids
 
 
 def _unknown_colors(
     colors: Counter[Color], known: _Meanings, where: str, *, palette: bool = False
 ) -> UnknownLabelError:
-    """The error for an image of which these are all colours, and the pixels of each."""
-    unknown = {color: number for color, number in colors.items() if color not in known.ids}
-    total = sum(colors.values())
-    detail = _listed([(str(color), number) for color, number in unknown.items()], total)
+    """The error for an image with these colours, and the pixels of each."""
+    unknown = {color: pixels for color, pixels in colors.items() if color not in known.ids}
+    detail = _listed([(str(color), pixels) for color, pixels in unknown.items()], sum(colors.values()))
     commonest = max(unknown, key=lambda color: unknown[color])
-    near = min(known.ids, key=lambda color: max(abs(a - b) for a, b in zip(color, commonest, strict=True)))
-    distance = max(abs(a - b) for a, b in zip(near, commonest, strict=True))
-    if all((blue, green, red) in known.ids for red, green, blue in colors):
+    near = min(known.ids, key=lambda color: _distance(color, commonest))
+    if all(_swapped(color) in known.ids for color in colors):
         remedy = "All are known with red and blue swapped: the channels are in the order BGR; write them as RGB"
-    elif not palette and all(len({*color}) == 1 and color[0] in known.numbers for color in colors):
+    elif not palette and all(_is_grey(color) and color[0] in known.numbers for color in colors):
         remedy = "The three channels are equal and hold the set's numbers: keep one of them, as a grey image"
     elif not palette and len(unknown) >= 8 and len(colors) > len(unknown) > len(colors) - len(unknown):
         remedy = (
             "So many shades come from resizing with interpolation or from JPEG: resize labels with nearest neighbour, "
             "and save them as PNG from the start"
         )
-    elif distance <= SHADE:
+    elif _distance(near, commonest) <= SHADE:
         name = known.names.get(known.ids[near], str(known.ids[near]))
         remedy = f"Nearest to {commonest} is {near}, {name}: colours must be exact"
     else:
-        remedy = "Every pixel must have the colour of a class, or of what is void: check that it is a label image of this set"
+        remedy = "Every pixel must have the colour of a class, or of void: check that it is a label image of this set"
     return UnknownLabelError("unknown colours", where, detail, remedy)
 
 

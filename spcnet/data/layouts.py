@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from spcnet import label_tables
-from spcnet.data.label_formats import LabelFormat, cityscapes_colors
+from spcnet.data.label_formats import LabelFormat
+from spcnet.label_tables import cityscapes_colors
 
 Table = Mapping[int, str]
 """Native id → native name."""
@@ -75,10 +76,8 @@ class DatasetInfo:
     """Its label table, native id → native name."""
     splits: tuple[str, ...]
     """The parts it comes in."""
-    train_split: str
-    """The part that is trained on, unless a recipe says otherwise."""
-    test_split: str
-    """The part that is tested on, unless a recipe says otherwise."""
+    test_split: str = ""
+    """The part that is tested on, unless a recipe says otherwise; the second, or the only one, if not given."""
     subsets: Mapping[str, str] = field(default_factory=dict)
     """Domains within the set: name → what is special about it."""
     prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -95,6 +94,15 @@ class DatasetInfo:
     """What label images may have to be made of first."""
     home: str | None = None
     """Set whose root it shares, unless it has its own."""
+
+    def __post_init__(self) -> None:
+        if not self.test_split:
+            object.__setattr__(self, "test_split", self.splits[:2][-1])
+
+    @property
+    def train_split(self) -> str:
+        """The part that is trained on, unless a recipe says otherwise: the first."""
+        return self.splits[0]
 
     @property
     def outer_folders(self) -> list[tuple[str, ...]]:

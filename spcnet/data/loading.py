@@ -3,7 +3,9 @@
 Which images a training batch has is decided in `spcnet.data.sampling`.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,21 +35,7 @@ class _Item(NamedTuple):
     domain: int
     name: str
     skipped: dict[str, str]
-    """Message of each unreadable image that this one stands in for, by its name."""
-
-
-class _Loaded(NamedTuple):
-    """What a worker hands over."""
-
-    batch: Batch
-    skipped: dict[str, str]
-
-
-class _Unreadable(NamedTuple):
-    """An image that evaluation cannot read."""
-
-    name: str
-    error: DataError
+    """Message of each unreadable image that this one replaces, by its name."""
 
 
 class _Read(NamedTuple):
@@ -83,51 +71,85 @@ def file_names(images: SegmentationSet) -> list[str] | None:
     return None if stored is None else [pair.name for pair in stored.pairs]
 
 
-class _TrainingImages(Dataset[Any]):
-    """Augmented images of all domains, by draw."""
+# A `DataLoader` that catches an exception in a worker puts the worker's traceback into its message, but a `DataError` is
+# one line for the user. So errors leave the workers as values, and are raised where the batches arrive.
 
-    def __init__(self, sets: Sequence[SegmentationSet], data: DataConfig, *, seed: int) -> None:
-        self.sets = list(sets)
-        self.transform = TrainingTransform(data)
-        self.domains = DomainIndex(data, [len(plain) for plain in sets], seed=seed)
-        self.skip = data.on_bad_image == "skip"
+
+class _DrawnImages(Dataset[Any]):
+    """Images of all domains, by draw; an error where one cannot be read."""
+
+    def __init__(self, sets: Sequence[SegmentationSet], data: DataConfig) -> None:
+        self.sets, self.skip = list(sets), data.on_bad_image == "skip"
 
     def __getitem__(self, drawn: Draw) -> _Item | DataError:
         try:
-            sample, found, skipped = _read(self.sets[drawn.domain], drawn.image, skip=self.skip)
+            return self.prepare(drawn, _read(self.sets[drawn.domain], drawn.image, skip=self.skip))
         except DataError as error:
             return error
-        # The generator that the transforms draw from is given back as it was. `torch.manual_seed` would also seed the
-        # accelerators, which `devices=[]` does not give back.
+
+    @abstractmethod
+    def prepare(self, drawn: Draw, read: _Read) -> _Item:
+        """The image as it is batched."""
+
+    def with_seed(self, drawn: Draw, transform: Callable[[], Any]) -> Any:
+        """What a transform gives with the seed of a draw; the random generator is restored."""
+        # `torch.manual_seed` would also seed the accelerators, which `devices=[]` does not restore.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(drawn.seed)
-            image, label, style = self.transform(
-                _image(sample.image),
-                torch.from_numpy(sample.label),
-                centre=None if skipped else drawn.centre,
-                depth=None if sample.depth is None else torch.from_numpy(sample.depth),
-            )
-        return _Item(image, label, self.domains.of(drawn.domain, found, style), sample.name, skipped)
+            return transform()
+
+
+class _TrainingImages(_DrawnImages):
+    """Augmented images."""
+
+    def __init__(self, sets: Sequence[SegmentationSet], data: DataConfig, *, seed: int) -> None:
+        super().__init__(sets, data)
+        self.transform = TrainingTransform(data)
+        self.domains = DomainIndex(data, [len(plain) for plain in sets], seed=seed)
+
+    def prepare(self, drawn: Draw, read: _Read) -> _Item:
+        """Augment image and label."""
+        sample, number, skipped = read
+        transform = partial(
+            self.transform,
+            _image(sample.image),
+            torch.from_numpy(sample.label),
+            centre=None if skipped else drawn.centre,
+            depth=None if sample.depth is None else torch.from_numpy(sample.depth),
+        )
+        image, label, style = self.with_seed(drawn, transform)
+        return _Item(image, label, self.domains.of(drawn.domain, number, style), sample.name, skipped)
+
+
+class _PhotometricPairs(_DrawnImages):
+    """An image, whole, twice: strongly altered in colour and blurred, and as it is."""
+
+    def __init__(self, sets: Sequence[SegmentationSet], data: DataConfig) -> None:
+        super().__init__(sets, data)
+        self.resize, self.alter = evaluation_transform(data), photometric_transform()
+
+    def prepare(self, drawn: Draw, read: _Read) -> _Item:
+        """Alter a copy of the image."""
+        plain = self.resize(_image(read.sample.image)).contiguous()
+        pair = torch.stack([self.with_seed(drawn, lambda: self.alter(plain)), plain])
+        return _Item(pair, torch.from_numpy(read.sample.label), drawn.domain, read.sample.name, read.skipped)
 
 
 class _EvaluationImages(Dataset[Any]):
-    """Resized images of one domain with their labels at their own size, by number."""
+    """Resized images of one domain with their labels at their own size, by number; name and error of an unreadable one."""
 
     def __init__(self, plain: SegmentationSet, data: DataConfig, *, domain: int, limit: int, shard: Shard) -> None:
-        self.plain = plain
-        self.transform = evaluation_transform(data)
-        self.domain = domain
+        self.plain, self.transform, self.domain = plain, evaluation_transform(data), domain
         self.numbers = range(min(len(plain), limit) if limit else len(plain))[shard.rank :: shard.world_size]
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, place: int) -> _Item | _Unreadable:
-        index = self.numbers[place]
+    def __getitem__(self, place: int) -> _Item | tuple[str, DataError]:
         try:
-            sample = self.plain.read(index)
+            sample = self.plain.read(self.numbers[place])
         except DataError as error:
-            return _Unreadable(self.plain.name_of(index), error)
+            return self.plain.name_of(self.numbers[place]), error
         image = self.transform(_image(sample.image)).contiguous()
         return _Item(image, torch.from_numpy(sample.label), self.domain, sample.name, {})
 
@@ -147,31 +169,42 @@ def _batch(items: list[_Item]) -> Batch:
     )
 
 
-# A `DataLoader` that finds an exception in a worker puts the worker's traceback into its message, but a `DataError` is
-# one line for the user. So errors leave the workers as values, and are raised where the batches arrive.
-
-
-def _loaded_or_error(items: list[_Item | DataError]) -> _Loaded | DataError:
-    return _joined(items, _batch)
-
-
-def _joined(items: list[_Item | DataError], join: Callable[[list[_Item]], Batch]) -> _Loaded | DataError:
-    error = next((item for item in items if isinstance(item, DataError)), None)
-    if error:
-        return error
-    found = [item for item in items if not isinstance(item, DataError)]
-    return _Loaded(join(found), {name: message for item in found for name, message in item.skipped.items()})
+def _pairs(items: list[_Item]) -> Batch:
+    """Pairs of one batch one after the other; they carry no labels."""
+    image = normalise(torch.cat([item.image for item in items]))
+    return Batch(
+        image,
+        label=torch.full((len(image), *image.shape[2:]), IGNORE_INDEX),
+        domain=torch.tensor([item.domain for item in items]).repeat_interleave(2),
+        name=tuple(name for item in items for name in (f"{item.name} altered", item.name)),
+    )
 
 
 class TrainingLoader(DataLoader[Batch]):
     """A `DataLoader` that raises a worker's `DataError` as it was, and knows what was skipped."""
 
     skipped: dict[str, str]
-    """Message of each image that could not be read, of those met so far, by the image's name."""
+    """Message of each image so far that could not be read, by the image's name."""
 
-    def __init__(self, dataset: Dataset[Any], **options: Any) -> None:
-        """Take the options of a `DataLoader`."""
-        super().__init__(dataset, worker_init_fn=leave_signals_to_parent, generator=torch.Generator(), **options)
+    def __init__(
+        self, images: _DrawnImages, data: DataConfig, join: Callable[[list[_Item]], Batch], **options: Any
+    ) -> None:
+        """Take the options of a `DataLoader`.
+
+        Args:
+            images: what the batches are made of.
+            data: number of worker processes.
+            join: makes a batch of items.
+            options: of a `DataLoader`.
+        """
+        super().__init__(
+            images,
+            num_workers=data.workers,
+            collate_fn=partial(_joined, join=join),
+            worker_init_fn=leave_signals_to_parent,
+            generator=torch.Generator(),
+            **options,
+        )
         self.skipped = {}
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -181,6 +214,18 @@ class TrainingLoader(DataLoader[Batch]):
             batch, skipped = loaded
             self.skipped |= skipped
             yield batch
+
+
+def _joined(
+    items: list[_Item | DataError], join: Callable[[list[_Item]], Batch]
+) -> tuple[Batch, dict[str, str]] | DataError:
+    """What a worker hands over: a batch and what was skipped for it, or the first error."""
+    readable: list[_Item] = []
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+        readable.append(item)
+    return join(readable), {name: message for item in readable for name, message in item.skipped.items()}
 
 
 def training_batches(
@@ -194,26 +239,25 @@ def training_batches(
     on_progress: Callable[[int, int], None] | None = None,
     store: bool = True,
 ) -> TrainingLoader:
-    """The batches of iterations `start` to `iterations - 1`, composed as `data.sampling` says; of each its parts.
+    """The micro-batches of some iterations, composed as `data.sampling` says.
 
     Each has `data.images_per_domain` images of each set (balanced), as many in all, but of all sets as they come
-    (proportional), or so many of one set, another one each iteration (alternating).
+    (proportional), or of one set, another one each iteration (alternating).
 
-    The batch of an iteration depends on nothing but the arguments `sets`, `data`, `seed`, `parts`, `rank` and
-    `world_size`: not on `start`, `data.workers`, or any random state. All parts of all processes hold together what one
-    process without parts draws with so many times the images.
+    The batch of an iteration depends on nothing but `sets`, `data`, `seed`, `parts` and `shard`: not on where `iterations`
+    starts, on `data.workers`, or any random state. All parts of all processes hold together what one process without parts
+    draws with that many times the images.
 
     Args:
         sets: the source domains; the place in this list is the domain index in the batch.
         data: batch composition, image size, augmentation, number of worker processes.
         seed: of the run.
-        iterations: iteration at which the run ends.
-        parts: in how many parts each batch comes.
-        start: iteration at which it is taken up.
+        iterations: from the first one to make to the end of the run.
+        parts: micro-batches of each iteration.
         shard: this process.
-        on_progress: told, for each set, of how many images the places of the classes are known, and of how many they
-            will be; with `data.class_uniform`.
-        store: write down the places of the classes beside the data, for the next time.
+        on_progress: with `data.class_uniform` called, for each set, with the number of images whose class centres are
+            known, and of all.
+        store: write the class centres beside the data, for the next time.
 
     Raises:
         UsageError: the only source has fewer images than it is to be divided into domains.
@@ -221,91 +265,45 @@ def training_batches(
             set can be read; with `data.class_uniform` when a label is broken, at once.
     """
     images = _TrainingImages(sets, data, seed=seed)
-    joined = data.sampling == "proportional"
-    return TrainingLoader(
-        images,
-        batch_sampler=TrainingSampler(
-            _streams(sets, data, seed=seed, joined=joined, on_progress=on_progress, store=store),
-            images=data.images_per_domain * (len(sets) if joined else 1),
-            alternate=data.sampling == "alternating",
-            iterations=iterations,
-            parts=parts,
-            shard=shard,
-        ),
-        num_workers=data.workers,
-        collate_fn=_loaded_or_error,
-        pin_memory=torch.cuda.is_available(),
+    centres = [
+        class_centres(
+            plain,
+            tile=data.tile,
+            workers=data.workers,
+            skip_bad=images.skip,
+            on_progress=on_progress,
+            store=store,
+        )
+        for plain in (sets if data.class_uniform else ())
+    ]
+    streams = _streams(sets, data, centres, seed=seed)
+    sampler = TrainingSampler(
+        streams,
+        images=data.images_per_domain * (len(sets) // len(streams)),
+        alternate=data.sampling == "alternating",
+        iterations=iterations,
+        parts=parts,
+        shard=shard,
     )
+    return TrainingLoader(images, data, _batch, batch_sampler=sampler, pin_memory=torch.cuda.is_available())
 
 
 def _streams(
-    sets: Sequence[SegmentationSet],
-    data: DataConfig,
-    *,
-    seed: int,
-    joined: bool,
-    on_progress: Callable[[int, int], None] | None,
-    store: bool,
+    sets: Sequence[SegmentationSet], data: DataConfig, centres: Sequence[Centres], *, seed: int
 ) -> list[Stream]:
-    """What training draws from: one stream for each set, or a single one."""
-    centres: list[Centres] = []
-    if data.class_uniform:
-        skip_bad = data.on_bad_image == "skip"
-        centres = [
-            class_centres(
-                plain, tile=data.tile, workers=data.workers, skip_bad=skip_bad, on_progress=on_progress, store=store
-            )
-            for plain in sets
-        ]
-    lengths = [len(plain) for plain in sets]
-    num_classes = len(label_space(data.space))
+    """The streams that training draws from: one for each set, or with proportional sampling one for all."""
+    every = range(len(sets))
     return [
         Stream(
-            lengths[part],
+            [len(sets[i]) for i in part],
             seed=seed,
-            first=part.start,
-            centres=centres[part],
-            num_classes=num_classes,
+            first=part[0],
+            centres=[centres[i] for i in part] if centres else (),
+            num_classes=len(label_space(data.space)),
             share=data.class_uniform,
         )
-        for part in ([slice(0, len(sets))] if joined else [slice(i, i + 1) for i in range(len(sets))])
+        for part in ([every] if data.sampling == "proportional" else [every[i : i + 1] for i in every])
     ]
-
-
-class _PhotometricPairs(Dataset[Any]):
-    """An image, whole, twice: strongly altered in colour and blurred, and as it is; by draw."""
-
-    def __init__(self, sets: Sequence[SegmentationSet], data: DataConfig) -> None:
-        self.sets = list(sets)
-        self.resize, self.alter = evaluation_transform(data), photometric_transform()
-        self.skip = data.on_bad_image == "skip"
-
-    def __getitem__(self, drawn: Draw) -> _Item | DataError:
-        try:
-            sample, _, skipped = _read(self.sets[drawn.domain], drawn.image, skip=self.skip)
-        except DataError as error:
-            return error
-        plain = self.resize(_image(sample.image)).contiguous()
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(drawn.seed)
-            altered = self.alter(plain)
-        pair = torch.stack([altered, plain])
-        return _Item(pair, torch.from_numpy(sample.label), drawn.domain, sample.name, skipped)
-
-
-def _pairs_or_error(items: list[_Item | DataError]) -> _Loaded | DataError:
-    return _joined(items, _pairs)
-
-
-def _pairs(items: list[_Item]) -> Batch:
-    """Pairs of one batch one after the other; they carry no labels."""
-    image = normalise(torch.cat([item.image for item in items]))
-    return Batch(
-        image,
-        label=torch.full((len(image), *image.shape[2:]), IGNORE_INDEX),
-        domain=torch.tensor([item.domain for item in items]).repeat_interleave(2),
-        name=tuple(name for item in items for name in (f"{item.name} altered", item.name)),
-    )
 
 
 def photometric_trials(
@@ -326,7 +324,7 @@ def photometric_trials(
         sets: the source domains.
         data: size of the images, images of a batch, number of worker processes.
         seed: of the run.
-        trials: how many.
+        trials: number of trials.
         pairs: of each trial, over all processes.
         shard: this process.
 
@@ -334,20 +332,14 @@ def photometric_trials(
         DataError: while iterating, when an image is broken.
     """
     for trial in range(trials):
-        # Other images and alterations than the training's: a stream of its own for each trial.
-        own = int(np.random.SeedSequence([seed, 1 + trial]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        streams = [Stream([len(plain)], seed=own, first=domain) for domain, plain in enumerate(sets)]
-        draws = [
-            streams[number % len(sets)].draw(number // len(sets))
-            for number in range(shard.rank, pairs, shard.world_size)
-        ]
+        # Other images and alterations than the training's: another seed for each trial.
+        trial_seed = int(np.random.SeedSequence([seed, 1 + trial]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        streams = [Stream([len(plain)], seed=trial_seed, first=domain) for domain, plain in enumerate(sets)]
+        numbers = range(shard.rank, pairs, shard.world_size)
+        draws = [streams[number % len(sets)].draw(number // len(sets)) for number in numbers]
         size = data.images_per_domain if data.size else 1  # images of their own size do not stack
-        yield TrainingLoader(
-            _PhotometricPairs(sets, data),
-            batch_sampler=[draws[first : first + size] for first in range(0, len(draws), size)],
-            num_workers=data.workers,
-            collate_fn=_pairs_or_error,
-        )
+        batches = [draws[first : first + size] for first in range(0, len(draws), size)]
+        yield TrainingLoader(_PhotometricPairs(sets, data), data, _pairs, batch_sampler=batches)
 
 
 def evaluation_batches(
@@ -382,10 +374,10 @@ def evaluation_batches(
     images = _EvaluationImages(plain, data, domain=domain, limit=limit, shard=shard)
     waiting: list[_Item] = []
     for item in item_loader(images, workers=data.workers):
-        if isinstance(item, _Unreadable):
+        if not isinstance(item, _Item):
             if on_skip is None or data.on_bad_image != "skip":
-                raise item.error
-            on_skip(item.name, str(item.error))
+                raise item[1]
+            on_skip(item[0], str(item[1]))
             continue
         shapes = [(one.image.shape, one.label.shape) for one in (item, *waiting[:1])]
         if waiting and (len(waiting) == batch_size or shapes[0] != shapes[1]):

@@ -33,7 +33,7 @@ class Draw(NamedTuple):
 class Stream:
     """The endless series of draws from one source, or from several that are joined.
 
-    It goes in epochs, each with as many draws as there are images, in a random order of its own. Without centres, each
+    It goes in epochs, each with as many draws as there are images, in a new random order. Without centres, each
     image comes once an epoch. With them, a share of the draws is dealt out to the classes in turn, so that over the
     epochs all get equally many: for each the images that show it take turns, the crop around its centre. The other
     draws are random images, each at most once an epoch; so are those of classes that no image shows.

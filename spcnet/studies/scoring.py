@@ -470,7 +470,7 @@ def read_prediction(path: Path, *, space: LabelSpace, ids: Ids = "auto") -> npt.
     form = {
         "train": LabelFormat(classes, colors),
         "label": LabelFormat.of(
-            label_tables.CITYSCAPES_IDS, label_formats.cityscapes_colors(label_tables.CITYSCAPES_IDS)
+            label_tables.CITYSCAPES_IDS, label_tables.cityscapes_colors(label_tables.CITYSCAPES_IDS)
         ),
         "color": LabelFormat(classes, colors, numbers=()),
     }[kind]

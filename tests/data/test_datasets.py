@@ -74,11 +74,6 @@ def names(domain: SegmentationSet) -> list[str]:
     return [domain.read(i).name for i in range(len(domain))]
 
 
-@pytest.fixture(autouse=True)
-def no_data_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SPCNET_DATA", raising=False)
-
-
 def test_camvid_trains_on_its_train_split_and_is_tested_on_its_test_split(tmp_path: Path) -> None:
     root = make_camvid(tmp_path)
     assert names(opened("camvid", training=True, camvid=root)) == ["0001TP_2", "0006R0_3", "0016E5_1"]

@@ -21,12 +21,12 @@ from spcnet.data.cache import CacheFormat, write_cache
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.doctor import check
-from spcnet.data.label_formats import LabelFormat, UnknownLabelError, cityscapes_colors
+from spcnet.data.label_formats import LabelFormat, UnknownLabelError
 from spcnet.data.label_images import read_label
 from spcnet.data.own_sets import own_format
 from spcnet.data.preview import contact_sheet
 from spcnet.errors import DataError, UsageError
-from spcnet.label_tables import CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, GTAV
+from spcnet.label_tables import CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, GTAV, cityscapes_colors
 from spcnet.labels import IGNORE, SPACES, VOID, label_space
 from spcnet.studies.scoring import read_prediction
 from tests.support.pictures import png
