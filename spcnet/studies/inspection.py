@@ -38,7 +38,8 @@ from spcnet.inference.embeddings import (
 )
 from spcnet.inference.predictor import find_device
 from spcnet.labels import label_space
-from spcnet.methods import Segmentor, restore
+from spcnet.methods import restore
+from spcnet.models.network import Segmentor
 from spcnet.reports import inspection as report
 from spcnet.reports.inspection import Domain, Inspection, Layer, Pair, PixelMap, Point, Prototypes, Seen
 from spcnet.reports.inspection_figures import write_figures

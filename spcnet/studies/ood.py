@@ -34,7 +34,7 @@ from spcnet.inference.ood import OOD_FILE, OODDetector, Reading, Signals, ood_fi
 from spcnet.inference.predictor import find_device
 from spcnet.labels import label_space
 from spcnet.methods import restore
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.reports.robustness import CLEAN, STYLE
 from spcnet.runs import DataOptions, OpenRun, open_domains, source_tests
 from spcnet.studies.robustness import Condition, conditions, image_score, spread
