@@ -14,7 +14,7 @@ from spcnet.app.uploads import Limits, read_upload
 from spcnet.data.cache import CacheFormat, write_cache
 from spcnet.data.datasets import FolderSet
 from spcnet.data.folders import find_split
-from spcnet.export import calibration_pictures
+from spcnet.export.quantisation import calibration_pictures
 from spcnet.inference.images import read_rgb
 from tests.support.pictures import STORED, chunk, png, tiff, turned
 
