@@ -20,11 +20,11 @@ UNCHECKED = "streets"
 
 def checked_modules() -> list[str]:
     """The package's modules and packages, whose types and shapes are checked at every call."""
-    found = [path for folder in (PACKAGE, PACKAGE / "data") for path in folder.iterdir()]
+    found = [path for folder in (PACKAGE, PACKAGE / "synthesis") for path in folder.iterdir()]
     names = [
         path.relative_to(PACKAGE.parent).with_suffix("") for path in found if path.suffix == ".py" or path.is_dir()
     ]
-    left_out = ("__init__", "__main__", "data", UNCHECKED)
+    left_out = ("__init__", "__main__", "synthesis", UNCHECKED)
     return sorted(".".join(name.parts) for name in names if name.name not in left_out and name.name[:2] != "__")
 
 
@@ -72,7 +72,7 @@ def _streets_are_drawn_once() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the finished runs `spcnet` and `deeplabv3plus`, trained once for all test processes: copy before you change."""
-    from tests import tiny
+    from tests.support import tiny
 
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny-runs"
