@@ -15,10 +15,10 @@ from rich.console import Console
 from spcnet import checkpoint
 from spcnet.cli import main
 from spcnet.config import Precision, RunConfig, TrainingConfig
-from spcnet.debug_commands import Replayed, replay
 from spcnet.engine import records
 from spcnet.engine import replay as steps
 from spcnet.errors import CheckpointError, DataError
+from spcnet.studies.replay import Replayed, replay
 from spcnet.types import Batch
 from tests.engine.test_trainer import batches, settings, trainer
 

@@ -18,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from spcnet import cli, model_commands, training
+from spcnet.commands.convert import convert
 from spcnet.config import DataConfig, DomainSpec, ModelConfig, OwnSet, RunConfig, TrainingConfig, as_dict
 from spcnet.data.datasets import FolderSet, open_domain
 from spcnet.data.fixture import write_fixture
@@ -30,7 +31,7 @@ from spcnet.export import FileNetwork, export
 from spcnet.inference.results import Results
 from spcnet.labels import CITYSCAPES_IDS, label_space, remap
 from spcnet.methods import restore
-from spcnet.model_commands import convert, predict
+from spcnet.model_commands import predict
 from spcnet.reports.runs import load_run
 from spcnet.studies import inspection, ood, robustness, scoring
 from spcnet.training import train
