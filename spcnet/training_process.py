@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from rich.console import Console
 
@@ -18,6 +16,7 @@ from spcnet.engine import records
 from spcnet.engine.progress import bars
 from spcnet.errors import DataError, SpcnetError
 from spcnet.files import read_yaml
+from spcnet.signals import handle_signals
 
 PROGRAM = (sys.executable, "-m", "spcnet")
 """What each training is a process of."""
@@ -115,26 +114,19 @@ def stopped_together(running: list[TrainingProcess]) -> Iterator[list[int]]:
     """
     received: list[int] = []
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
+    def hand_on(number: int) -> None:
         received.append(number)
         for process in running:
             process.stop(again=True)
 
-    before: dict[int, Any] = {}
-    try:
-        for watched in (getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)):
-            before[watched] = signal.signal(watched, hand_on)
-    except ValueError:  # not the main thread: signals are somebody else's
-        pass
-    try:
-        yield received
-    finally:
-        for process in running:
-            process.stop()
-        for process in running:
-            process.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with handle_signals(("SIGINT", "SIGTERM", "SIGHUP"), hand_on):
+        try:
+            yield received
+        finally:
+            for process in running:
+                process.stop()
+            for process in running:
+                process.wait()
 
 
 class RecipeTraining:

@@ -14,8 +14,9 @@ from spcnet.distributed import MicroBatchSums
 from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.losses.segmentation import cross_entropy, frequency_weights
 from spcnet.methods import BACKBONES, METHODS, build_model, card_for, fill, method_named, restore
-from spcnet.models.segmentor import Segmentor, device_of
+from spcnet.models.segmentor import Segmentor
 from spcnet.models.whitening import SwitchableWhitening
+from spcnet.numerics import device_of
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
 
 CLASSES, DOMAINS = 5, 3

@@ -19,12 +19,9 @@ from spcnet import dry_run, training
 from spcnet.cli import main
 from spcnet.config import (
     AugmentationConfig,
-    DataConfig,
     EvaluationConfig,
     LoggingConfig,
-    ModelConfig,
     RunConfig,
-    TrainingConfig,
     WhiteningConfig,
 )
 from spcnet.data.catalog import DATASETS
@@ -32,21 +29,9 @@ from spcnet.data.fixture import write_fixture
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError
 from spcnet.types import Batch, StepResult
+from tests.support.sets import MODEL, run_of
 
 SETS = [name for name, info in DATASETS.items() if info.layouts]
-MODEL = ModelConfig(backbone="shufflenet_v2", weights=None, output_stride=32)
-
-
-def run_of(output: Path, *, data: dict[str, Any], method: str = "spcnet", iterations: int = 2) -> RunConfig:
-    values = {"size": (48, 96), "images_per_domain": 2, "workers": 0, "targets": []} | data
-    return RunConfig(
-        method=method,
-        model=MODEL,
-        data=DataConfig(**values),
-        training=TrainingConfig(iterations=iterations, log_every=1, checkpoint_every=iterations, accelerator="cpu"),
-        evaluation=EvaluationConfig(batch_size=1, panels=0, limit=1),
-        output=output,
-    )
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -100,7 +85,7 @@ def test_a_run_that_is_resumed_clusters_as_one_that_was_not(tmp_path: Path, monk
         return nullcontext(show)
 
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "bar", bar)
+        patch.setattr(training, "bar", bar)
         often = dataclasses.replace(parts, training=dataclasses.replace(parts.training, checkpoint_every=3))
         with pytest.raises(KeyboardInterrupt):
             training.train(often)
@@ -309,7 +294,7 @@ def test_a_dry_run_of_several_processes_tells_the_memory_of_each(tmp_path: Path)
 
 
 def test_a_step_that_cannot_fit_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsal, "_free", lambda device: 2**20)
+    monkeypatch.setattr(dry_run, "_free", lambda device: 2**20)
     found = dry_run.rehearse(run_of(tmp_path / "run", data={"sources": ["streets/game"]}))
     assert found.step_seconds is None
     assert "images_per_domain" in found.problems[0]
@@ -333,6 +318,6 @@ def test_a_dry_run_says_that_the_folder_holds_a_run(tmp_path: Path, monkeypatch:
         asked.append(options)
         return dry_run.Rehearsal(problems=["none"])
 
-    monkeypatch.setattr(rehearsal, "rehearse", rehearse)
+    monkeypatch.setattr(dry_run, "rehearse", rehearse)
     assert main(["train", f"--output={tmp_path}", "--dry-run", "--overwrite"]) == 1
     assert (asked[0]["resume"], asked[0]["overwrite"]) == (False, True)

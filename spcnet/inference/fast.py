@@ -25,8 +25,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from spcnet.models.deeplab import AtrousConv2d, DeepLabDecoder, resize
-from spcnet.models.segmentor import Segmentor, device_of
+from spcnet.models.segmentor import Segmentor
 from spcnet.models.whitening import NormedBlock
+from spcnet.numerics import device_of
 
 Step = Literal["fold", "upsampled", "winograd", "packed"]
 STEPS: tuple[Step, ...] = ("fold", "upsampled", "winograd", "packed")

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -119,8 +118,3 @@ class Segmentor(nn.Module):
         if self.prototype_head is not None:
             return self.prototype_head.prototypes.shape[1]
         return len(self.style_layers[0].base_mean) if self.styles else None
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where a network lies."""
-    return next(module.parameters()).device

@@ -22,7 +22,7 @@ from spcnet import distributed
 from spcnet.distributed import Reduce
 from spcnet.errors import UsageError, unknown_name_error
 from spcnet.models.backbones import Backbone, BackboneInfo
-from spcnet.precision import at_least_single, without_autocast
+from spcnet.numerics import at_least_single, without_autocast
 
 Slot = Literal["stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4"]
 SLOTS: tuple[Slot, ...] = ("stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4")

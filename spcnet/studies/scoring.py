@@ -36,10 +36,11 @@ from spcnet.evaluation.protocols import PROTOCOLS, Protocol, as_published, proto
 from spcnet.evaluation.tta import check_overlap
 from spcnet.export import FileNetwork, onnx_metadata, onnx_program
 from spcnet.file_kinds import FileKind, kind_of, split_part
+from spcnet.formatting import percent
 from spcnet.inference.results import CLASSES_SUFFIX
 from spcnet.labels import LabelFormat, LabelSpace, label_space
 from spcnet.methods import restore
-from spcnet.reports.scores import class_table, domain_scores, percent
+from spcnet.reports.scores import class_table, domain_scores
 
 Record = dict[str, Any]
 Ids = Literal["auto", "train", "label", "color"]

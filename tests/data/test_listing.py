@@ -24,7 +24,7 @@ from spcnet.data.listing import LeftOut, files_below, kind_by_content, package_f
 from spcnet.errors import DataError
 from spcnet.labels import label_space
 from spcnet.studies import inspection, robustness, scoring
-from tests.data.test_catalog import opened, refusal, write
+from tests.support.sets import opened, refusal, write
 
 SMALL = (32, 64)
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
@@ -207,7 +207,7 @@ def test_training_tells_of_what_is_left_out_before_it_begins(
     def stop(*arguments: object, **options: object) -> None:
         raise Enough
 
-    monkeypatch.setattr(commands, "check_labelled", stop)
+    monkeypatch.setattr(training, "check_labelled", stop)
     data = own(tmp_path, sources=["town"], targets=["town@val"], size=(64, 64), exclude=[str(tmp_path / "list")])
     with pytest.raises(Enough):
         training.train(RunConfig(method="deeplabv3plus", data=data), console=Console(width=100))
@@ -269,7 +269,7 @@ def test_every_command_tells_of_what_is_left_out(
             raise _Enough
 
     for module, name in (
-        (commands, "score_domains"),
+        (training, "score_domains"),
         (scoring, "score_predictions"),
         (robustness, "labelled"),
         (inspection, "Chosen"),

@@ -28,14 +28,15 @@ from spcnet.config import LoggingConfig, ModelConfig, RunConfig, TrainingConfig,
 from spcnet.engine import observer as observing
 from spcnet.engine import profiling, progress, records
 from spcnet.engine.devices import make_fabric
-from spcnet.engine.observer import Observer, peak_memory
+from spcnet.engine.observer import Observer
 from spcnet.engine.trackers import TRACKERS_FILE, check_installed
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError
 from spcnet.methods import METHODS, Segmentor, card_for
 from spcnet.models.style import style_distance
+from spcnet.numerics import peak_memory
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, Batch, StepResult, StyleStats
-from tests.engine.test_nothing_lost import files_of_at_most
+from tests.support.disk import files_of_at_most
 
 CLASSES, COLORS = 4, [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
 DOMAINS = ["game", "toy"]

@@ -29,8 +29,8 @@ from spcnet.methods import METHODS, Segmentor, build_model, restore
 from spcnet.models.recompute import buffers_kept, recomputed
 from spcnet.models.whitening import SwitchableWhitening
 from spcnet.types import SegOutput
-from tests.engine.test_trainer import batches, losses, pairs, settings, trainer
 from tests.support.demo_networks import shortened
+from tests.support.training import batches, losses, pairs, settings, trainer
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

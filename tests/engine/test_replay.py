@@ -20,7 +20,7 @@ from spcnet.engine import replay as steps
 from spcnet.errors import CheckpointError, DataError
 from spcnet.studies.replay import Replayed, replay
 from spcnet.types import Batch
-from tests.engine.test_trainer import batches, settings, trainer
+from tests.support.training import batches, settings, trainer
 
 
 def failed(config: RunConfig, given: Iterator[Batch], *, weight: str | None = None) -> str:

@@ -35,8 +35,8 @@ from spcnet.model_commands import predict
 from spcnet.reports.runs import load_run
 from spcnet.studies import inspection, ood, robustness, scoring
 from spcnet.training import train
-from tests.data.test_images import STORED, turned
-from tests.test_file_kinds import onnx_file, torch_export_file
+from tests.support.pictures import STORED, turned
+from tests.support.weight_files import onnx_file, torch_export_file
 
 SIZE = (64, 128)
 
@@ -541,7 +541,7 @@ def test_every_command_that_opens_domains_takes_sets_of_ones_own(
             raise Opened(len(found))
         return found
 
-    for module in (robustness, commands, unfamiliarity_commands, model_commands):
+    for module in (robustness, training, ood, model_commands):
         monkeypatch.setattr(module, "open_domain", open_it)
     monkeypatch.setattr(ood.OODDetector, "read", lambda run, network: None)
     (own / "familiar.json").write_text("{}")
@@ -568,7 +568,7 @@ def test_named_domains_are_scored_alone_and_the_run_keeps_what_it_has(
         scored.append(list(tests))
         return score_domains(network, tests, *rest, **options)
 
-    monkeypatch.setattr(commands, "score_domains", noting)
+    monkeypatch.setattr(training, "score_domains", noting)
     told = io.StringIO()
     found = scoring.evaluate(own, targets=["streets/snow"], classes=True, console=Console(file=told, width=200))
     assert scored == [["streets/snow"]]

@@ -12,6 +12,7 @@ from torch import Tensor
 from spcnet.errors import CheckpointError, UsageError
 from spcnet.methods import build_model
 from spcnet.models.backbones import backbone_info, build_backbone
+from spcnet.weights import imagenet
 from spcnet.weights.files import read_weights, readings
 from spcnet.weights.imagenet import load_imagenet
 from tests import golden
@@ -146,7 +147,7 @@ class Served:
 def test_without_a_network_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     offline = Served(OSError("no route to host"))
-    monkeypatch.setattr(weights.torchvision.models, "get_model_weights", lambda name: asked.append(name) or offline)
+    monkeypatch.setattr(imagenet.torchvision.models, "get_model_weights", lambda name: asked.append(name) or offline)
     with pytest.raises(CheckpointError, match=r"for resnet50 \(no route to host\): go online, give a local file as"):
         build_model("deeplabv3plus", weights="imagenet")
     assert asked == ["resnet50"]
@@ -157,7 +158,7 @@ def test_resnet101_warns_that_its_stem_starts_at_random(monkeypatch: pytest.Monk
 
     torch.manual_seed(3)
     plain = torchvision.models.resnet101().state_dict()
-    monkeypatch.setattr(weights.torchvision.models, "get_model_weights", lambda name: Served(plain))
+    monkeypatch.setattr(imagenet.torchvision.models, "get_model_weights", lambda name: Served(plain))
     with pytest.warns(
         UserWarning,
         match=r"resnet101 weights have another stem than resnet101 here: conv1\., .* start from random values",
