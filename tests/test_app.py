@@ -40,7 +40,7 @@ from spcnet.cli import main
 from spcnet.convert import load_model
 from spcnet.errors import DataError, SpcnetError, UsageError
 from spcnet.inference.images import read_rgb
-from spcnet.inference.ood import Reading
+from spcnet.inference.ood import OODScore
 from spcnet.inference.predictor import Predictor
 from spcnet.labels import label_space
 from tests.support.demo_networks import SIZE, write_network
@@ -351,7 +351,7 @@ def test_names_of_networks_and_sources_are_text_and_no_markup() -> None:
 
 
 def test_facts_tell_areas_shares_strangeness_and_time() -> None:
-    reading = Reading(score=7.25, percentile=1.0, times=3.0, parts={"style": 7.0})
+    reading = OODScore(score=7.25, percentile=1.0, times=3.0, parts={"style": 7.0})
     told = facts([side(reading=reading), side(name="theirs", style_weights=None)])
     for words in (
         "50 ms",

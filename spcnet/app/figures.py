@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet.inference.ood import Reading
+from spcnet.inference.ood import OODScore
 from spcnet.inference.visualize import STYLE_COLORS, overlay, percent
 from spcnet.labels import IGNORE, LabelSpace
 
@@ -31,7 +31,7 @@ class Side:
     """Share of each source (λ) for each style layer; None for a network without."""
     sources: tuple[str, ...]
     """Names of the sources; may be fewer than the network has."""
-    reading: Reading | None
+    reading: OODScore | None
     """How strange the picture is; None where the network was not shown what is usual."""
     seconds: float
     """That the network took."""
