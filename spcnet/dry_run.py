@@ -45,7 +45,7 @@ from spcnet.evaluation.evaluator import DomainResult
 from spcnet.evaluation.tta import check_overlap
 from spcnet.labels import LabelSpace, label_space
 from spcnet.methods import Method, Segmentor, method_named
-from spcnet.training import check_unseen, domain_names, source_tests
+from spcnet.runs import check_unseen, domain_names, source_tests
 from spcnet.types import IGNORE_INDEX, Batch, StepResult
 
 LEAST, ENOUGH = 5, 3.0

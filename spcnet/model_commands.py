@@ -34,7 +34,7 @@ from spcnet.labels import label_space
 from spcnet.methods import BACKBONES, METHODS, method_named
 from spcnet.models.backbones import backbone_info
 from spcnet.reports.html import counted
-from spcnet.training import read_config
+from spcnet.runs import OpenRun
 
 
 @plain_lists
@@ -287,7 +287,7 @@ def export(
             "and the others must be 0 or more"
         )
     network, card = load_any(model)
-    own = read_config(model).data if (model / records.CONFIG_FILE).is_file() else DataConfig()
+    own = OpenRun(model).config.data if (model / records.CONFIG_FILE).is_file() else DataConfig()
     own = with_sets(own, sets)
     data = dataclasses.replace(own, size=card.size, space=card.space, workers=0, roots={**own.roots, **(roots or {})})
     space = label_space(card.space)

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from spcnet import checkpoint, distributed
-from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, as_dict, from_dict, plain_lists
+from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, as_dict, plain_lists
 from spcnet.cost import PAPER_SIZE, cost
 from spcnet.data.catalog import with_sets
 from spcnet.data.datasets import SegmentationSet, open_domain, print_remarks
@@ -34,10 +34,9 @@ from spcnet.engine.progress import bar
 from spcnet.engine.state import dead_workers_told
 from spcnet.engine.trackers import TRACKERS_FILE, check_installed
 from spcnet.engine.trainer import Trainer
-from spcnet.errors import DataError, SpcnetError, UsageError, lookup
+from spcnet.errors import DataError, SpcnetError, UsageError
 from spcnet.evaluation import evaluator
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented, check_overlap
-from spcnet.files import read_yaml
 from spcnet.labels import LabelSpace, label_space
 from spcnet.locks import locked
 from spcnet.methods import Method, Segmentor, card_for, method_named, restore
@@ -45,21 +44,9 @@ from spcnet.reports.costs import NetworkCost
 from spcnet.reports.page import write_report
 from spcnet.reports.runs import Run, load_run
 from spcnet.reports.tables import ranked, render_terminal, summary_table
-from spcnet.synthesis.weather import WEATHER
+from spcnet.runs import OpenRun, check_unseen, domain_names, source_tests
 
 Record = dict[str, Any]
-
-
-def source_tests(data: DataConfig) -> list[str]:
-    """The sources as domains to test on: their test splits, whatever split was trained on."""
-    return [str(dataclasses.replace(DomainSpec.parse(text), split=None)) for text in data.sources]
-
-
-def domain_names(data: DataConfig) -> list[str]:
-    """The domains that a network learns to tell apart: the sources, or the parts that the only source is divided into."""
-    if not data.pseudo_domains:
-        return data.sources
-    return [f"{data.sources[0]}#{number + 1}" for number in range(data.pseudo_domains)]
 
 
 @plain_lists
@@ -137,25 +124,6 @@ def own_sets(names: Iterable[str], data: DataConfig) -> dict[str, Record]:
             root = root_of(spec.dataset, data).resolve()
             described[name] = {**as_dict(data.sets[spec.dataset]), "root": str(root)}
     return described
-
-
-def check_unseen(data: DataConfig) -> None:
-    """Refuse a run that is tested on a weather style whose like it trains on, for its targets count as unseen.
-
-    Raises:
-        UsageError: names the target and the style.
-    """
-    put_on = [style for style in (DomainSpec.parse(text).style for text in data.sources) if style]
-    trained = {lookup(style, WEATHER, "weather style").family: style for style in (*data.augmentation.styles, *put_on)}
-    for text in data.targets:
-        spec = DomainSpec.parse(text)
-        shown = spec.style or (spec.subset if spec.dataset == "streets" else None)
-        family = WEATHER[shown].family if shown in WEATHER else None
-        if family in trained:
-            raise UsageError(
-                f"the target {text} counts as unseen, but the training has images in the style {trained[family]}, which is "
-                f"of the same family ({family}): leave one of them out"
-            )
 
 
 def open_sources(data: DataConfig, space: LabelSpace) -> dict[str, SegmentationSet]:
@@ -610,19 +578,6 @@ def _scores(record: Record) -> Record:
     return {**json.loads(json.dumps(record)), "domains": json.loads(json.dumps(domains)), "time": None}
 
 
-def read_config(run: Path) -> RunConfig:
-    """The settings of a run, from its folder.
-
-    Raises:
-        DataError: the folder is no run.
-        UsageError: its settings are of another version.
-    """
-    path = run / records.CONFIG_FILE
-    if not path.is_file():
-        raise DataError(f"{run} is no folder of a run: it has no readable {records.CONFIG_FILE}")
-    return from_dict(RunConfig, read_yaml(path, "configuration"))
-
-
 @plain_lists
 def evaluate(
     run: Path,
@@ -652,7 +607,7 @@ def evaluate(
     Raises:
         UsageError, DataError, CheckpointError: see the message.
     """
-    config = read_config(run)
+    config = OpenRun(run).config
     own = domains_to_score(config, None)
     names, data = scored_data(config, targets=targets, roots=roots, sets=sets)
     config = dataclasses.replace(config, data=data, evaluation=evaluation or config.evaluation, output=run)
@@ -722,7 +677,7 @@ def network_costs(runs: Sequence[Run]) -> dict[Path, NetworkCost]:
     found = {}
     for run in runs:
         try:
-            config = read_config(run.folder)
+            config = OpenRun(run.folder).config
             size = config.data.size or config.data.crop or PAPER_SIZE
             num_classes, num_domains = len(run.final.classes), len(domain_names(config.data))
             key = repr((config.method, config.model, size, num_classes, num_domains))

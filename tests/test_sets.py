@@ -31,6 +31,7 @@ from spcnet.data.catalog import DATASETS
 from spcnet.data.fixture import write_fixture
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError
+from spcnet.runs import check_unseen
 from spcnet.types import Batch, StepResult
 
 SETS = [name for name, info in DATASETS.items() if info.layouts]
@@ -100,7 +101,7 @@ def test_a_run_that_is_resumed_clusters_as_one_that_was_not(tmp_path: Path, monk
         return nullcontext(show)
 
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "bar", bar)
+        patch.setattr(training, "bar", bar)
         often = dataclasses.replace(parts, training=dataclasses.replace(parts.training, checkpoint_every=3))
         with pytest.raises(KeyboardInterrupt):
             training.train(often)
@@ -146,12 +147,12 @@ def test_a_target_in_a_style_of_the_training_is_refused(tmp_path: Path) -> None:
     for target, style in (("cityscapes+rain", "drizzle"), ("streets/night", "darkness"), ("camvid+fog", "fog")):
         data = {"sources": ["streets/game"], "targets": [target], "augmentation": AugmentationConfig(styles=[style])}
         with pytest.raises(UsageError, match=f"{style}.*family"):
-            training.check_unseen(run_of(tmp_path, data=data).data)
+            check_unseen(run_of(tmp_path, data=data).data)
     data = {"sources": ["camvid+night"], "targets": ["cityscapes+darkness"]}
     with pytest.raises(UsageError, match=r"night.*family"):
-        training.check_unseen(run_of(tmp_path, data=data).data)
+        check_unseen(run_of(tmp_path, data=data).data)
     data = {"targets": ["cityscapes+rain", "streets/night"], "augmentation": AugmentationConfig(styles=["fog", "dusk"])}
-    training.check_unseen(run_of(tmp_path, data=data).data)
+    check_unseen(run_of(tmp_path, data=data).data)
 
 
 def test_a_finished_run_is_not_tested_on_a_style_of_its_training_as_unseen(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ from spcnet.reports import inspection as report
 from spcnet.reports.inspection import Domain, Inspection, Layer, Pair, PixelMap, Point, Prototypes, Seen
 from spcnet.reports.inspection_figures import write_figures
 from spcnet.reports.inspection_page import write_page
-from spcnet.training import check_unseen, data_for, open_tests, read_config, source_tests
+from spcnet.runs import OpenRun, check_unseen, source_tests
+from spcnet.training import data_for, open_tests
 
 PAGE_FILE = "index.html"
 NEAREST_FILE = "nearest.csv"
@@ -93,7 +94,7 @@ def inspect(
     for name, value in (("images", images), ("pixels", pixels), ("batch_size", batch_size or 1)):
         if value < 1:
             raise UsageError(f"{name} is {value}: it must be 1 or more")
-    config = read_config(run)
+    config = OpenRun(run).config
     data = dataclasses.replace(
         data_for(config, targets=targets, roots=roots, sets=sets),
         workers=0,  # for a few images not worth their start, and what has been read is remembered here

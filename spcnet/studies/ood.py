@@ -36,8 +36,9 @@ from spcnet.labels import label_space
 from spcnet.methods import restore
 from spcnet.models.segmentor import Segmentor
 from spcnet.reports.robustness import CLEAN, STYLE
+from spcnet.runs import OpenRun, source_tests
 from spcnet.studies.robustness import Condition, conditions, image_score, spread
-from spcnet.training import data_for, open_tests, read_config, source_tests
+from spcnet.training import data_for, open_tests
 from spcnet.types import SegOutput
 
 RESULT_FILE = "unfamiliarity.json"
@@ -199,7 +200,7 @@ def unfamiliarity(
                 show(len(looks), {})
     found = {
         "run": run.name,
-        "method": read_config(run).method,
+        "method": OpenRun(run).config.method,
         "known": {"domains": list(usual.domains), "images": len(usual.known)},
         "sources": sorted(sources & set(tests)),
         "unseen": sorted(set(tests) - sources),
@@ -224,7 +225,7 @@ def _opened(
     targets: Sequence[str] | None = None,
 ) -> tuple[DataConfig, Segmentor]:
     """Where a run's data lie and how large its images are, and its network on the device."""
-    config = read_config(run)
+    config = OpenRun(run).config
     network, card = restore(run)
     data = replace(data_for(config, targets=targets, roots=roots, sets=sets), space=card.space)
     return data, network.to(find_device(accelerator))

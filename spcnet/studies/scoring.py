@@ -40,6 +40,7 @@ from spcnet.inference.results import CLASSES_SUFFIX
 from spcnet.labels import LabelFormat, LabelSpace, label_space
 from spcnet.methods import restore
 from spcnet.reports.scores import class_table, domain_scores, percent
+from spcnet.runs import OpenRun, source_tests
 
 Record = dict[str, Any]
 Ids = Literal["auto", "train", "label", "color"]
@@ -106,7 +107,7 @@ def evaluate(
             "or choose the protocol spcnet"
         )
     run = (model / records.CONFIG_FILE).is_file()
-    own = training.read_config(model).evaluation if run else EvaluationConfig()
+    own = OpenRun(model).config.evaluation if run else EvaluationConfig()
     looks = dataclasses.replace(own, **given)
     idle = sorted({"overlap", "window_weights"}.intersection(given))
     if idle and looks.window is None:
@@ -158,7 +159,7 @@ def evaluate(
         except DataError as error:  # hours may have gone into these figures
             output, problem = None, error
     if run and targets is not None:
-        config = training.read_config(model)
+        config = OpenRun(model).config
         scored = [way.domain(name) for name in training.domains_to_score(config, targets)]
         _show(record, way, classes, output, console, scored=scored)
         own_domains = [way.domain(name) for name in training.domains_to_score(config, None)]
@@ -196,7 +197,7 @@ class _Scored(NamedTuple):
 
 
 def _run(run: Path, asked: _Asked) -> Record:
-    config = training.read_config(run)
+    config = OpenRun(run).config
     names, data = training.scored_data(config, targets=asked.targets, roots=asked.roots, sets=asked.sets)
     data = dataclasses.replace(data, size=asked.size or data.size)
     config = dataclasses.replace(
@@ -204,7 +205,7 @@ def _run(run: Path, asked: _Asked) -> Record:
     )
     network, card = restore(run)
     state = checkpoint.read(checkpoint.find(run))[2]
-    own = frozenset(training.source_tests(data))
+    own = frozenset(source_tests(data))
     scored = _Scored(
         network, label_space(card.space), config.method, own, config.training.seed, int(state.get("iteration", 0))
     )

@@ -32,6 +32,7 @@ from spcnet.labels import CITYSCAPES_IDS, label_space, remap
 from spcnet.methods import restore
 from spcnet.model_commands import convert, predict
 from spcnet.reports.runs import load_run
+from spcnet.runs import OpenRun
 from spcnet.studies import inspection, ood, robustness, scoring
 from spcnet.training import train
 from tests.data.test_images import STORED, turned
@@ -633,7 +634,7 @@ def test_what_sets_and_targets_cannot_mean_is_refused(own: Path, city: Path, tow
         scoring.evaluate(own, targets=["streets/game@train"])
     settings["data"]["sets"] = described  # the same as in the file, which then says nothing new
     (own / "config.yaml").write_text(yaml.safe_dump(settings))
-    training.data_for(training.read_config(own), sets=town)
+    training.data_for(OpenRun(own).config, sets=town)
     town.write_text(yaml.safe_dump({"cityscapes": described["town"]}))
     with pytest.raises(UsageError, match="built-in"):
         scoring.evaluate(own, **options)
