@@ -5,7 +5,7 @@ import sys
 from argparse import Action
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import (
     ActionYesNo,
@@ -547,7 +547,7 @@ def _add_robustness(parser: ArgumentParser) -> None:
     parser.add_argument(
         "models", type=Path, nargs="+", help="Folders of runs, or checkpoint files, of one label space."
     )
-    parser.add_argument("--set", type=str, required=True, help="Data set to score on, for example cityscapes.")
+    parser.add_argument("--target", type=str, required=True, help="Domain to evaluate on, for example cityscapes.")
     parser.add_argument(
         "--roots", type=dict[str, str] | None, default=None, help="Folder of each data set, by its name."
     )
@@ -573,32 +573,14 @@ def _add_robustness(parser: ArgumentParser) -> None:
 
 
 def _robustness(options: Namespace, console: Console) -> int:
-    from spcnet.reports.robustness import render_terminal
-    from spcnet.studies import robustness
+    from spcnet.commands.robustness import robustness
 
-    given = {name: options[name] for name in _ROBUSTNESS}
-    card = robustness.robustness(**given, domain=options["set"], console=console)
-    for table in render_terminal(card):
-        console.print(table)
-    console.print(f"The card is {options.output / robustness.PAGE_FILE}", highlight=False, markup=False)
+    robustness(**_options(options), console=console)
     return 0
 
 
-_ROBUSTNESS = (
-    "models",
-    "roots",
-    "sets",
-    "corruptions",
-    "styles",
-    "severities",
-    "limit",
-    "worst",
-    "batch_size",
-    "workers",
-    "seed",
-    "accelerator",
-    "output",
-)
+def _options(options: Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(options).items() if name != "traceback"}
 
 
 def _add_inspect(parser: ArgumentParser) -> None:
@@ -642,10 +624,10 @@ def _inspect(options: Namespace, console: Console) -> int:
     return 0
 
 
-def _add_familiarise(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="Folder of a run.")
+def _add_fit(parser: ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="Folder of a run.")
     parser.add_argument(
-        "--images", type=int, default=100, help="So many images of each domain, spread over it; 0 for all."
+        "--limit", type=int, default=100, help="So many images of each domain, spread over it; 0 for all."
     )
     parser.add_argument(
         "--domains",
@@ -661,27 +643,17 @@ def _add_familiarise(parser: ArgumentParser) -> None:
     parser.add_argument("--accelerator", type=str, default="auto", help="Where to compute: auto, cpu, cuda or mps.")
 
 
-def _familiarise(options: Namespace, console: Console) -> int:
-    from spcnet.inference.ood import ood_file
-    from spcnet.studies import ood
+def _fit(options: Namespace, console: Console) -> int:
+    from spcnet.commands import ood
 
-    given = {name: options[name] for name in _FAMILIARISE}
-    found = ood.familiarise(**given, console=console)
-    console.print(
-        f"{len(found.known)} images of {', '.join(found.domains)} are what is usual: {ood_file(options.run)}",
-        highlight=False,
-        markup=False,
-    )
+    ood.fit(**_options(options), console=console)
     return 0
 
 
-_FAMILIARISE = ("run", "images", "domains", "roots", "sets", "batch_size", "accelerator")
-
-
-def _add_unfamiliarity(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="Folder of a run.")
+def _add_evaluate_ood(parser: ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="Folder of a run.")
     parser.add_argument(
-        "--images", type=int, default=50, help="So many images of each domain as they are, spread over it; 0 for all."
+        "--limit", type=int, default=50, help="So many images of each domain as they are, spread over it; 0 for all."
     )
     parser.add_argument(
         "--targets", type=list[str] | None, default=None, help="Unseen domains instead of the run's own."
@@ -705,30 +677,11 @@ def _add_unfamiliarity(parser: ArgumentParser) -> None:
     parser.add_argument("--accelerator", type=str, default="auto", help="Where to compute: auto, cpu, cuda or mps.")
 
 
-def _unfamiliarity(options: Namespace, console: Console) -> int:
-    from spcnet.studies import ood
+def _evaluate_ood(options: Namespace, console: Console) -> int:
+    from spcnet.commands import ood
 
-    found = ood.unfamiliarity(**{name: options[name] for name in _UNFAMILIARITY}, console=console)
-    for table in ood.tables(found):
-        console.print(table)
-    console.print(f"All figures are in {options.run / ood.RESULT_FILE}", highlight=False, markup=False)
+    ood.evaluate(**_options(options), console=console)
     return 0
-
-
-_UNFAMILIARITY = (
-    "run",
-    "images",
-    "targets",
-    "corruptions",
-    "styles",
-    "severities",
-    "varied",
-    "roots",
-    "sets",
-    "batch_size",
-    "seed",
-    "accelerator",
-)
 
 
 def _add_demo(parser: ArgumentParser) -> None:
@@ -883,7 +836,11 @@ DEBUG_ACTIONS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[
 }
 """Action of `spcnet debug` → what it does, its options, its function."""
 
-ACTIONS = {"data": DATA_ACTIONS, "debug": DEBUG_ACTIONS}
+OOD_ACTIONS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Namespace, Console], int]]] = {
+    "fit": ("Fit the detector on images of the sources.", _add_fit, _fit),
+    "evaluate": ("Measure what the score is worth.", _add_evaluate_ood, _evaluate_ood),
+}
+ACTIONS = {"data": DATA_ACTIONS, "ood": OOD_ACTIONS, "debug": DEBUG_ACTIONS}
 """Commands that have actions."""
 
 COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Namespace, Console], int]]] = {
@@ -916,15 +873,10 @@ COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None], Callable[[Names
         _add_inspect,
         _inspect,
     ),
-    "familiarise": (
-        "Show a network its sources, so that it can say how strange other images are.",
-        _add_familiarise,
-        _familiarise,
-    ),
-    "unfamiliarity": (
-        "Say what the unfamiliarity score of a network is worth.",
-        _add_unfamiliarity,
-        _unfamiliarity,
+    "ood": (
+        "Fit the OOD detector of a network, and measure what its score is worth.",
+        lambda parser: None,
+        lambda options, console: _act("ood", options, console),
     ),
     "report": ("Make one HTML page of one or several runs.", _add_report, _report),
     "debug": (

@@ -57,7 +57,7 @@ STREET = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
     return [
-        write_network(folder / "ours", "spcnet", familiar=True),
+        write_network(folder / "ours", "spcnet", ood=True),
         write_network(folder / "theirs", "deeplabv3plus", seed=1, space="idd7"),
     ]
 
