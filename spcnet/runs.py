@@ -40,6 +40,15 @@ class DataOptions:
             object.__setattr__(self, "targets", coerced(list[str], self.targets))
         object.__setattr__(self, "roots", dict(self.roots or {}))
 
+    def merge(self, data: DataConfig) -> DataConfig:
+        """Settings with these roots, sets and this size; the targets are for `OpenRun.names`.
+
+        Raises:
+            UsageError, DataError: the file of sets is wrong, or describes a set otherwise than the settings do.
+        """
+        data = with_sets(replace(data, roots={**data.roots, **self.roots}), self.sets)
+        return data if self.size is None else replace(data, size=self.size)
+
 
 @dataclass(frozen=True)
 class OpenRun:
@@ -164,15 +173,11 @@ class OpenRun:
         Raises:
             UsageError, DataError: a target is like a source, or the file of sets is wrong.
         """
-        if self.is_run:
-            unseen = [name for name in self.names if name not in self.sources]
-            data = replace(self.config.data, targets=unseen)
-            check_unseen(data)
-        else:
-            size = self.card.size and (int(self.card.size[0]), int(self.card.size[1]))
-            data = resized(DataConfig(targets=[], space=self.card.space), size)
-        data = with_sets(replace(data, roots={**data.roots, **self.options.roots}), self.options.sets)
-        return replace(data, size=self.options.size or data.size)
+        if not self.is_run:
+            return self.options.merge(plain_data(self.card.space, self.card.size))
+        data = replace(self.config.data, targets=[name for name in self.names if name not in self.sources])
+        check_unseen(data)
+        return self.options.merge(data)
 
     def tests(self, names: Sequence[str] | None = None) -> dict[str, SegmentationSet]:
         """Domains to evaluate by name, opened; those in `self.names` by default.
@@ -216,6 +221,11 @@ def open_domains(
         name: open_domain(DomainSpec.parse(name), data=data, space=space, training=training)
         for name in dict.fromkeys(names)
     }
+
+
+def plain_data(space: str, size: Sequence[int] | None) -> DataConfig:
+    """Settings for what comes without a run: a label space, and the height and width of its images."""
+    return resized(DataConfig(targets=[], space=space), None if size is None else (int(size[0]), int(size[1])))
 
 
 def resized(data: DataConfig, size: tuple[int, int] | None) -> DataConfig:
