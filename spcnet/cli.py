@@ -528,8 +528,10 @@ def _robustness(options: Namespace, console: Console) -> int:
 
 
 def _add_inspect(parser: ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="+", help="Folders of runs to look into.")
-    parser.add_argument("--images", type=int, default=50, help="Most images of each domain, spread evenly over it.")
+    parser.add_argument("models", type=Path, nargs="+", help="Folders of runs to look into.")
+    parser.add_argument(
+        "--limit", type=int, default=50, help="Most images of each domain, spread evenly over it; 0 for all."
+    )
     parser.add_argument("--pixels", type=int, default=60, help="Most pixels of each class and domain on the maps.")
     parser.add_argument(
         "--targets",
@@ -552,19 +554,9 @@ def _add_inspect(parser: ArgumentParser) -> None:
 
 
 def _inspect(options: Namespace, console: Console) -> int:
-    from spcnet.reports.inspection import render_terminal
-    from spcnet.reports.inspection_page import write_page
-    from spcnet.studies import inspection
+    from spcnet.commands.inspect import inspect
 
-    names = ("images", "pixels", "targets", "roots", "sets", "batch_size", "seed", "accelerator")
-    given = {name: options[name] for name in names}
-    found = [inspection.inspect(run, **given, console=console) for run in options.runs]
-    console.print(render_terminal(found))
-    pages = [one.folder / inspection.PAGE_FILE for one in found]
-    if options.output is not None:
-        pages.append(write_page(found, options.output))
-    for page in pages:
-        console.print(f"The page is {page}", highlight=False, markup=False)
+    inspect(**_arguments(inspect, options), console=console)
     return 0
 
 
