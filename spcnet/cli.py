@@ -44,7 +44,13 @@ OLD_COMMANDS = {
     "unfamiliarity": "ood evaluate",
 }
 """Names of version 0.1."""
-OLD_OPTIONS: dict[str, dict[str, str]] = {"cost": {"--device": "--accelerator"}}
+OLD_OPTIONS = {
+    "cost": {"--device": "--accelerator"},
+    "inspect": {"--images": "--limit"},
+    "ood evaluate": {"--images": "--limit"},
+    "ood fit": {"--images": "--limit"},
+    "robustness": {"--set": "--target"},
+}
 """Command → names of its options in version 0.1 → their names now."""
 INTERRUPTED = 130
 """Exit code where the user stopped a command."""
@@ -66,18 +72,8 @@ def function_of(command: str) -> Callable[..., Any]:
 
 def summary(name: str) -> str:
     """What a command or a group of commands does: the first line of its function's or its module's docstring."""
-    from spcnet.pairs import PAIRS
-
-    if name in PAIRS or name == "ood":
-        return name
     thing: Any = function_of(name) if name in COMMANDS else importlib.import_module(f"spcnet.commands.{name}")
     return str(thing.__doc__).partition("\n")[0]
-
-
-def _run_pair(run: Any, *, console: Console, **options: Any) -> int:
-    from jsonargparse import Namespace
-
-    return int(run(Namespace(**options), console))  # type: ignore[no-untyped-call]
 
 
 def menu(group: str = "") -> argparse.ArgumentParser:
@@ -111,21 +107,13 @@ def parse(words: Sequence[str], notify: Callable[[str], None] = lambda text: Non
         SystemExit: help was asked for (0), or a word is no command or option (2).
         SpcnetError: an option is out of range, or a file of options cannot be read.
     """
-    from spcnet.options import OptionParser, call_arguments, command_parser, spelled_out
-    from spcnet.pairs import PAIRS
+    from spcnet.options import call_arguments, command_parser, spelled_out
 
     for length in (2, 1):
         command = " ".join(words[:length])
         if command in OLD_COMMANDS:
             notify(f"the command {command} is now {OLD_COMMANDS[command]}")
             command = OLD_COMMANDS[command]
-        if command in PAIRS:
-            add_options, run = PAIRS[command]
-            parser = OptionParser(prog=f"spcnet {command}", description=command)
-            add_options(parser)
-            renamed = OLD_OPTIONS.get(command, {})
-            options = parser.instantiate(parser.parse_args(spelled_out(words[length:], menu, renamed, notify)))
-            return Call(partial(_run_pair, run), dict(vars(options)))
         if command in COMMANDS:
             function = function_of(command)
             rest = spelled_out(words[length:], function, OLD_OPTIONS.get(command, {}), notify)

@@ -453,27 +453,35 @@ def build_model(
 
 
 def restore(path: Path | str) -> tuple[Segmentor, checkpoint.ModelCard]:
-    """Build the network that a run or a checkpoint file holds, and say what it is.
+    """Build the network that a run or a checkpoint file holds, and say what it is; see `spcnet.runs.OpenRun`."""
+    file = checkpoint.find(Path(path))
+    stored = checkpoint.read(file)
+    return rebuild(stored, str(file)), stored.card
+
+
+def rebuild(stored: checkpoint.Checkpoint, source: str) -> Segmentor:
+    """The network that a checkpoint holds, in evaluation mode.
+
+    Args:
+        stored: what is in the file.
+        source: name of the file, for messages.
 
     Raises:
-        CheckpointError: nothing is there, it is broken, or its tensors do not fit the network it names.
+        CheckpointError: the tensors do not fit the network that the card names.
     """
-    file = checkpoint.find(Path(path))
-    tensors, card, _ = checkpoint.read(file)
+    card = stored.card
     try:
-        config = from_dict(ModelConfig, card.model)
-        method = method_named(card.method)
-        network = method.build(
-            config,
+        network = method_named(card.method).build(
+            from_dict(ModelConfig, card.model),
             num_classes=len(card.classes),
             num_domains=len(card.domains),
-            cluster_domains=any(name.startswith("clusters.") for name in tensors),
+            cluster_domains=any(name.startswith("clusters.") for name in stored.tensors),
             pretrained=False,
         )
     except UsageError as error:
-        raise CheckpointError(f"the checkpoint {file} cannot be built: {error}") from error
-    fill(network, tensors, str(file))
-    return network.eval(), card
+        raise CheckpointError(f"the checkpoint {source} cannot be built: {error}") from error
+    fill(network, stored.tensors, source)
+    return network.eval()
 
 
 def fill(network: Segmentor, tensors: dict[str, Tensor], source: str) -> None:

@@ -37,12 +37,12 @@ from spcnet.app.studio import (
 )
 from spcnet.app.uploads import Limits, fitting, is_film, read_photo, read_upload
 from spcnet.cli import main
-from spcnet.convert import load_model
 from spcnet.errors import DataError, SpcnetError, UsageError
 from spcnet.inference.images import read_rgb
-from spcnet.inference.ood import Reading
+from spcnet.inference.ood import OODScore
 from spcnet.inference.predictor import Predictor
 from spcnet.labels import label_space
+from spcnet.runs import load_model
 from spcnet.signals import terminate_as_interrupt
 from tests.support.demo_networks import SIZE, write_network
 from tests.support.videos import make_video, painted
@@ -58,7 +58,7 @@ STREET = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
     return [
-        write_network(folder / "ours", "spcnet", familiar=True),
+        write_network(folder / "ours", "spcnet", ood=True),
         write_network(folder / "theirs", "deeplabv3plus", seed=1, space="idd7"),
     ]
 
@@ -352,7 +352,7 @@ def test_names_of_networks_and_sources_are_text_and_no_markup() -> None:
 
 
 def test_facts_tell_areas_shares_strangeness_and_time() -> None:
-    reading = Reading(score=7.25, percentile=1.0, times=3.0, parts={"style": 7.0})
+    reading = OODScore(score=7.25, percentile=1.0, times=3.0, parts={"style": 7.0})
     told = facts([side(reading=reading), side(name="theirs", style_weights=None)])
     for words in (
         "50 ms",

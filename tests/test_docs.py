@@ -16,8 +16,9 @@ import torch
 from jaxtyping import config
 from PIL import Image
 
-from spcnet import cli, model_commands
+from spcnet import cli
 from spcnet.commands.convert import convert
+from spcnet.commands.predict import predict
 from spcnet.data.fixture import write_fixture
 from spcnet.options import SHORT
 from spcnet.synthesis import streets
@@ -45,8 +46,9 @@ SMALL = {
     ],
     "evaluate": ["--limit=2", "--devices=1"],
     "robustness": ["--limit=1", "--corruptions=[fog]", "--severities=[1]", "--accelerator=cpu"],
-    "inspect": ["--images=3", "--accelerator=cpu"],
-    "unfamiliarity": ["--images=2", "--varied=1", "--corruptions=[fog]", "--styles=[]", "--severities=[5]"],
+    "inspect": ["--limit=3", "--accelerator=cpu"],
+    "ood fit": ["--limit=2"],
+    "ood evaluate": ["--limit=2", "--varied=1", "--corruptions=[fog]", "--styles=[]", "--severities=[5]"],
     "export": ["--repeats=0"],
 }  # fmt: skip
 """Options that make a command small, behind its own."""
@@ -125,9 +127,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_runs: Path) -> Path:
     weights = torch.load(folder / "weights.pth", weights_only=True)["state_dict"]
     average = {key: value + 1 if value.is_floating_point() else value for key, value in weights.items()}
     torch.save({"model": weights, "model_ema": average}, folder / "last.pth")
-    model_commands.predict(
-        runs / "mine", [str(folder / "data" / "cityscapes" / "leftImg8bit" / "val")], output=folder / "predictions"
-    )
+    predict(runs / "mine", [str(folder / "data" / "cityscapes" / "leftImg8bit" / "val")], output=folder / "predictions")
     _video(folder / "drive.mp4")
     return folder
 
@@ -166,7 +166,9 @@ def test_every_command_of_a_page_runs(page: Path, world: Path, tmp_path: Path, m
         if words and words[0] in STAYS_OPEN:
             cli.parse(words)
             continue
-        small = [] if {"--resume", "--help", "--dry-run", "--dry_run"} & set(words) else SMALL.get(words[0], [])
+        small = next((SMALL[key] for key in (" ".join(words[:2]), words[0]) if key in SMALL), [])
+        if {"--resume", "--help", "--dry-run", "--dry_run"} & set(words):
+            small = []
         try:
             code = cli.main([*words, *small])
         except SystemExit as end:  # --help
@@ -177,7 +179,7 @@ def test_every_command_of_a_page_runs(page: Path, world: Path, tmp_path: Path, m
 def test_commands_and_options_within_sentences_exist() -> None:
     known = {"--help": set[str](), "--version": set[str](), **every_option()}
     known |= {command.split()[0]: set[str]() for command in known if " " in command}
-    every = set().union(*known.values(), SHORT, {"--quick", "--plot", "--steps", "--kills", "--images", "--flat"})
+    every = set().union(*known.values(), SHORT, {"--quick", "--plot", "--steps", "--kills", "--images", "--flat", "--shm_size"})
     seen, wrong = 0, []
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spcnet.formatting import percent, whole_percent
-from spcnet.inference.ood import Reading
+from spcnet.inference.ood import OODScore
 from spcnet.inference.visualize import STYLE_COLORS, overlay
 from spcnet.labels import IGNORE, LabelSpace
 
@@ -32,7 +32,7 @@ class Side:
     """Share of each source (λ) for each style layer; None for a network without."""
     sources: tuple[str, ...]
     """Names of the sources; may be fewer than the network has."""
-    reading: Reading | None
+    reading: OODScore | None
     """How strange the picture is; None where the network was not shown what is usual."""
     seconds: float
     """That the network took."""

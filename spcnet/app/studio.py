@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from spcnet.app.uploads import Limits, read_upload
 from spcnet.convert import load_any
 from spcnet.errors import DataError, UsageError, lookup
-from spcnet.inference.ood import OODDetector, Reading, ood_file
+from spcnet.inference.ood import OODDetector, OODScore, ood_file
 from spcnet.inference.predictor import Predictor
 from spcnet.inference.results import Prediction
 from spcnet.labels import label_space
@@ -37,7 +37,7 @@ class Seen(NamedTuple):
     """What a network sees in a picture."""
 
     prediction: Prediction
-    reading: Reading | None
+    reading: OODScore | None
     """How strange the picture is; None where the network was not shown what is usual."""
 
 
@@ -88,7 +88,7 @@ class Model:
             prediction = self.predictor.predict(image)
             reading = None
             if self.unfamiliarity is not None:
-                reading = self.unfamiliarity.readings(self._outputs.pop())[0]
+                reading = self.unfamiliarity.scores(self._outputs.pop())[0]
             return Seen(prediction, reading)
 
 

@@ -29,14 +29,14 @@ def demo(
     Raises:
         SpcnetError: a training failed or was stopped; with the message of its process.
     """
-    from spcnet import training
     from spcnet.engine import records
+    from spcnet.studies.report import report
     from spcnet.training_process import RecipeTraining, run_together
 
     console = console or Console(quiet=True)
     trainings = [RecipeTraining(name, output, iterations=iterations, seed=seed, jobs=len(RECIPES)) for name in RECIPES]
     run_together(trainings, console)
-    training.report(
+    report(
         [one.folder for one in trainings],
         output=output / "report.html",
         title="Generated streets: trained on two styles, tested on six others",

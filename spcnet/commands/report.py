@@ -32,6 +32,6 @@ def report(
     Raises:
         UsageError, DataError: a folder is no run, or the page cannot be written.
     """
-    from spcnet import training
+    from spcnet.studies.report import report as write_report
 
-    training.report(runs, output=output, baseline=baseline, title=title, published=published, console=console)
+    write_report(runs, output=output, baseline=baseline, title=title, published=published, console=console)

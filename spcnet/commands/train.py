@@ -31,6 +31,7 @@ def train(
         Interrupted: stopped by the user; the state is saved.
     """
     from spcnet import distributed, training
+    from spcnet.studies.report import show_table
 
     console = console or Console(quiet=True)
     if dry_run:
@@ -42,7 +43,7 @@ def train(
         return int(not report.ready)
     training.train(config, resume=resume, overwrite=overwrite, console=console)
     if distributed.rank() == 0:
-        training.show_table([config.output], console)
+        show_table([config.output], console)
         console.print(
             f"The run is in {config.output}; `spcnet report {config.output}` makes a page of it.", highlight=False
         )
