@@ -379,24 +379,9 @@ def _add_app(parser: ArgumentParser) -> None:
 
 
 def _app(options: Namespace, console: Console) -> int:
-    from spcnet.app.server import serve
-    from spcnet.app.uploads import Limits
+    from spcnet.commands.app import app
 
-    serve(
-        options.models,
-        host=options.host,
-        port=options.port,
-        share=options.share,
-        limits=Limits(
-            megapixels=options.max_megapixels,
-            megabytes=options.max_mb,
-            seconds=options.max_seconds,
-            time=options.time_limit,
-            concurrency=options.concurrency,
-        ),
-        device=options.accelerator,
-        console=console,
-    )
+    app(**_arguments(app, options), console=console)
     return 0
 
 
