@@ -69,9 +69,6 @@ class OpenRun:
     options: DataOptions = DataOptions()
     device: str = "cpu"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path))
-
     @property
     def is_run(self) -> bool:
         """Whether it is the folder of a run, which has settings; other files have weights and a card alone."""

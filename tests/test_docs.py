@@ -179,7 +179,9 @@ def test_every_command_of_a_page_runs(page: Path, world: Path, tmp_path: Path, m
 def test_commands_and_options_within_sentences_exist() -> None:
     known = {"--help": set[str](), "--version": set[str](), **every_option()}
     known |= {command.split()[0]: set[str]() for command in known if " " in command}
-    every = set().union(*known.values(), SHORT, {"--quick", "--plot", "--steps", "--kills", "--images", "--flat", "--shm_size"})
+    every = set().union(
+        *known.values(), SHORT, {"--quick", "--plot", "--steps", "--kills", "--images", "--flat", "--shm_size"}
+    )
     seen, wrong = 0, []
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)

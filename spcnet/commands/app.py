@@ -42,16 +42,10 @@ def app(
         UsageError, DataError, CheckpointError: see the message.
         KeyboardInterrupt: the user stopped it; nothing is left.
     """
-    from spcnet.app.server import serve
+    from spcnet.app.server import Address, serve
     from spcnet.app.uploads import Limits
+    from spcnet.runs import OpenRun
 
     limits = Limits(max_megapixels, max_mb, max_seconds, time_limit, concurrency)
-    serve(
-        models,
-        host=host,
-        port=port,
-        share=share,
-        limits=limits,
-        device=accelerator,
-        console=console or Console(quiet=True),
-    )
+    runs = [OpenRun(model) for model in models]
+    serve(runs, Address(host, port, share), limits=limits, device=accelerator, console=console or Console(quiet=True))
