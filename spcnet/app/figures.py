@@ -10,7 +10,7 @@ from PIL import Image
 
 from spcnet.formatting import percent, whole_percent
 from spcnet.glossary import FIGURES, Layers, words_of
-from spcnet.inference.ood import Reading
+from spcnet.inference.ood import OODScore
 from spcnet.inference.visualize import STYLE_COLORS, overlay
 from spcnet.labels import IGNORE, LabelSpace
 
@@ -33,8 +33,8 @@ class Side:
     """What the network tells beside the classes, as `spcnet.inference.results.Prediction` has it."""
     sources: tuple[str, ...]
     """Names of the sources; may be fewer than the network has."""
-    reading: Reading | None
-    """How strange the picture is; None where the network was not shown what is usual."""
+    ood: OODScore | None
+    """None without a fitted OOD detector."""
     seconds: float
     """That the network took."""
     frames: int = 0
@@ -97,32 +97,23 @@ def facts(sides: Sequence[Side], *, note: str = "") -> str:
 def _card(side: Side) -> str:
     time = f"{side.seconds * 1000:.0f} ms" if side.seconds < 10 else f"{side.seconds:.0f} s"
     what = f"{side.frames} frames labelled in {time}" if side.frames else f"Labelled in {time}"
-    return (
-        f"<h3>{escape(side.name)} <small>{escape(side.about)}</small></h3><p>{what}</p>{_strange(side)}{_figures(side)}"
-    )
+    return f"<h3>{escape(side.name)} <small>{escape(side.about)}</small></h3><p>{what}</p>{_ood(side)}{_figures(side)}"
 
 
-def _strange(side: Side) -> str:
-    reading = side.reading
-    if reading is None:
-        # Of a video only the mean over the frames is told, and strangeness is an image's.
+def _ood(side: Side) -> str:
+    if side.frames:  # a video has means over its frames, an OOD score is an image's
+        return ""
+    ood = side.ood
+    if ood is None:
         return (
-            ""
-            if side.frames
-            else (
-                '<p><b>OODDetector</b> <span class="muted">not measured: this network was not shown what is usual '
-                "(<code>spcnet familiarise</code>)</span></p>"
-            )
+            '<p><b>OOD score</b> <span class="muted">not available: fit a detector with <code>spcnet ood fit</code>'
+            "</span></p>"
         )
-    times = "" if reading.times is None else f"; its style is {_number(reading.times)} times as far off as usual"
-    level = "usual" if reading.percentile < 0.9 else "unusual" if reading.score < 5 else "strange"
-    known = (
-        "all known images"
-        if reading.percentile == 1
-        else f"{min(99.0, 100 * reading.percentile):.0f} % of known images"
-    )
+    times = "" if ood.times is None else f"; its style is {_number(ood.times)} times as far off as usual"
+    level = "usual" if ood.percentile < 0.9 else "unusual" if ood.score < 5 else "strange"
+    known = "all known images" if ood.percentile == 1 else f"{min(99.0, 100 * ood.percentile):.0f} % of known images"
     return (
-        f'<p><b>OODDetector</b> <span class="level {level}">{_number(reading.score)}</span> {level}: stranger than '
+        f'<p><b>OOD score</b> <span class="level {level}">{_number(ood.score)}</span> {level}: above that of '
         f"{known}{times}</p>"
     )
 

@@ -18,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from spcnet import cli, runs
+from spcnet.commands.convert import convert
 from spcnet.commands.evaluate import evaluate
 from spcnet.commands.export import export as export_command
 from spcnet.commands.predict import predict
@@ -35,7 +36,6 @@ from spcnet.inference.results import Results
 from spcnet.label_tables import CITYSCAPES_IDS
 from spcnet.labels import label_space, remap
 from spcnet.methods import restore
-from spcnet.model_commands import convert
 from spcnet.reports.runs import load_run
 from spcnet.runs import DataOptions, OpenRun
 from spcnet.studies import inspection, ood, robustness
