@@ -44,8 +44,8 @@ SMALL = {
     ],
     "evaluate": ["--limit=2", "--devices=1"],
     "robustness": ["--limit=1", "--corruptions=[fog]", "--severities=[1]", "--accelerator=cpu"],
-    "inspect": ["--images=3", "--accelerator=cpu"],
-    "unfamiliarity": ["--images=2", "--varied=1", "--corruptions=[fog]", "--styles=[]", "--severities=[5]"],
+    "inspect": ["--limit=3", "--accelerator=cpu"],
+    "ood evaluate": ["--limit=2", "--varied=1", "--corruptions=[fog]", "--styles=[]", "--severities=[5]"],
     "export": ["--repeats=0"],
 }  # fmt: skip
 """Options that make a command small, behind its own."""
@@ -163,7 +163,11 @@ def test_every_command_of_a_page_runs(page: Path, world: Path, tmp_path: Path, m
         if words and words[0] in STAYS_OPEN:
             cli.make_parser().parse_args(words)
             continue
-        small = [] if {"--resume", "--help", "--dry-run", "--dry_run"} & set(words) else SMALL.get(words[0], [])
+        small = (
+            []
+            if {"--resume", "--help", "--dry-run", "--dry_run"} & set(words)
+            else SMALL.get(" ".join(words[:2]), SMALL.get(words[0], []))
+        )
         try:
             code = cli.main([*words, *small])
         except SystemExit as end:  # --help
