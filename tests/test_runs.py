@@ -133,7 +133,7 @@ def test_broken_settings_do_not_keep_a_network_from_being_used(run: Path, tmp_pa
         [
             "robustness",
             "RUN",
-            "--set=streets/night",
+            "--target=streets/night",
             "--output=OUT",
             "--corruptions=[]",
             "--styles=[]",

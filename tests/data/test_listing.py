@@ -16,6 +16,8 @@ from rich.console import Console
 from spcnet import dry_run, training
 from spcnet.commands.evaluate import evaluate
 from spcnet.commands.export import export
+from spcnet.commands.inspect import inspect
+from spcnet.commands.robustness import robustness as robustness_command
 from spcnet.config import DataConfig, OwnSet, RunConfig, read_sets
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import WeatherSet
@@ -258,9 +260,9 @@ def test_every_command_tells_of_what_is_left_out(
             label(tmp_path / "maps/a_classes.png")
             evaluate(tmp_path / "maps", targets=["town"], console=console, **given)
         elif way == "robustness":
-            robustness.robustness([run], domain="town", output=tmp_path / "out", console=console, **given)
+            robustness_command([run], target="town", output=tmp_path / "out", console=console, **given)
         elif way == "inspect":
-            inspection.inspect(run, targets=["town"], console=console, **given)
+            inspect([run], targets=["town"], console=console, **given)
         elif way == "calibration":
             output = tmp_path / "a.onnx"
             export(run, output=output, int8=True, calibration="town", console=console, **given)
