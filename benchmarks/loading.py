@@ -39,7 +39,7 @@ from spcnet import labels
 from spcnet.config import DataConfig
 from spcnet.data.cache import CacheFormat, Form, write_cache
 from spcnet.data.datasets import FolderSet
-from spcnet.data.folders import find_split
+from spcnet.data.folders import SetFolder
 from spcnet.data.images import read_image
 from spcnet.data.label_images import read_label
 from spcnet.data.loading import training_batches
@@ -75,7 +75,7 @@ def make_pictures(folder: Path, photos: Path | None, count: int) -> None:
 
 
 def pictures(folder: Path) -> FolderSet:
-    pairs, _, *_ = find_split("gtav", folder, split="full")
+    pairs, *_ = SetFolder("gtav", folder).find_split("full")
     return FolderSet(pairs, table=np.arange(256, dtype=np.uint8))
 
 

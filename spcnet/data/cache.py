@@ -21,13 +21,13 @@ from PIL import Image
 
 from spcnet.config import DataConfig, plain_lists
 from spcnet.data import label_formats
-from spcnet.data.catalog import dataset
-from spcnet.data.exclude import Excluded, excluded_images, lines_without_image
-from spcnet.data.folders import Listing, Pair, below, left_out_of, list_splits
+from spcnet.data.exclude import Excluded
+from spcnet.data.folders import Listing, Pair, SetFolder, below
 from spcnet.data.image_files import ARRAY
 from spcnet.data.images import geometry_of, is_plain, read_image, size_misfit
 from spcnet.data.label_formats import LabelFormat
 from spcnet.data.label_images import read_label
+from spcnet.data.layouts import DatasetInfo
 from spcnet.data.listing import spellings
 from spcnet.data.parallel import in_processes
 from spcnet.data.roots import MARKER
@@ -136,28 +136,23 @@ def write_cache(
         DataError: there are no images of the set, or the folder holds something else or cannot be written to.
     """
     form.check()
-    here, there = root.resolve(), folder.resolve()
-    if here == there or here in there.parents or there in here.parents:
-        raise UsageError(
-            f"the copy's folder {folder} is, or lies in or around, the data set's folder {root}: name a folder beside it"
-        )
-    listings = list_splits(name, root, splits=splits, data=data)
-    excluded = excluded_images(name, root, data)
-    index = _Index(name, root, folder, form, _renumbered(name, data))
-    jobs, failed = _plan(root, folder, form.form, [one for part in listings.values() for one in part], excluded)
+    source, excluded = SetFolder(name, root, data), Excluded(name, root, data)
+    listings = source.list_splits(splits)
+    index = _Index(source, folder, form)
+    jobs, failed = index.plan([one for part in listings.values() for one in part], excluded)
     for image in [image for image in index.entries if image in excluded or not (root / image).exists()]:
         index.remove(image)
     # First, so that an interrupted copy is known as such; an old one stays old until its photos are as they should be.
     index.save()
-    for path in _tables(name, root, data):
-        write_atomic(folder / below(root, path), partial(_write, content=path.read_bytes()))
+    for path in _tables(source):
+        write_atomic(folder / source.below(path), partial(_write, content=path.read_bytes()))
 
     started = time.perf_counter()
     stamps = {image: _stamp(job.pair) for image, job in jobs.items()}
     waiting = index.outdated(jobs, stamps)
     failed |= index.update(jobs, stamps, waiting, workers=workers, on_progress=on_progress)
     done = [image for image in jobs if image in index.entries]
-    remarks = [line for split, part in listings.items() for line in left_out_of(name, root, part, split=split)]
+    remarks = [line for split, part in listings.items() for line in source.left_out(part, split)]
     return CacheReport(
         name=name,
         folder=str(folder),
@@ -167,32 +162,8 @@ def write_cache(
         bytes_after=sum(sum(index.entries[image].sizes) for image in done),
         seconds=time.perf_counter() - started,
         failed=dict(sorted(failed.items())),
-        remarks=(*remarks, *lines_without_image(name, excluded, data)),
+        remarks=(*remarks, *excluded.remarks()),
     )
-
-
-def _plan(
-    root: Path, folder: Path, form: Form, listings: Iterable[Listing], excluded: Excluded
-) -> tuple[dict[str, "_Job"], dict[str, str]]:
-    """The images to copy by their paths below the root, and why those without a label cannot be copied."""
-    jobs: dict[str, _Job] = {}
-    failed: dict[str, str] = {}
-    for listing in listings:
-        as_jpeg = any(pattern.endswith(".jpg") for pattern in listing.layout.images)  # fits every spelling of it
-        for pair in listing.bare:
-            failed[below(root, pair.image)] = f"its label {below(root, pair.label)} is missing"
-        for pair in listing.pairs:
-            source = below(root, pair.image)
-            photo, label = folder / source, folder / below(root, pair.label)
-            if form == "raw":
-                photo, label = photo.with_suffix(ARRAY), label.with_suffix(ARRAY)
-            elif as_jpeg:
-                photo = photo.with_suffix(".jpg")
-            jobs[source] = _Job(pair, photo, label, listing.form)
-    for image in [image for image in (*failed, *jobs) if image in excluded]:
-        failed.pop(image, None)
-        jobs.pop(image, None)
-    return jobs, failed
 
 
 class _Job(NamedTuple):
@@ -294,17 +265,17 @@ def _write(file: IO[bytes], *, content: bytes) -> None:
     file.write(content)
 
 
-def _tables(name: str, root: Path, data: DataConfig | None) -> list[Path]:
+def _tables(source: SetFolder) -> list[Path]:
     """Files of a set that say what the ids in its label images mean."""
-    info = dataset(name, data)
+    info, root = source.info, source.root
     if not any(callable(layout.table) for layout in info.layouts):
         return []
     return [path for around in ("", *info.outer, *info.parts) for path in sorted((root / around).glob("config*.json"))]
 
 
-def _renumbered(name: str, data: DataConfig | None) -> dict[str, str] | None:
+def _renumbered(info: DatasetInfo) -> dict[str, str] | None:
     """What the native ids of a set mean, where they are not simply the numbers in its label images."""
-    forms = [layout.format for layout in dataset(name, data).layouts if isinstance(layout.format, LabelFormat)]
+    forms = [layout.format for layout in info.layouts if isinstance(layout.format, LabelFormat)]
     return next(
         ({str(native_id): known for native_id, known in form.names} for form in forms if form.numbers is not None), None
     )
@@ -345,22 +316,27 @@ def _entry(folder: Path, values: Any) -> _Entry:
 class _Index:
     """What is in a copy, as the file `MARKER` in its folder has it."""
 
-    def __init__(
-        self, name: str, root: Path, folder: Path, form: CacheFormat, classes: Mapping[str, str] | None
-    ) -> None:
+    def __init__(self, source: SetFolder, folder: Path, form: CacheFormat) -> None:
         """Read what is there of a copy.
 
         Args:
-            name: of the set.
-            root: folder of the set.
+            source: the set.
             folder: of the copy.
             form: how it is to store images.
-            classes: meaning of the ids in its label images, where the user's description of the set decides which they are.
 
         Raises:
+            UsageError: the folder lies in the set's or around it.
             DataError: the folder holds something else.
         """
-        self.name, self.root, self.folder, self.form, self.classes = name, root, folder, form, classes
+        here, there = source.root.resolve(), folder.resolve()
+        if here == there or here in there.parents or there in here.parents:
+            raise UsageError(
+                f"the copy's folder {folder} is, or lies in or around, the data set's folder {source.root}: name a folder "
+                "beside it"
+            )
+        self.source, self.folder, self.form = source, folder, form
+        self.classes = _renumbered(source.info)
+        """Meaning of the ids in its label images, where the user's description of the set decides which they are."""
         self.entries: dict[str, _Entry] = {}
         self.version = VERSION
         """That wrote the copy."""
@@ -382,7 +358,11 @@ class _Index:
             ) from None
         self.version = stored["version"]
         size = form.size and list(form.size)
-        wanted = self._header() | {"version": 1 if self.version == 1 else VERSION, "size": size, "classes": classes}
+        wanted = self._header() | {
+            "version": 1 if self.version == 1 else VERSION,
+            "size": size,
+            "classes": self.classes,
+        }
         for key, value in stored.items():
             if value != wanted[key]:
                 raise DataError(
@@ -393,8 +373,8 @@ class _Index:
     def _header(self) -> dict[str, Any]:
         return {
             "version": self.version,
-            "set": self.name,
-            "source": str(self.root.resolve()),
+            "set": self.source.name,
+            "source": str(self.source.root.resolve()),
             "size": self.form.size,
             "form": self.form.form,
             "quality": self.form.quality if self.form.form == "jpeg" else 0,
@@ -405,6 +385,28 @@ class _Index:
         """Write the file."""
         content = self._header() | {"files": {image: self.entries[image] for image in sorted(self.entries)}}
         write_text(self.folder / MARKER, json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n")
+
+    def plan(self, listings: Iterable[Listing], excluded: Excluded) -> tuple[dict[str, _Job], dict[str, str]]:
+        """The images to copy by their paths below the root, and why those without a label cannot be copied."""
+        jobs: dict[str, _Job] = {}
+        failed: dict[str, str] = {}
+        below, folder = self.source.below, self.folder
+        for listing in listings:
+            as_jpeg = any(pattern.endswith(".jpg") for pattern in listing.layout.images)  # fits every spelling of it
+            for pair in listing.bare:
+                if below(pair.image) not in excluded:
+                    failed[below(pair.image)] = f"its label {below(pair.label)} is missing"
+            for pair in listing.pairs:
+                image = below(pair.image)
+                if image in excluded:
+                    continue
+                photo, label = folder / image, folder / below(pair.label)
+                if self.form.form == "raw":
+                    photo, label = photo.with_suffix(ARRAY), label.with_suffix(ARRAY)
+                elif as_jpeg:
+                    photo = photo.with_suffix(".jpg")
+                jobs[image] = _Job(pair, photo, label, listing.form)
+        return jobs, failed
 
     def remove(self, image: str) -> None:
         """Delete the files of an image."""

@@ -21,8 +21,8 @@ from rich.console import Console
 from spcnet import labels
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data.catalog import dataset
-from spcnet.data.exclude import excluded_images, lines_without_image
-from spcnet.data.folders import Pair, find_split
+from spcnet.data.exclude import Excluded
+from spcnet.data.folders import Pair, SetFolder
 from spcnet.data.images import geometry_of, read_photo, size_misfit
 from spcnet.data.label_formats import LabelFormat
 from spcnet.data.label_images import read_label
@@ -401,9 +401,9 @@ def _open_folder(spec: DomainSpec, split: str, data: DataConfig, space: LabelSpa
             if native not in known:
                 raise unknown_name_error(native, known, f"class of the label space {space.name} in data.sets.{name}")
     root = root_of(name, data)
-    excluded = excluded_images(name, root, data)
-    files = find_split(name, root, split=split, subset=spec.subset, data=data, excluded=excluded)
+    excluded = Excluded(name, root, data)
+    files = SetFolder(name, root, data).find_split(split, spec.subset, excluded=excluded)
     table = labels.remap(files.table, space, name)
     old = old_copy(root, name)
-    remarks = (*([old] if old else []), *files.remarks, *lines_without_image(name, excluded, data))
+    remarks = (*([old] if old else []), *files.remarks, *excluded.remarks())
     return FolderSet(files.pairs, table=table, form=files.form, remarks=remarks)

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from spcnet import labels
 from spcnet.config import DataConfig
-from spcnet.data.catalog import dataset
 from spcnet.data.check_report import CheckReport, ClassCount, Kind, Problem, Remark, RemarkKind, SplitCount
-from spcnet.data.exclude import Excluded, excluded_images, lines_without_image
-from spcnet.data.folders import Listing, Pair, below, list_splits, pictures_of_missing_split
+from spcnet.data.exclude import Excluded
+from spcnet.data.folders import Listing, Pair, SetFolder
 from spcnet.data.image_faults import fault
 from spcnet.data.images import Geometry, geometry_of, read_photo, size_misfit
 from spcnet.data.label_formats import LabelFormat, UnknownLabelError
@@ -85,15 +84,15 @@ def check(
     """
     label_space = None if space is None else labels.label_space(space)
     started = time.perf_counter()
-    splits = list_splits(name, root, splits=None if split is None else [split], data=data)
-    tally = _Tally(name, root, [one.table for listings in splits.values() for one in listings], label_space)
-    excluded = excluded_images(name, root, data)
-    files = _Files(name, root, excluded)
+    folder, excluded = SetFolder(name, root, data), Excluded(name, root, data)
+    splits = folder.list_splits(None if split is None else [split])
+    tally = _Tally(folder, [one.table for listings in splits.values() for one in listings], label_space)
+    files = _Files(folder, excluded)
     for part, listings in splits.items():
         files.add(part, listings)
-    for part in dataset(name, data).splits if split is None else ():
+    for part in folder.info.splits if split is None else ():
         if part not in splits:
-            files.unused |= {one.path: one for one in pictures_of_missing_split(name, root, split=part, data=data)}
+            files.unused |= {one.path: one for one in folder.pictures_of_missing_split(part)}
     for path in files.photos:  # a file may be another split's photo
         files.unused.pop(path, None)
     items = list(files.pairs.values())
@@ -115,15 +114,15 @@ def check(
         left_out=len(files.left_out),
         remarks=(*([Remark("old copy", MARKER, message)] if (message := old_copy(root, name)) else []), *tally.remarks),
         passed_over=dict(Counter(one.what for one in files.unused.values()).most_common()),
-        notes=tuple(dict.fromkeys((*files.notes, *lines_without_image(name, excluded, data)))),
+        notes=tuple(dict.fromkeys((*files.notes, *excluded.remarks()))),
     )
 
 
 class _Files:
     """The files of all splits, and what is wrong with their names."""
 
-    def __init__(self, name: str, root: Path, excluded: Excluded) -> None:
-        self.name, self.root, self.excluded = name, root, excluded
+    def __init__(self, folder: SetFolder, excluded: Excluded) -> None:
+        self.folder, self.excluded = folder, excluded
         self.pairs: dict[Path, _Work] = {}
         """The pairs to read, by photo."""
         self.photos: set[Path] = set()
@@ -137,13 +136,13 @@ class _Files:
 
     def add(self, split: str, listings: Sequence[Listing]) -> None:
         """Count what lies in the folders of a split."""
-        root = self.root
+        below = self.folder.below
         whole, bare = 0, list[Pair]()
         for listing in listings:
             for pair in (*listing.pairs, *listing.bare):
                 whole += 1
                 self.photos.add(pair.image)
-                if below(root, pair.image) in self.excluded:
+                if below(pair.image) in self.excluded:
                     self.left_out.add(pair.image)
             bare += [pair for pair in listing.bare if pair.image not in self.left_out]
             for pair in listing.pairs:
@@ -151,18 +150,16 @@ class _Files:
                     self.pairs.setdefault(pair.image, _Work(pair, listing.table, listing.form))
             self.unused |= {one.path: one for one in listing.passed_over}
         orphans = [path for listing in listings for path in listing.orphans]
-        expected = EXPECTED.get(self.name, {}).get(split, ())
+        expected = EXPECTED.get(self.folder.name, {}).get(split, ())
         pairs = sum(len(listing.pairs) for listing in listings)
         self.counts.append(SplitCount(split, pairs, expected, len(bare), len(orphans)))
         if expected and whole not in expected:
             published = " or ".join(f"{n:,}" for n in expected)
             self.problems.append(Problem("incomplete", split, f"{whole:,} images, of {published} that were published"))
+        self.problems += [Problem("no label", below(pair.image), f"{below(pair.label)} is missing") for pair in bare]
+        self.problems += [Problem("no photo", below(path), "its photo is missing") for path in orphans]
         self.problems += [
-            Problem("no label", below(root, pair.image), f"{below(root, pair.label)} is missing") for pair in bare
-        ]
-        self.problems += [Problem("no photo", below(root, path), "its photo is missing") for path in orphans]
-        self.problems += [
-            Problem("two spellings", below(root, twins.other), f"{below(root, twins.used)} is used instead")
+            Problem("two spellings", below(twins.other), f"{below(twins.used)} is used instead")
             for listing in listings
             for twins in listing.twins
         ]
@@ -254,19 +251,18 @@ def _is_of_one_colour(image: NDArray[np.uint8]) -> bool:
 class _Tally:
     """The results of all images, summed up."""
 
-    def __init__(self, name: str, root: Path, tables: Sequence[Table], space: LabelSpace | None) -> None:
+    def __init__(self, folder: SetFolder, tables: Sequence[Table], space: LabelSpace | None) -> None:
         """Begin with nothing.
 
         Args:
-            name: of the data set.
-            root: its folder.
+            folder: of the data set.
             tables: what ids mean, in each part of the set.
             space: the classes to count, besides the set's own.
 
         Raises:
             UsageError: the set is too coarse for the space.
         """
-        self.root = root
+        self.folder = folder
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.problems: list[Problem] = []
         self.remarks: list[Remark] = []
@@ -278,14 +274,14 @@ class _Tally:
         """Native name → class of the space."""
         if space is not None:
             for table in tables:
-                classes = labels.remap(table, space, name)
+                classes = labels.remap(table, space, folder.name)
                 self.class_of |= {
                     known: VOID if classes[i] == IGNORE else space.classes[classes[i]] for i, known in table.items()
                 }
 
     def add(self, work: _Work, result: _Result) -> None:
         """Count what one image and its label are."""
-        image = below(self.root, work.pair.image)
+        image = self.folder.below(work.pair.image)
         if result.size:
             self.sizes[result.size] += 1
         self.problems += [Problem(kind, image, detail) for kind, detail in result.problems]

@@ -45,17 +45,27 @@ class ExcludedLine(NamedTuple):
 
 
 class Excluded:
-    """The images of a data set to leave out. A line counts whatever spelling or kind of ending its image has.
+    """The images of a data set that `data.exclude` leaves out.
 
-    Args:
-        lines: those of the data set.
-        root: its folder.
+    A line counts whatever spelling or kind of ending its image has.
     """
 
-    def __init__(self, lines: Sequence[ExcludedLine], root: Path) -> None:
-        self.lines, self.root = tuple(lines), root
+    def __init__(self, name: str, root: Path, data: DataConfig | None) -> None:
+        """Read the lists.
+
+        Args:
+            name: of the set.
+            root: its folder.
+            data: names the lists, and has the user's own sets.
+
+        Raises:
+            DataError: a list is missing or none.
+        """
+        self.name, self.root, self.data = name, root, data
+        self.all_lines = excluded_lines(data.exclude if data else [])
+        self.lines = [line for line in self.all_lines if line.name == name]
         self.by_image: dict[str, list[ExcludedLine]] = {}
-        for line in lines:
+        for line in self.lines:
             for image in line.images(root):
                 self.by_image.setdefault(image, []).append(line)
         self.used: set[ExcludedLine] = set()
@@ -67,6 +77,64 @@ class Excluded:
         lines = self.by_image.get(_without_ending(str(path)))
         self.used.update(lines or ())
         return lines is not None
+
+    def remarks(self) -> list[str]:
+        """Remarks about the lists, a line for each list and data set, after every image of the set was looked up.
+
+        They name lines with an image that the set does not have in any split, and lines of unknown sets. A known set that
+        is not used is no fault.
+
+        Raises:
+            DataError: a folder cannot be listed.
+        """
+        remarks: list[str] = []
+        missing: dict[Path, list[str]] = {}
+        for line in self._without_image():
+            missing.setdefault(line.file, []).append(f"line {line.number} ({line.path})")
+        for file, lines in missing.items():
+            images, them = ("image", "it") if len(lines) == 1 else ("images", "them")
+            remarks.append(
+                f"{file} lists {len(lines):,} {images} that the data set {self.name} in {self.root} does not have, and "
+                f"nothing is left out for {them}: {_few(lines)}"
+            )
+        known = [name for name, info in DATASETS.items() if info.layouts] + [*(self.data.sets if self.data else ())]
+        unknown: dict[tuple[Path, str], list[str]] = {}
+        for line in self.all_lines:
+            if line.name not in known:
+                unknown.setdefault((line.file, line.name), []).append(f"line {line.number}")
+        for (file, wrong), lines in unknown.items():
+            near = get_close_matches(wrong, known, n=1)
+            hint = f". Did you mean {near[0]!r}?" if near else ""
+            remarks.append(f"{file} lists images of {wrong!r}, which is no data set with files: {_few(lines)}{hint}")
+        return remarks
+
+    def _without_image(self) -> list[ExcludedLine]:
+        """Lines that name no image of any split."""
+        lines = [line for line in self.lines if line not in self.used]
+        if not lines:
+            return []
+        info, index = dataset(self.name, self.data), FileIndex(self.root)
+        layouts = [*info.layouts, *(map(array_layout, info.layouts) if is_copy(self.root) else ())]
+        patterns = dict.fromkeys(
+            placed(pattern, words_of(layout, split, subset), outer=folder)
+            for layout in layouts
+            for split in info.splits
+            for subset in (*info.subsets, None)
+            for outer in info.outer_folders
+            for folder in outer
+            for pattern in layout.images
+        )
+        # Most lines are about another split, and their file is there as it is written.
+        expressions = [compiled(pattern)[1] for pattern in patterns]
+        rest = [
+            line
+            for line in lines
+            if not (self.root / line.path).is_file() or not any(e.fullmatch(_normal(line.path)) for e in expressions)
+        ]
+        if not rest:
+            return []
+        images = {_without_ending(path) for pattern in patterns for _, path in index.matches(pattern)}
+        return [line for line in rest if not line.images(self.root) & images]
 
 
 def _normal(path: str) -> str:
@@ -112,88 +180,8 @@ def excluded_lines(files: Sequence[str]) -> list[ExcludedLine]:
     return lines
 
 
-def excluded_images(name: str, root: Path, data: DataConfig | None) -> Excluded:
-    """The images of a data set that `data.exclude` leaves out.
-
-    Args:
-        name: of the set.
-        root: its folder.
-        data: names the lists.
-
-    Raises:
-        DataError: a list is missing or none.
-    """
-    lines = excluded_lines(data.exclude if data else [])
-    return Excluded([line for line in lines if line.name == name], root)
-
-
-def lines_without_image(name: str, excluded: Excluded, data: DataConfig | None) -> list[str]:
-    """Remarks about lists of images to leave out, a line for each list and data set.
-
-    They name lines with an image that the set does not have in any split, and lines of unknown sets. A known set that is
-    not used is no fault.
-
-    Args:
-        name: of the set that was opened.
-        excluded: the lines about it, after every image of the set was looked up in it.
-        data: the user's own sets, and the lists.
-
-    Raises:
-        DataError: a folder cannot be listed.
-    """
-    remarks: list[str] = []
-    missing: dict[Path, list[str]] = {}
-    for line in _without_image(name, excluded, data):
-        missing.setdefault(line.file, []).append(f"line {line.number} ({line.path})")
-    for file, lines in missing.items():
-        images, them = ("image", "it") if len(lines) == 1 else ("images", "them")
-        remarks.append(
-            f"{file} lists {len(lines):,} {images} that the data set {name} in {excluded.root} does not have, and nothing "
-            f"is left out for {them}: {_few(lines)}"
-        )
-    known = [other for other, info in DATASETS.items() if info.layouts] + [*(data.sets if data else ())]
-    unknown: dict[tuple[Path, str], list[str]] = {}
-    for line in excluded_lines(data.exclude if data else []):
-        if line.name not in known:
-            unknown.setdefault((line.file, line.name), []).append(f"line {line.number}")
-    for (file, wrong), lines in unknown.items():
-        near = get_close_matches(wrong, known, n=1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
-        remarks.append(f"{file} lists images of {wrong!r}, which is no data set with files: {_few(lines)}{hint}")
-    return remarks
-
-
 def _few(lines: Sequence[str], most: int = 3) -> str:
     return ", ".join(lines[:most]) + (f" and {len(lines) - most:,} more" if len(lines) > most else "")
-
-
-def _without_image(name: str, excluded: Excluded, data: DataConfig | None) -> list[ExcludedLine]:
-    """Lines that name no image of any split."""
-    lines = [line for line in excluded.lines if line not in excluded.used]
-    if not lines:
-        return []
-    info, index = dataset(name, data), FileIndex(excluded.root)
-    layouts = [*info.layouts, *(map(array_layout, info.layouts) if is_copy(excluded.root) else ())]
-    patterns = dict.fromkeys(
-        placed(pattern, words_of(layout, split, subset), outer=folder)
-        for layout in layouts
-        for split in info.splits
-        for subset in (*info.subsets, None)
-        for outer in info.outer_folders
-        for folder in outer
-        for pattern in layout.images
-    )
-    # Most lines are about another split, and their file is there as it is written.
-    expressions = [compiled(pattern)[1] for pattern in patterns]
-    rest = [
-        line
-        for line in lines
-        if not (excluded.root / line.path).is_file() or not any(e.fullmatch(_normal(line.path)) for e in expressions)
-    ]
-    if not rest:
-        return []
-    images = {_without_ending(path) for pattern in patterns for _, path in index.matches(pattern)}
-    return [line for line in rest if not line.images(excluded.root) & images]
 
 
 def write_excluded(path: Path, rows: Iterable[tuple[str, str, str]]) -> None:

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from spcnet.config import DataConfig, plain_lists
+from spcnet.config import DataConfig
 from spcnet.data.catalog import dataset
 from spcnet.data.label_formats import LabelFormat
-from spcnet.data.layouts import Layout, Table
+from spcnet.data.layouts import DatasetInfo, Layout, Table
 from spcnet.data.listing import LeftOut, ending_of
 from spcnet.data.missing import PassedOver, label_remedy, no_layout, passed_over, pictures_without_photos
 from spcnet.data.patterns import FileIndex, filled, placed
@@ -67,121 +69,145 @@ class SplitFiles(NamedTuple):
     """Files that were left out, a line each."""
 
 
-def find_split(
-    name: str,
-    root: Path,
-    *,
-    split: str,
-    subset: str | None = None,
-    data: DataConfig | None = None,
-    excluded: Container[str] = frozenset(),
-) -> SplitFiles:
-    """The images of a data set on disk, each with its label.
+@dataclass(frozen=True)
+class SetFolder:
+    """A data set in a folder."""
 
-    Args:
-        name: a set that has a layout.
-        root: its folder.
-        split: one of its splits.
-        subset: one of its subsets; all of the split if not given.
-        data: the user's own sets.
-        excluded: images to leave out, as POSIX paths below the root.
+    name: str
+    """A set that lies on disk, or one of `data.sets`."""
+    root: Path
+    data: DataConfig | None = None
+    """The user's own sets, and the files that name images to leave out."""
 
-    Raises:
-        DataError: there is no layout of the set, an image has no label, or all images are left out.
-    """
-    subsets = dataset(name, data).folder_subsets if subset is None else [subset]
-    listings = [survey(name, root, split=split, subset=part, data=data, excluded=excluded) for part in subsets]
-    table, form = listings[0].table, listings[0].form
-    if any((listing.table, listing.form) != (table, form) for listing in listings):
-        raise DataError(f"the subsets of {name} in {root} have labels of different kinds: use one kind for all")
-    bare = [pair for listing in listings for pair in listing.bare]
-    pairs = [pair for listing in listings for pair in listing.pairs]
-    if bare:
-        remedy = next((f". {listing.remedy}" for listing in listings if listing.remedy), "")
-        raise DataError(
-            f"{len(bare)} of {len(bare) + len(pairs)} images of the data set {name} have no label: the first is "
-            f"{bare[0].image}, whose label should be {bare[0].label}{remedy}"
+    @cached_property
+    def info(self) -> DatasetInfo:
+        """What the set is."""
+        return dataset(self.name, self.data)
+
+    def below(self, path: Path) -> str:
+        """The path of a file below the folder, with slashes."""
+        return below(self.root, path)
+
+    def find_split(
+        self, split: str, subset: str | None = None, *, excluded: Container[str] = frozenset()
+    ) -> SplitFiles:
+        """The images of a split, each with its label.
+
+        Args:
+            split: one of the set's.
+            subset: one of the set's; all of the split if not given.
+            excluded: images to leave out, as POSIX paths below the root.
+
+        Raises:
+            DataError: there is no layout of the set, an image has no label, or all images are left out.
+        """
+        name, root = self.name, self.root
+        subsets = self.info.folder_subsets if subset is None else [subset]
+        listings = [self.survey(split, part, excluded=excluded) for part in subsets]
+        table, form = listings[0].table, listings[0].form
+        if any((listing.table, listing.form) != (table, form) for listing in listings):
+            raise DataError(f"the subsets of {name} in {root} have labels of different kinds: use one kind for all")
+        bare = [pair for listing in listings for pair in listing.bare]
+        pairs = [pair for listing in listings for pair in listing.pairs]
+        if bare:
+            remedy = next((f". {listing.remedy}" for listing in listings if listing.remedy), "")
+            raise DataError(
+                f"{len(bare)} of {len(bare) + len(pairs)} images of the data set {name} have no label: the first is "
+                f"{bare[0].image}, whose label should be {bare[0].label}{remedy}"
+            )
+        if not pairs:
+            raise DataError(
+                f"data.exclude leaves out every image of the data set {name} in {root}: remove lines from its files"
+            )
+        return SplitFiles(pairs, table, form, self.left_out(listings, split, subset))
+
+    def left_out(self, listings: Sequence[Listing], split: str, subset: str | None = None) -> tuple[str, ...]:
+        """A remark about the pictures that were left out of the listings of a split; none where there are none."""
+        left_out = LeftOut(one.what for listing in listings for one in listing.passed_over)
+        for listing in listings:
+            for twins in listing.twins:
+                left_out.add(f"{twins.other.suffix} beside a {twins.used.suffix} of the same name")
+        if not left_out:
+            return ()
+        patterns = dict.fromkeys(
+            placed(pattern, words_of(listing.layout, split, subset or "*"))
+            for listing in listings
+            for pattern in listing.layout.images
         )
-    if not pairs:
-        raise DataError(
-            f"data.exclude leaves out every image of the data set {name} in {root}: remove lines from its files"
-        )
-    return SplitFiles(pairs, table, form, left_out_of(name, root, listings, split=split, subset=subset))
+        text, photos = left_out.text(convert=True), " and ".join(patterns)
+        return (f"{self.name}@{split} in {self.root}: left out {text}. Its photos are {photos} in any case",)
 
+    def _searches(self, split: str, subset: str | None) -> list[Search]:
+        """The layouts to try, the preferred one first."""
+        assert self.info.layouts, f"{self.name} is generated"
+        index, layouts = FileIndex(self.root), self.info.layouts_of(split)
+        if is_copy(self.root):
+            layouts = [*map(array_layout, layouts), *layouts]
+        return [Search(self.info, layout, split, subset, index) for layout in layouts]
 
-def left_out_of(
-    name: str, root: Path, listings: Sequence[Listing], *, split: str, subset: str | None = None
-) -> tuple[str, ...]:
-    """A remark about the pictures that were left out of a split; none where there are none.
+    def survey(self, split: str, subset: str | None = None, *, excluded: Container[str] = frozenset()) -> Listing:
+        """What lies in the folders of a split, complete or not, in the layout that fits best.
 
-    Args:
-        name: of the set.
-        root: its folder.
-        listings: of the split, or of each subset of it.
-        split: its name.
-        subset: the subset, where only one was searched.
-    """
-    left_out = LeftOut(one.what for listing in listings for one in listing.passed_over)
-    for listing in listings:
-        for twins in listing.twins:
-            left_out.add(f"{twins.other.suffix} beside a {twins.used.suffix} of the same name")
-    if not left_out:
-        return ()
-    patterns = dict.fromkeys(
-        placed(pattern, words_of(listing.layout, split, subset or "*"))
-        for listing in listings
-        for pattern in listing.layout.images
-    )
-    text = left_out.text(convert=True)
-    return (f"{name}@{split} in {root}: left out {text}. Its photos are {' and '.join(patterns)} in any case",)
+        That is the first one in which every image has a label, else the one with the most pairs.
 
+        Args:
+            split: one of the set's.
+            subset: one of the set's; needed where folders tell them apart.
+            excluded: images to leave out, as POSIX paths below the root.
 
-def _searches(name: str, root: Path, split: str, subset: str | None, data: DataConfig | None) -> list[Search]:
-    """The layouts of a set to try, the preferred one first."""
-    info, index = dataset(name, data), FileIndex(root)
-    assert info.layouts, f"{name} is generated"
-    layouts = info.layouts_of(split)
-    if is_copy(root):
-        layouts = [*map(array_layout, layouts), *layouts]
-    return [Search(info, layout, split, subset, index) for layout in layouts]
+        Raises:
+            DataError: there are no images in any of the set's layouts, or its table cannot be read.
+        """
+        searches = self._searches(split, subset)
+        best: Match | None = None
+        for search in searches:
+            for outer in search.info.outer_folders:
+                match = search.match(outer)
+                if match and (best is None or len(match.labels) > len(best.labels)):
+                    best = match
+            if best and best.labels.keys() == best.images.keys():
+                break
+        if best is None or (not best.labels and len(searches) > 1):
+            raise DataError(no_layout(self.name, searches, best))
+        return _listing(best, excluded)
 
+    def list_splits(self, splits: Sequence[str] | None) -> dict[str, list[Listing]]:
+        """What lies in the folders of some splits, complete or not; of all that are there if none are given.
 
-def survey(
-    name: str,
-    root: Path,
-    *,
-    split: str,
-    subset: str | None = None,
-    data: DataConfig | None = None,
-    excluded: Container[str] = frozenset(),
-) -> Listing:
-    """What lies in the folders of a data set, complete or not, in the layout that fits best.
+        Raises:
+            UsageError: the set is generated, or a split is unknown.
+            DataError: a wanted split has no images, or there is none at all.
+        """
+        if not self.info.layouts:
+            raise UsageError(f"the data set {self.name} is generated and has no files: name one that lies on disk")
+        for split in splits or ():
+            if split not in self.info.splits:
+                raise unknown_name_error(split, list(self.info.splits), f"split of {self.name}")
+        listings: dict[str, list[Listing]] = {}
+        missing: DataError | None = None
+        for split in splits or self.info.splits:
+            for subset in self.info.folder_subsets:
+                try:
+                    listing = self.survey(split, subset)
+                except DataError as error:
+                    missing = missing or error
+                    if splits is not None:
+                        raise
+                else:
+                    listings.setdefault(split, []).append(listing)
+        if not listings and missing:
+            raise missing
+        return listings
 
-    That is the first one in which every image has a label, else the one with the most pairs.
+    def pictures_of_missing_split(self, split: str) -> list[PassedOver]:
+        """Pictures in the folders where the photos of a split should lie, where none of them is one; see `survey`.
 
-    Args:
-        name: a set that has a layout.
-        root: its folder.
-        split: one of its splits.
-        subset: one of its subsets; needed where folders tell them apart.
-        data: the user's own sets.
-        excluded: images to leave out, as POSIX paths below the root.
-
-    Raises:
-        DataError: there are no images in any of the set's layouts, or its table cannot be read.
-    """
-    searches = _searches(name, root, split, subset, data)
-    best: Match | None = None
-    for search in searches:
-        for outer in search.info.outer_folders:
-            match = search.match(outer)
-            if match and (best is None or len(match.labels) > len(best.labels)):
-                best = match
-        if best and best.labels.keys() == best.images.keys():
-            break
-    if best is None or (not best.labels and len(searches) > 1):
-        raise DataError(no_layout(name, searches, best))
-    return _listing(best, excluded)
+        Raises:
+            DataError: a folder cannot be listed.
+        """
+        return [
+            one for subset in self.info.folder_subsets for one in pictures_without_photos(self._searches(split, subset))
+        ]
 
 
 def _listing(match: Match, excluded: Container[str]) -> Listing:
@@ -238,57 +264,6 @@ def _distinct(names: dict[Stars, str], paths: Mapping[Stars, str]) -> dict[Stars
         stars: name if counts[name] == 1 else paths[stars].rpartition(".")[0].replace("/", "__")
         for stars, name in names.items()
     }
-
-
-@plain_lists
-def list_splits(
-    name: str, root: Path, *, splits: Sequence[str] | None, data: DataConfig | None
-) -> dict[str, list[Listing]]:
-    """What lies in the folders of a data set, by split, complete or not.
-
-    Args:
-        name: a set that lies on disk, or one of `data.sets`.
-        root: its folder.
-        splits: the wanted ones; all that are there if not given.
-        data: the user's own sets.
-
-    Raises:
-        UsageError: the set is generated, or a split is unknown.
-        DataError: a wanted split has no images, or there is none at all.
-    """
-    info = dataset(name, data)
-    if not info.layouts:
-        raise UsageError(f"the data set {name} is generated and has no files: name one that lies on disk")
-    for split in splits or ():
-        if split not in info.splits:
-            raise unknown_name_error(split, list(info.splits), f"split of {name}")
-    listings: dict[str, list[Listing]] = {}
-    missing: DataError | None = None
-    for split in splits or info.splits:
-        for subset in info.folder_subsets:
-            try:
-                listings.setdefault(split, []).append(survey(name, root, split=split, subset=subset, data=data))
-            except DataError as error:
-                missing = missing or error
-                if splits is not None:
-                    raise
-    listings = {split: of_split for split, of_split in listings.items() if of_split}
-    if not listings and missing:
-        raise missing
-    return listings
-
-
-def pictures_of_missing_split(name: str, root: Path, *, split: str, data: DataConfig | None) -> list[PassedOver]:
-    """Pictures in the folders where the photos of a split should lie, where none of them is one; see `survey`.
-
-    Raises:
-        DataError: a folder cannot be listed.
-    """
-    return [
-        one
-        for subset in dataset(name, data).folder_subsets
-        for one in pictures_without_photos(_searches(name, root, split, subset, data))
-    ]
 
 
 def below(root: Path, path: Path) -> str:

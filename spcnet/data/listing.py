@@ -102,19 +102,18 @@ def files_below(
     twins: list[str] | None = None,
     missing_ok: bool = True,
 ) -> Iterator[str]:
-    """Paths below the root, with slashes, of the files in a folder and in the folders in it, in no order.
+    """Paths below the root, with slashes, of the files in a folder and in its subfolders, in no order.
 
-    Linked folders are followed, each place once however many links lead to it, and never upwards. What is hidden (a name that begins with a dot) or lies
-    in a file server's own folders is left out.
+    Linked folders are followed, each place once however many links lead to it, and never upwards. Hidden files (a name that
+    begins with a dot) and the folders of file servers are left out.
 
     Args:
-        root: what the paths are relative to.
-        folder: where to begin, below the root.
-        deep: go into the folders in it.
+        root: folder that the paths are relative to.
+        folder: start, below the root.
+        deep: list subfolders.
         skip: whether to leave out a folder, by its path.
         hidden: takes the paths of hidden files that end as pictures do.
-        twins: takes the paths of folders that are not entered because a link has led to what lies there before, or a link
-            leads to what lies there anyway.
+        twins: takes the paths of folders that are not entered because their content is listed by another path.
         missing_ok: whether a folder that does not exist has no files, instead of being an error.
 
     Raises:

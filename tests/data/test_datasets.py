@@ -14,7 +14,7 @@ from spcnet.config import DataConfig, DomainSpec
 from spcnet.data import datasets, splits
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import SceneMemory, SegmentationSet, open_domain
-from spcnet.data.folders import find_split
+from spcnet.data.folders import SetFolder
 from spcnet.data.label_formats import UnknownLabelError
 from spcnet.errors import DataError, UsageError
 from spcnet.label_tables import CITYSCAPES_IDS
@@ -284,7 +284,7 @@ def test_scenes_need_a_size_to_be_drawn_at() -> None:
 def test_cityscapes_prefers_train_ids_to_ids(tmp_path: Path) -> None:
     root = make_cityscapes(tmp_path, "leftImg8bit", "gtFine", "labelIds", value=26)
     make_cityscapes(root, "leftImg8bit", "gtFine", "labelTrainIds", value=13)
-    pairs, table, *_ = find_split("cityscapes", root, split="val")
+    pairs, table, *_ = SetFolder("cityscapes", root).find_split("val")
     assert {pair.label.name for pair in pairs} == {
         "flat_000000_gtFine_labelTrainIds.png",
         "flat_000001_gtFine_labelTrainIds.png",

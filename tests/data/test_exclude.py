@@ -13,7 +13,7 @@ from spcnet.data.cache import CacheFormat, write_cache
 from spcnet.data.doctor import check
 from spcnet.data.exclude import write_excluded
 from spcnet.data.fixture import write_fixture
-from spcnet.data.folders import find_split
+from spcnet.data.folders import SetFolder
 from spcnet.errors import DataError
 from tests.support.sets import mine, opened, own_data, read_excluded, refusal, write
 
@@ -127,7 +127,7 @@ def test_lines_that_name_no_image_and_sets_that_nobody_knows_are_told_of(tmp_pat
 
 def test_a_list_about_a_set_counts_for_its_copy_too(tmp_path: Path) -> None:
     write_fixture("kitti", tmp_path / "set", images_per_split=3, size=SMALL)
-    gone = find_split("kitti", tmp_path / "set", split="train")[0][1].image.relative_to(tmp_path / "set").as_posix()
+    gone = SetFolder("kitti", tmp_path / "set").find_split("train")[0][1].image.relative_to(tmp_path / "set").as_posix()
     write_excluded(tmp_path / "list", [("kitti", gone, "bad")])
     assert gone.endswith(".png")
     for form in ("jpeg", "raw"):

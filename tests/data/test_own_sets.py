@@ -11,7 +11,7 @@ from spcnet import labels
 from spcnet.config import DataConfig, DomainSpec, OwnSet, RunConfig, from_dict
 from spcnet.data.catalog import dataset
 from spcnet.data.datasets import open_domain
-from spcnet.data.folders import find_split
+from spcnet.data.folders import SetFolder
 from spcnet.errors import DataError, SpcnetError, UsageError
 from tests.support.sets import OWN, mine, opened, own_data, refusal, write
 
@@ -49,7 +49,7 @@ def test_stars_stand_for_the_same_in_both_patterns_and_for_no_slash(tmp_path: Pa
         write(tmp_path / f"cam_{camera}/rgb_{frame}.jpg")
         write(tmp_path / f"truth/{camera}.d/{frame}.png", 5)
     write(tmp_path / "cam_a/deep/rgb_9.jpg")
-    pairs, table, *_ = find_split("mytown", tmp_path, split="all", data=own_data(tmp_path, own))
+    pairs, table, *_ = SetFolder("mytown", tmp_path, own_data(tmp_path, own)).find_split("all")
     assert [(pair.name, pair.image.parent.name, pair.label.name) for pair in pairs] == [
         ("a_1", "cam_a", "1.png"),
         ("b_1", "cam_b", "1.png"),
