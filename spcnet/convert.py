@@ -456,19 +456,6 @@ def load_any(path: Path | str) -> tuple[Segmentor, ModelCard]:
     return restore(path)
 
 
-def load_model(run_or_checkpoint: Path | str) -> Segmentor:
-    """A trained network in evaluation mode, on the CPU.
-
-    Args:
-        run_or_checkpoint: folder of a run, a file of this package, or one of RobustNet or SPC-Net (PyTorch, MindSpore);
-            `FILE#NAME` for one of several networks in a file, for example `last.pth#model_ema`.
-
-    Raises:
-        CheckpointError: nothing is there, it is broken, or its tensors do not fit.
-    """
-    return load_any(run_or_checkpoint)[0]
-
-
 def write_robustnet(network: Segmentor, card: ModelCard, path: Path) -> None:
     """Write a network as a state dict that RobustNet's code loads, `{"state_dict": {"module.…": tensor}}`.
 

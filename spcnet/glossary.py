@@ -31,7 +31,7 @@ class Words(NamedTuple):
     parts: str = "Sources"
     """What its numbers are of."""
     file: str = ""
-    """Name of its table of images, without the ending; the figure's own where empty."""
+    """Name of its table of images, without the ending, and of its place in reports; the figure's own where empty."""
     absent: str = ""
     """Said of a network without it; empty where nothing need be said."""
 

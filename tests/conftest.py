@@ -66,7 +66,7 @@ def _streets_are_drawn_once() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the finished runs `spcnet` and `deeplabv3plus`, trained once for all test processes: copy before you change."""
-    from tests import tiny
+    from tests.support import tiny
 
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny-runs"

@@ -37,12 +37,12 @@ from spcnet.app.studio import (
 )
 from spcnet.app.uploads import Limits, fitting, is_film, read_photo, read_upload
 from spcnet.cli import main
-from spcnet.convert import load_model
 from spcnet.errors import DataError, SpcnetError, UsageError
 from spcnet.inference.images import read_rgb
 from spcnet.inference.ood import Reading
 from spcnet.inference.predictor import Predictor
 from spcnet.labels import label_space
+from spcnet.runs import load_model
 from tests.support.demo_networks import SIZE, write_network
 from tests.support.videos import make_video, painted
 

@@ -12,8 +12,8 @@ from spcnet.labels import label_space, remap
 from spcnet.methods import METHODS
 from spcnet.models.network import Segmentor
 from spcnet.models.whitening import InstanceWhitening, SwitchableWhitening
+from spcnet.runs import check_unseen
 from spcnet.synthesis import weather
-from spcnet.training import check_unseen
 
 FOLDER = recipes_folder()
 RECIPES = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from spcnet import dry_run, training
 from spcnet.cli import main
+from spcnet.commands.evaluate import evaluate
 from spcnet.config import (
     AugmentationConfig,
     DataConfig,
@@ -31,6 +32,7 @@ from spcnet.data.catalog import DATASETS
 from spcnet.data.fixture import write_fixture
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError
+from spcnet.runs import OpenRun, check_unseen
 from spcnet.types import Batch, StepResult
 
 SETS = [name for name, info in DATASETS.items() if info.layouts]
@@ -76,7 +78,8 @@ def test_a_single_source_fills_every_base(by: str, tmp_path: Path) -> None:
     }
     config = run_of(tmp_path / "run", data=data, iterations=8)
     training.train(config)
-    network, card = training.restore(tmp_path / "run")
+    run = OpenRun(tmp_path / "run")
+    network, card = run.network, run.card
     assert card.domains == ("cityscapes#1", "cityscapes#2", "cityscapes#3")
     for layer in network.style_layers:
         assert layer.base_mean.isfinite().all()
@@ -100,12 +103,12 @@ def test_a_run_that_is_resumed_clusters_as_one_that_was_not(tmp_path: Path, monk
         return nullcontext(show)
 
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "bar", bar)
+        patch.setattr(training, "bar", bar)
         often = dataclasses.replace(parts, training=dataclasses.replace(parts.training, checkpoint_every=3))
         with pytest.raises(KeyboardInterrupt):
             training.train(often)
     training.train(parts, resume=True)
-    expected, found = (training.restore(config.output)[0].state_dict() for config in (whole, parts))
+    expected, found = (OpenRun(config.output).network.state_dict() for config in (whole, parts))
     assert expected["clusters.share"].sum() > 0
     for name, value in expected.items():
         assert value.equal(found[name]), name
@@ -146,12 +149,12 @@ def test_a_target_in_a_style_of_the_training_is_refused(tmp_path: Path) -> None:
     for target, style in (("cityscapes+rain", "drizzle"), ("streets/night", "darkness"), ("camvid+fog", "fog")):
         data = {"sources": ["streets/game"], "targets": [target], "augmentation": AugmentationConfig(styles=[style])}
         with pytest.raises(UsageError, match=f"{style}.*family"):
-            training.check_unseen(run_of(tmp_path, data=data).data)
+            check_unseen(run_of(tmp_path, data=data).data)
     data = {"sources": ["camvid+night"], "targets": ["cityscapes+darkness"]}
     with pytest.raises(UsageError, match=r"night.*family"):
-        training.check_unseen(run_of(tmp_path, data=data).data)
+        check_unseen(run_of(tmp_path, data=data).data)
     data = {"targets": ["cityscapes+rain", "streets/night"], "augmentation": AugmentationConfig(styles=["fog", "dusk"])}
-    training.check_unseen(run_of(tmp_path, data=data).data)
+    check_unseen(run_of(tmp_path, data=data).data)
 
 
 def test_a_finished_run_is_not_tested_on_a_style_of_its_training_as_unseen(tmp_path: Path) -> None:
@@ -163,8 +166,8 @@ def test_a_finished_run_is_not_tested_on_a_style_of_its_training_as_unseen(tmp_p
     }
     training.train(run_of(tmp_path / "run", data=data, method="deeplabv3plus"))
     with pytest.raises(UsageError, match=r"drizzle.*family"):
-        training.evaluate(tmp_path / "run", targets=["cityscapes+rain"])
-    assert "cityscapes+fog" in training.evaluate(tmp_path / "run", targets=["cityscapes+fog"])["domains"]
+        evaluate(tmp_path / "run", targets=["cityscapes+rain"])
+    assert "cityscapes+fog" in evaluate(tmp_path / "run", targets=["cityscapes+fog"])["domains"]
 
 
 def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path) -> None:
@@ -309,7 +312,7 @@ def test_a_dry_run_of_several_processes_tells_the_memory_of_each(tmp_path: Path)
 
 
 def test_a_step_that_cannot_fit_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsal, "_free", lambda device: 2**20)
+    monkeypatch.setattr(dry_run, "_free", lambda device: 2**20)
     found = dry_run.rehearse(run_of(tmp_path / "run", data={"sources": ["streets/game"]}))
     assert found.step_seconds is None
     assert "images_per_domain" in found.problems[0]
@@ -333,6 +336,6 @@ def test_a_dry_run_says_that_the_folder_holds_a_run(tmp_path: Path, monkeypatch:
         asked.append(options)
         return dry_run.Rehearsal(problems=["none"])
 
-    monkeypatch.setattr(rehearsal, "rehearse", rehearse)
+    monkeypatch.setattr(dry_run, "rehearse", rehearse)
     assert main(["train", f"--output={tmp_path}", "--dry-run", "--overwrite"]) == 1
     assert (asked[0]["resume"], asked[0]["overwrite"]) == (False, True)

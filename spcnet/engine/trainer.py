@@ -24,7 +24,7 @@ from spcnet.engine import membership, records, replay, state
 from spcnet.engine.devices import synchronise
 from spcnet.engine.membership import Images
 from spcnet.engine.observer import Observer
-from spcnet.engine.optim import make_optimizer, poly_rate, set_rate
+from spcnet.engine.optim import make_optimizer, pack, poly_rate, set_rate
 from spcnet.engine.prepare import prepare
 from spcnet.errors import CheckpointError, DataError, Interrupted
 from spcnet.methods.base import Method
@@ -408,18 +408,19 @@ class Trainer:
         if not self.keeps_failed_steps:
             raise DataError(said)
         try:
-            replay.keep(
-                folder,
-                self.network,
-                self.optimizer,
-                card=self.card,
-                config=self.config,
-                parts=parts,
-                result=result,
-                iteration=self.iteration,
-                seed=self._seed_of(0),
-                precision=dict(self.fabric.strategy.precision.state_dict()),
+            step = replay.Kept(
+                self.network.state_dict(),
+                pack(self.optimizer),
+                self.card,
+                self.config,
+                parts,
+                self.iteration,
+                self._seed_of(0),
+                dict(self.fabric.strategy.precision.state_dict()),
+                float(result.loss.detach()),
+                {name: float(value) for name, value in result.parts.items()},
             )
+            replay.keep(folder, step)
             kept = f"`spcnet debug replay {folder}` shows where it comes from"
         except DataError as error:
             kept = f"the step could not be kept to look at ({error})"

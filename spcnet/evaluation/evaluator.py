@@ -247,16 +247,24 @@ class _Spread:
         return tuple(self.items[round(i * last / max(self.wanted - 1, 1))] for i in range(self.wanted))
 
 
+class Origin(NamedTuple):
+    """What was evaluated, as a record says it first."""
+
+    run: str
+    method: str
+    seed: int
+    iteration: int
+    """Finished iterations of the run."""
+    views: str | None = None
+    """How images were looked at, in words; None for one look at the whole image."""
+
+
 def record(
     results: Mapping[str, DomainResult],
     roles: Mapping[str, Role],
     *,
     space: LabelSpace,
-    method: str,
-    seed: int,
-    iteration: int,
-    run: str,
-    views: str | None = None,
+    origin: Origin,
     sets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """One evaluation over all domains as plain values that JSON can hold.
@@ -269,11 +277,7 @@ def record(
         results: of each domain.
         roles: of each domain.
         space: the classes.
-        method: name of the method.
-        seed: of the run.
-        iteration: after how many the network was scored.
-        run: name of the run.
-        views: how images were looked at, in words; None for one look at the whole image.
+        origin: what was evaluated.
         sets: of each domain of a user's own set, how that is described and where it lies.
 
     Raises:
@@ -283,11 +287,7 @@ def record(
     for name, described in (sets or {}).items():
         domains[name]["set"] = json.loads(json.dumps(described))  # numbers as keys become text, as in a file
     return {
-        "run": run,
-        "method": method,
-        "seed": seed,
-        "iteration": iteration,
-        "views": views,
+        **origin._asdict(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "space": space.name,
         "classes": list(space.classes),

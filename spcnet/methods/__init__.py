@@ -4,10 +4,12 @@ What a method is stands in `spcnet.methods.base`. A new one is a module here and
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from spcnet import checkpoint
-from spcnet.config import ClusteringConfig, ModelConfig, StyleConfig, from_dict
+from spcnet.config import ModelConfig, from_dict
 from spcnet.errors import CheckpointError, UsageError, lookup
 from spcnet.methods import mixstyle, robustnet, spcnet
 from spcnet.methods.base import fill
@@ -52,9 +54,8 @@ def build_model(
     num_domains: int = 2,
     output_stride: int = 16,
     weights: str | None = None,
-    style: StyleConfig | None = None,
-    clustering: ClusteringConfig | None = None,
     auxiliary: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Segmentor:
     """Build a network by names.
 
@@ -70,47 +71,49 @@ def build_model(
         num_domains: M, number of source domains.
         output_stride: 8, 16 or 32.
         weights: `imagenet`, a local file with torchvision's key names, or None for random values.
-        style: settings of style projection.
-        clustering: settings of semantic clustering.
         auxiliary: build the auxiliary head (the reference's parameter counts include it).
+        options: further settings as a recipe has them under `model`, such as `{"style": {"distance": "kl"}}`.
 
     Raises:
         UsageError: a name or number makes no sense.
         CheckpointError: the weights cannot be read or do not fit.
     """
-    config = ModelConfig(
-        backbone=backbone,
-        output_stride=output_stride,
-        weights=weights,
-        style=style or StyleConfig(),
-        clustering=clustering or ClusteringConfig(),
-        auxiliary_weight=0.4 if auxiliary else 0.0,
-    )
+    named = {"backbone": backbone, "output_stride": output_stride, "weights": weights}
+    auxiliary_weight = {"auxiliary_weight": 0.4} if auxiliary else {}
+    config = from_dict(ModelConfig, {**named, **auxiliary_weight, **(options or {})})
     return method_named(method).build(config, num_classes=num_classes, num_domains=num_domains)
 
 
 def restore(path: Path | str) -> tuple[Segmentor, checkpoint.ModelCard]:
-    """Build the network that a run or a checkpoint file holds, and say what it is.
+    """Build the network that a run or a checkpoint file holds, and say what it is; see `spcnet.runs.OpenRun`."""
+    file = checkpoint.find(Path(path))
+    stored = checkpoint.read(file)
+    return rebuild(stored, str(file)), stored.card
+
+
+def rebuild(stored: checkpoint.Checkpoint, source: str) -> Segmentor:
+    """The network that a checkpoint holds, in evaluation mode.
+
+    Args:
+        stored: what is in the file.
+        source: name of the file, for messages.
 
     Raises:
-        CheckpointError: nothing is there, it is broken, or its tensors do not fit the network it names.
+        CheckpointError: the tensors do not fit the network that the card names.
     """
-    file = checkpoint.find(Path(path))
-    tensors, card, _ = checkpoint.read(file)
+    card = stored.card
     try:
-        config = from_dict(ModelConfig, card.model)
-        method = method_named(card.method)
-        network = method.build(
-            config,
+        network = method_named(card.method).build(
+            from_dict(ModelConfig, card.model),
             num_classes=len(card.classes),
             num_domains=len(card.domains),
-            cluster_domains=any(name.startswith("clusters.") for name in tensors),
+            cluster_domains=any(name.startswith("clusters.") for name in stored.tensors),
             pretrained=False,
         )
     except UsageError as error:
-        raise CheckpointError(f"the checkpoint {file} cannot be built: {error}") from error
-    fill(network, tensors, str(file))
-    return network.eval(), card
+        raise CheckpointError(f"the checkpoint {source} cannot be built: {error}") from error
+    fill(network, stored.tensors, source)
+    return network.eval()
 
 
 def card_for(

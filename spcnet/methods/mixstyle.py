@@ -28,8 +28,8 @@ class Settings:
     """Small values mix little: most images keep their own style or take the other's."""
     mix: Partner = method_option("random")
     """Whose style an image gets a part of: any image's of the batch (random), or an image's of another domain (cross-domain)."""
-    layers: list[str] = method_option(factory=lambda: ["layer1", "layer2"])
-    """Places in the backbone after which styles are mixed."""
+    layers: list[str] | None = method_option(None)
+    """Places in the backbone after which styles are mixed. Default: the first two after the stem."""
 
 
 class StyleMixer(nn.Module):
@@ -99,12 +99,13 @@ class MixStyle(RobustNet):
     def make_taps(self, model: ModelConfig, num_domains: int, channels: Mapping[str, int]) -> dict[str, nn.Module]:
         """A mixer at each of the layers."""
         settings: Settings = self.own_settings(model)
-        unknown = [name for name in settings.layers if name not in channels]
+        layers = [*channels][1:3] if settings.layers is None else settings.layers
+        unknown = [name for name in layers if name not in channels]
         if unknown:
             raise UsageError(
                 f"model.settings.layers names {unknown[0]}: the backbone {model.backbone} has {', '.join(channels)}"
             )
-        return {place: StyleMixer(settings) for place in channels if place in settings.layers}
+        return {place: StyleMixer(settings) for place in channels if place in layers}
 
     def prepare(self, network: Segmentor, batch: Batch) -> None:
         """Tell the mixers the domains of the images."""

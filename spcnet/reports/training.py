@@ -70,7 +70,9 @@ def shares(series: Sequence[Series]) -> list[tuple[str, str, str]]:
         words = words_of(name)
         body = "".join(_shares_of(one, name) for one in series)
         if body:
-            sections.append((name, words.heading, (f'<p class="note">{words.note}</p>' if words.note else "") + body))
+            sections.append(
+                (words.file or name, words.heading, (f'<p class="note">{words.note}</p>' if words.note else "") + body)
+            )
     return sections
 
 

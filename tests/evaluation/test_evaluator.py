@@ -3,6 +3,7 @@ import os
 import stat
 import subprocess
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from spcnet.data.transforms import normalise
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.evaluator import (
     DomainResult,
+    Origin,
     evaluate,
     label_image,
     record,
@@ -196,10 +198,7 @@ def test_the_record_is_plain_json_with_null_for_what_is_not_defined():
         {"streets/game": result_of(counts, figures={"style_weights": ((0.25, 0.75),)})},
         {"streets/game": "source"},
         space=SEVEN,
-        method="spcnet",
-        seed=4,
-        iteration=100,
-        run="first",
+        origin=Origin("first", "spcnet", 4, 100),
     )
     assert json.loads(json.dumps(made, allow_nan=False)) == made
     game = made["domains"]["streets/game"]
@@ -221,7 +220,7 @@ def test_the_record_is_plain_json_with_null_for_what_is_not_defined():
 
 
 def recorded(results, roles):
-    return record(results, roles, space=SEVEN, method="m", seed=0, iteration=0, run="r")
+    return record(results, roles, space=SEVEN, origin=Origin("r", "m", 0, 0))
 
 
 def test_means_are_over_the_domains_of_one_role():
@@ -329,3 +328,32 @@ for number in (3, 9):
     few, many = map(int, done.stdout.split())
     # A map of 19 scores at this size has 152 MiB, the labels of six images 96.
     assert many - few < 70, f"{few} MiB after 3 images, {many} after 9 more"
+
+
+def test_a_figure_that_only_one_method_tells_is_averaged_recorded_and_read_under_its_name(tmp_path):
+    class Sureness(NamedTuple):
+        sure: torch.Tensor
+
+        def figures(self):
+            return {"sureness": (self.sure,)}
+
+    def forward(image):
+        share = image.mean(dim=(1, 2, 3)).sigmoid()
+        return Shades().eval()(image)._replace(extras=Sureness(torch.stack([share, 1 - share], dim=1)))
+
+    given = domain(5)
+    shards = [Batch(*(part[begin:end] for part in given)) for begin, end in ((0, 2), (2, 5))]
+    whole = evaluate(Shades(), [given], num_classes=K, forward=forward)
+    merged = whole_of([evaluate(Shades(), [shard], num_classes=K, forward=forward) for shard in shards], panels=0)
+    share = float(given.image.mean(dim=(1, 2, 3)).sigmoid().double().mean())
+    for result in (whole, merged):
+        np.testing.assert_allclose(result.figures["sureness"], [[share, 1 - share]], rtol=1e-6)
+    counts = seven(6, 5, 4, 3, 2, 0, 0)
+    made = record(
+        {"x": result_of(counts, figures={"sureness": ((0.5, 0.5),)})},
+        {"x": "unseen"},
+        space=SEVEN,
+        origin=Origin("r", "sure", 0, 1),
+    )
+    assert made["domains"]["x"]["figures"] == {"sureness": [[0.5, 0.5]]}
+    assert made["domains"]["x"]["style_weights"] is None

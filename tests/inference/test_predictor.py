@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -641,3 +642,27 @@ def test_real_photos_go_through(tmp_path):
 def test_every_suffix_that_is_looked_for_can_be_read(tmp_path):
     Image.init()
     assert set(IMAGE_SUFFIXES) - set(Image.registered_extensions()) == set()
+
+
+def test_a_figure_that_only_one_method_tells_stands_in_every_file_under_its_name(photos, tmp_path):
+    class Sureness(NamedTuple):
+        sure: torch.Tensor
+
+        def figures(self):
+            return {"sureness": (self.sure,)}
+
+    class Sure(Shades):
+        def forward(self, image):
+            output = super().forward(image)
+            return output._replace(extras=Sureness(output.figures["style_weights"][0]))
+
+    predictor = Predictor(Sure(), space=SEVEN, device="cpu", source_names=["game", "toy"])
+    predictor.predict_paths([photos], tmp_path)
+    index = json.loads((tmp_path / "predictions.json").read_text())
+    for entry in index["images"]:
+        assert entry["style_weights"] is None
+        assert [list(layer) for layer in entry["figures"]["sureness"]] == [["game", "toy"]]
+    lines = (tmp_path / "sureness.csv").read_text().splitlines()
+    assert lines[0] == "image,layer,game,toy"
+    assert len(lines) == 1 + len(index["images"])
+    assert not (tmp_path / "styles.csv").exists()

@@ -15,6 +15,7 @@ from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.losses.segmentation import cross_entropy, frequency_weights
 from spcnet.methods import METHODS, build_model, card_for, method_named, restore
 from spcnet.methods.base import fill
+from spcnet.methods.mixstyle import StyleMixer
 from spcnet.methods.spcnet import Observed, SPCNet
 from spcnet.models.backbones import BACKBONES
 from spcnet.models.network import Segmentor, device_of
@@ -22,6 +23,8 @@ from spcnet.models.whitening import SwitchableWhitening
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult, internals_of
 
 CLASSES, DOMAINS = 5, 3
+MIXING = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.Dropout2d, SwitchableWhitening, StyleMixer)
+"""Layers that look at a batch as a whole, or draw, in training: in evaluation a batch equals its parts."""
 LARGE = {"resnet50", "resnet101"}
 """Backbones that only SPC-Net is tried on here, for time."""
 
@@ -202,7 +205,7 @@ def test_a_batch_in_parts_has_the_losses_and_gradients_of_the_whole(method: str)
         torch.manual_seed(0)
         made = METHODS[method].build(model, num_classes=CLASSES, num_domains=DOMAINS).double().train()
         for layer in made.modules():
-            if isinstance(layer, (torch.nn.modules.batchnorm._BatchNorm, torch.nn.Dropout2d, SwitchableWhitening)):
+            if isinstance(layer, MIXING):
                 layer.eval()
         for layer in made.whitening_layers:
             layer.mask.fill_(True).triu_(1)
@@ -310,6 +313,17 @@ def test_style_settings_reach_the_layers() -> None:
     assert head is not None
     assert head.prototypes.shape == (CLASSES, DOMAINS, 32)
     assert (head.momentum, head.ramp) == (0.5, True)
+
+
+def test_further_options_reach_a_network_that_is_built_by_names() -> None:
+    network = build_model(
+        "spcnet", backbone="shufflenet_v2", options={"style": {"distance": "kl"}, "clustering": {"embedding_dim": 32}}
+    )
+    assert network.style_layers[0].distance == "kl"
+    assert network.prototype_head is not None
+    assert network.prototype_head.prototypes.shape == (19, 2, 32)
+    with pytest.raises(UsageError, match="unknown option stile"):
+        build_model("spcnet", options={"stile": {}})
 
 
 def test_each_method_is_named_and_explained() -> None:

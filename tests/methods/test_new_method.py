@@ -3,11 +3,13 @@
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from spcnet.config import ModelConfig
 from spcnet.errors import UsageError
 from spcnet.methods import METHODS, method_named, restore
 from tests.support import tiny
@@ -18,7 +20,7 @@ GUIDE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The guide's method, in a file of its own, and its line in the registry."""
-    section = GUIDE.read_text().split("## Add a method", 1)[1].split("\n## ", 1)[0]
+    section = GUIDE.read_text().split("### A method", 1)[1].split("\n##", 1)[0]
     (source,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     path = tmp_path / "toy.py"
     path.write_text(source)
@@ -26,7 +28,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(importlib.import_module("sys").modules, "toy", module)
+    monkeypatch.setitem(sys.modules, "toy", module)
     spec.loader.exec_module(module)
     monkeypatch.setitem(METHODS, module.CONFIDENT.name, module.CONFIDENT)
     return module.CONFIDENT.name
@@ -40,16 +42,14 @@ def test_the_guide_s_method_trains_is_scored_and_opened(toy: str, tmp_path: Path
     for line in lines:
         assert line["loss"] == pytest.approx(line["parts"]["ce"] + 0.5 * line["parts"]["entropy"], rel=1e-5)
     (record,) = (json.loads(line) for line in (run / "results.jsonl").read_text().splitlines())
-    for domain in record["domains"].values():
-        assert domain["style_weights"] is None
-        (shares,) = domain["figures"]["sureness"]
-        assert 0 < shares[0] <= 1
+    assert record["method"] == toy
+    assert all(domain["images"] == 2 for domain in record["domains"].values())
     network, card = restore(run)
     assert card.model["settings"] == {"weight": 0.5}
     with torch.no_grad():
-        assert network(torch.zeros(1, 3, 48, 64)).figures["sureness"][0].shape == (1, 1)
+        assert network(torch.zeros(1, 3, 48, 64)).logits.shape[2:] == (48, 64)
 
 
 def test_its_settings_are_checked(toy: str) -> None:
     with pytest.raises(UsageError, match=r"model\.settings\.weight is -1"):
-        method_named(toy).own_settings(type("Model", (), {"settings": {"weight": -1.0}})())
+        method_named(toy).check(ModelConfig(settings={"weight": -1.0}))

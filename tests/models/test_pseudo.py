@@ -133,7 +133,7 @@ def batch_of(domain: int) -> Batch:
     return Batch(image, label, torch.full((6,), domain), tuple("abcdef"))
 
 
-@pytest.mark.parametrize("method", [name for name, found in METHODS.items() if found.style])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.styled])
 def test_what_the_batch_says_of_domains_does_not_count(method: str) -> None:
     states = []
     for domain in (0, 3):
