@@ -43,6 +43,7 @@ from spcnet.inference.ood import Reading
 from spcnet.inference.predictor import Predictor
 from spcnet.labels import label_space
 from spcnet.runs import load_model
+from spcnet.signals import terminate_as_interrupt
 from tests.support.demo_networks import SIZE, write_network
 from tests.support.videos import make_video, painted
 
@@ -524,7 +525,7 @@ def test_a_taken_port_and_a_missing_package_are_one_line(
 
 def test_a_request_to_end_counts_as_ctrl_c() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), server.terminated():
+    with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
 

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 import spcnet
-from spcnet import checkpoint, training
+from spcnet import checkpoint
 from spcnet.cli import COMMANDS, main, make_parser, with_recipes
 from spcnet.config import RunConfig, recipes_folder
 from spcnet.engine import records
@@ -177,7 +177,7 @@ def test_evaluating_on_another_domain_adds_to_the_run(run: Path, tmp_path: Path)
 def test_what_takes_folders_of_sets_takes_sets_of_ones_own() -> None:
     """A set of one's own needs its description wherever its folder can be named."""
     commands = next(action for action in make_parser()._actions if action.dest == "command").choices
-    parsers = {name: parser for name, parser in training.items() if name not in ("train", "data")}
+    parsers = {name: parser for name, parser in commands.items() if name not in ("train", "data")}
     data = next(action for action in commands["data"]._actions if action.dest == "action").choices
     options = {
         name: {option for a in parser._actions for option in a.option_strings} for name, parser in parsers.items()

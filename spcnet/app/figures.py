@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from spcnet.formatting import percent, whole_percent
 from spcnet.glossary import FIGURES, Layers, words_of
 from spcnet.inference.ood import Reading
-from spcnet.inference.visualize import STYLE_COLORS, overlay, percent
+from spcnet.inference.visualize import STYLE_COLORS, overlay
 from spcnet.labels import IGNORE, LabelSpace
 
 SHOWN_WIDTH = 1024
@@ -130,10 +131,6 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
 
 
-def _share(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
 def _figures(side: Side) -> str:
     return "".join(_bars(side, name) for name in dict.fromkeys((*FIGURES, *side.figures)))
 
@@ -151,14 +148,14 @@ def _bars(side: Side, figure: str) -> str:
             f'<i style="width:{weight:.2%};background:{_rgb(STYLE_COLORS[m % len(STYLE_COLORS)])}"></i>'
             for m, weight in enumerate(weights)
         )
-        words = ", ".join(f"{name} {_share(weight)}" for name, weight in zip(names, weights, strict=True))
+        words = ", ".join(f"{name} {percent(weight, unit=' %')}" for name, weight in zip(names, weights, strict=True))
         rows.append(
             f'<div class="lambda"><span>layer {number}</span><div class="bar" role="img" aria-label="{escape(words)}">'
             f"{pieces}</div></div>"
         )
     keys = "".join(
         f'<li><i style="background:{_rgb(STYLE_COLORS[m % len(STYLE_COLORS)])}"></i>{escape(name)} '
-        f'<span class="muted">{" · ".join(_share(layer[m]) for layer in layers)}</span></li>'
+        f'<span class="muted">{" · ".join(percent(layer[m], unit=" %") for layer in layers)}</span></li>'
         for m, name in enumerate(names)
     )
     return f'<p><b>{about.symbol}</b> {about.caption}</p>{"".join(rows)}<ul class="keys">{keys}</ul>'
@@ -187,7 +184,9 @@ def _areas(sides: Sequence[Side]) -> str:
 
 def _area(share: float, most: float, color: tuple[int, int, int]) -> str:
     bar = f'<i style="width:{share / most:.1%};background:{_rgb(color)}"></i>' if share else ""
-    return f'<td><span class="figure">{percent(share) if share else "–"}</span><span class="track">{bar}</span></td>'
+    return (
+        f'<td><span class="figure">{whole_percent(share) if share else "–"}</span><span class="track">{bar}</span></td>'
+    )
 
 
 def _swatch(space: LabelSpace, k: int) -> str:

@@ -30,7 +30,7 @@ from spcnet.errors import DataError, UsageError
 from spcnet.files import write_text
 from spcnet.models.network import Segmentor
 from spcnet.models.style import style_distance
-from spcnet.precision import at_least_single, without_autocast
+from spcnet.numerics import at_least_single, without_autocast
 from spcnet.types import SegOutput, internals_of
 
 FORMAT = 1

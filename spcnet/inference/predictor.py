@@ -41,8 +41,8 @@ from spcnet.inference.results import (
 )
 from spcnet.inference.video import Frame, VideoWriter, is_video, open_video, packages
 from spcnet.labels import LabelSpace
-from spcnet.memory import keep_freed_memory
 from spcnet.models.network import MIN_SIZE, Segmentor
+from spcnet.numerics import keep_freed_memory
 from spcnet.types import SegOutput
 
 WHOLE = TestTimeAugmentation()

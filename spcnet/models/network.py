@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -134,8 +133,3 @@ class Segmentor(Network):
         if self.prototype_head is not None:
             return self.prototype_head.prototypes.shape[1]
         return len(self.style_layers[0].base_mean) if self.style_layers else None
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where a network lies."""
-    return next(module.parameters()).device

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 
 from spcnet.files import write_atomic, write_text
+from spcnet.formatting import percent
 from spcnet.reports import figures, html
 
 CLEAN = "clean"
@@ -214,7 +215,7 @@ def render_terminal(card: Card) -> list[rich.console.RenderableType]:
         detail.add_column(rich.text.Text(_folded(model.label)), justify="right", overflow="fold")
     for names in card.groups.values():
         for name in names:
-            cells = [f"{_percent(model.mean(name))} ({_share(model.mean(name), model.clean)})" for model in card.models]
+            cells = [f"{percent(model.mean(name))} ({_share(model.mean(name), model.clean)})" for model in card.models]
             detail.add_row(rich.text.Text(name), *cells, end_section=name == names[-1])
     return [_Overview(card), detail]
 
@@ -226,9 +227,9 @@ def to_markdown(card: Card) -> str:
     lines += [_markdown_row([model.label, *cells]) for model, cells in zip(card.models, rows, strict=True)]
     lines += ["", f"Mean over severities {_severities(card)}; in brackets its share of the clean score, in %.", ""]
     lines += _markdown_head(["condition", *(model.label for model in card.models)])
-    lines.append(_markdown_row([CLEAN, *(_percent(model.clean) for model in card.models)]))
+    lines.append(_markdown_row([CLEAN, *(percent(model.clean) for model in card.models)]))
     for name in card.conditions:
-        cells = [f"{_percent(model.mean(name))} ({_share(model.mean(name), model.clean)})" for model in card.models]
+        cells = [f"{percent(model.mean(name))} ({_share(model.mean(name), model.clean)})" for model in card.models]
         lines.append(_markdown_row([name, *cells]))
     return "\n".join(lines) + "\n"
 
@@ -248,8 +249,8 @@ def _overview(card: Card) -> tuple[list[str], list[list[str]]]:
     rows = []
     for model in card.models:
         found = summary(card, model)
-        means = [_percent(found.mpc), _percent(found.rpc)] if card.benchmark else []
-        rows.append([_percent(found.clean), *means, *(_percent(found.families[family]) for family in families)])
+        means = [percent(found.mpc), percent(found.rpc)] if card.benchmark else []
+        rows.append([percent(found.clean), *means, *(percent(found.families[family]) for family in families)])
     return [CLEAN, *benchmark, *families], rows
 
 
@@ -282,7 +283,7 @@ def heat_figure(card: Card) -> Figure:
             if (end - begin) * 0.215 > 0.07 * len(family):  # as tall as its letters, in inches
                 middle = (begin + end - 1) / 2
                 axes.text(right, middle, family, rotation=270, ha="left", va="center", color="dimgrey")
-        labels = [f"{_folded(model.label)}\nclean {_percent(model.clean)}" for model in card.models]
+        labels = [f"{_folded(model.label)}\nclean {percent(model.clean)}" for model in card.models]
         axes.set_xticks(range(len(labels)), labels)
         axes.set_yticks(range(len(names)), names)
         axes.xaxis.tick_top()
@@ -385,17 +386,17 @@ def _lead(card: Card) -> str:
     found = [(summary(card, model), model) for model in card.models]
     best = max(found, key=lambda entry: _known(entry[0].mpc))
     text = (
-        f"<b>{_text(best[1].label)}</b> has {_percent(best[0].mpc)} % mIoU over the corruptions of {_text(card.domain)}, "
-        f"{_percent(best[0].rpc)} % of what it has on clean images"
+        f"<b>{_text(best[1].label)}</b> has {percent(best[0].mpc)} % mIoU over the corruptions of {_text(card.domain)}, "
+        f"{percent(best[0].rpc)} % of what it has on clean images"
     )
     if len(found) > 1:
         text += f": the highest of {len(found)} networks"
         kept = max(found, key=lambda entry: _known(entry[0].rpc))
         if kept[1] is not best[1]:
-            text += f", while {_text(kept[1].label)} keeps the largest share, {_percent(kept[0].rpc)} %"
+            text += f", while {_text(kept[1].label)} keeps the largest share, {percent(kept[0].rpc)} %"
     losses = {family: _mean([s.families[family] / s.clean for s, _ in found if s.clean]) for family in card.groups}
     worst = min(losses, key=lambda family: losses[family] if math.isfinite(losses[family]) else math.inf)
-    return f"{text}. What costs most is {_text(worst)}: {_percent(losses[worst])} % of the clean score is left{' on average' if len(found) > 1 else ''}."
+    return f"{text}. What costs most is {_text(worst)}: {percent(losses[worst])} % of the clean score is left{' on average' if len(found) > 1 else ''}."
 
 
 def _cards(card: Card) -> str:
@@ -407,8 +408,8 @@ def _cards(card: Card) -> str:
         found = summary(card, model)
         parts.append(
             f'<div style="--series: {figures.css_color(color)}"><b>{_text(model.label)}</b>'
-            f'<span class="big">{_percent(found.mpc)}<span class="std"> %</span></span>'
-            f"<small>mPC: {_percent(found.rpc)} % of {_percent(found.clean)} % clean</small></div>"
+            f'<span class="big">{percent(found.mpc)}<span class="std"> %</span></span>'
+            f"<small>mPC: {percent(found.rpc)} % of {percent(found.clean)} % clean</small></div>"
         )
     return f'<div class="cards">{"".join(parts)}</div>'
 
@@ -440,7 +441,7 @@ def _overview_section(card: Card) -> str:
 def _networks_section(card: Card) -> str:
     heads = "".join(f'<th scope="col">{_breakable(model.label)}</th>' for model in card.models)
     body = '<tr><th scope="row">clean, mIoU in %</th>'
-    body += "".join(f'<td style="--lost: 0%"><b>{_percent(model.clean)}</b></td>' for model in card.models) + "</tr>"
+    body += "".join(f'<td style="--lost: 0%"><b>{percent(model.clean)}</b></td>' for model in card.models) + "</tr>"
     for family, names in card.groups.items():
         for name in names:
             css = ' class="first"' if name == names[0] else ""
@@ -475,9 +476,9 @@ def _severities_section(card: Card) -> str:
                 body += f'<tr{css}><th scope="row">{_breakable(name)}</th>{cells}</tr>'
         table = f'<table class="heat"><thead><tr><th scope="col">severity</th>{heads}</tr></thead><tbody>{body}</tbody></table>'
         found = summary(card, model)
-        means = f" · mPC {_percent(found.mpc)} %" if card.benchmark else ""
+        means = f" · mPC {percent(found.mpc)} %" if card.benchmark else ""
         parts.append(
-            f"<details open><summary><b>{_text(model.label)}</b> · clean {_percent(model.clean)} %"
+            f"<details open><summary><b>{_text(model.label)}</b> · clean {percent(model.clean)} %"
             f"{means}</summary>{html.scrolling(table, f'Share of the clean score of {model.label} by condition and severity')}</details>"
         )
     note = f"Share of the clean mIoU that is left at each severity, in %; {_scale()}"
@@ -507,7 +508,7 @@ def _worst_section(card: Card, pictures: Path) -> str:
             shown.append(seen)
             alt = _text(f"What {model.label} sees in {what}")
             cells.append(
-                f"<div>{html.label_picture(seen, card.colors, alt, like=size)}<small>{_percent(before)} → {_percent(after)} %</small></div>"
+                f"<div>{html.label_picture(seen, card.colors, alt, like=size)}<small>{percent(before)} → {percent(after)} %</small></div>"
             )
         used |= {int(k) for labels in shown for k in np.unique(labels)}
         grid = f'<div class="panels" style="--columns: {2 + len(card.models)}">{heads}{"".join(cells)}</div>'
@@ -584,8 +585,8 @@ def _cell(card: Card, model: ModelScores, name: str, value: float) -> str:
     """A cell of a heat map, with the mIoU itself for who points at it."""
     share = _ratio(value, model.clean)
     css = ' class="known"' if _trained(model, name) else ""
-    hint = f"{model.label}, {name}: mIoU {_percent(value)} %"
-    return f'<td{css} style="--lost: {_lost(share)}%" title="{_text(hint)}">{_percent(share, 0)}</td>'
+    hint = f"{model.label}, {name}: mIoU {percent(value)} %"
+    return f'<td{css} style="--lost: {_lost(share)}%" title="{_text(hint)}">{percent(share, 0)}</td>'
 
 
 def _lost(share: float) -> int:
@@ -634,9 +635,5 @@ def _known(value: float) -> float:
     return value if math.isfinite(value) else -math.inf
 
 
-def _percent(value: float, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f}" if math.isfinite(value) else "–"
-
-
 def _share(value: float, clean: float) -> str:
-    return _percent(_ratio(value, clean), 0)
+    return percent(_ratio(value, clean), 0)

@@ -27,7 +27,7 @@ from spcnet import checkpoint
 from spcnet.config import DataConfig, DomainSpec, RunConfig, TrainingConfig, plain_lists
 from spcnet.convert import load_any
 from spcnet.data.catalog import with_sets
-from spcnet.data.centroids import leave_signals_to_the_parent, unchanged
+from spcnet.data.centroids import unchanged
 from spcnet.data.datasets import Sample, SegmentationSet, open_domain, print_remarks
 from spcnet.data.loading import labelled
 from spcnet.data.transforms import evaluation_transform, normalise
@@ -42,6 +42,7 @@ from spcnet.labels import LabelSpace, label_space
 from spcnet.reports import robustness as card_report
 from spcnet.reports.robustness import CLEAN, STYLE, Card, ModelScores, Score, WorstCase
 from spcnet.runs import OpenRun
+from spcnet.signals import leave_signals_to_parent
 from spcnet.synthesis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from spcnet.synthesis.weather import WEATHER, apply_weather_pair
 from spcnet.types import SegOutput
@@ -431,7 +432,7 @@ class Scoring:
             _Seen(block, condition, sizes, self.seed),
             batch_size=self.batch_size,
             num_workers=self.workers,
-            worker_init_fn=leave_signals_to_the_parent,
+            worker_init_fn=leave_signals_to_parent,
             collate_fn=unchanged,
             generator=torch.Generator(),
         )

@@ -28,7 +28,7 @@ from spcnet.config import LoggingConfig, ModelConfig, RunConfig, TrainingConfig,
 from spcnet.engine import observer as observing
 from spcnet.engine import profiling, progress, records
 from spcnet.engine.devices import make_fabric
-from spcnet.engine.observer import Observer, peak_memory
+from spcnet.engine.observer import Observer
 from spcnet.engine.trackers import TRACKERS_FILE, check_installed
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError
@@ -36,8 +36,9 @@ from spcnet.methods import METHODS, card_for
 from spcnet.methods.spcnet import Observed
 from spcnet.models.network import Segmentor
 from spcnet.models.style import style_distance
+from spcnet.numerics import peak_memory
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, Batch, SegOutput, StepResult, StyleStats, internals_of
-from tests.engine.test_nothing_lost import files_of_at_most
+from tests.support.disk import files_of_at_most
 
 CLASSES, COLORS = 4, [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
 DOMAINS = ["game", "toy"]

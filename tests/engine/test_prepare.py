@@ -30,8 +30,8 @@ from spcnet.models.network import Segmentor
 from spcnet.models.recompute import buffers_kept, recomputed
 from spcnet.models.whitening import SwitchableWhitening
 from spcnet.types import SegOutput, internals_of
-from tests.engine.test_trainer import batches, losses, pairs, settings, trainer
 from tests.support.demo_networks import shortened
+from tests.support.training import batches, losses, pairs, settings, trainer
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from spcnet.engine import replay as steps
 from spcnet.engine.optim import pack
 from spcnet.errors import CheckpointError, DataError
 from spcnet.types import Batch
-from tests.engine.test_trainer import batches, settings, trainer
+from tests.support.training import batches, settings, trainer
 
 
 def failed(config: RunConfig, given: Iterator[Batch], *, weight: str | None = None) -> str:

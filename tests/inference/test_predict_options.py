@@ -19,7 +19,7 @@ from spcnet.inference.results import Failure, FoundImage, Results, ResultWriter,
 from spcnet.inference.visualize import check_ids, class_image, confidence_image, label_ids
 from spcnet.labels import CITYSCAPES_IDS, label_space
 from spcnet.methods import METHODS, card_for
-from tests.inference.test_predictor import SEVEN, Shades, grey, make
+from tests.support.predicting import SEVEN, Shades, grey, make
 from tests.support.videos import make_video
 
 CITY = label_space("cityscapes19")

@@ -18,8 +18,9 @@ from spcnet.methods.base import fill
 from spcnet.methods.mixstyle import StyleMixer
 from spcnet.methods.spcnet import Observed, SPCNet
 from spcnet.models.backbones import BACKBONES
-from spcnet.models.network import Segmentor, device_of
+from spcnet.models.network import Segmentor
 from spcnet.models.whitening import SwitchableWhitening
+from spcnet.numerics import device_of
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult, internals_of
 
 CLASSES, DOMAINS = 5, 3

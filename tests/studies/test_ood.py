@@ -21,6 +21,7 @@ from spcnet.engine import records
 from spcnet.inference.ood import OOD_FILE, OODDetector, Reading
 from spcnet.labels import label_space
 from spcnet.methods import METHODS, card_for, restore
+from spcnet.studies import ood
 from spcnet.studies.ood import (
     IMAGES_FILE,
     RESULT_FILE,
@@ -117,7 +118,7 @@ def test_what_is_usual_is_learnt_first_where_it_is_missing(run, tmp_path, monkey
         asked.append(options["roots"])
         (tmp_path / "kept").rename(folder / OOD_FILE)
 
-    monkeypatch.setattr(unfamiliarity_commands, "familiarise", learn)
+    monkeypatch.setattr(ood, "familiarise", learn)
     assert main(["unfamiliarity", str(other), *FEW, "--varied=0", "--images=1", "--roots.camvid=x"]) == 0
     assert asked == [{"camvid": "x"}]
     assert len((other / IMAGES_FILE).read_text().splitlines()) == 3
