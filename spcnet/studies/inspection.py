@@ -44,7 +44,7 @@ from spcnet.reports import inspection as report
 from spcnet.reports.inspection import Domain, Inspection, Layer, Pair, PixelMap, Point, Prototypes, Seen
 from spcnet.reports.inspection_figures import write_figures
 from spcnet.reports.inspection_page import write_page
-from spcnet.runs import DataOptions, OpenRun, check_unseen, open_domains, source_tests
+from spcnet.runs import DataOptions, OpenRun, check_unseen, open_domains
 
 PAGE_FILE = "index.html"
 NEAREST_FILE = "nearest.csv"
@@ -102,11 +102,11 @@ def inspect(
     check_unseen(data)
     network, card = restore(run)
     space = label_space(card.space)
-    whole = open_domains([*source_tests(data), *data.targets], data, space, training=False)
+    whole = open_domains(data.tests, data, space, training=False)
     print_remarks(whole.values(), console)
     tests = {name: Chosen(plain, images) for name, plain in whole.items()}
     network.to(find_device(accelerator))
-    sources = source_tests(data)
+    sources = data.source_tests
     domains = tuple(Domain(name, "source" if name in sources else "unseen") for name in tests)
     insides = []
     with bar(console, sum(map(len, tests.values())), 0, f"look inside {run.name}") as show:

@@ -36,7 +36,7 @@ from spcnet.labels import label_space
 from spcnet.methods import restore
 from spcnet.models.network import Segmentor
 from spcnet.reports.robustness import CLEAN, STYLE
-from spcnet.runs import DataOptions, OpenRun, open_domains, source_tests
+from spcnet.runs import DataOptions, OpenRun, open_domains
 from spcnet.studies.robustness import Condition, conditions, image_score, spread
 from spcnet.types import SegOutput
 
@@ -176,11 +176,11 @@ def unfamiliarity(
     space = label_space(data.space)
     tests = {
         name: plain
-        for name, plain in open_domains([*source_tests(data), *data.targets], data, space, training=False).items()
+        for name, plain in open_domains(data.tests, data, space, training=False).items()
         if DomainSpec.parse(name).style is None
     }
     print_remarks(tests.values(), console)
-    sources = set(source_tests(data))
+    sources = set(data.source_tests)
     plan = [
         (name, condition, spread(len(plain), images if condition.name == CLEAN else varied))
         for name, plain in tests.items()

@@ -23,7 +23,7 @@ from spcnet.evaluation import evaluator
 from spcnet.evaluation.protocols import PROTOCOLS, Protocol, as_published
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented
 from spcnet.labels import LabelSpace
-from spcnet.runs import resized, source_tests
+from spcnet.runs import resized
 from spcnet.studies.predictions import Predictions
 
 Record = dict[str, Any]
@@ -60,7 +60,7 @@ class Subject:
             config.method,
             config.evaluation,
             config.training,
-            source_tests(config.data),
+            config.data.source_tests,
         )
 
     def evaluate(
