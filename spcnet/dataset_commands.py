@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from spcnet.config import DataConfig, DomainSpec, RunConfig, from_dict, plain_lists, recipe_path
-from spcnet.data.cache import Form, write_cache
+from spcnet.data.cache import CacheFormat, Form, write_cache
 from spcnet.data.catalog import DATASETS, dataset, with_sets
 from spcnet.data.datasets import open_domain, print_remarks
 from spcnet.data.doctor import check
+from spcnet.data.exclude import write_excluded
 from spcnet.data.fixture import write_fixture
-from spcnet.data.folders import write_excluded
 from spcnet.data.images import read_image
 from spcnet.data.preview import contact_sheet
 from spcnet.data.style_sheet import style_sheet
@@ -202,10 +202,8 @@ def copy_set(
             name,
             root,
             folder,
-            size=size,
+            CacheFormat(size, form, quality),
             splits=splits,
-            form=form,
-            quality=quality,
             workers=workers,
             data=data,
             on_progress=lambda done, total: progress(done, {}, total),

@@ -13,7 +13,9 @@ from rich.console import Console
 from spcnet import checkpoint, distributed
 from spcnet.config import RunConfig
 from spcnet.data.datasets import SegmentationSet, print_remarks
-from spcnet.data.loading import TrainingLoader, check_labelled, file_names, photometric_trials, training_batches
+from spcnet.data.labelled import check_labelled
+from spcnet.data.loading import TrainingLoader, file_names, photometric_trials, training_batches
+from spcnet.data.sampling import Shard
 from spcnet.engine import membership, records
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.observer import Observer
@@ -98,11 +100,9 @@ class Experiment:
             list(self.sources.values()),
             self.config.data,
             seed=training.seed,
-            iterations=training.iterations,
+            iterations=range(start, training.iterations),
             parts=training.accumulate,
-            start=start,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
+            shard=Shard(distributed.rank(), distributed.world_size()),
             on_progress=on_progress,
             store=store,
         )
@@ -116,8 +116,7 @@ class Experiment:
             seed=self.config.training.seed,
             trials=whitening.trials,
             pairs=whitening.pairs,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
+            shard=Shard(distributed.rank(), distributed.world_size()),
         )
 
     def evaluate(self, trainer: Trainer, console: Console, record: Callable[[Record], object]) -> Record:

@@ -27,9 +27,9 @@ from spcnet import checkpoint
 from spcnet.config import DataConfig, DomainSpec, RunConfig, TrainingConfig, plain_lists
 from spcnet.convert import load_any
 from spcnet.data.catalog import with_sets
-from spcnet.data.centroids import unchanged
 from spcnet.data.datasets import Sample, SegmentationSet, open_domain, print_remarks
-from spcnet.data.loading import labelled
+from spcnet.data.items import unchanged
+from spcnet.data.labelled import labelled
 from spcnet.data.transforms import evaluation_transform, normalise
 from spcnet.engine import records
 from spcnet.engine.devices import make_fabric

@@ -13,8 +13,9 @@ from torch import nn
 from spcnet import distributed
 from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, as_dict
 from spcnet.data.datasets import SegmentationSet
-from spcnet.data.folders import root_of
 from spcnet.data.loading import evaluation_batches
+from spcnet.data.roots import root_of
+from spcnet.data.sampling import Shard
 from spcnet.engine import records
 from spcnet.engine.devices import scorer
 from spcnet.engine.progress import bar
@@ -135,8 +136,7 @@ class Subject:
                 domain=index,
                 batch_size=options.batch_size,
                 limit=options.limit,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
+                shard=Shard(distributed.rank(), distributed.world_size()),
                 on_skip=on_skip,
             )
             return evaluator.evaluate(

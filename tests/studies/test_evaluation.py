@@ -29,9 +29,11 @@ from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.metrics import confusion
 from spcnet.evaluation.protocols import rein
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented
-from spcnet.export import FileNetwork, export
+from spcnet.export import export
+from spcnet.export.onnx_files import FileNetwork
 from spcnet.inference.results import Results
-from spcnet.labels import CITYSCAPES_IDS, label_space, remap
+from spcnet.label_tables import CITYSCAPES_IDS
+from spcnet.labels import label_space, remap
 from spcnet.methods import restore
 from spcnet.model_commands import convert
 from spcnet.reports.runs import load_run
