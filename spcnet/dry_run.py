@@ -46,7 +46,7 @@ from spcnet.labels import LabelSpace, label_space
 from spcnet.methods import method_named
 from spcnet.models.network import Segmentor
 from spcnet.numerics import peak_memory
-from spcnet.runs import check_unseen, domain_names, source_tests
+from spcnet.runs import check_unseen
 from spcnet.studies.subject import Subject, save_evaluation
 from spcnet.types import IGNORE_INDEX, Batch, StepResult
 
@@ -327,7 +327,7 @@ def _open(
     sources: dict[str, SegmentationSet] = {}
     tests: dict[str, SegmentationSet] = {}
     wanted = [(text, "source") for text in data.sources]
-    wanted += [(text, "test") for text in dict.fromkeys((*source_tests(data), *data.targets))]
+    wanted += [(text, "test") for text in data.tests]
     for text, role in wanted:
         try:
             opened = open_domain(DomainSpec.parse(text), data=data, space=space, training=role == "source")
@@ -613,7 +613,7 @@ def _made_up(config: RunConfig, num_classes: int) -> Batch:
     random = torch.Generator().manual_seed(0)
     label = torch.randint(0, num_classes, (images, *size), generator=random)
     label[:, 0] = IGNORE_INDEX
-    domain = torch.arange(images) % len(domain_names(config.data))
+    domain = torch.arange(images) % len(config.data.domain_names)
     image = torch.randn(images, 3, *size, generator=random)
     return Batch(image, label, domain, tuple(f"made up {i}" for i in range(images)))
 
@@ -667,7 +667,7 @@ def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: L
                 dataclasses.replace(Subject.of_config(config, trainer.network, space), iteration=1),
                 results,
                 config.output,
-                names=[*source_tests(config.data), *config.data.targets],
+                names=config.data.tests,
                 write=fabric.is_global_zero,
             )
         report.record_seconds = time.perf_counter() - began

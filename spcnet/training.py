@@ -30,7 +30,7 @@ from spcnet.locks import locked
 from spcnet.methods import card_for, method_named
 from spcnet.methods.baseline import Baseline
 from spcnet.models.network import Segmentor
-from spcnet.runs import check_unseen, domain_names, open_domains, source_tests
+from spcnet.runs import check_unseen, open_domains
 from spcnet.studies.subject import Record, Skipped, Subject, save_evaluation
 
 
@@ -59,8 +59,8 @@ class Experiment:
         check_unseen(config.data)
         space = label_space(config.data.space)
         sources = open_domains(config.data.sources, config.data, space, training=True)
-        names = [*source_tests(config.data), *config.data.targets]
-        return cls(config, method, space, sources, open_domains(names, config.data, space, training=False))
+        tests = open_domains(config.data.tests, config.data, space, training=False)
+        return cls(config, method, space, sources, tests)
 
     def build_network(self, *, pretrained: bool = True) -> Segmentor:
         """The network that the run begins with, the same for the same seed.
@@ -73,7 +73,7 @@ class Experiment:
         return self.method.build(
             self.config.model,
             num_classes=len(self.space),
-            num_domains=len(domain_names(data)),
+            num_domains=len(data.domain_names),
             cluster_domains=data.pseudo_domains > 0 and data.pseudo_by == "cluster",
             pretrained=pretrained,
         )
@@ -85,7 +85,7 @@ class Experiment:
             model=self.config.model,
             space=self.space.name,
             classes=self.space.classes,
-            domains=domain_names(self.config.data),
+            domains=self.config.data.domain_names,
             size=self.config.data.size,
         )
         images = {name: membership.images_of(len(one), file_names(one)) for name, one in self.sources.items()}

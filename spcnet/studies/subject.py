@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from spcnet import distributed
-from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, TrainingConfig, as_dict
+from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, as_dict
 from spcnet.data.datasets import SegmentationSet
 from spcnet.data.loading import evaluation_batches
 from spcnet.data.roots import root_of
@@ -24,7 +24,7 @@ from spcnet.evaluation import evaluator
 from spcnet.evaluation.protocols import PROTOCOLS, Protocol, as_published
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented
 from spcnet.labels import LabelSpace
-from spcnet.runs import resized, source_tests
+from spcnet.runs import resized
 from spcnet.studies.predictions import Predictions
 
 Record = dict[str, Any]
@@ -44,8 +44,8 @@ class Subject:
     """Says where the data sets lie, and to which size a network's images are brought."""
     method: str
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    """Says where a network computes, and its seed."""
+    seed: int = 0
+    """Of its training."""
     sources: Sequence[str] = ()
     """Domains that it was trained on."""
     iteration: int = 0
@@ -60,8 +60,8 @@ class Subject:
             config.data,
             config.method,
             config.evaluation,
-            config.training,
-            source_tests(config.data),
+            config.training.seed,
+            config.data.source_tests,
         )
 
     def evaluate(
@@ -162,7 +162,7 @@ class Subject:
             origin=evaluator.Origin(
                 self.name,
                 self.method,
-                self.training.seed,
+                self.seed,
                 self.iteration,
                 self.evaluation.views if protocol.views is None else None,
             ),
