@@ -58,11 +58,12 @@ def _train(options: Namespace, console: Console) -> int:
     known = {name: options[name] for name in RunConfig.__dataclass_fields__}
     config = RunConfig(**known)
     if options.dry_run:
-        from spcnet import dry_run
+        from spcnet.dry_run import rehearse
+        from spcnet.reports.dry_run import show
 
-        report = dry_run.rehearse(config, resume=options.resume, overwrite=options.overwrite, say=console.print)
+        report = rehearse(config, resume=options.resume, overwrite=options.overwrite, say=console.print)
         if distributed.rank() == 0:
-            dry_run.show(report, config, console)
+            show(report, config, console)
         return 0 if report.ready else DATA
     training.train(config, resume=options.resume, overwrite=options.overwrite, console=console)
     if distributed.rank() > 0:
