@@ -109,7 +109,7 @@ def _add_sweep(parser: ArgumentParser) -> None:
 
 
 def _sweep(options: Namespace, console: Console) -> int:
-    from spcnet import sweep
+    from spcnet.studies import sweep
 
     planned = sweep.plan(
         options.recipe,

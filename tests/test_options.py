@@ -24,7 +24,7 @@ from spcnet.files import read_text
 from spcnet.inference.images import find_images
 from spcnet.options import OptionParser, add_run_options
 from spcnet.studies.robustness import conditions
-from spcnet.sweep import plan
+from spcnet.studies.sweep import plan
 from spcnet.training import read_config
 
 
