@@ -23,7 +23,18 @@ from spcnet.config.fields import (
     kept_on_resume,
     options,
 )
-from spcnet.config.options import METADATA, Decides, Option, Rule, Settings, coerced, option, plain_lists
+from spcnet.config.options import (
+    METADATA,
+    Decides,
+    Option,
+    Rule,
+    Settings,
+    coerced,
+    method_option,
+    method_settings,
+    option,
+    plain_lists,
+)
 from spcnet.config.recipes import as_dict, from_dict, read_sets, recipe_path, recipes_folder, settled
 
 __all__ = [
@@ -54,6 +65,8 @@ __all__ = [
     "decides",
     "from_dict",
     "kept_on_resume",
+    "method_option",
+    "method_settings",
     "option",
     "options",
     "plain_lists",

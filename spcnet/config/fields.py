@@ -7,7 +7,7 @@ was trained in (RobustNet, Choi et al., CVPR 2021).
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from spcnet.config.domains import DomainSpec, OwnSet
 from spcnet.config.options import Decides, Option, Settings, option, require, walk
@@ -104,6 +104,8 @@ class ModelConfig(Settings, group="model"):
 
     backbone: str = option("result", "resnet50", compared="backbone")
     """Feature extractor: resnet18, resnet50, resnet101, mobilenet_v2 or shufflenet_v2."""
+    decoder: str = option("result", "deeplabv3plus", compared="decoder")
+    """What joins the backbone's feature maps: deeplabv3plus."""
     output_stride: int = option("result", 16, choices=OUTPUT_STRIDES, compared="output stride")
     """Image size divided by the size of the deepest feature map: 8, 16 or 32. Smaller is finer and costs more."""
     weights: str | None = option("result", "imagenet", compared="start of the backbone")
@@ -120,6 +122,8 @@ class ModelConfig(Settings, group="model"):
     """Instance norms in the backbone: slot (stem, layer1 … layer4) → kind (ibn, is, iw, irw, isw, sw), or RobustNet's seven wt_layer codes. Default: what the method's name says."""
     auxiliary_weight: float = option("result", 0.0, least=0, noun="a loss weight", zero="off")
     """Weight of the loss of an auxiliary head on the third stage; 0 builds none. RobustNet's is 0.4."""
+    settings: dict[str, Any] = option("result", factory=dict)
+    """Settings that only this method has, by name; docs/methods.md lists them."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import inspect
 import math
 import numbers
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field
 from functools import cache
@@ -22,6 +22,7 @@ from spcnet.errors import UsageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 Decides = Literal["result", "schedule", "order", "place"]
 """What an option decides, and with it who may change it:
@@ -146,16 +147,49 @@ class Settings:
     def __post_init__(self) -> None:
         """Bring the values to their types, one name to a list of one, and check their ranges."""
         kind: Any = type(self)
-        for name, (path, hint, rule) in options_of(kind).items():
+        for name, option in options_of(kind).items():
             value = getattr(self, name)
-            settled = coerced(hint, value)
+            settled = checked(option, value)
             if settled is not value and (settled != value or type(settled) is not type(value)):
                 object.__setattr__(self, name, settled)
-            require(
-                rule.choices != () or _fits(hint, settled),
-                f"{path} is {value!r}: it must be {' or '.join(map(type_name, parts_of(hint)))}",
-            )
-            rule.check(path, settled)
+
+
+def checked(option: Option, value: Any) -> Any:
+    """A value as the option's type has it, once its type and range are checked."""
+    path, hint, rule = option
+    settled = coerced(hint, value)
+    require(
+        rule.choices != () or _fits(hint, settled),
+        f"{path} is {value!r}: it must be {' or '.join(map(type_name, parts_of(hint)))}",
+    )
+    rule.check(path, settled)
+    return settled
+
+
+def method_option(default: Any = MISSING, **rule: Any) -> Any:
+    """A field of a method's own settings: its default or its `factory`, and the rest of its `Rule`; it decides the result."""
+    return option("result", default, **rule)
+
+
+def method_settings(method: str, kind: type[T], values: Mapping[str, Any]) -> T:
+    """A method's own settings from the values of `model.settings`.
+
+    Args:
+        method: its name.
+        kind: a frozen dataclass whose fields are made by `method_option`.
+        values: by the names of the fields; those not named have their defaults.
+
+    Raises:
+        UsageError: the method has no such setting, or a value has another type or lies out of range.
+    """
+    options = {option.path.rpartition(".")[2]: option for _, option in walk(kind, "model.settings.")}
+    for name in values:
+        require(
+            name in options,
+            f"model.settings.{name}: the method {method} has "
+            + (f"the settings {', '.join(options)}" if options else "no settings of its own"),
+        )
+    return kind(**{name: checked(options[name], value) for name, value in values.items()})
 
 
 @cache

@@ -13,7 +13,7 @@ from spcnet.config import DataConfig, RunConfig
 from spcnet.cost import kept_for_backward
 from spcnet.errors import SpcnetError
 from spcnet.labels import label_space
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.numerics import free_memory, peak_memory
 from spcnet.reports.dry_run import Device, Rehearsal, size_text
 
