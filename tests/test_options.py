@@ -14,7 +14,6 @@ from spcnet.config import (
     LossConfig,
     RunConfig,
     TrainingConfig,
-    _settle,
     coerced,
     from_dict,
     plain_lists,
@@ -26,7 +25,7 @@ from spcnet.inference.images import find_images
 from spcnet.options import OptionParser, add_run_options
 from spcnet.runs import OpenRun
 from spcnet.studies.conditions import conditions
-from spcnet.sweep import plan
+from spcnet.studies.sweep import plan
 
 
 def of_a_run(*arguments: str) -> Any:
@@ -215,7 +214,7 @@ def test_a_value_of_another_type_is_refused_by_name(kind: Any, values: dict[str,
     for name, value in values.items():
         object.__setattr__(config, name, value)  # as it comes where types are not checked at each call
     with pytest.raises(UsageError, match=message):
-        _settle(config)
+        config.__post_init__()
 
 
 def test_a_path_can_stand_where_a_text_is_wanted(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from spcnet import cli, sweep
+from spcnet import cli
 from spcnet.commands.data import data_of
 from spcnet.config import OwnSet, RunConfig, as_dict, from_dict, read_color, read_sets
 from spcnet.errors import DataError, SpcnetError, UsageError
 from spcnet.files import with_text_keys
+from spcnet.studies import sweep
 
 NAMES = {(128, 64, 128): "road", (0, 0, 142): "car", (0, 0, 0): "void"}
 

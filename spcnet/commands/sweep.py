@@ -44,7 +44,7 @@ def sweep(
     Raises:
         UsageError, DataError: see the message.
     """
-    from spcnet import sweep as sweeps
+    from spcnet.studies import sweep as sweeps
 
     console = console or Console(quiet=True)
     planned = sweeps.plan(

@@ -35,7 +35,8 @@ def train(
 
     console = console or Console(quiet=True)
     if dry_run:
-        from spcnet.dry_run import rehearse, show
+        from spcnet.dry_run import rehearse
+        from spcnet.reports.dry_run import show
 
         report = rehearse(config, resume=resume, overwrite=overwrite, say=console.print)
         if distributed.rank() == 0:

@@ -27,6 +27,7 @@ from spcnet.data.folders import SetFolder
 from spcnet.data.listing import LeftOut, files_below, kind_by_content, package_for, plug_in_loaded, spellings
 from spcnet.errors import DataError
 from spcnet.labels import label_space
+from spcnet.reports.dry_run import Rehearsal
 from spcnet.studies import exports, inspection, robustness
 from spcnet.studies.subject import Subject
 from tests.support.sets import opened, refusal, write
@@ -268,7 +269,7 @@ def test_every_command_tells_of_what_is_left_out(
             export(run, output=output, int8=True, calibration="town", console=console, **given)
         else:
             data = DataConfig(sources=["town@val"], targets=[], roots=given["roots"], sets=read_sets(given["sets"]))
-            report = dry_run.Rehearsal()
+            report = Rehearsal()
             dry_run._open(data, label_space("cityscapes19"), report)
             console.print(*report.notes, soft_wrap=True)
             raise _Enough
