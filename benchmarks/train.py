@@ -44,7 +44,7 @@ from spcnet.data.datasets import open_domain
 from spcnet.data.loading import training_batches
 from spcnet.engine.devices import make_fabric
 from spcnet.labels import label_space
-from spcnet.methods import BACKBONES
+from spcnet.models.backbones import BACKBONES
 from spcnet.numerics import keep_freed_memory, peak_memory
 from spcnet.types import IGNORE_INDEX, Batch
 

@@ -16,11 +16,11 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spcnet.convert import load_model
     from spcnet.data.catalog import DATASETS
     from spcnet.export.hub import from_pretrained, push_to_hub, save_pretrained
     from spcnet.methods import METHODS, build_model
     from spcnet.models.backbones import BACKBONES
+    from spcnet.runs import load_model
 
 __version__ = importlib.metadata.version("spcnet")
 
@@ -42,7 +42,7 @@ _HOME = {
     "METHODS": "spcnet.methods",
     "build_model": "spcnet.methods",
     "from_pretrained": "spcnet.export.hub",
-    "load_model": "spcnet.convert",
+    "load_model": "spcnet.runs",
     "push_to_hub": "spcnet.export.hub",
     "save_pretrained": "spcnet.export.hub",
 }

@@ -92,6 +92,20 @@ class Damaged(CheckpointError):
     """A checkpoint is missing, cut short, or not what was written; another one may help."""
 
 
+class Checkpoint(NamedTuple):
+    """What a checkpoint file holds."""
+
+    tensors: dict[str, Tensor]
+    card: ModelCard
+    state: dict[str, Any]
+    """What else a training run needs to go on; empty in the file of a finished network but for the iteration."""
+
+    @property
+    def iteration(self) -> int:
+        """After how many iterations it was written; 0 where it does not say."""
+        return int(self.state.get("iteration", 0))
+
+
 class Found(NamedTuple):
     """The last whole checkpoint of a run."""
 
@@ -132,17 +146,17 @@ def write(
         raise DataError(f"{error}, or choose another --output; the last whole checkpoint is kept") from error
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], ModelCard, dict[str, Any]]:
+def read(path: Path) -> Checkpoint:
     """Tensors of the network, its card, and the training state of a checkpoint; without the optimiser's tensors.
 
     Raises:
         CheckpointError: the file is truncated or not one of this package's.
     """
-    tensors, card, state = read_all(path)
-    return {k: v for k, v in tensors.items() if not k.startswith(OPTIMIZER)}, card, state
+    whole = read_all(path)
+    return whole._replace(tensors={k: v for k, v in whole.tensors.items() if not k.startswith(OPTIMIZER)})
 
 
-def read_all(path: Path) -> tuple[dict[str, Tensor], ModelCard, dict[str, Any]]:
+def read_all(path: Path) -> Checkpoint:
     """Like `read`, with the optimiser's tensors."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -151,8 +165,7 @@ def read_all(path: Path) -> tuple[dict[str, Tensor], ModelCard, dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
-    card, state = _content(path, header)
-    return tensors, card, state
+    return Checkpoint(tensors, *_content(path, header))
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

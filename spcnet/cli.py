@@ -1,11 +1,12 @@
 """The command line: `spcnet COMMAND`, also `python -m spcnet COMMAND`. Options in, one function call out."""
 
+import inspect
 import os
 import sys
 from argparse import Action
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import (
     ActionYesNo,
@@ -54,6 +55,7 @@ def _add_train(parser: ArgumentParser) -> None:
 
 def _train(options: Namespace, console: Console) -> int:
     from spcnet import distributed, training
+    from spcnet.studies.report import show_table
 
     known = {name: options[name] for name in RunConfig.__dataclass_fields__}
     config = RunConfig(**known)
@@ -67,7 +69,7 @@ def _train(options: Namespace, console: Console) -> int:
     training.train(config, resume=options.resume, overwrite=options.overwrite, console=console)
     if distributed.rank() > 0:
         return 0
-    training.show_table([config.output], console)
+    show_table([config.output], console)
     console.print(
         f"The run is in {config.output}; `spcnet report {config.output}` makes a page of it.", highlight=False
     )
@@ -192,25 +194,15 @@ def _add_evaluate(parser: ArgumentParser) -> None:
 
 
 def _evaluate(options: Namespace, console: Console) -> int:
-    from spcnet.studies import scoring
+    from spcnet.commands.evaluate import evaluate
 
-    names = ("batch_size", "limit", "panels", "window", "overlap", "window_weights", "scales", "flip")
-    scoring.evaluate(
-        options.model,
-        targets=options.targets,
-        roots=options.roots,
-        sets=options.sets,
-        evaluation={name: options[name] for name in names if options[name] is not None},
-        protocol=options.protocol,
-        size=options.size,
-        space=options.space,
-        ids=options.ids,
-        devices=options.devices,
-        output=options.output,
-        classes=options.classes,
-        console=console,
-    )
+    evaluate(**_arguments(evaluate, options), console=console)
     return 0
+
+
+def _arguments(function: Callable[..., object], options: Namespace) -> dict[str, Any]:
+    """The options that a command's function takes."""
+    return {name: options[name] for name in inspect.signature(function).parameters if name in options}
 
 
 def _add_predict(parser: ArgumentParser) -> None:
@@ -287,33 +279,9 @@ def _add_predict(parser: ArgumentParser) -> None:
 
 
 def _predict(options: Namespace, console: Console) -> int:
-    from spcnet import model_commands
-    from spcnet.evaluation.tta import TestTimeAugmentation
-    from spcnet.inference.results import Results
+    from spcnet.commands.predict import predict
 
-    results = ("overlay", "ids", "format", "confidence", "frame_maps", "every", "limit")
-    if options.format == "cityscapes":
-        options.overlay, options.ids = None, "label"
-    failures = model_commands.predict(
-        options.model,
-        options.inputs,
-        output=options.output,
-        size=options.size,
-        full_size=options.full_size,
-        views=TestTimeAugmentation(
-            options.window,
-            options.overlap,
-            weights=options.window_weights,
-            scales=tuple(options.scales),
-            flip=options.flip,
-        ),
-        batch_size=options.batch_size,
-        speed=options.speed,
-        results=Results(**{name: options[name] for name in results}),
-        device=options.accelerator,
-        console=console,
-    )
-    return DATA if failures else 0
+    return predict(**_arguments(predict, options), console=console)
 
 
 def _add_report(parser: ArgumentParser) -> None:
@@ -332,9 +300,9 @@ def _add_report(parser: ArgumentParser) -> None:
 
 
 def _report(options: Namespace, console: Console) -> int:
-    from spcnet import training
+    from spcnet.studies import report
 
-    training.report(
+    report.report(
         options.runs,
         output=options.output,
         baseline=options.baseline,
@@ -474,30 +442,10 @@ def _add_export(parser: ArgumentParser) -> None:
 
 
 def _export(options: Namespace, console: Console) -> int:
-    from spcnet import model_commands
+    from spcnet.commands.export import export
 
-    model_commands.export(**{name: options[name] for name in _EXPORT}, console=console)
+    export(**_arguments(export, options), console=console)
     return 0
-
-
-_EXPORT = (
-    "model",
-    "output",
-    "format",
-    "output_kind",
-    "normalise",
-    "pixels",
-    "opset",
-    "licence",
-    "int8",
-    "calibration",
-    "calibration_images",
-    "score",
-    "limit",
-    "roots",
-    "sets",
-    "repeats",
-)
 
 
 def _add_push(parser: ArgumentParser) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from spcnet import training
 from spcnet.config import RunConfig, from_dict, recipe_path
 from spcnet.engine import records
 from spcnet.engine.progress import bars
 from spcnet.errors import SpcnetError
 from spcnet.files import read_yaml
+from spcnet.studies import report
+from spcnet.studies.subject import Record
 from spcnet.training_process import LOG_FILE, STOPPED, TrainingProcess, stopped_together
 
 RECIPES = ("demo/baseline", "demo/spcnet")
@@ -26,7 +27,7 @@ LOOK_EVERY = 0.5
 
 def demo(
     *, output: Path, iterations: int | None = None, seed: int = 0, console: Console | None = None
-) -> dict[str, training.Record]:
+) -> dict[str, Record]:
     """Train baseline and SPC-Net with the same budget on generated streets, test both on unseen weather, report.
 
     Args:
@@ -44,7 +45,7 @@ def demo(
     console = console or Console(quiet=True)
     trainings = [Training(name, output, iterations=iterations, seed=seed, beside=len(RECIPES)) for name in RECIPES]
     watch(trainings, console)
-    training.report(
+    report.report(
         [training.folder for training in trainings],
         output=output / "report.html",
         title="Generated streets: trained on two styles, tested on six others",

@@ -42,9 +42,11 @@ from spcnet.errors import CheckpointError, DataError, SpcnetError
 from spcnet.evaluation.evaluator import DomainResult
 from spcnet.evaluation.tta import check_overlap
 from spcnet.labels import LabelSpace, label_space
-from spcnet.methods import Method, Segmentor, method_named
+from spcnet.methods import method_named
+from spcnet.models.network import Segmentor
 from spcnet.numerics import peak_memory
-from spcnet.training import check_unseen, domain_names, source_tests
+from spcnet.runs import check_unseen, domain_names, source_tests
+from spcnet.studies.subject import Subject, save_evaluation
 from spcnet.types import IGNORE_INDEX, Batch, StepResult
 
 LEAST, ENOUGH = 5, 3.0
@@ -268,7 +270,8 @@ def rehearse(
     began = time.perf_counter()
     sources, tests = _open(config.data, space, report)
     _look_for_labels(sources, tests, config.data, report, say)
-    network = _build(config, method, space, report)
+    experiment = training.Experiment(config, method, space, sources, tests)
+    network = _build(experiment, report)
     report.once_seconds = time.perf_counter() - began - sum(domain.read_seconds for domain in report.domains)
     report.parameters = sum(p.numel() for p in network.parameters())
     network.recompute = config.training.activation_checkpointing
@@ -293,7 +296,7 @@ def rehearse(
         )
         aside.output.mkdir()
         try:
-            _measure(aside, method, network, space, sources, tests, fabric, report, say)
+            _measure(dataclasses.replace(experiment, config=aside), network, fabric, report, say)
         except torch.OutOfMemoryError as error:
             message = f"a step does not fit into the memory of {fabric.device}: {str(error).splitlines()[0]}"
             if fabric.world_size > 1:  # the others wait for this one until it ends
@@ -360,12 +363,12 @@ def _look_for_labels(
             report.notes.append(f"no image of {name} has a labelled pixel: it will have no mIoU")
 
 
-def _build(config: RunConfig, method: Method, space: LabelSpace, report: Rehearsal) -> Segmentor:
+def _build(experiment: training.Experiment, report: Rehearsal) -> Segmentor:
     try:
-        return training.build_network(config, method, space)
+        return experiment.build_network()
     except CheckpointError as error:
         report.problems.append(str(error))
-        return training.build_network(config, method, space, pretrained=False)
+        return experiment.build_network(pretrained=False)
 
 
 def _in_batch(data: DataConfig) -> int:
@@ -406,12 +409,8 @@ def _check_memory(config: RunConfig, fabric: Fabric, report: Rehearsal) -> None:
 
 
 def _measure(
-    config: RunConfig,
-    method: Method,
+    experiment: training.Experiment,
     network: Segmentor,
-    space: LabelSpace,
-    sources: Mapping[str, SegmentationSet],
-    tests: Mapping[str, SegmentationSet],
     fabric: Fabric,
     report: Rehearsal,
     say: Callable[[str], object],
@@ -422,17 +421,19 @@ def _measure(
         OutOfMemoryError: a step does not fit into the memory of this process's device.
         DataError: an image cannot be read, or the loss is not finite.
     """
+    config, space, sources, tests = experiment.config, experiment.space, experiment.sources, experiment.tests
     began = time.perf_counter()
-    trainer = training.make_trainer(config, method, network, space, sources, fabric)
+    trainer = experiment.make_trainer(network, fabric)
     trainer.keeps_failed_steps = False
     report.once_seconds += time.perf_counter() - began
     if not report.made_up:
         sources = _with_known_classes(sources, config.data, report)
+        experiment = dataclasses.replace(experiment, sources=sources)
 
     def batches() -> Iterable[Batch]:
         if report.made_up:
             return repeat(_made_up(config, len(space)))
-        return training.make_batches(config, sources, trainer, store=False)
+        return experiment.make_batches(trainer.iteration, store=False)
 
     parts = config.training.accumulate
     say(
@@ -612,7 +613,9 @@ def _time_records(trainer: Trainer, space: LabelSpace, made: _Made, report: Rehe
         report.once_seconds += time.perf_counter() - saved
     if not trainer.fabric.is_global_zero:
         return
-    with closing(Observer(config, trainer.network, domains=trainer.card.domains, colors=space.colors)) as observer:
+    with closing(
+        Observer(config, trainer.method, trainer.network, domains=trainer.card.domains, colors=space.colors)
+    ) as observer:
         rate = trainer.optimizer.param_groups[0]["lr"]
         observer.write(1, made.result, rate)
         began = time.perf_counter()
@@ -649,8 +652,8 @@ def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: L
         limited = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, limit=images))
         began = time.perf_counter()
         results.update(
-            training.score_domains(
-                trainer.network, {name: tests[name]}, limited, space, fabric=fabric, console=Console(quiet=True)
+            Subject.of_config(limited, trainer.network, space).evaluate(
+                {name: tests[name]}, fabric, folder=config.output, console=Console(quiet=True)
             )
         )
         return time.perf_counter() - began
@@ -679,7 +682,13 @@ def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: L
     if results:
         began = time.perf_counter()
         with distributed.raise_on_all_ranks():
-            training.save_evaluation(results, config, space, 1, write=fabric.is_global_zero)
+            save_evaluation(
+                dataclasses.replace(Subject.of_config(config, trainer.network, space), iteration=1),
+                results,
+                config.output,
+                names=[*source_tests(config.data), *config.data.targets],
+                write=fabric.is_global_zero,
+            )
         report.record_seconds = time.perf_counter() - began
 
 

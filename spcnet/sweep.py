@@ -47,7 +47,7 @@ from spcnet.reports.aggregate import (
 )
 from spcnet.reports.runs import Run, load_run
 from spcnet.reports.tables import batch_size, flatten, group_runs
-from spcnet.training import check_unseen, read_config
+from spcnet.runs import OpenRun, check_unseen
 from spcnet.training_process import LOG_FILE, STOPPED, TrainingProcess, stopped_together
 
 State = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -600,7 +600,7 @@ def _check_same(planned: Planned) -> None:
     """Refuse a folder that holds a run with other settings, for it would be mixed with this one."""
     if not (planned.folder / records.CONFIG_FILE).is_file():
         return
-    found, wanted = (flatten(as_dict(c)) for c in (read_config(planned.folder), planned.config))
+    found, wanted = (flatten(as_dict(c)) for c in (OpenRun(planned.folder).config, planned.config))
     different = [path for path in sorted({*found, *wanted}) if found.get(path) != wanted.get(path)]
     changed = [path for path in different if decides(path) != "place"]
     # More processes make larger batches, and with them another experiment.

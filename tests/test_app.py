@@ -37,12 +37,12 @@ from spcnet.app.studio import (
 )
 from spcnet.app.uploads import Limits, fitting, is_film, read_photo, read_upload
 from spcnet.cli import main
-from spcnet.convert import load_model
 from spcnet.errors import DataError, SpcnetError, UsageError
 from spcnet.inference.images import read_rgb
 from spcnet.inference.ood import Reading
 from spcnet.inference.predictor import Predictor
 from spcnet.labels import label_space
+from spcnet.runs import load_model
 from spcnet.signals import terminate_as_interrupt
 from tests.support.demo_networks import SIZE, write_network
 from tests.support.videos import make_video, painted
@@ -336,7 +336,7 @@ def side(**changes: Any) -> Side:
         "about": "spcnet",
         "space": label_space("idd7"),
         "shares": (0.5, 0.3, 0.2, 0, 0, 0, 0),
-        "style_weights": ((0.25, 0.75),),
+        "figures": {"style_weights": ((0.25, 0.75),)},
         "sources": ("a", "b"),
         "reading": None,
         "seconds": 0.05,
@@ -353,7 +353,7 @@ def test_names_of_networks_and_sources_are_text_and_no_markup() -> None:
 
 def test_facts_tell_areas_shares_strangeness_and_time() -> None:
     reading = Reading(score=7.25, percentile=1.0, times=3.0, parts={"style": 7.0})
-    told = facts([side(reading=reading), side(name="theirs", style_weights=None)])
+    told = facts([side(reading=reading), side(name="theirs", figures={})])
     for words in (
         "50 ms",
         "7.2",

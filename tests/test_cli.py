@@ -16,11 +16,12 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 import spcnet
-from spcnet import checkpoint, training
+from spcnet import checkpoint
 from spcnet.cli import COMMANDS, main, make_parser, with_recipes
 from spcnet.config import RunConfig, recipes_folder
 from spcnet.engine import records
 from spcnet.methods import restore
+from spcnet.runs import OpenRun
 from tests.support.tiny import SMALL, train
 
 RECIPES = sorted(str(path.relative_to(recipes_folder()).with_suffix("")) for path in recipes_folder().rglob("*.yaml"))
@@ -52,7 +53,7 @@ def test_training_writes_a_whole_run(run: Path) -> None:
     assert roles == {"streets/game": "source", "streets/toy": "source", "streets/night": "unseen"}
     assert all(domain["images"] == 2 for domain in record["domains"].values())
     assert len(record["domains"]["streets/night"]["style_weights"]) == 2
-    assert training.read_config(run).training.iterations == 2
+    assert OpenRun(run).config.training.iterations == 2
     assert any((run / "tensorboard").iterdir())
 
 

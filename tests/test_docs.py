@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from spcnet import cli, model_commands
+from spcnet.commands.predict import predict
 from spcnet.data.fixture import write_fixture
 from spcnet.synthesis import streets
 
@@ -123,9 +124,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_runs: Path) -> Path:
     weights = torch.load(folder / "weights.pth", weights_only=True)["state_dict"]
     average = {key: value + 1 if value.is_floating_point() else value for key, value in weights.items()}
     torch.save({"model": weights, "model_ema": average}, folder / "last.pth")
-    model_commands.predict(
-        runs / "mine", [str(folder / "data" / "cityscapes" / "leftImg8bit" / "val")], output=folder / "predictions"
-    )
+    predict(runs / "mine", [str(folder / "data" / "cityscapes" / "leftImg8bit" / "val")], output=folder / "predictions")
     _video(folder / "drive.mp4")
     return folder
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spcnet import labels, training
+from spcnet.commands.evaluate import evaluate
 from spcnet.config import Color, DataConfig, DomainSpec, OwnSet, read_sets
 from spcnet.data.cache import write_cache
 from spcnet.data.catalog import DATASETS, own_format
@@ -35,7 +36,7 @@ from spcnet.labels import (
     cityscapes_colors,
     label_space,
 )
-from spcnet.studies.scoring import read_prediction
+from spcnet.runs import OpenRun
 from tests.support.pictures import png
 from tests.support.sets import run_of
 
@@ -659,8 +660,8 @@ def test_a_set_of_colours_is_trained_on_shown_and_scored_with_its_bad_files_skip
     record = training.train(config)
     scored = record["domains"]["town"]
     assert np.sum(scored["confusion"]) == 48 * 60  # the first image without its void quarter
-    assert training.read_config(tmp_path / "run").data.sets == {"town": own}
-    again = training.evaluate(tmp_path / "run")["domains"]["town"]
+    assert OpenRun(tmp_path / "run").config.data.sets == {"town": own}
+    again = evaluate(tmp_path / "run")["domains"]["town"]
     assert (again["images"], again["skipped"]) == (1, 0)
 
 

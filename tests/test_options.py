@@ -24,9 +24,9 @@ from spcnet.errors import DataError, UsageError
 from spcnet.files import read_text
 from spcnet.inference.images import find_images
 from spcnet.options import OptionParser, add_run_options
+from spcnet.runs import OpenRun
 from spcnet.studies.robustness import conditions
 from spcnet.sweep import plan
-from spcnet.training import read_config
 
 
 def of_a_run(*arguments: str) -> Any:
@@ -132,7 +132,7 @@ def test_a_recipe_that_is_no_utf8_is_one_clear_line_everywhere(
             raise DataError(said)
     (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        read_config(tmp_path)
+        assert OpenRun(tmp_path).config
 
 
 @pytest.mark.parametrize("call", [["train", "--print_config", "--config"], ["train", "--config"], ["sweep"]])

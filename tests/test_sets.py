@@ -17,6 +17,7 @@ from rich.console import Console
 
 from spcnet import dry_run, training
 from spcnet.cli import main
+from spcnet.commands.evaluate import evaluate
 from spcnet.config import (
     AugmentationConfig,
     EvaluationConfig,
@@ -28,6 +29,7 @@ from spcnet.data.catalog import DATASETS
 from spcnet.data.fixture import write_fixture
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError
+from spcnet.runs import OpenRun, check_unseen
 from spcnet.types import Batch, StepResult
 from tests.support.sets import MODEL, run_of
 
@@ -61,7 +63,8 @@ def test_a_single_source_fills_every_base(by: str, tmp_path: Path) -> None:
     }
     config = run_of(tmp_path / "run", data=data, iterations=8)
     training.train(config)
-    network, card = training.restore(tmp_path / "run")
+    run = OpenRun(tmp_path / "run")
+    network, card = run.network, run.card
     assert card.domains == ("cityscapes#1", "cityscapes#2", "cityscapes#3")
     for layer in network.style_layers:
         assert layer.base_mean.isfinite().all()
@@ -90,7 +93,7 @@ def test_a_run_that_is_resumed_clusters_as_one_that_was_not(tmp_path: Path, monk
         with pytest.raises(KeyboardInterrupt):
             training.train(often)
     training.train(parts, resume=True)
-    expected, found = (training.restore(config.output)[0].state_dict() for config in (whole, parts))
+    expected, found = (OpenRun(config.output).network.state_dict() for config in (whole, parts))
     assert expected["clusters.share"].sum() > 0
     for name, value in expected.items():
         assert value.equal(found[name]), name
@@ -131,12 +134,12 @@ def test_a_target_in_a_style_of_the_training_is_refused(tmp_path: Path) -> None:
     for target, style in (("cityscapes+rain", "drizzle"), ("streets/night", "darkness"), ("camvid+fog", "fog")):
         data = {"sources": ["streets/game"], "targets": [target], "augmentation": AugmentationConfig(styles=[style])}
         with pytest.raises(UsageError, match=f"{style}.*family"):
-            training.check_unseen(run_of(tmp_path, data=data).data)
+            check_unseen(run_of(tmp_path, data=data).data)
     data = {"sources": ["camvid+night"], "targets": ["cityscapes+darkness"]}
     with pytest.raises(UsageError, match=r"night.*family"):
-        training.check_unseen(run_of(tmp_path, data=data).data)
+        check_unseen(run_of(tmp_path, data=data).data)
     data = {"targets": ["cityscapes+rain", "streets/night"], "augmentation": AugmentationConfig(styles=["fog", "dusk"])}
-    training.check_unseen(run_of(tmp_path, data=data).data)
+    check_unseen(run_of(tmp_path, data=data).data)
 
 
 def test_a_finished_run_is_not_tested_on_a_style_of_its_training_as_unseen(tmp_path: Path) -> None:
@@ -148,8 +151,8 @@ def test_a_finished_run_is_not_tested_on_a_style_of_its_training_as_unseen(tmp_p
     }
     training.train(run_of(tmp_path / "run", data=data, method="deeplabv3plus"))
     with pytest.raises(UsageError, match=r"drizzle.*family"):
-        training.evaluate(tmp_path / "run", targets=["cityscapes+rain"])
-    assert "cityscapes+fog" in training.evaluate(tmp_path / "run", targets=["cityscapes+fog"])["domains"]
+        evaluate(tmp_path / "run", targets=["cityscapes+rain"])
+    assert "cityscapes+fog" in evaluate(tmp_path / "run", targets=["cityscapes+fog"])["domains"]
 
 
 def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from spcnet import checkpoint, training
+from spcnet.commands.evaluate import evaluate
 from spcnet.config import DataConfig, EvaluationConfig, ModelConfig, OwnSet, RunConfig, TrainingConfig
 from spcnet.data.loading import check_labelled, file_names
 from spcnet.dry_run import rehearse
@@ -22,9 +23,10 @@ from spcnet.engine.trainer import Trainer
 from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.labels import label_space
 from spcnet.locks import locked
-from spcnet.methods import METHODS
 from spcnet.reports.runs import load_run
+from spcnet.runs import open_domains
 from spcnet.studies.robustness import robustness
+from spcnet.training import Experiment
 
 SPACE = label_space("idd7")
 TABLE = {0: "void", 1: "road", 2: "car"}
@@ -57,10 +59,8 @@ def run_of(output: Path, root: Path, *sources: str, table: dict[int, str] | None
 
 def made(config: RunConfig) -> Trainer:
     """The trainer of a run, with the images that it has now."""
-    method = METHODS[config.method]
-    network = training.build_network(config, method, SPACE)
-    sources = training.open_sources(config.data, SPACE)
-    return training.make_trainer(config, method, network, SPACE, sources, make_fabric(config.training))
+    experiment = Experiment.open(config)
+    return experiment.make_trainer(experiment.build_network(), make_fabric(config.training))
 
 
 def begun(config: RunConfig) -> RunConfig:
@@ -105,7 +105,7 @@ def test_a_single_labelled_image_is_enough(workers: int, tmp_path: Path) -> None
     said: list[str] = []
 
     def check() -> None:
-        opened = training.open_sources(config.data, SPACE)["a"]
+        opened = open_domains(["a"], config.data, SPACE, training=True)["a"]
         check_labelled("a", opened, workers=workers, say=said.append)
 
     for number in (0, 11):
@@ -119,7 +119,7 @@ def test_a_single_labelled_image_is_enough(workers: int, tmp_path: Path) -> None
 
 def test_of_a_labelled_set_one_image_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(tmp_path, "a", [1] * 20)
-    opened = training.open_sources(run_of(tmp_path, tmp_path, "a").data, SPACE)["a"]
+    opened = open_domains(["a"], run_of(tmp_path, tmp_path, "a").data, SPACE, training=True)["a"]
     reads: list[int] = []
     read = opened.read
     monkeypatch.setattr(opened, "read", lambda index: reads.append(index) or read(index))
@@ -140,9 +140,7 @@ def test_a_target_without_labels_is_scored_as_none_and_said_to_be(tmp_path: Path
     config = run_of(tmp_path / "run", tmp_path, "a", targets=["b"])
     trainer = made(config)
     console = Console(record=True, width=200, file=(tmp_path / "said.txt").open("w"))
-    tests = training.open_tests(config.data, SPACE)
-    results = training.score_domains(trainer.network, tests, config, SPACE, fabric=trainer.fabric, console=console)
-    record = training.save_evaluation(results, config, SPACE, 1, write=False)
+    record = Experiment.open(config).evaluate(trainer, console, lambda record: None)
     assert record["domains"]["b"]["miou"] is None
     assert record["domains"]["a"]["miou"] is not None
     text = console.export_text()
@@ -245,7 +243,7 @@ def test_the_order_of_images_counts(tmp_path: Path) -> None:
 
 def test_generated_scenes_are_counted(tmp_path: Path) -> None:
     config = DataConfig(train_scenes=5)
-    opened = training.open_sources(config, label_space("cityscapes19"))["streets/toy"]
+    opened = open_domains(config.sources, config, label_space("cityscapes19"), training=True)["streets/toy"]
     assert file_names(opened) is None
     before, now = (membership.images_of(number, None) for number in (5, 6))
     with pytest.raises(CheckpointError, match="5 then, 6 now"):
@@ -278,7 +276,7 @@ def test_a_training_holds_its_folder_to_its_end_and_no_longer(tmp_path: Path, mo
         trainer.iteration = 2
         on_evaluate(2)
         trainer.finish()
-        assert training.evaluate(config.output)["iteration"] == 2
+        assert evaluate(config.output)["iteration"] == 2
         assert load_run(config.output).final.iteration == 2
 
     monkeypatch.setattr(Trainer, "fit", fit)

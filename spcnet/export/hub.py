@@ -28,7 +28,7 @@ from spcnet.file_kinds import split_part
 from spcnet.files import write_text
 from spcnet.formatting import percent
 from spcnet.methods import method_named, restore
-from spcnet.models.segmentor import MIN_SIZE, Segmentor
+from spcnet.models.network import MIN_SIZE, Segmentor
 from spcnet.reports.runs import DomainResult, Run, load_run
 
 CARD_FILE = "README.md"

@@ -38,12 +38,13 @@ from spcnet.inference.embeddings import (
 )
 from spcnet.inference.predictor import find_device
 from spcnet.labels import label_space
-from spcnet.methods import Segmentor, restore
+from spcnet.methods import restore
+from spcnet.models.network import Segmentor
 from spcnet.reports import inspection as report
 from spcnet.reports.inspection import Domain, Inspection, Layer, Pair, PixelMap, Point, Prototypes, Seen
 from spcnet.reports.inspection_figures import write_figures
 from spcnet.reports.inspection_page import write_page
-from spcnet.training import check_unseen, data_for, open_tests, read_config, source_tests
+from spcnet.runs import DataOptions, OpenRun, check_unseen, open_domains, source_tests
 
 PAGE_FILE = "index.html"
 NEAREST_FILE = "nearest.csv"
@@ -93,15 +94,15 @@ def inspect(
     for name, value in (("images", images), ("pixels", pixels), ("batch_size", batch_size or 1)):
         if value < 1:
             raise UsageError(f"{name} is {value}: it must be 1 or more")
-    config = read_config(run)
+    config = OpenRun(run).config
     data = dataclasses.replace(
-        data_for(config, targets=targets, roots=roots, sets=sets),
+        OpenRun(run, DataOptions(targets, roots or {}, sets)).data,
         workers=0,  # for a few images not worth their start, and what has been read is remembered here
     )
     check_unseen(data)
     network, card = restore(run)
     space = label_space(card.space)
-    whole = open_tests(data, space)
+    whole = open_domains([*source_tests(data), *data.targets], data, space, training=False)
     print_remarks(whole.values(), console)
     tests = {name: Chosen(plain, images) for name, plain in whole.items()}
     network.to(find_device(accelerator))

@@ -34,10 +34,10 @@ from spcnet.inference.ood import OOD_FILE, OODDetector, Reading, Signals, ood_fi
 from spcnet.inference.predictor import find_device
 from spcnet.labels import label_space
 from spcnet.methods import restore
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.reports.robustness import CLEAN, STYLE
+from spcnet.runs import DataOptions, OpenRun, open_domains, source_tests
 from spcnet.studies.robustness import Condition, conditions, image_score, spread
-from spcnet.training import data_for, open_tests, read_config, source_tests
 from spcnet.types import SegOutput
 
 RESULT_FILE = "unfamiliarity.json"
@@ -174,7 +174,11 @@ def unfamiliarity(
     data, network = _opened(run, roots, sets, accelerator, targets)
     usual = OODDetector.read(run, network)
     space = label_space(data.space)
-    tests = {name: plain for name, plain in open_tests(data, space).items() if DomainSpec.parse(name).style is None}
+    tests = {
+        name: plain
+        for name, plain in open_domains([*source_tests(data), *data.targets], data, space, training=False).items()
+        if DomainSpec.parse(name).style is None
+    }
     print_remarks(tests.values(), console)
     sources = set(source_tests(data))
     plan = [
@@ -199,7 +203,7 @@ def unfamiliarity(
                 show(len(looks), {})
     found = {
         "run": run.name,
-        "method": read_config(run).method,
+        "method": OpenRun(run).config.method,
         "known": {"domains": list(usual.domains), "images": len(usual.known)},
         "sources": sorted(sources & set(tests)),
         "unseen": sorted(set(tests) - sources),
@@ -224,9 +228,8 @@ def _opened(
     targets: Sequence[str] | None = None,
 ) -> tuple[DataConfig, Segmentor]:
     """Where a run's data lie and how large its images are, and its network on the device."""
-    config = read_config(run)
     network, card = restore(run)
-    data = replace(data_for(config, targets=targets, roots=roots, sets=sets), space=card.space)
+    data = replace(OpenRun(run, DataOptions(targets, roots or {}, sets)).data, space=card.space)
     return data, network.to(find_device(accelerator))
 
 

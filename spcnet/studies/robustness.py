@@ -41,10 +41,10 @@ from spcnet.files import write_text
 from spcnet.labels import LabelSpace, label_space
 from spcnet.reports import robustness as card_report
 from spcnet.reports.robustness import CLEAN, STYLE, Card, ModelScores, Score, WorstCase
+from spcnet.runs import OpenRun
 from spcnet.signals import leave_signals_to_parent
 from spcnet.synthesis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from spcnet.synthesis.weather import WEATHER, apply_weather_pair
-from spcnet.training import read_config
 from spcnet.types import SegOutput
 
 FORMAT = 1
@@ -282,7 +282,7 @@ def _contenders(models: Sequence[Path], accelerator: str) -> list[Contender]:
     found = []
     for path, label in zip(models, labels, strict=True):
         network, card = load_any(path)
-        config = read_config(path) if (path / records.CONFIG_FILE).is_file() else None
+        config = OpenRun(path).config if (path / records.CONFIG_FILE).is_file() else None
         training = TrainingConfig(
             precision=config.training.precision if config else TrainingConfig().precision, accelerator=accelerator
         )

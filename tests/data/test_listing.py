@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from spcnet import dry_run, model_commands, training
+from spcnet import dry_run, training
+from spcnet.commands.evaluate import evaluate
+from spcnet.commands.export import export
 from spcnet.config import DataConfig, OwnSet, RunConfig, read_sets
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import WeatherSet
@@ -23,7 +25,8 @@ from spcnet.data.folders import find_pairs, pictures_without_photos, survey
 from spcnet.data.listing import LeftOut, files_below, kind_by_content, package_for, plug_in_loaded, spellings
 from spcnet.errors import DataError
 from spcnet.labels import label_space
-from spcnet.studies import inspection, robustness, scoring
+from spcnet.studies import exports, inspection, robustness
+from spcnet.studies.subject import Subject
 from tests.support.sets import opened, refusal, write
 
 SMALL = (32, 64)
@@ -220,15 +223,15 @@ def test_training_tells_of_what_is_left_out_before_it_begins(
 
 
 def test_whatever_opens_sets_tells_what_is_left_out_of_them() -> None:
-    opening = re.compile(r"\b(open_domain|open_tests|open_sources|opened)\(")
-    silent = {"spcnet/data/datasets.py"}  # where it is defined
+    opening = re.compile(r"\bopen_domains?\(|\.(tests|training_sets)\(|Experiment\.open\(")
+    silent = {"spcnet/data/datasets.py", "spcnet/runs.py"}  # where they are defined
+    tellers = []
     for path in sorted(Path("spcnet").rglob("*.py")):
         text = path.read_text("utf-8")
-        if "import SegmentationSet, open_domain" in text or re.search(
-            r"import .*\bopen_(domain|tests|sources)\b", text
-        ):
-            assert opening.search(text)
-            assert path.as_posix() in silent or "print_remarks(" in text or "opened.remarks" in text, path
+        if opening.search(text) and path.as_posix() not in silent:
+            assert "print_remarks(" in text or "opened.remarks" in text, path
+            tellers.append(path.stem)
+    assert {"training", "evaluation", "exports", "robustness", "inspection", "ood", "dry_run"} <= set(tellers)
 
 
 @pytest.mark.parametrize(
@@ -250,17 +253,17 @@ def test_every_command_tells_of_what_is_left_out(
     def call() -> None:
         if way in ("evaluate", "protocol"):
             size = {"size": (48, 96)} if way == "protocol" else {}
-            scoring.evaluate(run, targets=["town"], console=console, **size, **given)
+            evaluate(run, targets=["town"], console=console, **size, **given)
         elif way == "predictions":
             label(tmp_path / "maps/a_classes.png")
-            scoring.evaluate(tmp_path / "maps", targets=["town"], console=console, **given)
+            evaluate(tmp_path / "maps", targets=["town"], console=console, **given)
         elif way == "robustness":
             robustness.robustness([run], domain="town", output=tmp_path / "out", console=console, **given)
         elif way == "inspect":
             inspection.inspect(run, targets=["town"], console=console, **given)
         elif way == "calibration":
             output = tmp_path / "a.onnx"
-            model_commands.export(run, output=output, int8=True, calibration="town", console=console, **given)
+            export(run, output=output, int8=True, calibration="town", console=console, **given)
         else:
             data = DataConfig(sources=["town@val"], targets=[], roots=given["roots"], sets=read_sets(given["sets"]))
             report = dry_run.Rehearsal()
@@ -269,11 +272,10 @@ def test_every_command_tells_of_what_is_left_out(
             raise _Enough
 
     for module, name in (
-        (training, "score_domains"),
-        (scoring, "score_predictions"),
+        (Subject, "evaluate"),
         (robustness, "labelled"),
         (inspection, "Chosen"),
-        (model_commands.exporting, "export"),
+        (exports.exporting, "export"),
     ):
         monkeypatch.setattr(module, name, _stop)  # what comes after the sets are opened is none of this test's
     with pytest.raises(_Enough):

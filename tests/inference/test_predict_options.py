@@ -89,7 +89,7 @@ def test_a_batch_gives_what_its_images_give_one_by_one(views):
         expected = alone.predict(image, confidence=True)
         assert (prediction.class_map == expected.class_map).mean() > 0.999
         np.testing.assert_allclose(prediction.confidence, expected.confidence, atol=1e-4)
-        np.testing.assert_allclose(prediction.style_weights, expected.style_weights, atol=1e-5)
+        np.testing.assert_allclose(prediction.figures["style_weights"], expected.figures["style_weights"], atol=1e-5)
 
 
 def test_files_of_different_sizes_are_never_put_into_one_batch(tmp_path):

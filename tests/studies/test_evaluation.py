@@ -17,7 +17,10 @@ from jaxtyping import config
 from PIL import Image
 from rich.console import Console
 
-from spcnet import cli, model_commands, training
+from spcnet import cli, runs
+from spcnet.commands.evaluate import evaluate
+from spcnet.commands.export import export as export_command
+from spcnet.commands.predict import predict
 from spcnet.config import DataConfig, DomainSpec, ModelConfig, OwnSet, RunConfig, TrainingConfig, as_dict
 from spcnet.data.datasets import FolderSet, open_domain
 from spcnet.data.fixture import write_fixture
@@ -30,9 +33,12 @@ from spcnet.export import FileNetwork, export
 from spcnet.inference.results import Results
 from spcnet.labels import CITYSCAPES_IDS, label_space, remap
 from spcnet.methods import restore
-from spcnet.model_commands import convert, predict
+from spcnet.model_commands import convert
 from spcnet.reports.runs import load_run
-from spcnet.studies import inspection, ood, robustness, scoring
+from spcnet.runs import DataOptions, OpenRun
+from spcnet.studies import inspection, ood, robustness
+from spcnet.studies.predictions import read_prediction
+from spcnet.studies.subject import Subject
 from spcnet.training import train
 from tests.support.pictures import STORED, turned
 from tests.support.weight_files import onnx_file, torch_export_file
@@ -99,16 +105,16 @@ def own_set(city: Path) -> FolderSet:
 @pytest.mark.slow
 def test_weights_and_onnx_score_what_the_run_scores(run: Path, city: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    wanted = scoring.evaluate(run)["domains"]["cityscapes"]
+    wanted = evaluate(run)["domains"]["cityscapes"]
     before = lines(
         run / "results.jsonl"
     )  # rounding may set a pixel apart from what training, in another layout, scored
-    scoring.evaluate(run)
+    evaluate(run)
     assert lines(run / "results.jsonl") == before, "the same result is no second line"
     weights = tmp_path / "weights.safetensors"
     shutil.copy(run / "model.safetensors", weights)
     options: dict[str, Any] = {"targets": ["cityscapes"], "roots": {"cityscapes": str(city)}}
-    found = scoring.evaluate(weights, **options)
+    found = evaluate(weights, **options)
     assert found["domains"]["cityscapes"]["confusion"] == wanted["confusion"]
     assert lines(tmp_path / "weights.safetensors.results.jsonl")[0]["domains"] == found["domains"]
     network, card = restore(run)
@@ -116,7 +122,7 @@ def test_weights_and_onnx_score_what_the_run_scores(run: Path, city: Path, tmp_p
         file = tmp_path / f"{kind}.onnx"
         with unchecked():
             export(network, card, file, kind=kind, pixels=pixels, checked=[(1, 64, 96)])  # type: ignore[arg-type]
-        of_file = scoring.evaluate(file, **options, output=tmp_path / "out.jsonl")["domains"]["cityscapes"]
+        of_file = evaluate(file, **options, output=tmp_path / "out.jsonl")["domains"]["cityscapes"]
         assert of_file["images"] == 3
         # Labels are chosen at the image's size and logits at the label's, so only the former may differ a little.
         assert of_file["miou"] == pytest.approx(wanted["miou"], abs=1e-3 if kind == "logits" else 0.05)
@@ -125,14 +131,14 @@ def test_weights_and_onnx_score_what_the_run_scores(run: Path, city: Path, tmp_p
 
 def test_weights_of_other_code_are_scored(run: Path, city: Path, tmp_path: Path) -> None:
     convert(run, tmp_path / "robustnet.pth", to="robustnet")  # whose sources have no names that a domain could have
-    found = scoring.evaluate(
+    found = evaluate(
         tmp_path / "robustnet.pth",
         targets=["cityscapes"],
         roots={"cityscapes": str(city)},
         size=SIZE,
         protocol="spcnet",
     )
-    wanted = scoring.evaluate(run)["domains"]["cityscapes"]
+    wanted = evaluate(run)["domains"]["cityscapes"]
     assert found["domains"]["cityscapes"]["role"] == "unseen"
     assert found["domains"]["cityscapes"]["confusion"] == wanted["confusion"]
 
@@ -140,7 +146,7 @@ def test_weights_of_other_code_are_scored(run: Path, city: Path, tmp_path: Path)
 def test_a_protocol_goes_into_a_file_of_its_own(run: Path) -> None:
     before = (run / "results.jsonl").read_text()
     told = io.StringIO()
-    found = scoring.evaluate(
+    found = evaluate(
         run, protocol="robustnet", targets=["cityscapes"], classes=True, console=Console(file=told, width=100)
     )
     assert (run / "results.jsonl").read_text() == before
@@ -157,11 +163,11 @@ def test_a_protocol_goes_into_a_file_of_its_own(run: Path) -> None:
 
 
 def test_a_protocol_scores_other_pixels(run: Path) -> None:
-    own = scoring.evaluate(run)["domains"]["cityscapes"]
-    rein = scoring.evaluate(run, protocol="rein")["domains"]["cityscapes"]
+    own = evaluate(run)["domains"]["cityscapes"]
+    rein = evaluate(run, protocol="rein")["domains"]["cityscapes"]
     assert np.sum(rein["confusion"]) == np.sum(own["confusion"])  # the same labels
     assert rein["confusion"] != own["confusion"]  # seen at another size
-    assert scoring.evaluate(run, size=(96, 160), output=run / "other.jsonl")["size"] == [96, 160]
+    assert evaluate(run, size=(96, 160), output=run / "other.jsonl")["size"] == [96, 160]
 
 
 def test_rein_looks_through_windows_and_aligns_edges(run: Path, city: Path) -> None:
@@ -175,7 +181,7 @@ def test_rein_looks_through_windows_and_aligns_edges(run: Path, city: Path) -> N
             scores = look(normalise(torch.from_numpy(sample.image).movedim(2, 0)[None])).logits
             scores = F.interpolate(scores, size=sample.label.shape, mode="bilinear", align_corners=False)
             counts += confusion(scores[0].argmax(0), torch.from_numpy(sample.label).long(), num_classes=19)
-    found = scoring.evaluate(run, protocol="rein", output=run / "rein.jsonl")
+    found = evaluate(run, protocol="rein", output=run / "rein.jsonl")
     assert found["domains"]["cityscapes"]["confusion"] == counts.tolist()
     assert card.space == "cityscapes19"
 
@@ -250,7 +256,7 @@ def test_scores_are_those_of_the_official_program(
     theirs = official(city, tmp_path / "ids")
     options: dict[str, Any] = {"targets": ["cityscapes"], "roots": {"cityscapes": str(city)}}
     for folder in (tmp_path / "ids", predictions):
-        ours = scoring.evaluate(folder, **options)["domains"]["cityscapes"]
+        ours = evaluate(folder, **options)["domains"]["cityscapes"]
         for name, value in theirs["classScores"].items():
             if name in ours["iou"]:
                 mine = ours["iou"][name]
@@ -260,9 +266,9 @@ def test_scores_are_those_of_the_official_program(
 
 
 def test_predictions_of_spcnet_predict_score_as_the_network_does(run: Path, city: Path, tmp_path: Path) -> None:
-    wanted = scoring.evaluate(run)["domains"]["cityscapes"]
-    predict(run, [str(city / "leftImg8bit" / "val")], output=tmp_path / "out", device="cpu")
-    found = scoring.evaluate(tmp_path / "out", targets=["cityscapes"], roots={"cityscapes": str(city)})
+    wanted = evaluate(run)["domains"]["cityscapes"]
+    predict(run, [str(city / "leftImg8bit" / "val")], output=tmp_path / "out", accelerator="cpu")
+    found = evaluate(tmp_path / "out", targets=["cityscapes"], roots={"cityscapes": str(city)})
     assert found["domains"]["cityscapes"]["confusion"] == wanted["confusion"]
     assert lines(tmp_path / "out" / "results.jsonl")[0]["method"] == "predictions"
 
@@ -270,7 +276,7 @@ def test_predictions_of_spcnet_predict_score_as_the_network_does(run: Path, city
 def test_photos_that_are_turned_or_veiled_score_the_same_by_the_run_and_by_its_predictions(
     run: Path, city: Path, tmp_path: Path
 ) -> None:
-    wanted = scoring.evaluate(run)["domains"]["cityscapes"]
+    wanted = evaluate(run)["domains"]["cityscapes"]
     root = tmp_path / "cityscapes"
     shutil.copytree(city, root)
     photos = sorted((root / "leftImg8bit" / "val").rglob("*.png"))
@@ -284,10 +290,10 @@ def test_photos_that_are_turned_or_veiled_score_the_same_by_the_run_and_by_its_p
     def scores() -> list[Any]:
         options: dict[str, Any] = {"targets": ["cityscapes"], "roots": {"cityscapes": str(root)}}
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        predict(run, [str(root / "leftImg8bit" / "val")], output=tmp_path / "out", device="cpu")
+        predict(run, [str(root / "leftImg8bit" / "val")], output=tmp_path / "out", accelerator="cpu")
         found = (
-            scoring.evaluate(run, output=tmp_path / "run.jsonl", **options),
-            scoring.evaluate(tmp_path / "out", **options),
+            evaluate(run, output=tmp_path / "run.jsonl", **options),
+            evaluate(tmp_path / "out", **options),
         )
         return [one["domains"]["cityscapes"]["confusion"] for one in found]
 
@@ -312,33 +318,29 @@ def test_predictions_in_the_format_of_cityscapes_are_what_its_program_wants(
         for photo in sorted((city / "leftImg8bit" / "val").rglob("*.png"))
     ]
     theirs = official(city, out)["classScores"]
-    ours = scoring.evaluate(out, targets=["cityscapes"], roots={"cityscapes": str(city)})["domains"]["cityscapes"][
-        "iou"
-    ]
+    ours = evaluate(out, targets=["cityscapes"], roots={"cityscapes": str(city)})["domains"]["cityscapes"]["iou"]
     for name, value in ours.items():
         assert value == pytest.approx(theirs[name], abs=1e-12) if value is not None else np.isnan(theirs[name])
     shutil.rmtree(out)
-    predict(run, [photos], output=out, results=Results(ids="label"), device="cpu")
-    again = scoring.evaluate(out, targets=["cityscapes"], roots={"cityscapes": str(city)})["domains"]["cityscapes"][
-        "iou"
-    ]
+    predict(run, [photos], output=out, ids="label", accelerator="cpu")
+    again = evaluate(out, targets=["cityscapes"], roots={"cityscapes": str(city)})["domains"]["cityscapes"]["iou"]
     assert again == ours
     Image.new("RGB", (64, 64)).save(tmp_path / "mine.png")
     with pytest.raises(UsageError, match=r"mine\.png is not named CITY_SEQUENCE_FRAME"):
-        predict(run, [tmp_path / "mine.png"], output=out, results=Results(None, ids="label", format="cityscapes"))
+        predict(run, [tmp_path / "mine.png"], output=out, format="cityscapes")
     with pytest.raises(UsageError, match="has class maps of label ids alone"):
-        predict(run, [photos], output=out, results=Results(format="cityscapes"))
+        Results(format="cityscapes").check(label_space("cityscapes19"))
 
 
 def test_colours_are_read_too(city: Path, predictions: Path, tmp_path: Path) -> None:
     space = label_space("cityscapes19")
     colors = np.array(space.colors, np.uint8)
     options: dict[str, Any] = {"targets": ["cityscapes"], "roots": {"cityscapes": str(city)}}
-    wanted = scoring.evaluate(predictions, **options)["domains"]["cityscapes"]["confusion"]
+    wanted = evaluate(predictions, **options)["domains"]["cityscapes"]["confusion"]
     for path in list(predictions.rglob("*.png")):
         Image.fromarray(colors[np.asarray(Image.open(path))]).save(path.with_suffix(".PNG"))
         path.unlink()
-    assert scoring.evaluate(predictions, **options)["domains"]["cityscapes"]["confusion"] == wanted
+    assert evaluate(predictions, **options)["domains"]["cityscapes"]["confusion"] == wanted
 
 
 def broken(how: str, folder: Path) -> Iterator[str]:
@@ -367,14 +369,14 @@ def broken(how: str, folder: Path) -> Iterator[str]:
 def test_a_folder_that_does_not_fit_is_refused(how: str, city: Path, predictions: Path) -> None:
     (message,) = broken(how, predictions)
     with pytest.raises(DataError, match=message):
-        scoring.evaluate(predictions, targets=["cityscapes"], roots={"cityscapes": str(city)})
+        evaluate(predictions, targets=["cityscapes"], roots={"cityscapes": str(city)})
     assert not (predictions / "results.jsonl").exists()
 
 
 def test_options_that_do_not_fit_are_refused(run: Path, predictions: Path, city: Path, tmp_path: Path) -> None:
     (tmp_path / "x.pt2").write_bytes(torch_export_file())
     cases: list[tuple[Path, dict[str, Any], str]] = [
-        (run, {"protocol": "rein", "evaluation": {"flip": True}}, "says how images are looked at: leave out flip"),
+        (run, {"protocol": "rein", "flip": True}, "leave out flip"),
         (run, {"protocol": "robustnet", "size": (64, 64)}, "leave out size"),
         (run, {"ids": "label"}, "--ids label is for a folder of predictions"),
         (run, {"space": "idd7"}, "--space idd7 is for a folder of predictions"),
@@ -382,7 +384,7 @@ def test_options_that_do_not_fit_are_refused(run: Path, predictions: Path, city:
         (predictions, {"protocol": "rein", "targets": ["cityscapes"]}, "begins before the network"),
         (
             predictions,
-            {"targets": ["cityscapes"], "evaluation": {"scales": [1.0, 2.0]}},
+            {"targets": ["cityscapes"], "scales": [1.0, 2.0]},
             "scales would come before them",
         ),
         (predictions, {}, "name the domain with --targets"),
@@ -391,37 +393,37 @@ def test_options_that_do_not_fit_are_refused(run: Path, predictions: Path, city:
     ]
     for model, options, message in cases:
         with pytest.raises(UsageError, match=message):
-            scoring.evaluate(model, **options)
+            evaluate(model, **options)
     foreign = tmp_path / "foreign.onnx"
     foreign.write_bytes(onnx_file())
     with pytest.raises(DataError, match="is no ONNX file that can be read"):
-        scoring.evaluate(foreign, targets=["cityscapes"])
+        evaluate(foreign, targets=["cityscapes"])
     with pytest.raises(UsageError, match="the label space is idd7: give --ids train or color"):
-        scoring.read_prediction(next(predictions.rglob("*.png")), space=label_space("idd7"), ids="label")
+        read_prediction(next(predictions.rglob("*.png")), space=label_space("idd7"), ids="label")
 
 
 def test_what_has_no_effect_is_refused(run: Path, predictions: Path, city: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "any.onnx").write_bytes(onnx_file())
     cases: list[tuple[Path, dict[str, Any], str]] = [
-        (run, {"evaluation": {"overlap": 0.5}}, "no windows for overlap to lie by: give --window"),
-        (run, {"evaluation": {"overlap": 0.99, "window": (40, 40)}}, "the overlap is 0.99"),
-        (run, {"evaluation": {"window_weights": "hann"}}, "no windows for window_weights"),
+        (run, {"overlap": 0.5}, "overlap need windows: give --window"),
+        (run, {"overlap": 0.99, "window": (40, 40)}, "the overlap is 0.99"),
+        (run, {"window_weights": "hann"}, "window_weights need windows"),
         (predictions, {"targets": ["cityscapes"], "size": SIZE}, "scored as they are.*leave out size"),
         (predictions, {"targets": ["cityscapes"], "devices": 2}, "leave out devices"),
         (tmp_path / "any.onnx", {"targets": ["cityscapes"], "devices": "auto"}, "leave out devices"),
     ]
     for model, options, message in cases:
         with pytest.raises(UsageError, match=message):
-            scoring.evaluate(model, **options)
+            evaluate(model, **options)
     with pytest.raises(DataError, match="empty holds neither a run, nor a network, nor predictions"):
-        scoring.evaluate(tmp_path / "empty", targets=["cityscapes"])
+        evaluate(tmp_path / "empty", targets=["cityscapes"])
 
 
 def test_a_folder_with_a_network_holds_no_predictions(run: Path, city: Path, tmp_path: Path) -> None:
     shutil.copy(run / "model.safetensors", tmp_path)
     Image.new("RGB", (4, 4)).save(tmp_path / "teaser.png")
-    found = scoring.evaluate(tmp_path, targets=["cityscapes"], roots={"cityscapes": str(city)})
+    found = evaluate(tmp_path, targets=["cityscapes"], roots={"cityscapes": str(city)})
     assert found["method"] == "spcnet"
 
 
@@ -430,7 +432,7 @@ def test_a_quick_look_does_not_take_the_place_of_the_runs_result(run: Path, tmp_
     shutil.copytree(run, own)
     before = (own / "results.jsonl").read_text()
     told = io.StringIO()
-    found = scoring.evaluate(own, evaluation={"limit": 1}, console=Console(file=told, width=200))
+    found = evaluate(own, limit=1, console=Console(file=told, width=200))
     assert found["domains"]["cityscapes"]["images"] == 1
     assert found["views"] == "only the first image of each domain"
     assert "looked at: only the first image" in told.getvalue()
@@ -438,15 +440,15 @@ def test_a_quick_look_does_not_take_the_place_of_the_runs_result(run: Path, tmp_
     assert lines(own / "protocols.jsonl")[-1]["domains"] == found["domains"]
     settings = (own / "config.yaml").read_text()
     (own / "config.yaml").write_text(settings.replace("  limit: 0", "  limit: 1"))
-    whole = scoring.evaluate(own, evaluation={"limit": 2})  # more than the run was set to, which is no quick look
+    whole = evaluate(own, limit=2)  # more than the run was set to, which is no quick look
     assert lines(own / "results.jsonl")[-1]["domains"] == whole["domains"]
 
 
 def test_a_result_is_added_to_those_of_its_own_manner_whatever_lies_between(run: Path, tmp_path: Path) -> None:
     own = tmp_path / "own"
     shutil.copytree(run, own)
-    scoring.evaluate(own, evaluation={"flip": True})
-    scoring.evaluate(own, targets=["streets/night"])
+    evaluate(own, flip=True)
+    evaluate(own, targets=["streets/night"])
     plain, mirrored, again = lines(own / "results.jsonl")[-3:]
     assert [line["views"] for line in (plain, mirrored, again)] == [None, "mirrored", None]
     assert set(again["domains"]) == {"streets/game", "cityscapes", "streets/night"}
@@ -458,7 +460,7 @@ def test_figures_are_shown_where_they_cannot_be_written(run: Path, tmp_path: Pat
     told = io.StringIO()
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write"):
-        scoring.evaluate(run, output=tmp_path / "file" / "x.jsonl", console=Console(file=told, width=100))
+        evaluate(run, output=tmp_path / "file" / "x.jsonl", console=Console(file=told, width=100))
     assert "cityscapes" in told.getvalue()
     assert "Added to" not in told.getvalue()
 
@@ -487,10 +489,10 @@ def own(run: Path, tmp_path: Path) -> Path:
 def test_a_set_of_ones_own_is_scored_after_training(
     own: Path, city: Path, town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = scoring.evaluate(own)["domains"]["cityscapes"]["confusion"]
+    wanted = evaluate(own)["domains"]["cityscapes"]["confusion"]
     monkeypatch.chdir(city.parent)
     options: dict[str, Any] = {"sets": town, "targets": ["town"], "roots": {"town": "cityscapes"}}
-    assert scoring.evaluate(own, **options)["domains"]["town"]["confusion"] == wanted
+    assert evaluate(own, **options)["domains"]["town"]["confusion"] == wanted
     noted = lines(own / "results.jsonl")[-1]["domains"]["town"]["set"]
     assert (noted["root"], noted["images"]) == (str(city), "leftImg8bit/{split}/**/*_leftImg8bit.png")
     assert noted["table"]["7"] == "road"
@@ -498,11 +500,11 @@ def test_a_set_of_ones_own_is_scored_after_training(
     assert found == noted
     weights = tmp_path / "weights.safetensors"
     shutil.copy(own / "model.safetensors", weights)
-    assert scoring.evaluate(weights, **options)["domains"]["town"]["confusion"] == wanted
+    assert evaluate(weights, **options)["domains"]["town"]["confusion"] == wanted
     # A recipe that has the set in it does as well.
     town.write_text(yaml.safe_dump({"data": {"sets": yaml.safe_load(town.read_text())}}))
-    predict(own, [str(city / "leftImg8bit" / "val")], output=tmp_path / "out", device="cpu")
-    found = scoring.evaluate(tmp_path / "out", **options)["domains"]["town"]
+    predict(own, [str(city / "leftImg8bit" / "val")], output=tmp_path / "out", accelerator="cpu")
+    found = evaluate(tmp_path / "out", **options)["domains"]["town"]
     assert found["confusion"] == wanted
     assert found["set"] == noted
 
@@ -514,7 +516,7 @@ def test_a_set_of_few_classes_leaves_the_others_out(own: Path, city: Path, town:
     town.write_text(yaml.safe_dump(described))
     told = io.StringIO()
     options: dict[str, Any] = {"sets": town, "targets": ["town"], "roots": {"town": str(city)}}
-    found = scoring.evaluate(own, **options, console=Console(file=told, width=1000))["domains"]["town"]
+    found = evaluate(own, **options, console=Console(file=told, width=1000))["domains"]["town"]
     assert set(found["absent"]) == set(label_space("cityscapes19").classes) - {"road", "car"}
     confusion = np.array(found["confusion"])
     for k, name in enumerate(label_space("cityscapes19").classes):
@@ -540,7 +542,7 @@ def test_every_command_that_opens_domains_takes_sets_of_ones_own(
             raise Opened(len(found))
         return found
 
-    for module in (robustness, training, ood, model_commands):
+    for module in (robustness, ood, runs):
         monkeypatch.setattr(module, "open_domain", open_it)
     monkeypatch.setattr(ood.OODDetector, "read", lambda run, network: None)
     (own / "familiar.json").write_text("{}")
@@ -550,7 +552,7 @@ def test_every_command_that_opens_domains_takes_sets_of_ones_own(
         "inspect": lambda: inspection.inspect(own, targets=["town"], **given),
         "familiarise": lambda: ood.familiarise(own, domains=["town@val"], **given),
         "unfamiliarity": lambda: ood.unfamiliarity(own, targets=["town"], **given),
-        "export": lambda: model_commands.export(own, output=tmp_path / "x.onnx", score="town", **given),
+        "export": lambda: export_command(own, output=tmp_path / "x.onnx", score="town", **given),
     }[command]
     with pytest.raises(Opened, match="3"):
         call()
@@ -561,15 +563,15 @@ def test_named_domains_are_scored_alone_and_the_run_keeps_what_it_has(
 ) -> None:
     before = lines(own / "results.jsonl")[-1]
     scored: list[list[str]] = []
-    score_domains = training.score_domains
+    score = Subject.evaluate
 
-    def noting(network: Any, tests: Any, *rest: Any, **options: Any) -> Any:
+    def noting(subject: Subject, tests: Any, *rest: Any, **options: Any) -> Any:
         scored.append(list(tests))
-        return score_domains(network, tests, *rest, **options)
+        return score(subject, tests, *rest, **options)
 
-    monkeypatch.setattr(training, "score_domains", noting)
+    monkeypatch.setattr(Subject, "evaluate", noting)
     told = io.StringIO()
-    found = scoring.evaluate(own, targets=["streets/snow"], classes=True, console=Console(file=told, width=200))
+    found = evaluate(own, targets=["streets/snow"], classes=True, console=Console(file=told, width=200))
     assert scored == [["streets/snow"]]
     after = lines(own / "results.jsonl")[-1]
     assert after["domains"] == found["domains"]
@@ -584,9 +586,7 @@ def test_named_domains_are_scored_alone_and_the_run_keeps_what_it_has(
     final = load_run(own).final
     assert set(final.domains) == {"streets/game", "cityscapes", "streets/snow"}
     told = io.StringIO()
-    both = scoring.evaluate(
-        own, targets=["streets/snow", "streets/game"], classes=True, console=Console(file=told, width=200)
-    )
+    both = evaluate(own, targets=["streets/snow", "streets/game"], classes=True, console=Console(file=told, width=200))
     assert scored[1:] == [["streets/snow", "streets/game"]]
     assert told.getvalue().count("precision") == 2
     assert both["domains"]["streets/game"]["role"] == "source"
@@ -596,22 +596,22 @@ def test_a_first_look_at_named_domains_is_marked_and_does_not_count(own: Path) -
     whole = lines(own / "results.jsonl")[-1]
     (own / "results.jsonl").write_text(json.dumps({**whole, "iteration": 1}) + "\n")
     told = io.StringIO()
-    found = scoring.evaluate(own, targets=["streets/snow"], console=Console(file=told, width=200))
+    found = evaluate(own, targets=["streets/snow"], console=Console(file=told, width=200))
     assert found["partial"] is True
     assert "streets/game, cityscapes not scored" in told.getvalue()
     run = load_run(own)
     assert run.final.iteration == 1
     assert [set(one.domains) for one in run.others] == [{"streets/snow"}]
     # Where the rest is scored later, it is the result of that network.
-    assert "partial" not in scoring.evaluate(own)
+    assert "partial" not in evaluate(own)
     assert set(load_run(own).final.domains) == {"streets/game", "cityscapes", "streets/snow"}
     assert load_run(own).final.iteration == 2
 
 
 def test_named_domains_are_added_to_those_of_the_same_protocol(own: Path) -> None:
-    scoring.evaluate(own, protocol="robustnet", targets=["streets/game"])
-    scoring.evaluate(own, protocol="robustnet", targets=["streets/snow"])
-    scoring.evaluate(own, protocol="spcnet", targets=["streets/snow"], size=(80, 160))
+    evaluate(own, protocol="robustnet", targets=["streets/game"])
+    evaluate(own, protocol="robustnet", targets=["streets/snow"])
+    evaluate(own, protocol="spcnet", targets=["streets/snow"], size=(80, 160))
     first, second, other = lines(own / "protocols.jsonl")
     assert second["domains"]["streets/game"] == first["domains"]["streets/game"]
     assert list(second["domains"]) == ["streets/game", "streets/snow"]
@@ -628,33 +628,33 @@ def test_what_sets_and_targets_cannot_mean_is_refused(own: Path, city: Path, tow
     (own / "config.yaml").write_text(yaml.safe_dump(settings))
     options: dict[str, Any] = {"targets": ["town"], "roots": {"town": str(city)}, "sets": town}
     with pytest.raises(UsageError, match=r"town\.yaml.* town with other splits"):
-        scoring.evaluate(own, **options)
+        evaluate(own, **options)
     with pytest.raises(UsageError, match=r"streets/game@train"):
-        scoring.evaluate(own, targets=["streets/game@train"])
+        evaluate(own, targets=["streets/game@train"])
     settings["data"]["sets"] = described  # the same as in the file, which then says nothing new
     (own / "config.yaml").write_text(yaml.safe_dump(settings))
-    training.data_for(training.read_config(own), sets=town)
+    assert OpenRun(own, DataOptions(sets=town)).data.sets.keys() == {"town"}
     town.write_text(yaml.safe_dump({"cityscapes": described["town"]}))
     with pytest.raises(UsageError, match="built-in"):
-        scoring.evaluate(own, **options)
+        evaluate(own, **options)
     described["town"]["table"][7] = "lane"
     (tmp_path / "lanes.yaml").write_text(yaml.safe_dump({"lanes": described["town"]}))
     with pytest.raises(UsageError, match=r"cityscapes19.*lane"):
-        scoring.evaluate(own, sets=tmp_path / "lanes.yaml", targets=["lanes"], roots={"lanes": str(city)})
+        evaluate(own, sets=tmp_path / "lanes.yaml", targets=["lanes"], roots={"lanes": str(city)})
     assert (own / "results.jsonl").read_bytes() == before
 
 
 def test_predictions_are_read_in_the_label_space_that_was_noted(city: Path, predictions: Path) -> None:
     options: dict[str, Any] = {"targets": ["cityscapes"], "roots": {"cityscapes": str(city)}}
     (predictions / "predictions.json").write_text(json.dumps({"space": "cityscapes19", "ids": "train"}))
-    wanted = scoring.evaluate(predictions, **options)
+    wanted = evaluate(predictions, **options)
     assert wanted["space"] == "cityscapes19"
     with pytest.raises(UsageError, match=r"cityscapes19.*--space is idd7"):
-        scoring.evaluate(predictions, **options, space="idd7")
+        evaluate(predictions, **options, space="idd7")
     for path in predictions.rglob("*.png"):
         Image.fromarray(np.minimum(np.asarray(Image.open(path)), 6)).save(path)
     (predictions / "predictions.json").write_text(json.dumps({"space": "idd7", "ids": "train"}))
-    assert scoring.evaluate(predictions, **options)["space"] == "idd7"
+    assert evaluate(predictions, **options)["space"] == "idd7"
 
 
 def foreign_file(path: Path, channels: int, *, free: bool = True, **said: Any) -> Path:
@@ -704,7 +704,7 @@ def foreign_file(path: Path, channels: int, *, free: bool = True, **said: Any) -
 def test_an_onnx_file_from_elsewhere_is_one_clear_line(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     file = foreign_file(tmp_path / "foreign.onnx", **options)
     with pytest.raises(DataError, match=message):
-        scoring.evaluate(file, targets=["streets/night"], size=(80, 160), evaluation={"limit": 4, "batch_size": 4})
+        evaluate(file, targets=["streets/night"], size=(80, 160), limit=4, batch_size=4)
 
 
 def test_labels_beyond_the_classes_of_a_file_are_refused() -> None:
