@@ -28,6 +28,11 @@ def test_a_notebook_is_valid_and_stored_without_outputs(path: Path) -> None:
     assert not any(cell.outputs or cell.execution_count for cell in code(notebook))
 
 
+def test_a_method_takes_forty_lines() -> None:
+    (cell,) = (cell for cell in code(load(ROOT / "examples" / "own_method.ipynb")) if "(Baseline):" in cell.source)
+    assert len([line for line in cell.source.splitlines() if line.strip()]) <= 40
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
