@@ -712,6 +712,23 @@ class DataConfig:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """What happens to a training image."""
 
+    @property
+    def source_tests(self) -> list[str]:
+        """The sources as domains to test on: their test splits, whatever split was trained on."""
+        return [str(dataclasses.replace(DomainSpec.parse(text), split=None)) for text in self.sources]
+
+    @property
+    def tests(self) -> list[str]:
+        """All domains to test on, sources first."""
+        return list(dict.fromkeys([*self.source_tests, *self.targets]))
+
+    @property
+    def domain_names(self) -> list[str]:
+        """The domains that a network learns to tell apart: the sources, or the parts of the only one if it is divided."""
+        if not self.pseudo_domains:
+            return self.sources
+        return [f"{self.sources[0]}#{number + 1}" for number in range(self.pseudo_domains)]
+
     def __post_init__(self) -> None:
         _settle(self)
         for option in ("sources", "targets"):

@@ -7,13 +7,10 @@ them. So are the method's statistics, a checkpoint, a line of the log, and some 
 What has to be written for that goes into a temporary folder and with it; the run's folder is not touched.
 """
 
-import copy
 import dataclasses
 import math
 import os
-import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,9 +30,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from spcnet import distributed, training
 from spcnet.config import DataConfig, DomainSpec, LoggingConfig, RunConfig
 from spcnet.cost import kept_for_backward
-from spcnet.data.centroids import class_centres, innermost, stored_centres
-from spcnet.data.datasets import FolderSet, SegmentationSet, StreetsSet, open_domain
-from spcnet.data.loading import check_labelled, labelled, photometric_trials
+from spcnet.data.centroids import class_centres, stored_centres
+from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.labelled import check_labelled, labelled
+from spcnet.data.loading import photometric_trials
+from spcnet.data.sampling import Shard
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.observer import Observer
 from spcnet.engine.trackers import check_installed
@@ -46,7 +45,8 @@ from spcnet.evaluation.tta import check_overlap
 from spcnet.labels import LabelSpace, label_space
 from spcnet.methods import method_named
 from spcnet.models.network import Segmentor
-from spcnet.runs import check_unseen, domain_names, source_tests
+from spcnet.numerics import peak_memory
+from spcnet.runs import check_unseen
 from spcnet.studies.subject import Subject, save_evaluation
 from spcnet.types import IGNORE_INDEX, Batch, StepResult
 
@@ -277,7 +277,9 @@ def rehearse(
     report.parameters = sum(p.numel() for p in network.parameters())
     network.recompute = config.training.activation_checkpointing
     report.needed = _counted(network, config, len(space))
-    report.devices = distributed.gather(Device(_name(fabric), _free(fabric.device), _peak(fabric.device)))
+    report.devices = distributed.gather(
+        Device(_name(fabric), _free(fabric.device), int(2**20 * peak_memory(fabric.device)))
+    )
     _check_folder(config.output, report, resume=resume, overwrite=overwrite)
     _check_disk(config.output, report)
     _check_memory(config, fabric, report)
@@ -325,7 +327,7 @@ def _open(
     sources: dict[str, SegmentationSet] = {}
     tests: dict[str, SegmentationSet] = {}
     wanted = [(text, "source") for text in data.sources]
-    wanted += [(text, "test") for text in dict.fromkeys((*source_tests(data), *data.targets))]
+    wanted += [(text, "test") for text in data.tests]
     for text, role in wanted:
         try:
             opened = open_domain(DomainSpec.parse(text), data=data, space=space, training=role == "source")
@@ -442,7 +444,7 @@ def _measure(
     made = _paced(trainer, batches())
     report.fresh = made.pace
     report.once_seconds += max(0.0, made.first - made.pace.seconds)
-    scenes = [len(one) for one in sources.values() if _is_remembered(one)]
+    scenes = [len(one) for one in sources.values() if one.remembers]
     report.fresh_iterations = math.inf
     if scenes and not report.made_up:
         trainer.iteration = 0
@@ -457,11 +459,11 @@ def _measure(
         trainer.iteration = at
         report.statistics = Statistics(at, seconds, _paced(trainer, waiting).pace, unseen)
     _time_records(trainer, space, made, report)
-    peak = _peak(fabric.device)
+    peak = int(2**20 * peak_memory(fabric.device))
     if tests:
         say("scoring some images of each domain")
         _time_tests(trainer, tests, space, report)
-        peak = max(peak, _peak(fabric.device))
+        peak = max(peak, int(2**20 * peak_memory(fabric.device)))
     report.devices = distributed.gather(report.devices[fabric.global_rank]._replace(peak=peak))
 
 
@@ -508,12 +510,6 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _is_remembered(images: SegmentationSet) -> bool:
-    """Whether its images are made when they are first read, and then kept."""
-    stored = innermost(images)
-    return isinstance(stored, StreetsSet) and stored.memory is not None
-
-
 def _first_epoch(scenes: Sequence[int], config: RunConfig, fabric: Fabric) -> float:
     """Iterations until all generated scenes were drawn."""
     data = config.data
@@ -534,7 +530,7 @@ def _with_known_classes(
         if stored_centres(images, tile=data.tile) is not None:
             fewer[name] = images
             continue
-        fewer[name] = _first_of(images, LABELS)
+        fewer[name] = images.first(LABELS)
         began = time.perf_counter()
         class_centres(
             fewer[name],
@@ -544,19 +540,6 @@ def _with_known_classes(
             store=False,
         )
         report.labels_seconds += (time.perf_counter() - began) * len(images) / len(fewer[name])
-    return fewer
-
-
-def _first_of(images: SegmentationSet, number: int) -> SegmentationSet:
-    """The first images of a set."""
-    fewer = copy.copy(images)
-    inner = innermost(images)
-    if images is not inner:
-        fewer.plain = _first_of(images.plain, number)  # type: ignore[attr-defined]
-    elif isinstance(fewer, FolderSet):
-        fewer.pairs = fewer.pairs[:number]
-    elif isinstance(fewer, StreetsSet):
-        fewer.num_scenes = min(number, fewer.num_scenes)
     return fewer
 
 
@@ -580,8 +563,7 @@ def _time_statistics(
                 seed=config.training.seed,
                 trials=1,
                 pairs=pairs,
-                rank=fabric.global_rank,
-                world_size=fabric.world_size,
+                shard=Shard(fabric.global_rank, fabric.world_size),
             )
 
     trainer.take_statistics(trials())
@@ -631,7 +613,7 @@ def _made_up(config: RunConfig, num_classes: int) -> Batch:
     random = torch.Generator().manual_seed(0)
     label = torch.randint(0, num_classes, (images, *size), generator=random)
     label[:, 0] = IGNORE_INDEX
-    domain = torch.arange(images) % len(domain_names(config.data))
+    domain = torch.arange(images) % len(config.data.domain_names)
     image = torch.randn(images, 3, *size, generator=random)
     return Batch(image, label, domain, tuple(f"made up {i}" for i in range(images)))
 
@@ -672,7 +654,7 @@ def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: L
                 longer = timed(domain.name, more)
                 each = max(0.0, longer - seconds) / (more - few)
                 fixed = max(0.0, longer - more * each)
-                if _is_remembered(tests[domain.name]) and _evaluations(config) > 1:
+                if tests[domain.name].remembers and _evaluations(config) > 1:
                     again = timed(domain.name, more) / more
         except SpcnetError as error:
             report.domains[index] = dataclasses.replace(domain, problem=str(error))
@@ -685,7 +667,7 @@ def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: L
                 dataclasses.replace(Subject.of_config(config, trainer.network, space), iteration=1),
                 results,
                 config.output,
-                names=[*source_tests(config.data), *config.data.targets],
+                names=config.data.tests,
                 write=fabric.is_global_zero,
             )
         report.record_seconds = time.perf_counter() - began
@@ -736,12 +718,6 @@ def _free(device: torch.device) -> int | None:
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
         amounts.append(int(Path("/sys/fs/cgroup/memory.max").read_text()) - used)
     return min(amounts, default=None)
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _wait_for(device: torch.device) -> None:

@@ -20,11 +20,11 @@ UNCHECKED = "streets"
 
 def checked_modules() -> list[str]:
     """The package's modules and packages, whose types and shapes are checked at every call."""
-    found = [path for folder in (PACKAGE, PACKAGE / "data") for path in folder.iterdir()]
+    found = [path for folder in (PACKAGE, PACKAGE / "synthesis") for path in folder.iterdir()]
     names = [
         path.relative_to(PACKAGE.parent).with_suffix("") for path in found if path.suffix == ".py" or path.is_dir()
     ]
-    left_out = ("__init__", "__main__", "data", UNCHECKED)
+    left_out = ("__init__", "__main__", "synthesis", UNCHECKED)
     return sorted(".".join(name.parts) for name in names if name.name not in left_out and name.name[:2] != "__")
 
 
@@ -32,6 +32,7 @@ def checked_modules() -> list[str]:
 jaxtyping.install_import_hook(checked_modules(), CHECKER)
 
 from spcnet.synthesis import streets  # noqa: E402
+from tests.support import devices  # noqa: E402
 
 # One thread for each: on a busy machine several wait for each other longer than they compute.
 torch.set_num_threads(1)
@@ -40,6 +41,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # and for the programs that the t
 # A shell lets what it starts in the background ignore Ctrl-C; the programs that the tests interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """See `tests.support.devices`."""
+    devices.parametrize(metafunc)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -28,7 +28,7 @@ from spcnet.app.guard import Guard, is_needed
 from spcnet.app.studio import (
     NO_STYLE,
     STYLE_CHOICES,
-    Kept,
+    RecentValues,
     Studio,
     about_style,
     scene_size,
@@ -39,10 +39,11 @@ from spcnet.app.uploads import Limits, fitting, is_film, read_photo, read_upload
 from spcnet.cli import main
 from spcnet.errors import DataError, SpcnetError, UsageError
 from spcnet.inference.images import read_rgb
-from spcnet.inference.ood import Reading
+from spcnet.inference.ood import OODScore
 from spcnet.inference.predictor import Predictor
 from spcnet.labels import label_space
-from spcnet.runs import load_model
+from spcnet.runs import OpenRun, load_model
+from spcnet.signals import terminate_as_interrupt
 from tests.support.demo_networks import SIZE, write_network
 from tests.support.videos import make_video, painted
 
@@ -57,14 +58,14 @@ STREET = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
     return [
-        write_network(folder / "ours", "spcnet", familiar=True),
+        write_network(folder / "ours", "spcnet", ood=True),
         write_network(folder / "theirs", "deeplabv3plus", seed=1, space="idd7"),
     ]
 
 
 @pytest.fixture(scope="module")
 def studio(runs: list[Path]) -> Studio:
-    return Studio(runs, limits=LIMITS, device="cpu")
+    return Studio([OpenRun(run) for run in runs], limits=LIMITS, device="cpu")
 
 
 def saved(path: Path, image: Image.Image, **options: Any) -> Path:
@@ -262,7 +263,7 @@ def test_a_style_that_is_none_is_refused(style: str, studio: Studio) -> None:
     with pytest.raises(UsageError):
         studio.photo(99)
     with pytest.raises(UsageError):
-        studio.look("nobody", 0)
+        studio.predict("nobody", 0)
 
 
 def test_a_network_says_the_same_as_the_predictor(studio: Studio, runs: list[Path]) -> None:
@@ -270,33 +271,33 @@ def test_a_network_says_the_same_as_the_predictor(studio: Studio, runs: list[Pat
     for name, path in zip(("ours", "theirs"), runs, strict=True):
         space = studio.models[name].space
         plain = Predictor(load_model(path), space=space, size=SIZE, device="cpu", speed="plain")
-        found = studio.look(name, 3, "weather/rain", 0.5).prediction
+        found = studio.predict(name, 3, "weather/rain", 0.5).prediction
         assert (found.class_map == plain.predict(image).class_map).mean() > 0.99
 
 
 def test_strangeness_is_told_where_the_network_knows_what_is_usual(studio: Studio) -> None:
-    usual = studio.look("ours", 0).reading
-    strange = studio.look("ours", 0, "corruption/gaussian_noise", 1.0).reading
+    usual = studio.predict("ours", 0).ood
+    strange = studio.predict("ours", 0, "corruption/gaussian_noise", 1.0).ood
     assert usual is not None
     assert strange is not None
     assert strange.score > usual.score
-    assert studio.look("theirs", 0).reading is None
+    assert studio.predict("theirs", 0).ood is None
 
 
 def test_what_was_seen_is_kept_and_uploads_are_told_apart_by_content(
     studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path / "a.png", Image.fromarray(STREET))
-    first = studio.look("ours", path)
-    monkeypatch.setattr(studio.models["ours"], "look", None)
-    assert studio.look("ours", path) is first
-    assert studio.look("ours", saved(tmp_path / "b.png", Image.fromarray(STREET))) is first
+    first = studio.predict("ours", path)
+    monkeypatch.setattr(studio.models["ours"], "predict", None)
+    assert studio.predict("ours", path) is first
+    assert studio.predict("ours", saved(tmp_path / "b.png", Image.fromarray(STREET))) is first
     with pytest.raises(TypeError):
-        studio.look("ours", saved(tmp_path / "a.png", Image.fromarray(STREET[::-1].copy())))
+        studio.predict("ours", saved(tmp_path / "a.png", Image.fromarray(STREET[::-1].copy())))
 
 
 def test_what_is_kept_stays_within_its_bytes_and_the_oldest_goes_first() -> None:
-    kept, made = Kept(100), []
+    kept, made = RecentValues(100), []
 
     def get(key: str, size: int = 40) -> str:
         return kept.get(key, lambda: made.append(key) or key, lambda value: size)  # type: ignore[func-returns-value]
@@ -337,7 +338,7 @@ def side(**changes: Any) -> Side:
         "shares": (0.5, 0.3, 0.2, 0, 0, 0, 0),
         "figures": {"style_weights": ((0.25, 0.75),)},
         "sources": ("a", "b"),
-        "reading": None,
+        "ood": None,
         "seconds": 0.05,
     }
     return Side(**given | changes)
@@ -351,8 +352,8 @@ def test_names_of_networks_and_sources_are_text_and_no_markup() -> None:
 
 
 def test_facts_tell_areas_shares_strangeness_and_time() -> None:
-    reading = Reading(score=7.25, percentile=1.0, times=3.0, parts={"style": 7.0})
-    told = facts([side(reading=reading), side(name="theirs", figures={})])
+    ood = OODScore(score=7.25, percentile=1.0, times=3.0, parts={"style": 7.0})
+    told = facts([side(ood=ood), side(name="theirs", figures={})])
     for words in (
         "50 ms",
         "7.2",
@@ -524,7 +525,7 @@ def test_a_taken_port_and_a_missing_package_are_one_line(
 
 def test_a_request_to_end_counts_as_ctrl_c() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), server.terminated():
+    with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
 

@@ -17,6 +17,7 @@ from spcnet.app.page import STYLESHEET
 from spcnet.app.server import running
 from spcnet.app.uploads import Limits
 from spcnet.labels import label_space
+from spcnet.runs import OpenRun
 from tests.support.browser import Visit, chromium
 from tests.support.demo_networks import write_network
 
@@ -35,7 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path) -> Iterator[str]:
     ours = write_network(folder / "ours", "spcnet")
     theirs = write_network(folder / "theirs", "deeplabv3plus", seed=1, space="idd7")
-    with running([ours, theirs], device="cpu", limits=Limits(megabytes=1, megapixels=1, seconds=1)) as url:
+    limits = Limits(megabytes=1, megapixels=1, seconds=1)
+    with running([OpenRun(ours), OpenRun(theirs)], device="cpu", limits=limits) as url:
         yield url
 
 
@@ -124,7 +126,7 @@ def test_what_is_shown_has_names_and_nothing_foreign_is_asked_for(visit: Visit) 
     assert all(alts)
     assert {"Left ours", "Right theirs", "night"} <= set(alts)
     facts = visit.page.locator("#result .facts").inner_text()
-    for words in ("OODDetector", "layer 1", "game", "no style layers", "Area of each class", "drivable", "road"):
+    for words in ("OOD score", "layer 1", "game", "no style layers", "Area of each class", "drivable", "road"):
         assert words in facts
     assert visit.page.locator("footer").count() == 0 or not visit.page.locator("footer").inner_text().strip()
 

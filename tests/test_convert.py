@@ -26,10 +26,10 @@ from spcnet.methods import build_model, restore
 from spcnet.models.backbones import backbone_info, build_backbone
 from spcnet.weights.imagenet import CLASSIFIER_KEYS, load_imagenet
 from tests import golden
-from tests.models.test_networks import formula
 from tests.support.backbones import classifier_state, published
-from tests.test_file_kinds import onnx_file, torch_export_file
-from tests.weights.test_mindspore import checkpoint as mindspore_file
+from tests.support.reference import formula
+from tests.support.weight_files import checkpoint as mindspore_file
+from tests.support.weight_files import onnx_file, torch_export_file
 
 SNAPSHOT = {"optimizer": {"lr": 0.01}, "epoch": 3, "mean_iu": np.float64(0.4), "command": "train.py --arch x"}
 

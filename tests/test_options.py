@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from spcnet.cli import main, make_parser
+from spcnet.cli import main, parse
+from spcnet.commands.data import data_of
 from spcnet.config import (
     DataConfig,
     EvaluationConfig,
@@ -19,13 +20,12 @@ from spcnet.config import (
     plain_lists,
 )
 from spcnet.cost import costs
-from spcnet.dataset_commands import data_of
 from spcnet.errors import DataError, UsageError
 from spcnet.files import read_text
 from spcnet.inference.images import find_images
 from spcnet.options import OptionParser, add_run_options
 from spcnet.runs import OpenRun
-from spcnet.studies.robustness import conditions
+from spcnet.studies.conditions import conditions
 from spcnet.sweep import plan
 
 
@@ -76,8 +76,8 @@ def test_a_list_needs_no_brackets(option: str, text: str, value: Any, tmp_path: 
         (["evaluate", "m", "--scales", "1"], "scales", [1.0]),
         (["evaluate", "m", "--targets", "null"], "targets", None),
         (["predict", "m", "a.png", "--scales=1.5"], "scales", [1.5]),
-        (["robustness", "m", "--set=s", "--styles", "fog"], "styles", ["fog"]),
-        (["robustness", "m", "--set=s", "--severities", "1,3"], "severities", [1, 3]),
+        (["robustness", "m", "--target=s", "--styles", "fog"], "styles", ["fog"]),
+        (["robustness", "m", "--target=s", "--severities", "1,3"], "severities", [1, 3]),
         (["inspect", "m", "--targets", "a,b"], "targets", ["a", "b"]),
         (["convert", "a", "b", "--wt_layer", "0,0,2,2,2,0,0"], "wt_layer", [0, 0, 2, 2, 2, 0, 0]),
         (["convert", "a", "b", "--allow_missing", "aux"], "allow_missing", ["aux"]),
@@ -86,8 +86,7 @@ def test_a_list_needs_no_brackets(option: str, text: str, value: Any, tmp_path: 
     ],
 )
 def test_so_it_is_in_every_command(arguments: list[str], option: str, value: Any) -> None:
-    options = make_parser().parse_args(arguments)[arguments[0]]
-    assert (options[options.action] if "action" in options else options)[option] == value
+    assert parse(arguments).arguments[option] == value
 
 
 def test_a_list_goes_on_with_names_and_lists() -> None:

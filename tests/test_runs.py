@@ -1,14 +1,19 @@
 """A run is opened once: its settings, its data and its network, and each tensor is read one time."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import jaxtyping
 import pytest
+import safetensors
 import torch
+from PIL import Image
 
 import spcnet
 from spcnet import checkpoint
+from spcnet.cli import main
 from spcnet.config import DataConfig, EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
 from spcnet.data.fixture import write_fixture
 from spcnet.engine import records
@@ -114,3 +119,65 @@ def test_broken_settings_do_not_keep_a_network_from_being_used(run: Path, tmp_pa
         _ = OpenRun(tmp_path / "run").config
     with pytest.raises(CheckpointError):
         _ = OpenRun(tmp_path / "nowhere").network
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "RUN", "--limit=1"],
+        ["evaluate", "RUN", "--size=[48,64]", "--targets=[streets/night]"],
+        ["evaluate", "RUN/model.safetensors", "--targets=[streets/night]"],
+        ["predict", "RUN", "IMAGE", "--output=OUT", "--accelerator=cpu"],
+        ["export", "RUN", "--output=OUT/model.pt2", "--format=torch-export", "--repeats=0"],
+        ["push", "RUN/model.safetensors", "someone/network", "--folder=OUT"],
+        [
+            "robustness",
+            "RUN",
+            "--target=streets/night",
+            "--output=OUT",
+            "--corruptions=[]",
+            "--styles=[]",
+            "--workers=0",
+        ],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_every_command_reads_each_tensor_once(
+    command: list[str], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    Image.new("RGB", (64, 48)).save(tmp_path / "image.png")
+    reads: Counter[tuple[str, str]] = Counter()
+
+    class Counting:
+        """An opened file that counts what is read from it."""
+
+        def __init__(self, path: Path, **options: Any) -> None:
+            self.path, self.file = str(path), safetensors.safe_open(path, **options)
+
+        def __enter__(self) -> Self:
+            self.file.__enter__()
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.file.__exit__(*error)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def get_tensor(self, name: str) -> Any:
+            reads[self.path, name] += 1
+            return self.file.get_tensor(name)
+
+    paths = {"RUN": tmp_path / "run", "IMAGE": tmp_path / "image.png", "OUT": tmp_path / "out"}
+    for word, path in paths.items():
+        command = [part.replace(word, str(path)) for part in command]
+    names = OpenRun(run).network.state_dict()
+    monkeypatch.setattr(checkpoint, "safe_open", Counting)
+    jaxtyping.config.update("jaxtyping_disable", command[0] == "export")  # a graph's free sizes are no numbers
+    try:
+        assert main(command) == 0
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    assert set(reads) == {(str(tmp_path / "run" / checkpoint.MODEL_FILE), name) for name in names}
+    assert set(reads.values()) == {1}

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from spcnet.formatting import percent, whole_percent
 from spcnet.glossary import FIGURES, Layers, words_of
-from spcnet.inference.ood import Reading
-from spcnet.inference.visualize import STYLE_COLORS, overlay, percent
+from spcnet.inference.ood import OODScore
+from spcnet.inference.visualize import STYLE_COLORS, overlay
 from spcnet.labels import IGNORE, LabelSpace
 
 SHOWN_WIDTH = 1024
@@ -32,8 +33,8 @@ class Side:
     """What the network tells beside the classes, as `spcnet.inference.results.Prediction` has it."""
     sources: tuple[str, ...]
     """Names of the sources; may be fewer than the network has."""
-    reading: Reading | None
-    """How strange the picture is; None where the network was not shown what is usual."""
+    ood: OODScore | None
+    """None without a fitted OOD detector."""
     seconds: float
     """That the network took."""
     frames: int = 0
@@ -96,42 +97,29 @@ def facts(sides: Sequence[Side], *, note: str = "") -> str:
 def _card(side: Side) -> str:
     time = f"{side.seconds * 1000:.0f} ms" if side.seconds < 10 else f"{side.seconds:.0f} s"
     what = f"{side.frames} frames labelled in {time}" if side.frames else f"Labelled in {time}"
-    return (
-        f"<h3>{escape(side.name)} <small>{escape(side.about)}</small></h3><p>{what}</p>{_strange(side)}{_figures(side)}"
-    )
+    return f"<h3>{escape(side.name)} <small>{escape(side.about)}</small></h3><p>{what}</p>{_ood(side)}{_figures(side)}"
 
 
-def _strange(side: Side) -> str:
-    reading = side.reading
-    if reading is None:
-        # Of a video only the mean over the frames is told, and strangeness is an image's.
+def _ood(side: Side) -> str:
+    if side.frames:  # a video has means over its frames, an OOD score is an image's
+        return ""
+    ood = side.ood
+    if ood is None:
         return (
-            ""
-            if side.frames
-            else (
-                '<p><b>OODDetector</b> <span class="muted">not measured: this network was not shown what is usual '
-                "(<code>spcnet familiarise</code>)</span></p>"
-            )
+            '<p><b>OOD score</b> <span class="muted">not available: fit a detector with <code>spcnet ood fit</code>'
+            "</span></p>"
         )
-    times = "" if reading.times is None else f"; its style is {_number(reading.times)} times as far off as usual"
-    level = "usual" if reading.percentile < 0.9 else "unusual" if reading.score < 5 else "strange"
-    known = (
-        "all known images"
-        if reading.percentile == 1
-        else f"{min(99.0, 100 * reading.percentile):.0f} % of known images"
-    )
+    times = "" if ood.times is None else f"; its style is {_number(ood.times)} times as far off as usual"
+    level = "usual" if ood.percentile < 0.9 else "unusual" if ood.score < 5 else "strange"
+    known = "all known images" if ood.percentile == 1 else f"{min(99.0, 100 * ood.percentile):.0f} % of known images"
     return (
-        f'<p><b>OODDetector</b> <span class="level {level}">{_number(reading.score)}</span> {level}: stranger than '
+        f'<p><b>OOD score</b> <span class="level {level}">{_number(ood.score)}</span> {level}: above that of '
         f"{known}{times}</p>"
     )
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
-
-
-def _share(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _figures(side: Side) -> str:
@@ -151,14 +139,14 @@ def _bars(side: Side, figure: str) -> str:
             f'<i style="width:{weight:.2%};background:{_rgb(STYLE_COLORS[m % len(STYLE_COLORS)])}"></i>'
             for m, weight in enumerate(weights)
         )
-        words = ", ".join(f"{name} {_share(weight)}" for name, weight in zip(names, weights, strict=True))
+        words = ", ".join(f"{name} {percent(weight, unit=' %')}" for name, weight in zip(names, weights, strict=True))
         rows.append(
             f'<div class="lambda"><span>layer {number}</span><div class="bar" role="img" aria-label="{escape(words)}">'
             f"{pieces}</div></div>"
         )
     keys = "".join(
         f'<li><i style="background:{_rgb(STYLE_COLORS[m % len(STYLE_COLORS)])}"></i>{escape(name)} '
-        f'<span class="muted">{" · ".join(_share(layer[m]) for layer in layers)}</span></li>'
+        f'<span class="muted">{" · ".join(percent(layer[m], unit=" %") for layer in layers)}</span></li>'
         for m, name in enumerate(names)
     )
     return f'<p><b>{about.symbol}</b> {about.caption}</p>{"".join(rows)}<ul class="keys">{keys}</ul>'
@@ -187,7 +175,9 @@ def _areas(sides: Sequence[Side]) -> str:
 
 def _area(share: float, most: float, color: tuple[int, int, int]) -> str:
     bar = f'<i style="width:{share / most:.1%};background:{_rgb(color)}"></i>' if share else ""
-    return f'<td><span class="figure">{percent(share) if share else "–"}</span><span class="track">{bar}</span></td>'
+    return (
+        f'<td><span class="figure">{whole_percent(share) if share else "–"}</span><span class="track">{bar}</span></td>'
+    )
 
 
 def _swatch(space: LabelSpace, k: int) -> str:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from spcnet.app.figures import Side, captions, class_shares, facts, shown
-from spcnet.app.studio import NO_STYLE, STYLE_CHOICES, Model, Seen, Studio, about_style, styled
-from spcnet.app.uploads import expected, fitting, frames, is_film, opened
+from spcnet.app.studio import NO_STYLE, STYLE_CHOICES, Model, Scored, Studio, about_style, styled
+from spcnet.app.uploads import Limits, expected, fitting, frames, is_film, opened
 from spcnet.errors import DataError, SpcnetError, lookup
 from spcnet.inference.video import VideoWriter
 
@@ -29,7 +29,7 @@ MODELS, PHOTO_LEFT, PHOTO_RIGHT = "Two networks", "Photo | left network", "Photo
 FRAME_WIDTH = 640
 """Pixels that each of the two sides of a video is wide at most."""
 PROGRESS = gr.Progress()
-"""Where Gradio looks for the wish to tell of progress: a default value."""
+"""As a default value it asks Gradio for a progress bar."""
 KEPT_VIDEOS = 16
 """Labelled videos that are kept at most."""
 STYLESHEET, SCRIPT = (Path(__file__).with_name(name) for name in ("page.css", "page.js"))
@@ -69,7 +69,7 @@ class Choice(NamedTuple):
 
     @property
     def source(self) -> Path | int:
-        """What is looked at."""
+        """The uploaded file, or the number of a scene."""
         return Path(self.upload) if self.upload else self.scene
 
     @property
@@ -89,7 +89,7 @@ class Shown(NamedTuple):
     is_film: bool
 
 
-def look(studio: Studio, choice: Choice) -> Shown:
+def predict(studio: Studio, choice: Choice) -> Shown:
     """What is shown for a choice.
 
     Raises:
@@ -97,26 +97,26 @@ def look(studio: Studio, choice: Choice) -> Shown:
     """
     image = studio.photo(choice.source, choice.style, choice.strength)
     pictures: list[NDArray[np.uint8]] = []
-    told: list[Side] = []
+    sides: dict[str, Side] = {}
     for name in choice.sides:
         if name is None:
             pictures.append(shown(image, None, None, opacity=0))
             continue
         model = lookup(name, studio.models, "network")
-        seen = studio.look(name, choice.source, choice.style, choice.strength)
-        pictures.append(shown(image, seen.prediction.class_map, model.space, opacity=choice.opacity))
-        if name not in {side.name for side in told}:
-            told.append(_side(model, seen))
+        scored = studio.predict(name, choice.source, choice.style, choice.strength)
+        pictures.append(shown(image, scored.prediction.class_map, model.space, opacity=choice.opacity))
+        sides.setdefault(name, _side(model, scored))
     note = "" if choice.style == NO_STYLE else f"Style: {about_style(choice.style)}."
     film = isinstance(choice.source, Path) and is_film(choice.source)
     if film:
         note += " This is the video's first frame."
     left, right = (name or "photo" for name in choice.sides)
-    return Shown(captions(left, right), (pictures[0], pictures[1]), facts(told, note=note.strip()), film)
+    text = facts(list(sides.values()), note=note.strip())
+    return Shown(captions(left, right), (pictures[0], pictures[1]), text, film)
 
 
-def _side(model: Model, seen: Seen) -> Side:
-    prediction = seen.prediction
+def _side(model: Model, scored: Scored) -> Side:
+    prediction = scored.prediction
     return Side(
         name=model.name,
         about=model.about,
@@ -124,22 +124,22 @@ def _side(model: Model, seen: Seen) -> Side:
         shares=class_shares(prediction.class_map, model.space),
         figures=prediction.figures,
         sources=model.domains,
-        reading=seen.reading,
+        ood=scored.ood,
         seconds=prediction.seconds,
     )
 
 
 class _Sum:
-    """What a network saw in the frames of a video, summed."""
+    """A network's predictions of the frames of a video, summed."""
 
     def __init__(self, model: Model) -> None:
         self.model, self.frames, self.seconds = model, 0, 0.0
         self.shares = np.zeros(len(model.space))
         self.figures: dict[str, NDArray[np.float64]] = {}
 
-    def look(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The class map of a frame."""
-        prediction = self.model.look(image).prediction
+        prediction = self.model.predict(image).prediction
         self.frames += 1
         self.seconds += prediction.seconds
         self.shares += class_shares(prediction.class_map, self.model.space)
@@ -156,7 +156,7 @@ class _Sum:
             shares=tuple((self.shares / self.frames).tolist()),
             figures={name: tuple(map(tuple, (total / self.frames).tolist())) for name, total in self.figures.items()},
             sources=self.model.domains,
-            reading=None,
+            ood=None,
             seconds=self.seconds,
             frames=self.frames,
         )
@@ -215,7 +215,7 @@ def label_video(
                 writer = VideoWriter(file, rate=video.rate, pixel_aspect=video.pixel_aspect)
                 stack.callback(writer.close)
             image = styled(frame.image, choice.style, strength=choice.strength)
-            maps = {name: found.look(image) for name, found in sums.items()}
+            maps = {name: total.predict(image) for name, total in sums.items()}
             sides = [
                 _frame(image, None if name is None else maps[name], name, studio, choice.opacity)
                 for name in choice.sides
@@ -228,7 +228,7 @@ def label_video(
             raise DataError(reason or "the video has no frames: give another")
     said = [text.replace(str(source), "the video") for text in (video.broken, video.note) if text]
     notes = [f"Means over the {done} frames that were labelled", *why, *said]
-    return Labelled(path, facts([found.side() for found in sums.values()], note="; ".join(notes) + "."))
+    return Labelled(path, facts([total.side() for total in sums.values()], note="; ".join(notes) + "."))
 
 
 def _frame(
@@ -285,13 +285,68 @@ class Jobs:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """What a visitor can mend is shown on the page; the message is text, and no mark-up of anybody."""
+def errors_shown() -> Iterator[None]:
+    """Errors are shown on the page, as text without mark-up."""
     try:
         yield
     except SpcnetError as error:
         text = str(error).translate({ord("<"): "‹", ord(">"): "›"})
         raise gr.Error(text[:1].upper() + text[1:], duration=15, print_exception=False) from None
+
+
+class _Handlers:
+    """What the page calls when a visitor chooses something."""
+
+    def __init__(self, studio: Studio, jobs: Jobs) -> None:
+        self.studio, self.jobs = studio, jobs
+
+    def show(self, *values: Any) -> tuple[Any, ...]:
+        """Values of the inputs → those of the outputs, without a labelled video."""
+        with errors_shown():
+            result = predict(self.studio, Choice(*values))
+        return (*result[:3], gr.Column(visible=result.is_film), None, "")
+
+    def label(self, *values: Any, progress: gr.Progress = PROGRESS) -> tuple[str, str]:
+        """Values of the inputs and the visitor → the labelled video and its facts."""
+        *choice, visitor = values
+        with errors_shown(), self.jobs.job(str(visitor)) as (path, stop):
+            labelled = label_video(
+                self.studio,
+                Choice(*choice),
+                path,
+                stopped=stop.is_set,
+                progress=lambda done, total: progress((done, total), unit="frames"),
+            )
+        return str(labelled.path), labelled.facts
+
+    @staticmethod
+    def pick(event: gr.SelectData) -> tuple[int, None]:
+        """The number of the scene, and no upload."""
+        return int(event.index), None
+
+
+class _Inputs(NamedTuple):
+    """The fields on the left, in the order of `Choice`."""
+
+    upload: gr.File
+    scene: gr.State
+    style: gr.Dropdown
+    strength: gr.Slider
+    compare: gr.Radio
+    left: gr.Dropdown
+    right: gr.Dropdown
+    opacity: gr.Slider
+
+
+class _Outputs(NamedTuple):
+    """The fields on the right, in the order of what `_Handlers.show` returns."""
+
+    captions: gr.HTML
+    pictures: gr.ImageSlider
+    facts: gr.HTML
+    film: gr.Column
+    video: gr.Video
+    means: gr.HTML
 
 
 def build(studio: Studio, *, folder: Path) -> gr.Blocks:
@@ -307,106 +362,102 @@ def build(studio: Studio, *, folder: Path) -> gr.Blocks:
     names, limits = [*studio.models], studio.limits
     several = len(names) > 1
     start = Choice(None, 0, NO_STYLE, 1.0, MODELS if several else PHOTO_LEFT, names[0], names[1 if several else 0], 0.6)
-    first = look(studio, start)
+    first = predict(studio, start)
     jobs = Jobs(folder)
-    thumbnails = []
-    for number, street in enumerate(studio.scenes):
-        path = folder / f"scene-{number}.png"
-        Image.fromarray(fitting(street.image, 2**15)).save(path)
-        thumbnails.append((str(path), street.name))
-
-    def show(*given: Any) -> tuple[Any, ...]:
-        with told():
-            found = look(studio, Choice(*given))
-        return (*found[:3], gr.Column(visible=found.is_film), None, "")
-
-    def label(*given: Any, progress: gr.Progress = PROGRESS) -> tuple[str, str]:
-        *chosen, request = given
-        with told(), jobs.job(str(request)) as (path, stop):
-            found = label_video(
-                studio,
-                Choice(*chosen),
-                path,
-                stopped=stop.is_set,
-                progress=lambda done, total: progress((done, total), unit="frames"),
-            )
-        return str(found.path), found.facts
-
-    def pick(event: gr.SelectData) -> tuple[int, None]:
-        return int(event.index), None
-
+    handlers = _Handlers(studio, jobs)
     page: gr.Blocks = gr.Blocks(title="spcnet", analytics_enabled=False, delete_cache=(600, 3600))
     with page:
         gr.HTML(
             f'<h1>{TITLE}</h1><p class="intro">{INTRO} At most {limits.megabytes:g} MB and {limits.megapixels:g} megapixels; '
             f"of a video the first {limits.seconds:g} seconds.</p>"
         )
-        scene, visitor = gr.State(0), gr.State(lambda: uuid4().hex)
+        visitor = gr.State(lambda: uuid4().hex)
         with gr.Row(equal_height=False, elem_id="desk"):
             with gr.Column(scale=1, min_width=300):
-                gallery = gr.Gallery(
-                    thumbnails,
-                    label="Generated scenes",
-                    columns=4,
-                    height="auto",
-                    allow_preview=False,
-                    object_fit="cover",
-                    interactive=False,
-                    buttons=[],
-                    elem_id="scenes",
-                )
-                upload = uploader("Your own photo or video")
-                style = gr.Dropdown([*STYLE_CHOICES], value=NO_STYLE, label="Weather or damage", elem_id="style")
-                strength = gr.Slider(0, 1, value=1.0, step=0.05, label="Strength", elem_id="strength")
-                left = gr.Dropdown(
-                    names, value=start.left, label="Left network" if several else "Network", elem_id="left"
-                )
-                right = gr.Dropdown(names, value=start.right, label="Right network", visible=several, elem_id="right")
-                compare = gr.Radio(
-                    [MODELS, PHOTO_LEFT, PHOTO_RIGHT] if several else [PHOTO_LEFT],
-                    value=start.compare,
-                    label="Compare",
-                    visible=several,
-                    elem_id="compare",
-                )
-                opacity = gr.Slider(0, 1, value=start.opacity, step=0.05, label="Opacity", elem_id="opacity")
+                gallery, inputs = _choices(names, start, _thumbnails(studio, folder))
             with gr.Column(scale=3, min_width=320, elem_id="result"):
-                sides = gr.HTML(first.captions)
-                slider = gr.ImageSlider(
-                    first.pictures,
-                    label="Classes",
-                    show_label=False,
-                    interactive=False,
-                    buttons=["fullscreen"],
-                    max_height=640,
-                    elem_id="slider",
-                )
-                with gr.Column(visible=False, elem_id="film") as film:
-                    with gr.Row():
-                        run = gr.Button(f"Label the video (first {limits.seconds:g} s)", variant="primary")
-                        stop = gr.Button("Stop")
-                    video = gr.Video(
-                        label="Labelled video",
-                        show_label=False,
-                        interactive=False,
-                        buttons=["download"],
-                        elem_id="video",
-                    )
-                    means = gr.HTML("")
-                text = gr.HTML(first.facts)
-        inputs = [upload, scene, style, strength, compare, left, right, opacity]
-        outputs = [sides, slider, text, film, video, means]
+                run, stop, outputs = _result(first, limits)
         shared: dict[str, Any] = {
             "concurrency_limit": limits.concurrency,
             "concurrency_id": "networks",
             "api_visibility": "private",
         }
-        changes = [upload.upload, upload.clear, style.change, compare.change, left.change, right.change]
-        # That it works, or has failed, is told once, on the picture.
-        shown: dict[str, Any] = {**shared, "show_progress_on": [slider]}
-        gr.on([*changes, strength.change, opacity.change], show, inputs, outputs, trigger_mode="always_last", **shown)
-        gallery.select(pick, None, [scene, upload], api_visibility="private").success(show, inputs, outputs, **shown)
-        run.click(label, [*inputs, visitor], [video, means], **shared)
+        # Progress and errors are shown once, on the picture.
+        on_picture: dict[str, Any] = {**shared, "show_progress_on": [outputs.pictures]}
+        changes = [
+            *(inputs.upload.upload, inputs.upload.clear, inputs.style.change, inputs.compare.change),
+            *(inputs.left.change, inputs.right.change, inputs.strength.change, inputs.opacity.change),
+        ]
+        gr.on(changes, handlers.show, [*inputs], [*outputs], trigger_mode="always_last", **on_picture)
+        picked = gallery.select(handlers.pick, None, [inputs.scene, inputs.upload], api_visibility="private")
+        picked.success(handlers.show, [*inputs], [*outputs], **on_picture)
+        run.click(handlers.label, [*inputs, visitor], [outputs.video, outputs.means], **shared)
         stop.click(jobs.stop, [visitor], None, concurrency_limit=None, api_visibility="private")
     page.queue(max_size=limits.waiting, default_concurrency_limit=limits.concurrency)
     return page
+
+
+def _thumbnails(studio: Studio, folder: Path) -> list[tuple[str, str]]:
+    """File and name of each scene in small."""
+    thumbnails = []
+    for number, street in enumerate(studio.scenes):
+        path = folder / f"scene-{number}.png"
+        Image.fromarray(fitting(street.image, 2**15)).save(path)
+        thumbnails.append((str(path), street.name))
+    return thumbnails
+
+
+def _choices(names: list[str], start: Choice, thumbnails: list[tuple[str, str]]) -> tuple[gr.Gallery, _Inputs]:
+    """The fields with which a visitor chooses."""
+    several = len(names) > 1
+    gallery = gr.Gallery(
+        thumbnails,
+        label="Generated scenes",
+        columns=4,
+        height="auto",
+        allow_preview=False,
+        object_fit="cover",
+        interactive=False,
+        buttons=[],
+        elem_id="scenes",
+    )
+    inputs = _Inputs(
+        upload=uploader("Your own photo or video"),
+        scene=gr.State(0),
+        style=gr.Dropdown([*STYLE_CHOICES], value=NO_STYLE, label="Weather or damage", elem_id="style"),
+        strength=gr.Slider(0, 1, value=1.0, step=0.05, label="Strength", elem_id="strength"),
+        left=gr.Dropdown(names, value=start.left, label="Left network" if several else "Network", elem_id="left"),
+        right=gr.Dropdown(names, value=start.right, label="Right network", visible=several, elem_id="right"),
+        compare=gr.Radio(
+            [MODELS, PHOTO_LEFT, PHOTO_RIGHT] if several else [PHOTO_LEFT],
+            value=start.compare,
+            label="Compare",
+            visible=several,
+            elem_id="compare",
+        ),
+        opacity=gr.Slider(0, 1, value=start.opacity, step=0.05, label="Opacity", elem_id="opacity"),
+    )
+    return gallery, inputs
+
+
+def _result(first: Shown, limits: Limits) -> tuple[gr.Button, gr.Button, _Outputs]:
+    """The buttons of a video, and the fields that show a result."""
+    sides = gr.HTML(first.captions)
+    pictures = gr.ImageSlider(
+        first.pictures,
+        label="Classes",
+        show_label=False,
+        interactive=False,
+        buttons=["fullscreen"],
+        max_height=640,
+        elem_id="slider",
+    )
+    with gr.Column(visible=False, elem_id="film") as film:
+        with gr.Row():
+            run = gr.Button(f"Label the video (first {limits.seconds:g} s)", variant="primary")
+            stop = gr.Button("Stop")
+        video = gr.Video(
+            label="Labelled video", show_label=False, interactive=False, buttons=["download"], elem_id="video"
+        )
+        means = gr.HTML("")
+    return run, stop, _Outputs(sides, pictures, gr.HTML(first.facts), film, video, means)

@@ -2,11 +2,11 @@
 
 import importlib.util
 import os
-import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,56 +16,58 @@ from rich.console import Console
 from spcnet.app.guard import Guard
 from spcnet.app.studio import Studio
 from spcnet.app.uploads import Limits
-from spcnet.config import plain_lists
 from spcnet.errors import UsageError
+from spcnet.runs import OpenRun
+from spcnet.signals import terminate_as_interrupt
 
 STORED_BYTES = 2**31
 """Of uploads and results on the disk; above it nothing is taken in until the oldest are an hour old and go."""
 
 
-@plain_lists
+@dataclass(frozen=True)
+class Address:
+    """Where the demo listens."""
+
+    host: str = "127.0.0.1"
+    """0.0.0.0 for all addresses of this machine."""
+    port: int = 0
+    """0 for any that is free."""
+    share: bool = False
+    """Make a public address through Gradio's servers."""
+
+
 def serve(
-    models: Sequence[Path],
+    runs: Sequence[OpenRun],
+    address: Address,
     *,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    share: bool = False,
-    limits: Limits | None = None,
+    limits: Limits,
     device: str = "auto",
-    console: Console | None = None,
+    console: Console,
 ) -> None:
     """Show the demo until the user stops it.
 
     Args:
-        models: folders of runs, or files that `spcnet.load_model` reads.
-        host: address to listen at; 0.0.0.0 for all of this machine.
-        port: number, or 0 for any that is free.
-        share: make a public address through Gradio's servers.
+        runs: the networks.
+        address: where to listen.
         limits: what visitors may ask for.
         device: where to compute: auto, cpu, cuda or mps.
-        console: where the address is told; nowhere by default.
+        console: where the address is shown.
 
     Raises:
         UsageError, DataError, CheckpointError: see the message.
         KeyboardInterrupt: the user stopped it; nothing is left.
     """
-    console = console or Console(quiet=True)
-    with (
-        terminated(),
-        running(models, host=host, port=port, share=share, limits=limits, device=device, console=console) as url,
-    ):
+    with terminate_as_interrupt(), running(runs, address, limits=limits, device=device, console=console) as url:
         console.print(f"The demo is at {url} (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True)
         threading.Event().wait()
 
 
 @contextmanager
 def running(
-    models: Sequence[Path],
+    runs: Sequence[OpenRun],
+    address: Address = Address(),
     *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    share: bool = False,
-    limits: Limits | None = None,
+    limits: Limits,
     device: str = "auto",
     console: Console | None = None,
 ) -> Iterator[str]:
@@ -73,22 +75,22 @@ def running(
     for package in ("gradio", "av"):
         if importlib.util.find_spec(package) is None:
             raise UsageError(f"the web demo needs a package that is not installed ({package}): pip install gradio av")
-    limits, console = limits or Limits(), console or Console(quiet=True)
-    port = free_port(host, port)
+    console = console or Console(quiet=True)
+    address = replace(address, port=free_port(address.host, address.port))
     with TemporaryDirectory(prefix="spcnet-app-") as name, _environment(Path(name).resolve()) as folder:
         with console.status("read the networks and draw scenes", spinner="dots"):
-            studio = Studio(models, limits=limits, device=device)
+            studio = Studio(runs, limits=limits, device=device)
             # Only now: it takes its folders from the environment.
             from spcnet.app import page
 
             blocks = page.build(studio, folder=folder)
         try:
-            yield _launch(blocks, host=host, port=port, share=share, limits=limits, folder=folder)
+            yield _launch(blocks, address, limits=limits, folder=folder)
         finally:
             blocks.close(verbose=False)
 
 
-def _launch(blocks: Any, *, host: str, port: int, share: bool, limits: Limits, folder: Path) -> str:
+def _launch(blocks: Any, address: Address, *, limits: Limits, folder: Path) -> str:
     import gradio as gr
     from starlette.middleware import Middleware
 
@@ -97,9 +99,9 @@ def _launch(blocks: Any, *, host: str, port: int, share: bool, limits: Limits, f
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
     try:
         blocks.launch(
-            server_name=host,
-            server_port=port,
-            share=share,
+            server_name=address.host,
+            server_port=address.port,
+            share=address.share,
             prevent_thread_lock=True,
             quiet=True,
             show_error=False,
@@ -122,7 +124,7 @@ def _launch(blocks: Any, *, host: str, port: int, share: bool, limits: Limits, f
         )
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"the server does not start at {host}:{port} ({' '.join(str(error).split())}): choose another --host or "
+            f"the server does not start at {address.host}:{address.port} ({' '.join(str(error).split())}): choose another --host or "
             "--port, and where a proxy is set let it leave out this machine, NO_PROXY=localhost,127.0.0.1"
         ) from error
     return str(blocks.share_url or blocks.local_url)
@@ -170,20 +172,3 @@ def _environment(folder: Path) -> Iterator[Path]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextmanager
-def terminated() -> Iterator[None]:
-    """A request to end (SIGTERM) is taken as Ctrl-C, so that nothing is left behind."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before: Any = None
-    with suppress(ValueError):  # not the main thread
-        before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)

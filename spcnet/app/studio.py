@@ -1,4 +1,4 @@
-"""The networks of the demo, the scenes that it shows, and what the networks saw in them."""
+"""The networks of the web demo, its scenes, and their predictions."""
 
 import hashlib
 import math
@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spcnet.app.uploads import Limits, read_upload
-from spcnet.convert import load_any
 from spcnet.errors import DataError, UsageError, lookup
-from spcnet.inference.ood import OODDetector, Reading, ood_file
+from spcnet.inference.ood import OODDetector, OODScore, ood_file
 from spcnet.inference.predictor import Predictor
 from spcnet.inference.results import Prediction
-from spcnet.labels import label_space
+from spcnet.runs import OpenRun
 from spcnet.synthesis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from spcnet.synthesis.streets import STYLES, generate
 from spcnet.synthesis.weather import WEATHER, apply_weather
@@ -26,19 +25,19 @@ from spcnet.types import SegOutput
 
 SCENE_PIXELS = 2**18
 """Pixels of a built-in scene at most: 362×724."""
-KEPT_BYTES = 2**28
-"""Of photos and class maps that are kept, so that a change of colours or sides computes nothing anew."""
+CACHE_BYTES = 2**28
+"""Of photos and class maps that are kept, so that a change of colours or sides computes nothing again."""
 NO_STYLE = "none"
 
 V = TypeVar("V")
 
 
-class Seen(NamedTuple):
-    """What a network sees in a picture."""
+class Scored(NamedTuple):
+    """A network's prediction of a picture with its OOD score."""
 
     prediction: Prediction
-    reading: Reading | None
-    """How strange the picture is; None where the network was not shown what is usual."""
+    ood: OODScore | None
+    """None without a fitted detector."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +55,27 @@ class Model:
     """A network that labels pictures, one after the other.
 
     Args:
-        path: folder of a run, or a file that `spcnet.load_model` reads.
+        run: the network.
         name: what it is called on the page.
         device: where it computes: auto, cpu, cuda or mps.
 
     Raises:
-        UsageError, DataError, CheckpointError: it cannot be read, or its unfamiliarity file is broken.
+        UsageError, DataError, CheckpointError: it cannot be read, or its OOD detector is damaged.
     """
 
-    def __init__(self, path: Path, *, name: str, device: str = "auto") -> None:
-        network, card = load_any(path)
-        self.name, self.space, self.size = name, label_space(card.space), card.size
+    def __init__(self, run: OpenRun, *, name: str, device: str = "auto") -> None:
+        network, card = run.network, run.card
+        self.name, self.space, self.size, self.domains = name, run.space, card.size, card.domains
         self.about = f"{card.method}, {card.model.get('backbone', 'unknown backbone')}"
-        self.domains = card.domains
-        # Of other weights it would be wrong, and without it there is no figure.
-        self.unfamiliarity = OODDetector.read(path, network) if ood_file(path).is_file() else None
+        self.detector = OODDetector.read(run.path, network) if ood_file(run.path).is_file() else None
         outputs = self._outputs = deque[SegOutput](maxlen=1)
-        if self.unfamiliarity is not None:
-            # The predictor may run a copy that is faster; what is hooked on goes along with it.
+        if self.detector is not None:
+            # The predictor may run a faster copy; a hook is copied with the network.
             network.register_forward_hook(lambda network, images, output: outputs.append(output))
         self.predictor = Predictor(network, space=self.space, size=card.size, device=device, source_names=card.domains)
         self._lock = threading.Lock()
 
-    def look(self, image: NDArray[np.uint8]) -> Seen:
+    def predict(self, image: NDArray[np.uint8]) -> Scored:
         """Label a picture, H×W×3 RGB.
 
         Raises:
@@ -86,14 +83,12 @@ class Model:
         """
         with self._lock:
             prediction = self.predictor.predict(image)
-            reading = None
-            if self.unfamiliarity is not None:
-                reading = self.unfamiliarity.readings(self._outputs.pop())[0]
-            return Seen(prediction, reading)
+            ood = None if self.detector is None else self.detector.scores(self._outputs.pop())[0]
+            return Scored(prediction, ood)
 
 
-class Kept:
-    """What was made lately, by what it was made from, as long as it all fits.
+class RecentValues:
+    """A least-recently-used cache that is limited in bytes.
 
     Args:
         limit: bytes of all together.
@@ -106,12 +101,12 @@ class Kept:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], V], size: Callable[[V], int]) -> V:
-        """The value of a key, made where it is not there; what was not asked for longest goes first."""
+        """The value of a key, made if it is not there; the least recently used are dropped first."""
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
-                found: V = self._entries[key][0]
-                return found
+                value: V = self._entries[key][0]
+                return value
         value = make()
         with self._lock:
             _, before = self._entries.pop(key, (None, 0))
@@ -123,10 +118,10 @@ class Kept:
 
 
 class Studio:
-    """Networks, scenes, and what was seen lately.
+    """Networks, scenes, and recent predictions.
 
     Args:
-        paths: of the networks, see `Model`.
+        runs: the networks.
         limits: what visitors may ask for.
         device: where the networks compute: auto, cpu, cuda or mps.
 
@@ -134,17 +129,16 @@ class Studio:
         UsageError, DataError, CheckpointError: a network cannot be read.
     """
 
-    def __init__(self, paths: Sequence[Path], *, limits: Limits, device: str = "auto") -> None:
-        if not paths:
+    def __init__(self, runs: Sequence[OpenRun], *, limits: Limits, device: str = "auto") -> None:
+        if not runs:
             raise UsageError("there is no network to show: give folders of runs or files of weights")
         self.limits = limits
-        self.models = {
-            name: Model(path, name=name, device=device) for name, path in zip(short_names(paths), paths, strict=True)
-        }
+        names = short_names([run.path for run in runs])
+        self.models = {name: Model(run, name=name, device=device) for name, run in zip(names, runs, strict=True)}
         self.scenes = street_scenes(scene_size([model.size for model in self.models.values()]))
-        self._kept = Kept(KEPT_BYTES)
-        for model in self.models.values():  # the first look is slow, and a network that cannot look is told of now
-            model.look(self.scenes[0].image)
+        self._recent = RecentValues(CACHE_BYTES)
+        for model in self.models.values():  # the first prediction is slow, and a network that fails is reported now
+            model.predict(self.scenes[0].image)
 
     def photo(self, source: Path | int, style: str = NO_STYLE, strength: float = 1.0) -> NDArray[np.uint8]:
         """A picture in a style: H×W×3, RGB.
@@ -160,21 +154,23 @@ class Studio:
         """
         key = self._key(source)
         if style == NO_STYLE:
-            return self._kept.get(key, lambda: self._read(source), _nbytes)
-        return self._kept.get(
+            return self._recent.get(key, lambda: self._read(source), _nbytes)
+        return self._recent.get(
             (key, style, strength), lambda: styled(self.photo(source), style, strength=strength), _nbytes
         )
 
-    def look(self, name: str, source: Path | int, style: str = NO_STYLE, strength: float = 1.0) -> Seen:
-        """What a network sees in a picture; arguments and errors as for `photo`.
+    def predict(self, name: str, source: Path | int, style: str = NO_STYLE, strength: float = 1.0) -> Scored:
+        """A network's prediction of a picture; arguments and errors as for `photo`.
 
         Raises:
             UsageError, DataError: there is no such network, or see `photo`.
         """
         model = lookup(name, self.models, "network")
         key = (self._key(source), style, strength if style != NO_STYLE else 0.0, name)
-        return self._kept.get(
-            key, lambda: model.look(self.photo(source, style, strength)), lambda seen: seen.prediction.class_map.nbytes
+        return self._recent.get(
+            key,
+            lambda: model.predict(self.photo(source, style, strength)),
+            lambda scored: scored.prediction.class_map.nbytes,
         )
 
     def _read(self, source: Path | int) -> NDArray[np.uint8]:

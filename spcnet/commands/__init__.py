@@ -1,1 +1,4 @@
-"""One file a command: the signature of its function is the command line, its docstring the help."""
+"""The commands, a module each: the signature of a function is its command line, its docstring the help.
+
+The modules import nothing slow at their top, so that help is quick; the functions are also the Python API.
+"""

@@ -1,6 +1,5 @@
 """The same work on each of many files, in several processes: results in order, errors as one line, Ctrl-C ends it."""
 
-import signal
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -8,6 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from spcnet.errors import DataError, UsageError
+from spcnet.signals import leave_interrupt_to_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,7 +32,7 @@ def in_processes(
         work: a function of a module, or a `functools.partial` of one: it is sent to the processes.
         items: what to work on; their text names them where a process dies.
         workers: how many processes; with 0 the calling one does it all.
-        on_progress: told how many items of how many are done.
+        on_progress: called with the number of items that are done, and of all.
 
     Raises:
         UsageError: the number of workers is negative.
@@ -40,18 +40,18 @@ def in_processes(
     """
     if workers < 0:
         raise UsageError(f"there are {workers} workers: it must be 0 (no processes beside this one) or more")
-    tell = on_progress or (lambda done, total: None)
+    progress = on_progress or (lambda done, total: None)
     total = len(items)
-    tell(0, total)
+    progress(0, total)
     if workers == 0 or total <= _AT_ONCE:
         for done, item in enumerate(items, 1):
             result = work(item)
-            tell(done, total)
+            progress(done, total)
             yield result
         return
     pieces = [items[first : first + _AT_ONCE] for first in range(0, total, _AT_ONCE)]
     waiting: deque[Future[list[Result]]] = deque()
-    pool = ProcessPoolExecutor(min(workers, len(pieces)), initializer=_leave_signals_to_the_parent)
+    pool = ProcessPoolExecutor(min(workers, len(pieces)), initializer=leave_interrupt_to_parent)
     done = 0
     try:
         for piece in pieces:
@@ -59,7 +59,7 @@ def in_processes(
             while len(waiting) > 4 * workers or (waiting and piece is pieces[-1]):
                 results = waiting.popleft().result()
                 done += len(results)
-                tell(done, total)
+                progress(done, total)
                 yield from results
     except BrokenProcessPool:
         raise DataError(
@@ -72,8 +72,3 @@ def in_processes(
 
 def _all(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     return [work(item) for item in items]
-
-
-def _leave_signals_to_the_parent() -> None:
-    """Ctrl-C reaches every process of a terminal; the parent lets the others end what they are at."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from spcnet.data.datasets import SegmentationSet
 from spcnet.errors import UsageError
+from spcnet.formatting import fine_percent
 from spcnet.labels import IGNORE, LabelSpace
 
 NARROWEST, WIDEST = 64, 2048
@@ -91,12 +92,7 @@ def paint(class_map: NDArray[np.uint8], space: LabelSpace) -> NDArray[np.uint8]:
 
 
 def _cell(
-    image: NDArray[np.uint8],
-    label: NDArray[np.uint8],
-    name: str,
-    space: LabelSpace,
-    width: int,
-    font: Font,
+    image: NDArray[np.uint8], label: NDArray[np.uint8], name: str, space: LabelSpace, width: int, font: Font
 ) -> Image.Image:
     """One photo, its label beside it, its name below."""
     height = max(1, round(width * image.shape[0] / image.shape[1]))
@@ -120,19 +116,14 @@ def _fitted(text: str, font: Font, width: int) -> str:
     return shown
 
 
-def _legend(
-    pixels: NDArray[np.int64],
-    space: LabelSpace,
-    width: int,
-    font: Font,
-) -> Image.Image:
+def _legend(pixels: NDArray[np.int64], space: LabelSpace, width: int, font: Font) -> Image.Image:
     """Names, colours and shares of the classes that occur, most first, then of what is none of them."""
     total = int(pixels.sum())
     order = [int(k) for k in np.argsort(-pixels[: len(space)], kind="stable") if pixels[k]]
     entries = [(k, space.classes[k], pixels[k] / total) for k in order]
     if others := total - int(pixels[: len(space)].sum()):
         entries.append((IGNORE, IGNORED_NAME, others / total))
-    texts = [(k, name, percent(share)) for k, name, share in entries]
+    texts = [(k, name, fine_percent(share)) for k, name, share in entries]
     swatch = round(font.getbbox("Ág")[3] * 1.1)
     line, gap = round(1.5 * swatch), swatch // 2
     middle = max(font.getlength(name) for _, name, _ in texts)
@@ -150,10 +141,3 @@ def _legend(
         end = right + middle + gap + font.getlength("<0.01 %")
         pen.text((end, top + swatch // 2), share, _FAINT, font, anchor="rm")
     return image
-
-
-def percent(share: float) -> str:
-    """A share 0..1 in words, with as many digits as say something."""
-    if 0 < share < 0.0001:
-        return "<0.01 %"
-    return f"{100 * share:.2f} %" if share < 0.01 else f"{100 * share:.1f} %"

@@ -4,8 +4,6 @@ The trainer calls it three times an iteration: `timed` gives the batches, `look`
 notes the losses where they are logged. Nothing here changes what is learnt.
 """
 
-import resource
-import sys
 import threading
 import time
 from collections import deque
@@ -14,7 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from spcnet import distributed
@@ -24,6 +22,7 @@ from spcnet.engine.profiling import Profile
 from spcnet.engine.trackers import open_trackers
 from spcnet.errors import DataError
 from spcnet.methods.base import Method
+from spcnet.numerics import device_of, peak_memory
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, Batch, Network, StepResult
 
 SAMPLES = 2
@@ -244,16 +243,3 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     of_board = type(failure.thread).__module__.startswith("tensorboard.")
     if not (of_board and issubclass(failure.exc_type, OSError)):
         _told_before(failure)
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """Where a network lies."""
-    return next(network.parameters()).device
-
-
-def peak_memory(device: torch.device) -> float:
-    """The most memory that was held so far, in MiB: by tensors on a GPU, elsewhere by this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (2**20 if sys.platform == "darwin" else 2**10)

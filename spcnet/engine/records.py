@@ -119,6 +119,11 @@ def surroundings() -> dict[str, Any]:
     }
 
 
+def environment() -> dict[str, Any]:
+    """`surroundings` without the command line, for records that are shown."""
+    return {name: value for name, value in surroundings().items() if name != "command"}
+
+
 def git_commit() -> str | None:
     """Commit of the source that runs, with a `+` where it has uncommitted changes; None outside a repository."""
     folder = Path(__file__).parent

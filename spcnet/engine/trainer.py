@@ -5,14 +5,11 @@ does depends only on the seed, t, and the state after iteration t-1, so that a r
 the same losses as one that was not.
 """
 
-import signal
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from itertools import islice
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from lightning.fabric import Fabric
@@ -28,13 +25,11 @@ from spcnet.engine.optim import make_optimizer, pack, poly_rate, set_rate
 from spcnet.engine.prepare import prepare
 from spcnet.errors import CheckpointError, DataError, Interrupted
 from spcnet.methods.base import Method
+from spcnet.signals import stop_on_signal
 from spcnet.types import Batch, Network, SegOutput, StepResult
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called after each logged iteration with the number of finished iterations and the latest losses."""
-
-SAME_REQUEST = 2.0
-"""Seconds within which several requests to end are one."""
 
 
 class Trainer:
@@ -172,7 +167,7 @@ class Trainer:
             DataError: the loss is not finite, or a batch cannot be read; the last checkpoint stays.
         """
         training, fabric = self.config.training, self.fabric
-        with _stop_on_signal(lambda: self.ending) as stopped, ExitStack() as ends:
+        with stop_on_signal(lambda: self.ending) as stopped, ExitStack() as ends:
             if observer is None:
                 observer = Observer(
                     self.config, self.method, self.network, start=self.iteration, enabled=fabric.is_global_zero
@@ -441,39 +436,3 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(
         image, batch.label.to(device, non_blocking=True), batch.domain.to(device, non_blocking=True), batch.name
     )
-
-
-@contextmanager
-def _stop_on_signal(at_once: Callable[[], Interrupted | None]) -> Iterator[list[int]]:
-    """A list that is no longer empty once the user pressed Ctrl-C or the system asked the process to end.
-
-    The step under way is finished first, so that what is saved is a whole state; a second Ctrl-C ends at once, and so
-    does a second request to end, but not one right after the first: a launcher and the system often send one each.
-
-    Args:
-        at_once: what a request raises where it comes; None where it is only noted.
-    """
-    received: list[int] = []
-    first = 0.0
-    before: dict[int, Any] = {}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal first
-        if not received:
-            first = time.monotonic()
-            received.append(number)
-            if (error := at_once()) is not None:
-                raise error
-        elif number == signal.SIGINT or time.monotonic() - first > SAME_REQUEST:
-            raise KeyboardInterrupt
-
-    try:
-        for watched in (signal.SIGINT, signal.SIGTERM):
-            before[watched] = signal.signal(watched, note)
-    except ValueError:  # not the main thread: signals are somebody else's
-        pass
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

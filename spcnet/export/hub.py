@@ -20,15 +20,15 @@ import yaml
 from spcnet import checkpoint
 from spcnet.checkpoint import MODEL_FILE, ModelCard
 from spcnet.config import DomainSpec
-from spcnet.convert import load_any
 from spcnet.data.catalog import DATASETS
-from spcnet.engine.records import CONFIG_FILE
 from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.file_kinds import split_part
 from spcnet.files import write_text
-from spcnet.methods import method_named, restore
+from spcnet.formatting import percent
+from spcnet.methods import method_named
 from spcnet.models.network import MIN_SIZE, Segmentor
 from spcnet.reports.runs import DomainResult, Run, load_run
+from spcnet.runs import OpenRun
 
 CARD_FILE = "README.md"
 CONFIG_JSON = "config.json"
@@ -61,12 +61,13 @@ def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | Non
     if repo_id is not None:
         _check_name(repo_id)
     model, folder = Path(model), Path(folder)
-    network, card = load_any(model)
-    run = load_run(model) if (model / CONFIG_FILE).is_file() else None
+    opened = OpenRun(model)
+    card = opened.card
+    run = load_run(model) if opened.is_run else None
     weights = card.model.get("weights")
     # Where the weights lay is nobody's business; what they were is.
     public = dataclasses.replace(card, model={**card.model, "weights": weights and Path(weights).name})
-    iteration = run.final.iteration if run is not None else _iteration(model)
+    iteration = run.final.iteration if run is not None else opened.iteration
     written = run is None and (model / CONFIG_JSON).is_file() and (model / CARD_FILE).is_file()
     text = _kept_card(model / CARD_FILE, repo_id) if written else model_card(public, run, repo_id=repo_id)
     write_text(folder / CARD_FILE, text)
@@ -77,14 +78,8 @@ def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | Non
     }
     write_text(folder / CONFIG_JSON, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
     # Last, for a folder with a network is taken for whole.
-    checkpoint.write(folder / MODEL_FILE, network.state_dict(), public, {"iteration": iteration})
+    checkpoint.write(folder / MODEL_FILE, opened.network.state_dict(), public, {"iteration": iteration})
     return folder
-
-
-def _iteration(model: Path) -> int:
-    """After how many iterations a network was written that came without its run; 0 where nothing says so."""
-    file = checkpoint.find(split_part(model).file)
-    return int(checkpoint.read_state(file).get("iteration", 0)) if checkpoint.is_own(file) else 0
 
 
 def _kept_card(path: Path, repo_id: str | None) -> str:
@@ -124,14 +119,14 @@ def from_pretrained(
     """
     folder = Path(folder_or_repo_id)
     if split_part(folder).file.is_file():
-        return load_any(folder)[0]
+        return OpenRun(folder).network
     if folder.is_dir():
         if not (folder / MODEL_FILE).is_file():
             raise CheckpointError(
                 f"the folder {folder} has no {MODEL_FILE}: give one that save_pretrained wrote, or a repository as OWNER/NAME"
             )
-        return restore(folder / MODEL_FILE)[0]
-    return restore(download(str(folder_or_repo_id), revision=revision, cache_dir=cache_dir, token=token))[0]
+        return OpenRun(folder / MODEL_FILE).network
+    return OpenRun(download(str(folder_or_repo_id), revision=revision, cache_dir=cache_dir, token=token)).network
 
 
 def download(
@@ -359,11 +354,11 @@ def _results(run: Run | None) -> str:
     final = run.final
     rows = ["| domain | role | images | mIoU | pixel accuracy |", "|---|---|--:|--:|--:|"]
     rows += [
-        f"| {name} | {domain.role} | {domain.images} | {_percent(domain.miou)} | {_percent(domain.pixel_accuracy)} |"
+        f"| {name} | {domain.role} | {domain.images} | {percent(domain.miou)} | {percent(domain.pixel_accuracy)} |"
         for name, domain in final.domains.items()
     ]
     means = ((final.mean_source_miou, "sources"), (final.mean_unseen_miou, "unseen domains"))
-    rows += [f"| mean | {what} | | {_percent(mean)} | |" for mean, what in means]
+    rows += [f"| mean | {what} | | {percent(mean)} | |" for mean, what in means]
     head = "| IoU | " + " | ".join(final.domains) + " |"
     classes = [head, "|---|" + "--:|" * len(final.domains)]
     classes += [
@@ -374,11 +369,7 @@ def _results(run: Run | None) -> str:
 
 
 def _class_iou(domain: DomainResult, name: str) -> str:
-    return "absent" if name in domain.absent else _percent(domain.iou[name])
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
+    return "absent" if name in domain.absent else percent(domain.iou[name])
 
 
 def _limits(card: ModelCard, run: Run | None) -> str:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from spcnet.evaluation.evaluator import evaluating
 from spcnet.losses.clustering import labels_at
 from spcnet.models.heads.prototypes import unit
-from spcnet.models.network import Segmentor, device_of
+from spcnet.models.network import Segmentor
 from spcnet.models.style import StyleProjection, style_distance, style_stats
+from spcnet.numerics import device_of
 from spcnet.types import Batch, SegOutput, StyleStats, internals_of
 
 PLACES = ("stem", "layer1")

@@ -26,7 +26,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from spcnet.models.backbones.torchvision import NormedBlock
 from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder, resize
-from spcnet.models.network import Segmentor, device_of
+from spcnet.models.network import Segmentor
+from spcnet.numerics import device_of
 
 Step = Literal["fold", "upsampled", "winograd", "packed"]
 STEPS: tuple[Step, ...] = ("fold", "upsampled", "winograd", "packed")

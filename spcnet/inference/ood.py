@@ -1,14 +1,14 @@
-"""OODDetector: how far an image is from all known domains, from what one forward pass leaves behind.
+"""Out-of-distribution (OOD) scores: how far an image is from all known domains, from one forward pass.
 
-Two things are looked at. The *style*: mean and deviation of each channel before each style layer, whose distance to the
+Two things are measured. The *style*: mean and deviation of each channel before each style layer, whose distance to the
 nearest known domain SPC-Net weighs its bases by (Huang et al., CVPR 2023, Eq. 1-3). And the *prototypes*: how near the
 pixels are to the nearest one, and how much nearer than to the nearest of another class (Eq. 8).
 
 The paper's distance has no unit, and channels in which any two images differ drown those in which all known images
-agree. So images of the sources say what is usual (`fit`): a style is measured in the scatter of the known images of a
+agree. So the detector is fitted on images of the sources (`fit`): a style is measured in the scatter of the known images of a
 domain around their mean, along the directions in which it lies (Mahalanobis; Lee et al., NeurIPS 2018), with a
-probabilistic principal component analysis for the covariance (Tipping and Bishop, 1999). What came out is a file beside
-the checkpoint that is bound to the network's weights. A network without styles and prototypes has its confidence alone
+probabilistic principal component analysis for the covariance (Tipping and Bishop, 1999). The fitted detector is a file
+beside the checkpoint that is bound to the network's weights. A network without styles and prototypes has its confidence alone
 (Hendrycks and Gimpel, ICLR 2017).
 """
 
@@ -30,31 +30,33 @@ from spcnet.errors import DataError, UsageError
 from spcnet.files import write_text
 from spcnet.models.network import Segmentor
 from spcnet.models.style import style_distance
-from spcnet.precision import at_least_single, without_autocast
+from spcnet.numerics import at_least_single, without_autocast
 from spcnet.types import SegOutput, internals_of
 
 FORMAT = 1
 """Raised when a file written today could not be read by an older version."""
-OOD_FILE = "familiar.json"
-"""What is usual for the network beside it."""
-FEWEST = 20
-"""Images that are needed at least to say what is usual."""
-AXES = 16
-"""Directions of a layer's style space whose scatter is told apart; in all others it is taken to be the same."""
+OOD_FILE = "ood.json"
+"""The fitted detector, beside the network."""
+OLD_OOD_FILE = "familiar.json"
+"""Its name in versions before 0.2."""
+MIN_IMAGES = 20
+"""Fewest images to fit on."""
+MAX_COMPONENTS = 16
+"""Directions of a layer's style space that have a variance of their own; all others share one."""
 FOLDS = 5
-"""Parts of the known images; each is measured by what the others say, as an image to come will be."""
-EVERY = 4
-"""Of the pixels' scores, which lie at a fourth of the image's size, one in so many rows and columns is looked at."""
-LEAST_SCALE = 0.01
-"""Scatter of a channel against the median channel below which it is not believed: a dead channel has none."""
-LARGEST = 1e6
-"""Where a score ends."""
+"""Of the cross-validation by which known images are scored, as an image to come will be."""
+LOGIT_STRIDE = 4
+"""One in so many rows and columns of the logits, which have a fourth of the image's size, is read."""
+MIN_RELATIVE_SCALE = 0.01
+"""Lower bound of a channel's scatter as a fraction of the median channel's: a dead channel has none."""
+MAX_SCORE = 1e6
+"""Scores are clipped to it."""
 BEYOND = 1e100
-"""What counts for a figure that is none; its square is a number still."""
+"""Stands in for a value that is not finite; its square still is."""
 
 
 class Signals(NamedTuple):
-    """What an image shows, before anything is said about whether that is usual."""
+    """What a forward pass says about each image, before it is compared with known images."""
 
     styles: tuple[Float[Tensor, "B F"], ...]
     """Mean and deviation of each channel before each style layer, F = 2·C."""
@@ -69,15 +71,15 @@ class Signals(NamedTuple):
     entropy: Float[Tensor, " B"]
     """Of the softmax, in nats, mean over the pixels."""
     max_logit: Float[Tensor, " B"]
-    """Largest class score, mean over the pixels."""
+    """Largest logit, mean over the pixels."""
 
 
 @torch.no_grad()
 def signals(network: Segmentor, output: SegOutput) -> Signals:
-    """What a forward pass says about each image; all in double precision, on the CPU.
+    """Signals of each image of a batch, in double precision on the CPU.
 
     Args:
-        network: the network, which is left alone.
+        network: the network, unchanged.
         output: what it returned.
     """
     layers, internals = network.style_layers, internals_of(output)
@@ -89,17 +91,17 @@ def signals(network: Segmentor, output: SegOutput) -> Signals:
     if network.prototype_head is not None and internals.embedding is not None:
         best, second = nearest_classes(internals.embedding, network.prototype_head.unit_prototypes)
         similarity, margin = _cpu(best), _cpu(best - second)
-    scores = at_least_single(output.logits[:, :, ::EVERY, ::EVERY])
-    logs = scores.log_softmax(dim=1)
-    shares = logs.exp()
+    logits = at_least_single(output.logits[:, :, ::LOGIT_STRIDE, ::LOGIT_STRIDE])
+    logs = logits.log_softmax(dim=1)
+    probabilities = logs.exp()
     return Signals(
         styles=tuple(_cpu(torch.cat([stats.mean, stats.std], dim=1)) for stats in internals.styles),
-        distance=_cpu(torch.stack(nearest, dim=1) if nearest else scores.new_zeros(len(scores), 0)),
+        distance=_cpu(torch.stack(nearest, dim=1) if nearest else logits.new_zeros(len(logits), 0)),
         similarity=similarity,
         margin=margin,
-        confidence=_cpu(shares.amax(dim=1).mean(dim=(1, 2))),
-        entropy=_cpu(-(shares * logs).sum(dim=1).mean(dim=(1, 2))),
-        max_logit=_cpu(scores.amax(dim=1).mean(dim=(1, 2))),
+        confidence=_cpu(probabilities.amax(dim=1).mean(dim=(1, 2))),
+        entropy=_cpu(-(probabilities * logs).sum(dim=1).mean(dim=(1, 2))),
+        max_logit=_cpu(logits.amax(dim=1).mean(dim=(1, 2))),
     )
 
 
@@ -137,7 +139,7 @@ class StyleSpace:
 
     @classmethod
     def fit(cls, styles: Float[Tensor, "N F"], domain: Int[Tensor, " N"]) -> "StyleSpace":
-        """Take the styles of known images, each with the number of its domain; every domain has one at least."""
+        """Fit on the styles of known images, each with the number of its domain; every domain has at least one."""
         from sklearn.decomposition import PCA
 
         values, numbers = styles.numpy(), domain.numpy()
@@ -146,9 +148,9 @@ class StyleSpace:
         left = values - centres[place]
         scale = left.std(axis=0)
         typical = np.median(scale[scale > 0]) if (scale > 0).any() else 1.0
-        scale = np.maximum(scale, LEAST_SCALE * typical)
-        axes = max(1, min(AXES, left.shape[1] - 1, len(left) - len(known) - 1))
-        with np.errstate(invalid="ignore"):  # a share of no variance at all, which nobody asks for
+        scale = np.maximum(scale, MIN_RELATIVE_SCALE * typical)
+        axes = max(1, min(MAX_COMPONENTS, left.shape[1] - 1, len(left) - len(known) - 1))
+        with np.errstate(invalid="ignore"):  # the unused explained_variance_ratio_ of no variance at all
             pca = PCA(axes, svd_solver="full").fit(left / scale)
         variance = np.maximum(pca.explained_variance_, 1e-6)
         return cls(
@@ -162,53 +164,52 @@ class StyleSpace:
         along = left @ self.axes.T
         beside = np.maximum(np.square(left).sum(axis=2) - np.square(along).sum(axis=2), 0.0)
         squared = (np.square(along) / self.variance).sum(axis=2) + beside / self.noise
-        found: NDArray[np.float64] = np.sqrt(squared.min(axis=1) / left.shape[2])
-        return found
+        distance: NDArray[np.float64] = np.sqrt(squared.min(axis=1) / left.shape[2])
+        return distance
 
 
 @dataclass(frozen=True)
-class Usual:
-    """Mean and deviation of a figure over the known images."""
+class Standardization:
+    """Mean and deviation of a feature over the known images."""
 
     mean: float
     std: float
 
     @classmethod
-    def of(cls, values: NDArray[np.float64]) -> "Usual":
-        """Of these values; all alike count as scattered by next to nothing."""
+    def fit(cls, values: NDArray[np.float64]) -> "Standardization":
+        """Fit on values; a deviation below 1e-6 counts as 1e-6."""
         return cls(float(values.mean()), max(float(values.std()), 1e-6))
 
-    def standing(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How many deviations above the mean each value is."""
+    def apply(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Z-scores: how many deviations each value is above the mean."""
         return (values - self.mean) / self.std
 
 
-class Reading(NamedTuple):
+class OODScore(NamedTuple):
     """How far an image is from all known domains."""
 
     score: float
-    """In standard deviations of known images: 0 is a typical one, more is stranger; the mean of the parts, rescaled."""
+    """In standard deviations of known images: 0 is typical, higher is farther; the mean of the parts, standardised."""
     percentile: float
-    """Share of the known images that are less strange, 0..1. It ends at 1; the score goes on."""
+    """Fraction of the known images with a lower score, 0..1. It ends at 1; the score has no upper end."""
     times: float | None
-    """How many times as far as a typical known image its style is; None for a network without styles."""
+    """Distance of its style over that of a typical known image; None for a network without styles."""
     parts: dict[str, float]
-    """What the score is made of, in standard deviations: `style` and `prototypes`, or `confidence`."""
+    """What the score is the mean of, in standard deviations: `style` and `prototypes`, or `confidence`."""
 
 
 class OODDetector:
-    """Tells how far images are from all domains that a network was trained on.
+    """Scores how far images are from all domains that a network was trained on.
 
     ```python
-    unfamiliarity = OODDetector.read("runs/first", network)  # after `spcnet familiarise runs/first`
-    output = network(images)
-    scores = unfamiliarity.score(output)  # one for each image
+    detector = OODDetector.read("runs/first", network)  # after `spcnet ood fit runs/first`
+    scores = detector.scores(network(images))  # one for each image
     ```
 
     Args:
         network: the network that the outputs come from, in evaluation mode; it is read, never changed.
         spaces: where the known styles lie, for each style layer; none for a network without.
-        usual: of each figure.
+        features: standardisation of each feature.
         total: of the mean over the parts.
         known: scores of the known images.
         domains: names of the domains that the known images are from.
@@ -219,13 +220,13 @@ class OODDetector:
         network: Segmentor,
         *,
         spaces: Sequence[StyleSpace],
-        usual: dict[str, Usual],
-        total: Usual,
+        features: dict[str, Standardization],
+        total: Standardization,
         known: NDArray[np.float64],
         domains: Sequence[str],
     ) -> None:
         self.network = network
-        self.spaces, self.usual, self.total = tuple(spaces), usual, total
+        self.spaces, self.features, self.total = tuple(spaces), features, total
         self.known = np.sort(known)
         self.domains = tuple(domains)
 
@@ -233,10 +234,9 @@ class OODDetector:
     def fit(
         cls, network: Segmentor, outputs: Iterable[tuple[SegOutput, Int[Tensor, " B"]]], *, domains: Sequence[str]
     ) -> "OODDetector":
-        """Learn from images of the sources what is usual.
+        """Fit on images of the sources.
 
-        Every image is measured by what the others say (five parts in turn), for among those that a covariance is made
-        from all look more usual than they are.
+        Known images are scored by cross-validation, for those that a covariance is estimated from lie nearer to it.
 
         Args:
             network: the network, in evaluation mode.
@@ -244,74 +244,70 @@ class OODDetector:
             domains: names of the domains, by number.
 
         Raises:
-            DataError: there are too few images, or what the network says of them is not finite.
+            DataError: there are fewer than `MIN_IMAGES` images, or an output is not finite.
         """
         from sklearn.model_selection import PredefinedSplit
 
-        found, numbers = [], []
+        batches, numbers = [], []
         for output, domain in outputs:
-            found.append(signals(network, output))
+            batches.append(signals(network, output))
             numbers.append(domain.cpu())
-        count = sum(len(domain) for domain in numbers)
-        if count < FEWEST:
+        count = sum(map(len, numbers))
+        if count < MIN_IMAGES:
             raise DataError(
-                f"there are {count} known images: {FEWEST} are needed to say what is usual, and 100 of each source are better"
+                f"there are {count} known images: {MIN_IMAGES} are needed, and 100 of each source are better"
             )
-        seen, domain = _joined(found), torch.cat(numbers)
-        if not all(bool(values.isfinite().all()) for values in (*seen.styles, seen.max_logit)):
+        known, domain = _joined(batches), torch.cat(numbers)
+        if not all(bool(values.isfinite().all()) for values in (*known.styles, known.max_logit)):
             raise DataError(
-                "what the network says of known images is not finite: its weights are damaged, train it anew"
+                "the network's outputs for known images are not finite: its weights are damaged, train again"
             )
-        distances = [np.empty(count) for _ in seen.styles]
-        # Each part is a stretch of each domain: frames of one drive, which are alike, stay together.
-        part = np.empty(count, np.int64)
+        distances = [np.empty(count) for _ in known.styles]
+        # A fold is a stretch of each domain: frames of one drive, which are alike, stay together.
+        fold = np.empty(count, np.int64)
         for number in np.unique(domain.numpy()):
-            own = np.flatnonzero(domain.numpy() == number)
-            part[own] = np.arange(len(own)) * FOLDS // len(own)
-        for rest, held_out in PredefinedSplit(part).split() if distances else ():
-            for styles, into in zip(seen.styles, distances, strict=True):
-                into[held_out] = StyleSpace.fit(styles[rest], domain[rest]).distance(styles[held_out])
-        figures = _figures(seen, distances)
-        usual = {name: Usual.of(values) for name, values in figures.items()}
-        mean = np.mean(list(_parts(figures, usual).values()), axis=0)
-        total = Usual.of(mean)
+            places = np.flatnonzero(domain.numpy() == number)
+            fold[places] = np.arange(len(places)) * FOLDS // len(places)
+        for rest, held_out in PredefinedSplit(fold).split() if distances else ():
+            for styles, distance in zip(known.styles, distances, strict=True):
+                distance[held_out] = StyleSpace.fit(styles[rest], domain[rest]).distance(styles[held_out])
+        values = _features(known, distances)
+        features = {name: Standardization.fit(column) for name, column in values.items()}
+        mean = np.mean(list(_parts(values, features).values()), axis=0)
+        total = Standardization.fit(mean)
         return cls(
             network,
-            spaces=[StyleSpace.fit(styles, domain) for styles in seen.styles],
-            usual=usual,
+            spaces=[StyleSpace.fit(styles, domain) for styles in known.styles],
+            features=features,
             total=total,
-            known=total.standing(mean),
+            known=total.apply(mean),
             domains=domains,
         )
 
-    def readings(self, output: SegOutput) -> list[Reading]:
-        """How strange each image of a batch is, with what makes it so.
+    def scores(self, output: SegOutput) -> list[OODScore]:
+        """Score each image of a batch.
 
         Args:
-            output: what the network returned for the batch; nothing is computed anew.
+            output: what the network returned for the batch.
         """
-        return self.read_signals(signals(self.network, output))
+        return self.score_signals(signals(self.network, output))
 
-    def score(self, output: SegOutput) -> Float[Tensor, " B"]:
-        """How strange each image of a batch is: see `Reading.score`."""
-        return torch.tensor([reading.score for reading in self.readings(output)], dtype=torch.float64)
-
-    def read_signals(self, seen: Signals) -> list[Reading]:
-        """The same from what `signals` found."""
-        distances = [space.distance(styles) for space, styles in zip(self.spaces, seen.styles, strict=True)]
-        figures = _figures(seen, distances)
+    def score_signals(self, batch: Signals) -> list[OODScore]:
+        """The same from what `signals` returned."""
+        distances = [space.distance(styles) for space, styles in zip(self.spaces, batch.styles, strict=True)]
+        features = _features(batch, distances)
         parts = {
-            name: np.nan_to_num(np.clip(values, -LARGEST, LARGEST), nan=LARGEST)
-            for name, values in _parts(figures, self.usual).items()
+            name: np.nan_to_num(np.clip(values, -MAX_SCORE, MAX_SCORE), nan=MAX_SCORE)
+            for name, values in _parts(features, self.features).items()
         }
-        score = np.clip(self.total.standing(np.mean(list(parts.values()), axis=0)), -LARGEST, LARGEST)
+        score = np.clip(self.total.apply(np.mean(list(parts.values()), axis=0)), -MAX_SCORE, MAX_SCORE)
         percentile = np.searchsorted(self.known, score, side="left") / len(self.known)
         times = None
         if distances:
-            above = [figures[name] - self.usual[name].mean for name in figures if name.startswith("style")]
-            times = np.nan_to_num(np.exp(np.minimum(np.mean(above, axis=0), math.log(LARGEST))), nan=LARGEST)
+            above = [features[name] - self.features[name].mean for name in features if name.startswith("style")]
+            times = np.nan_to_num(np.exp(np.minimum(np.mean(above, axis=0), math.log(MAX_SCORE))), nan=MAX_SCORE)
         return [
-            Reading(
+            OODScore(
                 float(score[i]),
                 float(percentile[i]),
                 None if times is None else float(times[i]),
@@ -332,22 +328,15 @@ class OODDetector:
         Raises:
             DataError: it cannot be written.
         """
-        file = ood_file(path)
+        file = _folder(path) / OOD_FILE
         content = {
             "format": FORMAT,
             "network": checkpoint.fingerprint(self.network.state_dict()),
             "domains": list(self.domains),
             "spaces": [
-                {
-                    "centres": space.centres.tolist(),
-                    "scale": space.scale.tolist(),
-                    "axes": space.axes.tolist(),
-                    "variance": space.variance.tolist(),
-                    "noise": space.noise,
-                }
-                for space in self.spaces
+                {name: np.asarray(value).tolist() for name, value in vars(space).items()} for space in self.spaces
             ],
-            "usual": {name: asdict(usual) for name, usual in self.usual.items()},
+            "usual": {name: asdict(feature) for name, feature in self.features.items()},
             "total": asdict(self.total),
             "known": self.known.tolist(),
         }
@@ -356,7 +345,7 @@ class OODDetector:
 
     @classmethod
     def read(cls, path: Path | str, network: Segmentor) -> "OODDetector":
-        """Read what was written beside a checkpoint.
+        """Read the detector beside a checkpoint.
 
         Args:
             path: folder of the run, or its checkpoint file.
@@ -366,80 +355,81 @@ class OODDetector:
             DataError: there is no such file, it is damaged, or it belongs to another network.
         """
         file = ood_file(Path(path))
-        remedy = f"make it with: spcnet familiarise {Path(path)}"
+        remedy = f"run spcnet ood fit {Path(path)}"
         if not file.is_file():
-            raise DataError(f"there is no {file}, which says what is usual for the network: {remedy}")
+            raise DataError(f"there is no OOD detector {file}: {remedy}")
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            written = content["format"]
-            if written != FORMAT:
-                raise DataError(f"{file} has the format {written}, and this version reads {FORMAT}: {remedy}")
+            if content["format"] != FORMAT:
+                raise DataError(f"{file} has the format {content['format']}, this version reads {FORMAT}: {remedy}")
             if content["network"] != checkpoint.fingerprint(network.state_dict()):
-                raise DataError(
-                    f"{file} was made for other weights than the network has, of an earlier training or another run: {remedy}"
-                )
-            found = cls(
+                raise DataError(f"{file} was fitted for other weights than the network has: {remedy}")
+            detector = cls(
                 network,
                 spaces=[_space(entry) for entry in content["spaces"]],
-                usual={name: _usual(entry) for name, entry in content["usual"].items()},
-                total=_usual(content["total"]),
+                features={name: _standardization(entry) for name, entry in content["usual"].items()},
+                total=_standardization(content["total"]),
                 known=_numbers(content["known"], 1),
                 domains=[str(name) for name in content["domains"]],
             )
-            widths = [space.centres.shape[1] for space in found.spaces]
-            wanted = [2 * layer.base_mean.shape[1] for layer in network.style_layers]
-            if widths != wanted or set(found.usual) != set(_names(network)):
-                raise ValueError(f"its layers have {widths} values, the network's {wanted}")
+            widths = [space.centres.shape[1] for space in detector.spaces]
+            expected = [2 * layer.base_mean.shape[1] for layer in network.style_layers]
+            if widths != expected or set(detector.features) != set(_feature_names(network)):
+                raise ValueError(f"its layers have {widths} values, the network's {expected}")
+        except UsageError:
+            raise
         except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            if isinstance(error, UsageError):
-                raise
-            raise DataError(
-                f"{file} is damaged or something else ({' '.join(str(error).split())}): {remedy}"
-            ) from error
-        return found
+            reason = " ".join(str(error).split())
+            raise DataError(f"{file} is damaged or not an OOD detector ({reason}): {remedy}") from error
+        return detector
 
 
 def ood_file(path: Path) -> Path:
-    """The file that belongs to a run's folder or a checkpoint file."""
-    return path / OOD_FILE if path.is_dir() else path.parent / OOD_FILE
+    """The detector's file for a run's folder or a checkpoint file; an earlier version's where only that is there."""
+    new, old = _folder(path) / OOD_FILE, _folder(path) / OLD_OOD_FILE
+    return old if old.is_file() and not new.is_file() else new
 
 
-def _names(network: Segmentor) -> list[str]:
-    """The figures that a network is judged by."""
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _feature_names(network: Segmentor) -> list[str]:
     styles = [f"style {number}" for number in range(1, len(network.style_layers) + 1)]
     prototypes = ["prototypes: similarity", "prototypes: margin"] if network.prototype_head is not None else []
     return [*styles, *prototypes] or ["confidence"]
 
 
-def _figures(seen: Signals, distances: Sequence[NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    """What images are judged by: more is stranger. Distances by their logarithm, so that times are differences."""
-    figures = {f"style {number}": _log(values) for number, values in enumerate(distances, start=1)}
-    if seen.similarity is not None and seen.margin is not None:
-        figures["prototypes: similarity"] = _log(_lacking(seen.similarity.numpy()))
-        figures["prototypes: margin"] = _log(_lacking(seen.margin.numpy()))
-    return figures or {"confidence": -seen.max_logit.numpy()}
+def _features(batch: Signals, distances: Sequence[NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """Features by `_feature_names`, higher is farther. Distances as logarithms, so that ratios are differences."""
+    features = {f"style {number}": _log(values) for number, values in enumerate(distances, start=1)}
+    if batch.similarity is not None and batch.margin is not None:
+        features["prototypes: similarity"] = _log(_one_minus(batch.similarity.numpy()))
+        features["prototypes: margin"] = _log(_one_minus(batch.margin.numpy()))
+    return features or {"confidence": -batch.max_logit.numpy()}
 
 
-def _lacking(cosine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What a cosine, or a difference of two, lacks to 1; of what can be neither, as much as can be."""
-    found: NDArray[np.float64] = np.where(np.abs(cosine) < 2.01, 1 - cosine, BEYOND)
-    return found
+def _one_minus(cosine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 minus a cosine or a difference of two; `BEYOND` for a value that can be neither."""
+    return np.where(np.abs(cosine) < 2.01, 1 - cosine, BEYOND)
 
 
 def _log(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = np.log(np.maximum(values, 1e-6))
-    return found
+    logarithm: NDArray[np.float64] = np.log(np.maximum(values, 1e-6))
+    return logarithm
 
 
-def _parts(figures: dict[str, NDArray[np.float64]], usual: dict[str, Usual]) -> dict[str, NDArray[np.float64]]:
-    """Standing of each image in each part, the mean over the part's figures."""
+def _parts(
+    features: dict[str, NDArray[np.float64]], standardizations: dict[str, Standardization]
+) -> dict[str, NDArray[np.float64]]:
+    """Mean z-score of each image over the features of each part: `style`, `prototypes`, `confidence`."""
     grouped: dict[str, list[NDArray[np.float64]]] = {}
-    for name, values in figures.items():
-        grouped.setdefault(name.split(":")[0].split(" ")[0], []).append(usual[name].standing(values))
+    for name, values in features.items():
+        grouped.setdefault(name.split(":")[0].split(" ")[0], []).append(standardizations[name].apply(values))
     return {part: np.mean(values, axis=0) for part, values in grouped.items()}
 
 
-def _joined(found: Sequence[Signals]) -> Signals:
+def _joined(batches: Sequence[Signals]) -> Signals:
     """The signals of several batches as those of one."""
 
     def joined(parts: Sequence[Any]) -> Any:
@@ -449,14 +439,14 @@ def _joined(found: Sequence[Signals]) -> Signals:
             return tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
         return torch.cat(list(parts))
 
-    return Signals(*map(joined, zip(*found, strict=True)))
+    return Signals(*map(joined, zip(*batches, strict=True)))
 
 
 def _numbers(values: Any, dimensions: int) -> NDArray[np.float64]:
-    found = np.array(values, dtype=np.float64)
-    if found.ndim != dimensions or found.size == 0 or not np.isfinite(found).all():
-        raise ValueError(f"a table of numbers has the shape {found.shape}")
-    return found
+    numbers = np.array(values, dtype=np.float64)
+    if numbers.ndim != dimensions or numbers.size == 0 or not np.isfinite(numbers).all():
+        raise ValueError(f"a table of numbers has the shape {numbers.shape}")
+    return numbers
 
 
 def _space(entry: Any) -> StyleSpace:
@@ -469,8 +459,8 @@ def _space(entry: Any) -> StyleSpace:
     return StyleSpace(centres, scale, axes, variance, noise)
 
 
-def _usual(entry: Any) -> Usual:
+def _standardization(entry: Any) -> Standardization:
     mean, std = _numbers([entry["mean"], entry["std"]], 1).tolist()
     if std <= 0:
         raise ValueError("a deviation is not positive")
-    return Usual(mean, std)
+    return Standardization(mean, std)

@@ -27,7 +27,7 @@ from spcnet.files import write_atomic
 from spcnet.glossary import Layers
 from spcnet.inference.fast import fused
 from spcnet.inference.images import find_images, read_rgb
-from spcnet.inference.ood import OODDetector, Reading
+from spcnet.inference.ood import OODDetector, OODScore
 from spcnet.inference.results import (
     Failure,
     FoundImage,
@@ -41,8 +41,8 @@ from spcnet.inference.results import (
 )
 from spcnet.inference.video import Frame, VideoWriter, is_video, open_video, packages
 from spcnet.labels import LabelSpace
-from spcnet.memory import keep_freed_memory
 from spcnet.models.network import MIN_SIZE, Segmentor
+from spcnet.numerics import keep_freed_memory
 from spcnet.types import SegOutput
 
 WHOLE = TestTimeAugmentation()
@@ -50,7 +50,7 @@ WHOLE = TestTimeAugmentation()
 Speed = Literal["auto", "plain", "fused"]
 """How a network is run: as it is, rewritten by `spcnet.inference.fast`, or rewritten where that pays, on a processor."""
 
-_Labelled = tuple[npt.NDArray[np.uint8], Mapping[str, Layers], npt.NDArray[np.float32] | None, Reading | None]
+_Labelled = tuple[npt.NDArray[np.uint8], Mapping[str, Layers], npt.NDArray[np.float32] | None, OODScore | None]
 
 
 class Predictor:
@@ -206,7 +206,7 @@ class Predictor:
     def _labelled(self, images: Sequence[npt.NDArray[np.uint8]], confidence: bool) -> list[_Labelled]:
         output: SegOutput = self._forward(torch.stack([self._prepared(image) for image in images]))
         self._check(output)
-        readings = [None] * len(images) if self.unfamiliarity is None else self.unfamiliarity.readings(output)
+        readings = [None] * len(images) if self.unfamiliarity is None else self.unfamiliarity.scores(output)
         found: list[_Labelled] = []
         for number, rgb in enumerate(images):
             own_size = (rgb.shape[0], rgb.shape[1])

@@ -16,7 +16,7 @@ from spcnet.errors import UsageError, unknown_name_error
 from spcnet.evaluation.evaluator import save_image
 from spcnet.files import check_writable, write_atomic
 from spcnet.glossary import FIGURES, Layers, words_of
-from spcnet.inference.ood import Reading
+from spcnet.inference.ood import OODScore
 from spcnet.inference.video import Frame, Video, VideoWriter, is_video
 from spcnet.inference.visualize import (
     Ids,
@@ -58,7 +58,7 @@ class Prediction:
     """From the pixels to the class map; reading the file is not in it. Of images in a batch each has an equal part."""
     confidence: npt.NDArray[np.float32] | None = None
     """H×W: probability of the chosen class, 0..1, as the network's softmax has it; None if it was not asked for."""
-    unfamiliarity: Reading | None = None
+    unfamiliarity: OODScore | None = None
     """How far the image is from all that the network was trained on; None where the predictor was not given a way to tell."""
 
 
@@ -93,7 +93,7 @@ class Written:
     """Grey PNG of the probability of the chosen class, if asked for."""
     mean_confidence: float | None = None
     """Its mean over the pixels, 0..1."""
-    unfamiliarity: Reading | None = None
+    unfamiliarity: OODScore | None = None
     """How far the image is from all that the network was trained on, where that can be told."""
 
 
@@ -128,7 +128,7 @@ class WrittenVideo:
     mean_confidence: float | None = None
     """Mean over the pixels of all frames, 0..1, if asked for."""
     unfamiliarity: float | None = None
-    """Mean score of the frames, where it can be told; see `spcnet.inference.ood.Reading`."""
+    """Mean score of the frames, where it can be told; see `spcnet.inference.ood.OODScore`."""
     note: str | None = None
     """What is wrong with the colours of the whole source, in one line."""
 
@@ -500,7 +500,7 @@ def _pixels(class_map: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     return counts
 
 
-def _as_plain(reading: Reading | None) -> dict[str, Any] | None:
+def _as_plain(reading: OODScore | None) -> dict[str, Any] | None:
     if reading is None:
         return None
     return {

@@ -10,8 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from spcnet.errors import UsageError, unknown_name_error
 from spcnet.evaluation.evaluator import label_image
+from spcnet.formatting import whole_percent
 from spcnet.glossary import Layers, words_of
-from spcnet.labels import CITYSCAPES_IDS, IGNORE, LabelSpace
+from spcnet.label_tables import CITYSCAPES_IDS
+from spcnet.labels import IGNORE, LabelSpace
 
 Ids = Literal["train", "label", "color"]
 """What the pixels of a written class map are: class ids 0..K-1, Cityscapes' own label ids, or colours."""
@@ -146,7 +148,7 @@ def legend(
     """
     font = _font(text_size)
     names = [space.classes[k] for k in classes]
-    notes = [""] * len(names) if shares is None else [percent(share) for share in shares]
+    notes = [""] * len(names) if shares is None else [whole_percent(share) for share in shares]
     gap, swatch, line = text_size // 2, text_size, round(text_size * 1.7)
     texts = max((font.getlength(name) for name in names), default=0)
     figures = max((font.getlength(note) for note in notes), default=0)
@@ -190,7 +192,7 @@ def style_bar(
     if len(names) != len(weights):
         raise UsageError(f"there are {len(weights)} style weights and {len(names)} names of sources: give one for each")
     font, line = _font(text_size), round(text_size * 1.7)
-    labels = [f"{name}  {percent(weight)}" for name, weight in zip(names, weights, strict=True)]
+    labels = [f"{name}  {whole_percent(weight)}" for name, weight in zip(names, weights, strict=True)]
     rows = _flow([font.getlength(label) + 3 * text_size for label in labels], width - 2 * text_size)
     top = line if title else text_size // 2
     bar = text_size
@@ -258,11 +260,6 @@ def sheet(
         whole.paste(part, (0, top))
         top += part.height
     return whole
-
-
-def percent(share: float) -> str:
-    """A share 0..1 in words: whole per cent, and '<1 %' for what is little but there."""
-    return "<1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
 
 
 def _flow(widths: Sequence[float], limit: float) -> list[list[int]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spcnet.distributed import Reduce
 from spcnet.errors import UsageError
-from spcnet.precision import at_least_single, without_autocast
+from spcnet.numerics import at_least_single, without_autocast
 from spcnet.types import StyleStats
 
 Distance = Literal["was", "abs", "kl"]

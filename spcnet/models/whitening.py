@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from spcnet import distributed
 from spcnet.distributed import Reduce
-from spcnet.precision import at_least_single, without_autocast
+from spcnet.numerics import at_least_single, without_autocast
 
 Kind = Literal["iw", "irw", "isw", "is", "ibn", "sw"]
 KINDS: tuple[Kind, ...] = ("iw", "irw", "isw", "is", "ibn", "sw")

@@ -1,14 +1,13 @@
 """Looking inside trained networks: what they make of styles and pixels of their own domains and of unseen ones.
 
-Shown are some images of each domain; what was seen becomes a record in the run's folder, and the pictures are drawn
-from the record.
+Some images of each domain are shown to the network; what was seen becomes a record in the run's folder, and the
+pictures are drawn from the record.
 """
 
-import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -16,13 +15,11 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from spcnet import checkpoint
-from spcnet.config import plain_lists
 from spcnet.data.datasets import Sample, SegmentationSet, print_remarks
 from spcnet.data.loading import evaluation_batches
 from spcnet.engine import records
 from spcnet.engine.progress import Show, bar
-from spcnet.errors import DataError, UsageError
+from spcnet.errors import DataError
 from spcnet.files import write_atomic, write_text
 from spcnet.inference.embeddings import (
     PLACES,
@@ -36,152 +33,102 @@ from spcnet.inference.embeddings import (
     style_gap,
     told_apart,
 )
-from spcnet.inference.predictor import find_device
-from spcnet.labels import label_space
-from spcnet.methods import restore
-from spcnet.models.network import Segmentor
 from spcnet.reports import inspection as report
 from spcnet.reports.inspection import Domain, Inspection, Layer, Pair, PixelMap, Point, Prototypes, Seen
 from spcnet.reports.inspection_figures import write_figures
 from spcnet.reports.inspection_page import write_page
-from spcnet.runs import DataOptions, OpenRun, check_unseen, open_domains, source_tests
+from spcnet.runs import OpenRun
+from spcnet.studies.conditions import check_at_least
 
 PAGE_FILE = "index.html"
 NEAREST_FILE = "nearest.csv"
 PICTURE_WIDTH = 480
 """Of the kept pictures, in pixels."""
 ALIKE = 5
-"""How many pairs of classes are told."""
+"""How many pairs of similar classes are listed."""
 
 
-@plain_lists
 def inspect(
-    run: Path,
+    run: OpenRun,
     *,
-    images: int = 50,
+    limit: int = 50,
     pixels: int = 60,
-    targets: Sequence[str] | None = None,
-    roots: Mapping[str, str] | None = None,
-    sets: Path | None = None,
     batch_size: int | None = None,
     seed: int = 0,
-    accelerator: str = "auto",
     console: Console | None = None,
 ) -> Inspection:
     """Look inside the network of a run and write what was seen.
 
-    Into `RUN/inspection` go `inspection.json` (the record), `index.html` (a page that needs nothing else), the figures as
-    PNG and SVG, `nearest.csv` (each image with its nearest known style) and `pictures/`. Time and memory grow with the
-    images; t-SNE's time with the points on a map.
+    Into `RUN/inspection` go `inspection.json` (the record), `index.html` (a page in one file), the figures as PNG and
+    SVG, `nearest.csv` (each image with its nearest known style) and `pictures/`. Time and memory grow with the images;
+    t-SNE's time with the points on a map.
 
     Args:
-        run: folder of a run.
-        images: most images of each domain, spread evenly over it.
+        run: the folder of a run, opened. Its sources are shown with any targets, for others are compared with them.
+        limit: images of each domain, spread evenly over it; 0 for all.
         pixels: most pixels of each class and domain whose embeddings are shown.
-        targets: unseen domains instead of the run's own; the sources are shown with any, for they are what others are
-            compared with.
-        roots: folders of data sets, beside the run's own.
-        sets: file that describes sets of one's own, beside the run's own; see `spcnet.config.read_sets`.
         batch_size: images that the network sees together; the run's own by default.
         seed: of t-SNE and of which pixels are shown.
-        accelerator: where to compute: auto, cpu, cuda or mps.
         console: where progress is shown; nowhere by default.
 
     Raises:
         UsageError, DataError, CheckpointError: see the message.
     """
     console = console or Console(quiet=True)
-    for name, value in (("images", images), ("pixels", pixels), ("batch_size", batch_size or 1)):
-        if value < 1:
-            raise UsageError(f"{name} is {value}: it must be 1 or more")
-    config = OpenRun(run).config
-    data = dataclasses.replace(
-        OpenRun(run, DataOptions(targets, roots or {}, sets)).data,
-        workers=0,  # for a few images not worth their start, and what has been read is remembered here
-    )
-    check_unseen(data)
-    network, card = restore(run)
-    space = label_space(card.space)
-    whole = open_domains([*source_tests(data), *data.targets], data, space, training=False)
+    check_at_least(limit=(limit, 0), pixels=(pixels, 1), batch_size=(batch_size or 1, 1))
+    batch_size = batch_size or run.config.evaluation.batch_size
+    whole = run.tests([*run.sources, *run.data.targets])
     print_remarks(whole.values(), console)
-    tests = {name: Chosen(plain, images) for name, plain in whole.items()}
-    network.to(find_device(accelerator))
-    sources = source_tests(data)
-    domains = tuple(Domain(name, "source" if name in sources else "unseen") for name in tests)
+    tests = {name: Chosen(images, limit) for name, images in whole.items()}
+    # Workers are not worth their start for a few images, and `Chosen` remembers what it read.
+    data = replace(run.data, workers=0)
     insides = []
-    with bar(console, sum(map(len, tests.values())), 0, f"look inside {run.name}") as show:
+    with bar(console, sum(map(len, tests.values())), 0, f"look inside {run.path.name}") as show:
         done = 0
         for index, (name, chosen) in enumerate(tests.items()):
             batches = evaluation_batches(
-                chosen,
-                data,
-                domain=index,
-                batch_size=batch_size or config.evaluation.batch_size,
-                on_skip=partial(_tell_skipped, console),
+                chosen, data, domain=index, batch_size=batch_size, on_skip=partial(_print_skipped, console)
             )
             inside = look_inside(
-                network,
+                run.network,
                 batches,
-                num_classes=len(space),
+                num_classes=len(run.space),
                 pixels=pixels,
                 seed=seed,
-                on_images=partial(_tell_seen, show, done),
+                on_images=partial(_show_done, show, done),
             )
             if not inside.names:
                 raise DataError(f"{name} has no image that can be read: choose another set or split")
             insides.append(inside)
             done += len(chosen)
-    domain_of = torch.arange(len(insides)).repeat_interleave(torch.tensor([len(inside.names) for inside in insides]))
-    seen = tuple(Seen(int(d), name) for d, name in zip(domain_of, _names(insides), strict=True))
-    is_source = [domain.role == "source" for domain in domains]
-    known = tuple(card.domains) if network.num_domains is not None else tuple(name for name in tests if name in sources)
-    layers = tuple(
-        _layer(network, insides, place, domain_of, is_source, len(known), seed=seed) for place in range(len(PLACES))
-    )
-    folder = run / report.FOLDER
-    found = Inspection(
-        run=run.resolve().name,
-        method=card.method,
-        backbone=str(card.model["backbone"]),
-        iteration=int(checkpoint.read(checkpoint.find(run))[2].get("iteration", 0)),
-        classes=space.classes,
-        colors=tuple((int(r), int(g), int(b)) for r, g, b in space.colors),
-        known=known,
-        domains=domains,
-        images=seen,
-        layers=layers,
-        pixels=_pixel_map(network, insides, is_source, seed=seed),
-        prototypes=_prototypes(network, space.classes),
-        pairs=_pairs(insides, domain_of, is_source),
-        seed=seed,
-        environment={key: value for key, value in records.surroundings().items() if key != "command"},
-        folder=folder,
-    )
-    _keep_pictures(found, list(tests.values()))
-    write_figures(found, folder)
-    write_text(folder / NEAREST_FILE, report.nearest_csv(found))
-    write_page([found], folder / PAGE_FILE)
-    report.write_inspection(found, folder)
-    return found
+    inspection = _Views(run, list(tests), insides, seed).inspection()
+    folder = inspection.folder
+    _keep_pictures(inspection, list(tests.values()))
+    write_figures(inspection, folder)
+    write_text(folder / NEAREST_FILE, report.nearest_csv(inspection))
+    write_page([inspection], folder / PAGE_FILE)
+    report.write_inspection(inspection, folder)
+    return inspection
 
 
-def _tell_skipped(console: Console, _: str, message: str) -> None:
+def _print_skipped(console: Console, _: str, message: str) -> None:
     console.print(f"skipped: {message}", style="yellow", highlight=False, markup=False)
 
 
-def _tell_seen(show: Show, before: int, seen: int) -> None:
-    show(before + seen, {})
+def _show_done(show: Show, before: int, done: int) -> None:
+    show(before + done, {})
 
 
 class Chosen(SegmentationSet):
-    """So many images of a set, spread evenly over it, that remembers which is which."""
+    """Images of a set, spread evenly from its first to its last, that remembers which is which."""
 
-    def __init__(self, whole: SegmentationSet, wanted: int) -> None:
+    def __init__(self, whole: SegmentationSet, limit: int) -> None:
         self.whole = whole
-        step = max(1.0, (len(whole) - 1) / max(wanted - 1, 1))
-        self.places = [round(number * step) for number in range(min(wanted, len(whole)))]
+        count = min(limit or len(whole), len(whole))
+        step = max(1.0, (len(whole) - 1) / max(count - 1, 1))
+        self.places = [round(number * step) for number in range(count)]
         self.known: dict[str, int] = {}
-        """Where in the set an image is that was read."""
+        """Index in the set of each image that was read, by name."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -193,119 +140,150 @@ class Chosen(SegmentationSet):
         return sample
 
 
-def _names(insides: Sequence[Inside]) -> Iterator[str]:
-    for inside in insides:
-        yield from inside.names
+@dataclass(frozen=True)
+class _Views:
+    """What was seen of all domains, and what the record says of it."""
 
+    run: OpenRun
+    names: Sequence[str]
+    """Of the domains."""
+    insides: Sequence[Inside]
+    """Of each domain."""
+    seed: int
 
-def _layer(
-    network: Segmentor,
-    insides: Sequence[Inside],
-    place: int,
-    domain_of: Tensor,
-    is_source: Sequence[bool],
-    num_known: int,
-    *,
-    seed: int,
-) -> Layer:
-    """What was seen at one place, laid out on one map."""
-    views = [inside.styles[place] for inside in insides]
-    before = torch.cat([view.before for view in views])
-    mode: str | None = None
-    after: Tensor | None = None
-    weights: Tensor | None = None
-    if network.style_layers:
-        layer = network.style_layers[place]
-        mode, bases = layer.mode, style_bases(layer)
-        after = torch.cat([view.after for view in views if view.after is not None])
-        distance = torch.cat([view.distance for view in views if view.distance is not None])
-        if views[0].weights is not None:
-            weights = torch.cat([view.weights for view in views if view.weights is not None])
-    else:
-        means = [view.before.mean(dim=0) for view, source in zip(views, is_source, strict=True) if source]
-        bases = torch.stack(means)
-        distance = torch.cdist(before, bases).square() / (before.shape[1] / 2)
-    groups = [before, bases] if after is None else [before, bases, after]
-    flat = [_points(group) for group in laid_out(groups, seed=seed)]
-    return Layer(
-        place=PLACES[place],
-        mode=mode,
-        before=flat[0],
-        bases=flat[1],
-        after=flat[2] if after is not None else (),
-        distance=_rows(distance),
-        weights=() if weights is None else _rows(weights),
-        gap_before=style_gap(before, domain_of),
-        gap_after=math.nan if after is None else style_gap(after, domain_of),
-        told_before=told_apart(before, domain_of),
-        told_after=math.nan if after is None else told_apart(after, domain_of),
-    )
+    @cached_property
+    def is_source(self) -> list[bool]:
+        return [name in self.run.sources for name in self.names]
 
+    @cached_property
+    def domain_of(self) -> Tensor:
+        """Domain of each image, N."""
+        counts = torch.tensor([len(inside.names) for inside in self.insides])
+        return torch.arange(len(counts)).repeat_interleave(counts)
 
-def _pixel_map(network: Segmentor, insides: Sequence[Inside], is_source: Sequence[bool], *, seed: int) -> PixelMap:
-    head = network.prototype_head
-    groups = [inside.pixels.embedding for inside in insides]
-    if head is not None:
-        groups.append(head.unit_prototypes.flatten(0, 1).float().cpu())
-    flat = [_points(group) for group in laid_out(groups, seed=seed)] if any(map(len, groups)) else [()] * len(groups)
-    shares = []
-    for index, inside in enumerate(insides):
-        others = [one.pixels for i, one in enumerate(insides) if is_source[i] and i != index]
-        known = (
-            Pixels(torch.cat([p.embedding for p in others]), torch.cat([p.label for p in others])) if others else None
+    def inspection(self) -> Inspection:
+        """The whole record."""
+        run, space = self.run, self.run.space
+        images = [name for inside in self.insides for name in inside.names]
+        sources = tuple(name for name in self.names if name in run.sources)
+        return Inspection(
+            run=run.path.resolve().name,
+            method=run.card.method,
+            backbone=str(run.card.model["backbone"]),
+            iteration=run.iteration,
+            classes=space.classes,
+            colors=tuple((int(r), int(g), int(b)) for r, g, b in space.colors),
+            known=tuple(run.card.domains) if run.network.num_domains is not None else sources,
+            domains=tuple(Domain(name, "source" if name in run.sources else "unseen") for name in self.names),
+            images=tuple(Seen(int(d), name) for d, name in zip(self.domain_of, images, strict=True)),
+            layers=tuple(self.layer(place) for place in range(len(PLACES))),
+            pixels=self.pixel_map(),
+            prototypes=self.prototypes(),
+            pairs=self.pairs(),
+            seed=self.seed,
+            environment=records.environment(),
+            folder=run.path / report.FOLDER,
         )
-        shares.append(math.nan if known is None else matched(inside.pixels, known))
-    return PixelMap(
-        kind="feature" if head is None else "embedding",
-        points=tuple(point for group in flat[: len(insides)] for point in group),
-        label=tuple(int(k) for inside in insides for k in inside.pixels.label),
-        domain=tuple(d for d, inside in enumerate(insides) for _ in inside.pixels.label),
-        prototypes=() if head is None else flat[-1],
-        matched=tuple(shares),
-    )
+
+    def layer(self, place: int) -> Layer:
+        """What was seen at one place, laid out on one map."""
+        views = [inside.styles[place] for inside in self.insides]
+        before = torch.cat([view.before for view in views])
+        mode: str | None = None
+        after: Tensor | None = None
+        weights: Tensor | None = None
+        if self.run.network.style_layers:
+            layer = self.run.network.style_layers[place]
+            mode, bases = layer.mode, style_bases(layer)
+            after = torch.cat([view.after for view in views if view.after is not None])
+            distance = torch.cat([view.distance for view in views if view.distance is not None])
+            if views[0].weights is not None:
+                weights = torch.cat([view.weights for view in views if view.weights is not None])
+        else:
+            means = [view.before.mean(dim=0) for view, source in zip(views, self.is_source, strict=True) if source]
+            bases = torch.stack(means)
+            distance = torch.cdist(before, bases).square() / (before.shape[1] / 2)
+        groups = [before, bases] if after is None else [before, bases, after]
+        flat = [_points(group) for group in laid_out(groups, seed=self.seed)]
+        return Layer(
+            place=PLACES[place],
+            mode=mode,
+            before=flat[0],
+            bases=flat[1],
+            after=flat[2] if after is not None else (),
+            distance=_rows(distance),
+            weights=() if weights is None else _rows(weights),
+            gap_before=style_gap(before, self.domain_of),
+            gap_after=math.nan if after is None else style_gap(after, self.domain_of),
+            told_before=told_apart(before, self.domain_of),
+            told_after=math.nan if after is None else told_apart(after, self.domain_of),
+        )
+
+    def pixel_map(self) -> PixelMap:
+        """The pixels of all domains on one map, and how many of them match pixels of other, source domains."""
+        head = self.run.network.prototype_head
+        groups = [inside.pixels.embedding for inside in self.insides]
+        if head is not None:
+            groups.append(head.unit_prototypes.flatten(0, 1).float().cpu())
+        flat: list[tuple[Point, ...]] = [()] * len(groups)
+        if any(map(len, groups)):
+            flat = [_points(group) for group in laid_out(groups, seed=self.seed)]
+        fractions = []
+        for index, inside in enumerate(self.insides):
+            others = [other.pixels for i, other in enumerate(self.insides) if self.is_source[i] and i != index]
+            known = Pixels(*map(torch.cat, zip(*others, strict=True))) if others else None
+            fractions.append(math.nan if known is None else matched(inside.pixels, known))
+        return PixelMap(
+            kind="feature" if head is None else "embedding",
+            points=tuple(point for group in flat[: len(self.insides)] for point in group),
+            label=tuple(int(k) for inside in self.insides for k in inside.pixels.label),
+            domain=tuple(d for d, inside in enumerate(self.insides) for _ in inside.pixels.label),
+            prototypes=() if head is None else flat[-1],
+            matched=tuple(fractions),
+        )
+
+    def prototypes(self) -> Prototypes | None:
+        """How similar the prototypes are; None for a network without."""
+        head, classes = self.run.network.prototype_head, self.run.space.classes
+        if head is None:
+            return None
+        cosine, means = likeness(head.unit_prototypes.float().cpu())
+        pairs = [(float(means.classes[i, j]), classes[i], classes[j]) for i in range(len(classes)) for j in range(i)]
+        pairs.sort(reverse=True)
+        return Prototypes(
+            cosine=_rows(cosine, digits=3),
+            within=means.within,
+            between=means.between,
+            alike=tuple((one, other, round(value, 3)) for value, other, one in pairs[:ALIKE]),
+        )
+
+    def pairs(self) -> tuple[Pair, ...]:
+        """Of each unseen domain the image with the median distance to a source's image by style, and the farthest."""
+        style = torch.cat([inside.styles[0].before for inside in self.insides]).double()
+        sources = torch.tensor([self.is_source[d] for d in self.domain_of.tolist()]).nonzero()[:, 0]
+        near, nearest = (torch.cdist(style, style[sources]).square() / (style.shape[1] / 2)).min(dim=1)
+        pairs: list[Pair] = []
+        for domain, source in enumerate(self.is_source):
+            images = (self.domain_of == domain).nonzero()[:, 0]
+            if source or not len(images) or not len(sources):
+                continue
+            order = images[near[images].argsort(stable=True)]
+            for image in dict.fromkeys([int(order[(len(order) - 1) // 2]), int(order[-1])]):
+                names = (f"{len(pairs)}_unseen.jpg", f"{len(pairs)}_nearest.jpg")
+                pairs.append(Pair(image, int(sources[nearest[image]]), float(near[image]), names))
+        return tuple(pairs)
 
 
-def _prototypes(network: Segmentor, classes: Sequence[str]) -> Prototypes | None:
-    if network.prototype_head is None:
-        return None
-    cosine, found = likeness(network.prototype_head.unit_prototypes.float().cpu())
-    pairs = [(float(found.classes[i, j]), classes[i], classes[j]) for i in range(len(classes)) for j in range(i)]
-    pairs.sort(reverse=True)
-    return Prototypes(
-        cosine=_rows(cosine, digits=3),
-        within=found.within,
-        between=found.between,
-        alike=tuple((one, other, round(value, 3)) for value, other, one in pairs[:ALIKE]),
-    )
-
-
-def _pairs(insides: Sequence[Inside], domain_of: Tensor, is_source: Sequence[bool]) -> tuple[Pair, ...]:
-    """Of each unseen domain the image with the median distance to a source's image by style, and the farthest."""
-    style = torch.cat([inside.styles[0].before for inside in insides]).double()
-    sources = torch.tensor([is_source[d] for d in domain_of.tolist()]).nonzero()[:, 0]
-    near, nearest = (torch.cdist(style, style[sources]).square() / (style.shape[1] / 2)).min(dim=1)
-    pairs: list[Pair] = []
-    for domain, source in enumerate(is_source):
-        own = (domain_of == domain).nonzero()[:, 0]
-        if source or not len(own) or not len(sources):
-            continue
-        order = own[near[own].argsort(stable=True)]
-        for image in dict.fromkeys([int(order[(len(order) - 1) // 2]), int(order[-1])]):
-            names = (f"{len(pairs)}_unseen.jpg", f"{len(pairs)}_nearest.jpg")
-            pairs.append(Pair(image, int(sources[nearest[image]]), float(near[image]), names))
-    return tuple(pairs)
-
-
-def _keep_pictures(found: Inspection, sets: Sequence[Chosen]) -> None:
+def _keep_pictures(inspection: Inspection, sets: Sequence[Chosen]) -> None:
     """Write the pictures of the pairs, as small as they are shown; those of an earlier call go."""
-    folder = found.folder / report.PICTURES
-    wanted = {name for pair in found.pairs for name in pair.pictures}
+    folder = inspection.folder / report.PICTURES
+    names = {name for pair in inspection.pairs for name in pair.pictures}
     for old in folder.glob("*_*.jpg"):
-        if old.name not in wanted:
+        if old.name not in names:
             old.unlink(missing_ok=True)
-    for pair in found.pairs:
+    for pair in inspection.pairs:
         for place, name in zip((pair.image, pair.nearest), pair.pictures, strict=True):
-            seen = found.images[place]
+            seen = inspection.images[place]
             chosen = sets[seen.domain]
             picture = Image.fromarray(chosen.whole.read(chosen.known[seen.name]).image)
             picture.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH), Image.Resampling.LANCZOS)

@@ -1,14 +1,13 @@
-"""The robustness card: networks scored on a set as it is, in every corruption and in every weather style.
+"""The robustness card: networks evaluated on a set as it is, in every corruption and in every weather style.
 
 Each image is decoded once, goes through one condition after the other, and each corrupted image is shown to all
-networks. What a network made of a block of images in one condition is written down at once, under a key that names all
-it depends on; a card that was broken off goes on where it was, and one that grows scores only what is new.
+networks. The scores of a block of images in one condition are written at once, under a key that names all they depend
+on; an interrupted card goes on where it was, and one that grows evaluates only what is new.
 """
 
 import hashlib
 import json
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,30 +23,28 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from spcnet import checkpoint
-from spcnet.config import DataConfig, DomainSpec, RunConfig, TrainingConfig, plain_lists
-from spcnet.convert import load_any
-from spcnet.data.catalog import with_sets
-from spcnet.data.centroids import leave_signals_to_the_parent, unchanged
+from spcnet.config import DataConfig, DomainSpec, TrainingConfig
 from spcnet.data.datasets import Sample, SegmentationSet, open_domain, print_remarks
-from spcnet.data.loading import labelled
+from spcnet.data.items import unchanged
+from spcnet.data.labelled import labelled
 from spcnet.data.transforms import evaluation_transform, normalise
 from spcnet.engine import records
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.progress import bar
-from spcnet.errors import DataError, UsageError, lookup
+from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.evaluator import evaluating, label_image, safe_name, save_image
 from spcnet.evaluation.metrics import classify, confusion, iou, mean_iou, pixel_accuracy
 from spcnet.files import write_text
-from spcnet.labels import LabelSpace, label_space
-from spcnet.reports import robustness as card_report
-from spcnet.reports.robustness import CLEAN, STYLE, Card, ModelScores, Score, WorstCase
-from spcnet.runs import OpenRun
-from spcnet.synthesis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from spcnet.synthesis.weather import WEATHER, apply_weather_pair
+from spcnet.labels import LabelSpace
+from spcnet.reports.robustness import CLEAN, Card, ModelScores, Score, WorstCase, as_json, to_markdown
+from spcnet.reports.robustness_page import write_heat_map, write_page
+from spcnet.runs import OpenRun, resized
+from spcnet.signals import leave_signals_to_parent
+from spcnet.studies.conditions import Condition, check_at_least, image_score, spread
 from spcnet.types import SegOutput
 
 FORMAT = 1
-"""Raised when a corruption changes, so that scores of the earlier form are not taken for those of the new one."""
+"""Raised when a corruption changes, so that stored scores of its earlier form are not reused."""
 SCORES_FILE = "scores.jsonl"
 CARD_FILE = "robustness.json"
 PAGE_FILE = "robustness.html"
@@ -58,52 +55,22 @@ BLOCK_BYTES = 2**30
 """Decoded images and labels that are held in memory at a time."""
 
 
-class Condition(NamedTuple):
-    """What an image goes through before a network sees it."""
-
-    name: str
-    """`clean`, a corruption, or `+` and a weather style."""
-    severity: int
-    """1 to 5; 0 for `clean`. A style's strength is a fifth of it."""
-
-    @property
-    def family(self) -> str:
-        """The corruption's family, or `+` and the style's."""
-        if self.name == CLEAN:
-            return CLEAN
-        if self.name.startswith(STYLE):
-            return STYLE + WEATHER[self.name.removeprefix(STYLE)].family
-        return CORRUPTIONS[self.name].family
-
-    def apply(self, sample: Sample, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image and label of a sample in this condition; the label moves where a style moves pixels."""
-        if self.name == CLEAN:
-            return sample.image, sample.label
-        # From the name and not the number: in a longer list an image looks the same. The same for each severity, so
-        # that one thing grows.
-        own = zlib.crc32(f"{self.name}/{sample.name}".encode(), seed)
-        if self.name.startswith(STYLE):
-            style = self.name.removeprefix(STYLE)
-            strength = self.severity / max(SEVERITIES)
-            return apply_weather_pair(
-                sample.image, sample.label, style, seed=own, strength=strength, depth=sample.depth
-            )
-        return corrupt(sample.image, self.name, severity=self.severity, seed=own), sample.label
-
-
 @dataclass(frozen=True)
 class Contender:
-    """A network that is scored, ready to be called."""
+    """A network that is evaluated, ready to be called."""
 
     label: str
-    """How it is called on the card; no two share it."""
+    """Its name on the card, unique."""
+    run: OpenRun
     network: nn.Module
-    card: checkpoint.ModelCard
     device: torch.device
     fingerprint: str
     """Of its weights and of how it computes."""
-    config: RunConfig | None
-    """Of its run; None for a file alone."""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width that images are brought to; None for each image's own."""
+        return self.run.card.size
 
 
 class Block(NamedTuple):
@@ -114,141 +81,98 @@ class Block(NamedTuple):
     """Of their names, pixels and labels."""
 
 
-@plain_lists
-def conditions(
-    corruptions: Sequence[str] | None = None,
-    styles: Sequence[str] | None = None,
-    severities: Sequence[int] = SEVERITIES,
-) -> list[Condition]:
-    """Every condition of a card, `clean` first.
-
-    Args:
-        corruptions: names in `CORRUPTIONS`; all where not given.
-        styles: names in `WEATHER`; all where not given.
-        severities: each of 1..5.
+@dataclass(frozen=True)
+class CardOptions:
+    """What networks are evaluated on, and how.
 
     Raises:
-        UsageError: a name is unknown, a severity out of range, or there is nothing beside `clean`.
+        UsageError: a number is too low.
     """
-    names = list(CORRUPTIONS if corruptions is None else corruptions)
-    for name in names:
-        lookup(name, CORRUPTIONS, "corruption")
-    for style in styles or ():
-        lookup(style, WEATHER, "weather style")
-    names += [STYLE + style for style in (list(WEATHER) if styles is None else styles)]
-    for severity in severities:
-        if severity not in SEVERITIES:
-            raise UsageError(f"the severities name {severity}: each must be 1 (a little) to 5 (badly)")
-    if not names or not severities:
-        raise UsageError(
-            f"a card of {len(names)} corruptions and styles at {len(severities)} severities: name at least one of each"
-        )
-    pairs = [Condition(name, severity) for name in dict.fromkeys(names) for severity in sorted(set(severities))]
-    return [Condition(CLEAN, 0), *pairs]
+
+    conditions: Sequence[Condition]
+    """`clean` first."""
+    limit: int = 0
+    """Images, spread evenly over the set; 0 for all."""
+    worst: int = 6
+    """Worst cases that are shown as pictures."""
+    batch_size: int = 8
+    workers: int = 1
+    """Processes that corrupt images beside the one that computes; 0 for none."""
+    seed: int = 0
+    """Random seed for noise, snow and rain."""
+
+    def __post_init__(self) -> None:
+        at_least_0 = {name: (getattr(self, name), 0) for name in ("limit", "worst", "workers")}
+        check_at_least(**at_least_0, batch_size=(self.batch_size, 1))
 
 
-@plain_lists
-def robustness(
-    models: Sequence[Path],
-    *,
-    domain: str,
+def robustness_card(
+    runs: Sequence[OpenRun],
+    target: str,
+    options: CardOptions,
     output: Path,
-    roots: Mapping[str, str] | None = None,
-    sets: Path | None = None,
-    corruptions: Sequence[str] | None = None,
-    styles: Sequence[str] | None = None,
-    severities: Sequence[int] = SEVERITIES,
-    limit: int = 0,
-    worst: int = 6,
-    batch_size: int = 8,
-    workers: int = 1,
-    seed: int = 0,
+    *,
     accelerator: str = "auto",
-    console: Console | None = None,
+    console: Console,
 ) -> Card:
-    """Score networks on a set in every condition and write the card.
+    """Evaluate networks on a set in every condition and write the card.
 
-    Into `output` go `robustness.json` (every figure), `robustness.html` (one page that needs nothing else),
-    `robustness.md` (the tables), `heat.png`, `worst/` (pictures) and `scores.jsonl`, from which a later call goes on.
+    Into `output` go `robustness.json` (every figure), `robustness.html` (a page in one file), `robustness.md` (the
+    tables), `heat.png`, `worst/` (pictures) and `scores.jsonl`, from which a later call goes on.
 
     Args:
-        models: folders of runs, or checkpoint files; of one label space.
-        domain: the set, `SET[/SUBSET][@SPLIT]`.
+        runs: the networks, of one label space; the data are those of the first that has settings.
+        target: the set, `SET[/SUBSET][@SPLIT]`.
+        options: what is evaluated.
         output: folder of the card.
-        roots: folders of data sets, beside the first run's own.
-        sets: file that describes sets of one's own, beside the first run's own; see `spcnet.config.read_sets`.
-        corruptions: see `conditions`.
-        styles: see `conditions`.
-        severities: see `conditions`.
-        limit: score so many images, spread evenly over the set; 0 takes all.
-        worst: how many of the worst cases are shown as pictures.
-        batch_size: images that a network sees together.
-        workers: processes that corrupt images beside the one that computes; 0 for none.
-        seed: of noise, flakes and drops.
         accelerator: where to compute: auto, cpu, cuda or mps.
-        console: where progress is shown; nowhere by default.
+        console: where progress is shown.
 
     Raises:
         UsageError, DataError, CheckpointError: see the message.
     """
-    console = console or Console(quiet=True)
-    for name, value, least in (
-        ("limit", limit, 0),
-        ("worst", worst, 0),
-        ("workers", workers, 0),
-        ("batch_size", batch_size, 1),
-    ):
-        if value < least:
-            raise UsageError(f"{name} is {value}: it must be {least} or more")
-    wanted = conditions(corruptions, styles, severities)
-    contenders = _contenders(models, accelerator)
-    space, data = _setting(contenders, roots or {}, sets)
-    images = open_domain(DomainSpec.parse(domain), data=data, space=space, training=False)
+    contenders = _contenders(runs, accelerator)
+    space = _common_space(contenders)
+    run = next((run for run in runs if run.is_run), runs[0])
+    data = resized(run.data, contenders[0].size or DataConfig().size)
+    images = open_domain(DomainSpec.parse(target), data=data, space=space, training=False)
     print_remarks([images], console)
-    if not labelled(domain, images, workers=workers):
-        raise DataError(
-            f"no image of {domain} has a labelled pixel in the space {space.name}: there is nothing to score"
-        )
-    places = spread(len(images), limit)
+    if not labelled(target, images, workers=options.workers):
+        raise DataError(f"no image of {target} has a labelled pixel in the space {space.name}")
+    places = spread(len(images), options.limit)
     if not places:
-        raise UsageError(f"{domain} has no image to score: choose another set or split")
-    scoring = Scoring(contenders, space, output / SCORES_FILE, batch_size=batch_size, workers=workers, seed=seed)
-    with bar(console, len(wanted) * len(places), 0, "robustness") as show, ExitStack() as stack:
+        raise UsageError(f"{target} has no image: choose another set or split")
+    scoring = Scoring(contenders, space, output / SCORES_FILE, options)
+    with bar(console, len(options.conditions) * len(places), 0, "robustness") as show, ExitStack() as stack:
         for contender in contenders:
             stack.enter_context(evaluating(contender.network))
         done = 0
         for block in blocks(images, places, limit=BLOCK_BYTES):
-            for condition in wanted:
+            for condition in options.conditions:
                 latest = scoring.add(block, condition)
                 done += len(block.samples)
                 show(done, {f"{condition.name} {condition.severity}, {contenders[0].label}": latest})
-        picked = worst_cases(scoring.image_scores, [c.label for c in contenders], wanted, worst)
-        cases = [scoring.show_case(images, places, case, output / WORST_FOLDER) for case in picked]
+        labels = [contender.label for contender in contenders]
+        cases = worst_cases(scoring.image_scores, labels, options.conditions, options.worst)
+        cases = [scoring.save_pictures(images, places, case, output / WORST_FOLDER) for case in cases]
     card = Card(
-        domain=domain,
+        domain=target,
         images=len(places),
         space=space.name,
         classes=space.classes,
         colors=tuple(tuple(int(v) for v in color) for color in space.colors),  # type: ignore[misc]
-        families={condition.name: condition.family for condition in wanted},
-        severities=tuple(sorted({c.severity for c in wanted if c.name != CLEAN})),
-        models=tuple(scoring.scores(contender, wanted) for contender in contenders),
+        families={condition.name: condition.family for condition in options.conditions},
+        severities=tuple(sorted({c.severity for c in options.conditions if c.name != CLEAN})),
+        models=tuple(scoring.scores(contender) for contender in contenders),
         worst=tuple(cases),
-        seed=seed,
-        environment={name: value for name, value in records.surroundings().items() if name != "command"},
+        seed=options.seed,
+        environment=records.environment(),
     )
-    write_text(output / CARD_FILE, json.dumps(card_report.as_json(card), ensure_ascii=False, indent=1) + "\n")
-    write_text(output / TABLE_FILE, card_report.to_markdown(card))
-    card_report.write_heat_map(card, output / HEAT_FILE)
-    card_report.write_page(card, output / PAGE_FILE, pictures=output / WORST_FOLDER)
+    write_text(output / CARD_FILE, json.dumps(as_json(card), ensure_ascii=False, indent=1) + "\n")
+    write_text(output / TABLE_FILE, to_markdown(card))
+    write_heat_map(card, output / HEAT_FILE)
+    write_page(card, output / PAGE_FILE, pictures=output / WORST_FOLDER)
     return card
-
-
-def spread(length: int, limit: int) -> list[int]:
-    """So many numbers of 0..length-1, as evenly spread as can be; all where the limit is 0 or no less."""
-    if not limit or limit >= length:
-        return list(range(length))
-    return [(2 * place + 1) * length // (2 * limit) for place in range(limit)]
 
 
 def blocks(images: SegmentationSet, places: Sequence[int], *, limit: int) -> Iterator[Block]:
@@ -274,69 +198,42 @@ def blocks(images: SegmentationSet, places: Sequence[int], *, limit: int) -> Ite
         yield Block(samples, digest.hexdigest())
 
 
-def _contenders(models: Sequence[Path], accelerator: str) -> list[Contender]:
-    if not models:
-        raise UsageError("there is no model to score: name at least one run folder or checkpoint file")
-    labels = [path.resolve().name if path.is_dir() else path.stem for path in models]
-    found = []
-    for path, label in zip(models, labels, strict=True):
-        network, card = load_any(path)
-        config = OpenRun(path).config if (path / records.CONFIG_FILE).is_file() else None
-        training = TrainingConfig(
-            precision=config.training.precision if config else TrainingConfig().precision, accelerator=accelerator
-        )
-        fabric = make_fabric(training)
-        weights = checkpoint.fingerprint(network.state_dict())
-        about = (weights, training.precision, fabric.device.type, card.size, card.mean, card.std)
-        found.append(
-            Contender(
-                label=label if labels.count(label) == 1 else str(path),
-                network=fabric.setup_module(network.to(memory_format=torch.channels_last)),
-                card=card,
-                device=fabric.device,
-                fingerprint=hashlib.sha256(repr(about).encode()).hexdigest(),
-                config=config,
-            )
-        )
-    if len({contender.label for contender in found}) < len(found):
+def _contenders(runs: Sequence[OpenRun], accelerator: str) -> list[Contender]:
+    if not runs:
+        raise UsageError("there is no model to evaluate: name at least one run folder or checkpoint file")
+    names = [run.path.resolve().name if run.path.is_dir() else run.path.stem for run in runs]
+    labels = [name if names.count(name) == 1 else str(run.path) for run, name in zip(runs, names, strict=True)]
+    if len(set(labels)) < len(labels):
         raise UsageError("a model is named twice: name each once")
-    return found
+    contenders = []
+    for run, label in zip(runs, labels, strict=True):
+        fabric = make_fabric(replace(TrainingConfig(), precision=run.training.precision, accelerator=accelerator))
+        weights = checkpoint.fingerprint(run.network.state_dict())
+        key = (weights, run.training.precision, fabric.device.type, run.card.size, run.card.mean, run.card.std)
+        network = fabric.setup_module(run.network.to(memory_format=torch.channels_last))
+        fingerprint = hashlib.sha256(repr(key).encode()).hexdigest()
+        contenders.append(Contender(label, run, network, fabric.device, fingerprint))
+    return contenders
 
 
-def _setting(
-    contenders: Sequence[Contender], roots: Mapping[str, str], sets: Path | None
-) -> tuple[LabelSpace, DataConfig]:
-    """The label space of all of them, and where data sets lie."""
+def _common_space(contenders: Sequence[Contender]) -> LabelSpace:
     first = contenders[0]
+    card = first.run.card
     for other in contenders[1:]:
-        if other.card.space != first.card.space or other.card.classes != first.card.classes:
+        if (other.run.card.space, other.run.card.classes) != (card.space, card.classes):
             raise UsageError(
-                f"{first.label} has the label space {first.card.space} and {other.label} {other.card.space}: networks on "
+                f"{first.label} has the label space {card.space} and {other.label} {other.run.card.space}: networks on "
                 "one card must have the same, make a card of each"
             )
-    own = next((contender.config.data for contender in contenders if contender.config), DataConfig())
-    data = replace(
-        DataConfig(),
-        space=first.card.space,
-        roots={**own.roots, **roots},
-        root=own.root,
-        sets=own.sets,
-        exclude=own.exclude,
-        size=first.card.size or DataConfig().size,
-        test_scenes=own.test_scenes,
-    )
-    return label_space(first.card.space), with_sets(data, sets)
+    return first.run.space
 
 
-class _Seen(Dataset[Any]):
+class _Corrupted(Dataset[Any]):
     """The images of a block in one condition: at each size that a network wants, by name, and the label."""
 
     def __init__(self, block: Block, condition: Condition, sizes: Iterable[tuple[int, int] | None], seed: int) -> None:
         self.block, self.condition, self.seed = block, condition, seed
-        # Without a size an image stays as it is; a configuration then wants a crop, which scoring has none of.
-        self.transforms: dict[tuple[int, int] | None, Callable[[Tensor], Tensor]] = {
-            size: evaluation_transform(replace(DataConfig(), size=size, crop=(33, 33))) for size in sizes
-        }
+        self.transforms = {size: evaluation_transform(resized(DataConfig(), size)) for size in sizes}
 
     def __len__(self) -> int:
         return len(self.block.samples)
@@ -351,29 +248,17 @@ class _Seen(Dataset[Any]):
 
 
 class Scoring:
-    """Scores of networks, as they come in and as they are kept in a file.
+    """Scores of networks, in memory and in a file.
 
     Args:
         contenders: the networks, in evaluation mode.
         space: their classes.
-        path: the file; what it holds already is not scored again.
-        batch_size: images that a network sees together.
-        workers: processes that corrupt images.
-        seed: of the conditions.
+        path: the file; what it holds is not evaluated again.
+        options: conditions, batch size, workers and seed.
     """
 
-    def __init__(
-        self,
-        contenders: Sequence[Contender],
-        space: LabelSpace,
-        path: Path,
-        *,
-        batch_size: int,
-        workers: int,
-        seed: int,
-    ) -> None:
-        self.contenders, self.space, self.path = contenders, space, path
-        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+    def __init__(self, contenders: Sequence[Contender], space: LabelSpace, path: Path, options: CardOptions) -> None:
+        self.contenders, self.space, self.path, self.options = contenders, space, path, options
         self.known: dict[str, Any] = {line["key"]: line for line in records.read_lines(path)}
         self.counts: dict[tuple[str, Condition], Int[Tensor, "K K"]] = {}
         """Pixels by truth and prediction, of each network in each condition."""
@@ -381,7 +266,7 @@ class Scoring:
         """Mean IoU of each image by its name, over the classes that its label has; NaN where it has none."""
 
     def add(self, block: Block, condition: Condition) -> float:
-        """Score a block of images in one condition, by those networks that have not been.
+        """Evaluate the networks on a block of images in one condition, unless their scores are known.
 
         Returns:
             The first network's mIoU on the block.
@@ -394,7 +279,7 @@ class Scoring:
         if missing:
             if not self.path.exists():
                 write_text(self.path, "")
-            for contender, counts, scores in self._look(block, condition, missing):
+            for contender, counts, scores in self._evaluate(block, condition, missing):
                 line: dict[str, Any] = {
                     "key": keys[contender.label],
                     "model": contender.label,
@@ -416,92 +301,82 @@ class Scoring:
         return mean_iou(torch.tensor(self.known[keys[self.contenders[0].label]]["counts"]))
 
     def _key(self, contender: Contender, block: Block, condition: Condition) -> str:
-        about = (FORMAT, contender.fingerprint, block.fingerprint, self.space.name, *condition, self.seed)
+        about = (FORMAT, contender.fingerprint, block.fingerprint, self.space.name, *condition, self.options.seed)
         return hashlib.sha256(repr(about).encode()).hexdigest()[:32]
 
-    def _look(
+    def _evaluate(
         self, block: Block, condition: Condition, contenders: Sequence[Contender]
     ) -> Iterator[tuple[Contender, Int[Tensor, "K K"], list[float]]]:
-        """Show a block in one condition to networks; what each makes of it, and of each image."""
+        """Confusion matrix of each network on a block in one condition, and the score of each image."""
         num = len(self.space)
         counts = {c.label: torch.zeros(num, num, dtype=torch.int64) for c in contenders}
         scores: dict[str, list[float]] = {c.label: [] for c in contenders}
-        sizes = {contender.card.size for contender in contenders}
+        sizes = {contender.size for contender in contenders}
         loader = DataLoader(
-            _Seen(block, condition, sizes, self.seed),
-            batch_size=self.batch_size,
-            num_workers=self.workers,
-            worker_init_fn=leave_signals_to_the_parent,
+            _Corrupted(block, condition, sizes, self.options.seed),
+            batch_size=self.options.batch_size,
+            num_workers=self.options.workers,
+            worker_init_fn=leave_signals_to_parent,
             collate_fn=unchanged,
             generator=torch.Generator(),
         )
         with torch.inference_mode():
             for items in loader:
                 for contender in contenders:
-                    shown = [image[contender.card.size] for image, _ in items]
-                    for prediction, (_, label) in zip(predictions(contender, shown, items), items, strict=True):
-                        own = confusion(prediction.cpu(), label.long(), num_classes=num)
-                        counts[contender.label] += own
-                        scores[contender.label].append(image_score(own))
+                    for prediction, (_, label) in zip(predictions(contender, items), items, strict=True):
+                        matrix = confusion(prediction.cpu(), label.long(), num_classes=num)
+                        counts[contender.label] += matrix
+                        scores[contender.label].append(image_score(matrix))
         for contender in contenders:
             yield contender, counts[contender.label].clone(), scores[contender.label]
 
-    def scores(self, contender: Contender, wanted: Sequence[Condition]) -> ModelScores:
+    def scores(self, contender: Contender) -> ModelScores:
         """All scores of a network."""
-        found: dict[str, dict[int, Score]] = {}
-        for condition in wanted:
+        scores: dict[str, dict[int, Score]] = {}
+        for condition in self.options.conditions:
             counts = self.counts[contender.label, condition]
-            found.setdefault(condition.name, {})[condition.severity] = Score(
+            scores.setdefault(condition.name, {})[condition.severity] = Score(
                 miou=mean_iou(counts), iou=tuple(iou(counts).tolist()), pixel_accuracy=pixel_accuracy(counts)
             )
-        config = contender.config
+        run = contender.run
         return ModelScores(
             label=contender.label,
-            method=contender.card.method,
-            backbone=str(contender.card.model["backbone"]),
-            sources=contender.card.domains,
-            styles=tuple(config.data.augmentation.styles) if config else (),
-            size=contender.card.size,
-            precision=config.training.precision if config else TrainingConfig().precision,
-            scores=found,
+            method=run.card.method,
+            backbone=str(run.card.model["backbone"]),
+            sources=run.card.domains,
+            styles=tuple(run.config.data.augmentation.styles) if run.is_run else (),
+            size=contender.size,
+            precision=run.training.precision,
+            scores=scores,
         )
 
-    def show_case(self, images: SegmentationSet, places: Sequence[int], case: WorstCase, folder: Path) -> WorstCase:
-        """Write the pictures of a case: the image as the networks got it, its truth, and what each sees.
+    def save_pictures(self, images: SegmentationSet, places: Sequence[int], case: WorstCase, folder: Path) -> WorstCase:
+        """Write the pictures of a case: the image as the networks got it, its truth, and each prediction.
 
         Raises:
-            DataError: the image cannot be read again, or a picture not be written.
+            DataError: the image cannot be read again, or a picture cannot be written.
         """
         condition = Condition(case.condition, case.severity)
         names = list(next(iter(self.image_scores.values())))
         sample = images.read(places[names.index(case.image)])
-        image, label = condition.apply(sample, self.seed)
-        stem = f"{safe_name(case.condition)}_{case.severity}"
-        save_image(Image.fromarray(image), folder / f"{stem}_image.png")
-        save_image(label_image(label, self.space), folder / f"{stem}_truth.png")
-        block = Block([sample], "")
+        image, label = condition.apply(sample, self.options.seed)
+        pictures = {"image": Image.fromarray(image), "truth": label_image(label, self.space)}
+        sizes = {contender.size for contender in self.contenders}
+        items = [_Corrupted(Block([sample], ""), condition, sizes, self.options.seed)[0]]
         for number, contender in enumerate(self.contenders):
-            items = [_Seen(block, condition, {contender.card.size}, self.seed)[0]]
             with torch.inference_mode():
-                shown = [items[0][0][contender.card.size]]
-                (prediction,) = predictions(contender, shown, items)
-            save_image(
-                label_image(prediction.cpu().numpy().astype(np.uint8), self.space), folder / f"{stem}_model{number}.png"
-            )
-        return replace(
-            case,
-            pictures=(
-                f"{stem}_image.png",
-                f"{stem}_truth.png",
-                *(f"{stem}_model{number}.png" for number in range(len(self.contenders))),
-            ),
-        )
+                (prediction,) = predictions(contender, items)
+            classes = prediction.cpu().numpy().astype(np.uint8)
+            pictures[f"model{number}"] = label_image(classes, self.space)
+        stem = f"{safe_name(case.condition)}_{case.severity}"
+        for name, picture in pictures.items():
+            save_image(picture, folder / f"{stem}_{name}.png")
+        return replace(case, pictures=tuple(f"{stem}_{name}.png" for name in pictures))
 
 
-def predictions(
-    contender: Contender, images: Sequence[Tensor], items: Sequence[tuple[Any, Tensor]]
-) -> Iterator[Int[Tensor, "H W"]]:
-    """Class of each pixel of some images, each at its label's size; images of one size are looked at together."""
+def predictions(contender: Contender, items: Sequence[tuple[Any, Tensor]]) -> Iterator[Int[Tensor, "H W"]]:
+    """Class map of each item of `_Corrupted` at its label's size; images of one size go through together."""
+    images = [image[contender.size] for image, _ in items]
     alike = len({image.shape for image in images}) == 1
     for batch in [list(range(len(images)))] if alike else [[i] for i in range(len(images))]:
         pixels = normalise(torch.stack([images[i] for i in batch]).to(contender.device))
@@ -511,19 +386,10 @@ def predictions(
             yield classify(logits, size=(height, width))
 
 
-def image_score(counts: Int[Tensor, "K K"]) -> float:
-    """Mean IoU of one image over the classes that its label has; NaN where it has none.
-
-    Classes that were only predicted are left out: a single wrong pixel would cost an image as much as a lost class.
-    """
-    there = counts.sum(dim=1) > 0
-    return float(iou(counts)[there].mean()) if bool(there.any()) else float("nan")
-
-
 def worst_cases(
     scores: Mapping[tuple[str, Condition], Mapping[str, float]],
     labels: Sequence[str],
-    wanted: Sequence[Condition],
+    conditions: Sequence[Condition],
     number: int,
 ) -> list[WorstCase]:
     """Where the networks lose most against the clean image: at most one case of each family, no image twice.
@@ -531,35 +397,32 @@ def worst_cases(
     Args:
         scores: mean IoU of each image, by network and condition.
         labels: the networks; what counts is the mean over them.
-        wanted: the conditions, `clean` among them.
-        number: how many at the most.
+        conditions: `clean` first.
+        number: most cases.
 
     Returns:
         The cases, the greatest loss first, without pictures.
     """
-    names = list(scores[labels[0], wanted[0]])
-    clean = np.array([[scores[label, wanted[0]][name] for name in names] for label in labels])
-    found: list[tuple[float, Condition, int]] = []
-    for condition in wanted:
-        if condition.name != CLEAN:
-            own = np.array([[scores[label, condition][name] for name in names] for label in labels])
-            loss = np.nan_to_num((clean - own).mean(axis=0), nan=-1.0)
-            found += [(float(loss[i]), condition, int(i)) for i in np.argsort(-loss, kind="stable")[: 4 * number]]
-    found.sort(key=lambda entry: -entry[0])
+    names = list(scores[labels[0], conditions[0]])
+
+    def table(condition: Condition) -> NDArray[np.float64]:
+        return np.array([[scores[label, condition][name] for name in names] for label in labels])
+
+    clean = table(conditions[0])
+    losses: list[tuple[float, Condition, int]] = []
+    for condition in conditions[1:]:
+        loss = np.nan_to_num((clean - table(condition)).mean(axis=0), nan=-1.0)
+        losses += [(float(loss[i]), condition, int(i)) for i in np.argsort(-loss, kind="stable")[: 4 * number]]
+    losses.sort(key=lambda entry: -entry[0])
     cases: list[WorstCase] = []
     families: set[str] = set()
     images: set[int] = set()
-    for loss, condition, i in found:
-        if len(cases) < number and loss > 0 and condition.family not in families and i not in images:
+    for mean_loss, condition, i in losses:
+        if len(cases) < number and mean_loss > 0 and condition.family not in families and i not in images:
             families.add(condition.family)
             images.add(i)
-            cases.append(
-                WorstCase(
-                    image=names[i],
-                    condition=condition.name,
-                    severity=condition.severity,
-                    clean=tuple(scores[label, wanted[0]][names[i]] for label in labels),
-                    corrupted=tuple(scores[label, condition][names[i]] for label in labels),
-                )
+            before, after = (
+                tuple(scores[label, one][names[i]] for label in labels) for one in (conditions[0], condition)
             )
+            cases.append(WorstCase(names[i], condition.name, condition.severity, before, after))
     return cases

@@ -1,33 +1,22 @@
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from spcnet import labels
+from spcnet import label_tables, labels
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data import splits
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import FolderSet, open_domain
 from spcnet.data.fixture import write_fixture
-from spcnet.data.folders import survey
+from spcnet.data.folders import SetFolder
 from spcnet.errors import DataError, SpcnetError, UsageError
 from spcnet.synthesis import streets
 
 ON_DISK = {name: info for name, info in DATASETS.items() if info.layouts}
 EVERY_LAYOUT = [(name, number) for name, info in ON_DISK.items() for number in range(len(info.layouts))]
 SMALL = (32, 64)
-
-
-@pytest.fixture(autouse=True)
-def each_street_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streets, "generate", drawn)
-
-
-@lru_cache(maxsize=64)
-def drawn(index: int, *, style: str, seed: int, size: tuple[int, int], draw=streets.generate) -> streets.Scene:
-    return draw(index, style=style, seed=seed, size=size)
 
 
 def opened(domain: str, root: Path, space: str = "cityscapes19") -> FolderSet:
@@ -57,19 +46,19 @@ def test_each_set_in_each_layout_is_found_whole_and_has_the_labels_of_its_street
             )
             images |= {pair.image for pair in domain.pairs}
             if not full:
-                listing = survey(name, tmp_path, split=split, subset=subset or next(iter(info.subsets), None))
+                listing = SetFolder(name, tmp_path).survey(split, subset or next(iter(info.subsets), None))
                 assert listing.layout.table == layout.table or callable(layout.table)
                 assert not listing.orphans
             known = set(domain.table[domain.table < len(space)].tolist())
             for i, pair in enumerate(domain.pairs):
                 sample = domain.read(i)
-                scene = drawn(
+                scene = streets.generate(
                     numbers[pair.image],
                     style=list(streets.STYLES)[numbers[pair.image] % len(streets.STYLES)],
                     seed=0,
                     size=SMALL,
                 )
-                expected = labels.remap(labels.CITYSCAPES_TRAIN_IDS, space, name)[scene.label]
+                expected = labels.remap(label_tables.CITYSCAPES_TRAIN_IDS, space, name)[scene.label]
                 expected[~np.isin(expected, list(known))] = labels.IGNORE
                 assert np.array_equal(sample.label, expected)
                 assert len(np.unique(expected)) > 3
@@ -152,7 +141,6 @@ def test_nothing_is_written_into_a_folder_that_holds_something(tmp_path: Path) -
     ],
 )
 def test_what_cannot_be_made_is_refused_in_one_line(tmp_path: Path, name: str, how: dict, hint: str) -> None:
-    streets.generate.cache_clear()
     with pytest.raises(UsageError) as caught:
         write_fixture(name, tmp_path, **how)
     assert hint in str(caught.value)
@@ -184,7 +172,7 @@ def test_both_parts_of_idd_are_read(tmp_path: Path) -> None:
     assert len(samples) == 4
     assert len({sample.name for sample in samples}) == 4
     assert len({sample.image.tobytes() for sample in samples}) == 4
-    listing = survey("idd", tmp_path, split="train")
+    listing = SetFolder("idd", tmp_path).survey("train")
     assert (listing.bare, listing.orphans) == ([], [])
 
 

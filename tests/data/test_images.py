@@ -1,86 +1,28 @@
-import io
-import os
-import pickle
-import re
 import struct
-import subprocess
-import sys
-import textwrap
-import time
 import warnings
-import zlib
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet.data import images
-from spcnet.data.images import (
-    MAX_PIXELS,
-    Geometry,
-    fault,
-    geometry_of,
-    photo_of,
-    read_image,
-    read_label,
-    read_photo,
-    size_misfit,
-    too_many_scans,
-)
+from spcnet.data.images import geometry_of, photo_of, read_image, read_photo
+from spcnet.data.label_formats import LabelFormat
+from spcnet.data.label_images import read_label
 from spcnet.errors import DataError
-from spcnet.labels import LabelFormat
-
-ORIENTATION = 274
-
-
-def colors(height: int = 12, width: int = 20, *, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def ids(height: int = 12, width: int = 20, *, below: int = 20) -> NDArray[np.uint8]:
-    return np.random.default_rng(1).integers(0, below, (height, width), dtype=np.uint8)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    memory = io.BytesIO()
-    image.save(memory, kind, **options)
-    return memory.getvalue()
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def header(height: int, width: int, *, bits: int, color_type: int) -> bytes:
-    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0))
-
-
-def png(pixels: NDArray[np.generic], *, bits: int, color_type: int, palette: bytes = b"", more: bytes = b"") -> bytes:
-    """A PNG of pixels that are already packed into bytes, as Pillow cannot write it."""
-    height, width = pixels.shape[0], pixels.shape[1] * (8 // bits if bits < 8 else 1)
-    kind = ">u2" if bits == 16 else "u1"
-    rows = b"".join(b"\0" + row.astype(kind).tobytes() for row in pixels)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + header(height, width, bits=bits, color_type=color_type)
-        + more
-        + (chunk(b"PLTE", palette) if palette else b"")
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
-
-
-def written(folder: Path, content: bytes, name: str = "a.png") -> Path:
-    path = folder / name
-    path.write_bytes(content)
-    return path
-
+from tests.support.pictures import (
+    ORIENTATION,
+    STORED,
+    UPRIGHT,
+    chunk,
+    colors,
+    encoded,
+    png,
+    tiff,
+    turned,
+    written,
+)
 
 WIDE = LabelFormat(wide=True)
 
@@ -202,25 +144,7 @@ def test_the_transparent_colour_of_a_png_with_16_bits_is_found(tmp_path: Path) -
     assert np.array_equal(photo.pixels, expected)
 
 
-UPRIGHT = colors(16, 32)
-STORED = {  # where the picture's first row and column lie for each orientation, by the EXIF standard
-    1: lambda pixels: pixels,
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: np.swapaxes(pixels, 0, 1),
-    6: np.rot90,
-    7: lambda pixels: np.swapaxes(pixels[::-1, ::-1], 0, 1),
-    8: lambda pixels: np.rot90(pixels, -1),
-}
-"""The upright picture as a file with that orientation stores it."""
 SIDEWAYS = (5, 6, 7, 8)
-
-
-def turned(orientation: int, kind: str = "PNG", pixels: NDArray[np.uint8] = UPRIGHT, **options: object) -> bytes:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    return encoded(Image.fromarray(np.ascontiguousarray(STORED[orientation](pixels))), kind, exif=exif, **options)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -307,74 +231,6 @@ def test_a_turned_jpeg_is_read_smaller_but_never_smaller_than_asked_for(
     assert photo.geometry == geometry_of(path)
 
 
-LABEL = ids(16, 32)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_label_lies_on_the_upright_photo_or_by_its_shape_on_the_one_on_its_side(
-    tmp_path: Path, orientation: int
-) -> None:
-    photo = geometry_of(written(tmp_path, turned(orientation)))
-    upright = written(tmp_path, encoded(Image.fromarray(LABEL)), "upright.png")
-    assert np.array_equal(read_label(upright, photo=photo), LABEL)
-    as_stored = np.ascontiguousarray(STORED[orientation](LABEL))
-    stored = written(tmp_path, encoded(Image.fromarray(as_stored)), "stored.png")
-    np.save(tmp_path / "stored.npy", as_stored)
-    for path in (stored, tmp_path / "stored.npy"):
-        read = read_label(path, photo=photo)
-        assert np.array_equal(read, LABEL if orientation in SIDEWAYS else as_stored)
-        assert read.flags.c_contiguous
-        assert np.array_equal(read_label(path), as_stored)
-
-
-@pytest.mark.parametrize("orientation", range(2, 9))
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_a_label_that_is_turned_like_its_photo_fits_it(tmp_path: Path, orientation: int, kind: str) -> None:
-    photo = geometry_of(written(tmp_path, turned(orientation)))
-    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
-    pixels = np.repeat(LABEL[:, :, None], 3, 2) if kind == "WEBP" else LABEL
-    path = written(tmp_path, turned(orientation, kind, pixels, **options), "label")
-    greys = LabelFormat.of({k: f"class {k}" for k in range(20)}, [((k, k, k), k) for k in range(20)])
-    assert np.array_equal(read_label(path, greys, photo=photo), LABEL)
-    assert np.array_equal(read_label(path, greys), LABEL)
-
-
-@pytest.mark.parametrize("orientation", SIDEWAYS)
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_a_label_that_was_turned_upright_and_kept_the_note_of_its_photo_is_not_turned_twice(
-    tmp_path: Path, orientation: int, kind: str
-) -> None:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    path = written(tmp_path, encoded(Image.fromarray(LABEL), kind, exif=exif), "label")
-    photo = geometry_of(written(tmp_path, turned(orientation)))
-    assert np.array_equal(read_label(path, photo=photo), LABEL)
-
-
-def test_a_label_with_a_note_of_its_own_may_lie_on_the_stored_picture(tmp_path: Path) -> None:
-    photo = geometry_of(written(tmp_path, turned(6)))
-    drawn = np.ascontiguousarray(STORED[6](LABEL))
-    assert np.array_equal(read_label(written(tmp_path, turned(3, pixels=drawn), "l.png"), photo=photo), LABEL)
-
-
-def test_of_a_square_photo_the_label_lies_on_the_upright_one(tmp_path: Path) -> None:
-    pixels, label = colors(16, 16), ids(16, 16)
-    path = written(tmp_path, turned(6, pixels=pixels))
-    assert np.array_equal(read_image(path), pixels)
-    truth = written(tmp_path, encoded(Image.fromarray(label)), "label.png")
-    assert np.array_equal(read_label(truth, photo=geometry_of(path)), label)
-
-
-def test_a_label_that_fits_neither_picture_is_told_of_with_exif(tmp_path: Path) -> None:
-    photo = geometry_of(written(tmp_path, turned(6)))
-    label = read_label(written(tmp_path, encoded(Image.fromarray(ids(16, 31))), "l.png"), photo=photo)
-    text = size_misfit(photo, label.shape)
-    assert "32×16 (EXIF orientation 6 of the stored 16×32)" in text
-    assert "31×16" in text
-    assert "EXIF" not in size_misfit(Geometry((16, 32), 1), (16, 31))
-    assert size_misfit(photo, (16, 32)) == ""
-
-
 def test_of_an_animation_there_is_the_first_picture(tmp_path: Path) -> None:
     first, second = (Image.fromarray(colors(seed=seed)) for seed in (1, 2))
     path = written(tmp_path, encoded(first, save_all=True, append_images=[second]))
@@ -395,53 +251,6 @@ def test_a_jpeg_is_read_smaller_but_never_smaller_than_asked_for(tmp_path: Path,
 
 def test_a_png_comes_at_its_own_size_whatever_suffices(tmp_path: Path) -> None:
     assert read_image(written(tmp_path, encoded(Image.fromarray(colors()))), at_least=(1, 1)).shape == (12, 20, 3)
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("palette", [False, True])
-def test_the_ids_of_a_label_are_its_numbers_at_any_depth(tmp_path: Path, bits: int, palette: bool) -> None:
-    label = ids(12, 24, below=min(2**bits, 200))
-    packed = np.packbits(
-        np.unpackbits(label[:, :, None], axis=2)[:, :, 8 - bits :].reshape(12, -1), axis=1
-    )  # the lowest bits of each number, one after the other
-    content = png(
-        packed, bits=bits, color_type=3 if palette else 0, palette=os.urandom(3 * 2**bits) if palette else b""
-    )
-    assert np.array_equal(read_label(written(tmp_path, content)), label)
-
-
-@pytest.mark.parametrize(("color_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
-def test_a_wide_label_has_its_ids_in_the_first_channel(tmp_path: Path, color_type: int, channels: int) -> None:
-    deep = np.random.default_rng(0).integers(0, 2**16, (12, 20, channels), dtype=np.uint16)
-    deep[:, :, 0] = ids(below=256)
-    path = written(tmp_path, png(deep, bits=16, color_type=color_type))
-    assert np.array_equal(read_label(path, WIDE), deep[:, :, 0])
-    if channels == 1:
-        assert np.array_equal(read_label(path), deep[:, :, 0])
-    else:
-        assert "a label image has one channel" in one_line(path, label=True)
-
-
-def test_a_wide_label_with_an_id_beyond_255_is_refused(tmp_path: Path) -> None:
-    for color_type, channels in ((0, 1), (2, 3), (4, 2), (6, 4)):
-        deep = np.full((4, 5, channels), 300, np.uint16)
-        with pytest.raises(DataError, match=r"unknown ids: 20 of 20 pixels: 300 \(20 pixels\)"):
-            read_label(written(tmp_path, png(deep, bits=16, color_type=color_type)), WIDE)
-
-
-def test_colours_are_ids_only_where_a_table_says_so(tmp_path: Path) -> None:
-    form = LabelFormat.of({7: "road", 8: "sidewalk"}, [((128, 64, 128), 7), ((244, 35, 232), 8)])
-    pixels = np.array([[(128, 64, 128), (244, 35, 232), (128, 64, 128)]], np.uint8)
-    path = written(tmp_path, encoded(Image.fromarray(pixels)))
-    assert read_label(path, form).tolist() == [[7, 8, 7]]
-    assert "not colours" in one_line(path, label=True)
-    for alpha in (0, 100, 255):
-        with_alpha = np.dstack([pixels, np.full((1, 3), alpha, np.uint8)])
-        assert read_label(written(tmp_path, encoded(Image.fromarray(with_alpha))), form).tolist() == [[7, 8, 7]]
-
-
-def test_a_label_as_jpeg_is_refused(tmp_path: Path) -> None:
-    assert "is a JPEG" in one_line(written(tmp_path, encoded(Image.fromarray(ids()), "JPEG")), label=True)
 
 
 def shown(tmp_path: Path, numbers: NDArray[np.generic], kind: str = "TIFF") -> list[int]:
@@ -475,33 +284,6 @@ def test_floating_point_numbers_are_shares_or_bytes_or_16_bits(tmp_path: Path) -
 @pytest.mark.parametrize("numbers", [np.array([[0, 65536]], np.int32), np.array([[0, 1e6]], np.float32)])
 def test_numbers_that_are_no_colours_are_no_photo(tmp_path: Path, numbers: NDArray[np.generic]) -> None:
     assert "has numbers up to" in one_line(written(tmp_path, encoded(Image.fromarray(numbers), "TIFF")))
-
-
-def tiff(strips: list[bytes], size: tuple[int, int], photometric: int, bits: tuple[int, ...], **more: Any) -> bytes:
-    """A TIFF of strips that are not compressed, as Pillow cannot write it: height and width, what the numbers are."""
-    order, planar, rows, extra, subsampling = (
-        more.get(name, default)
-        for name, default in (("order", "<"), ("planar", 1), ("rows", size[0]), ("extra", ()), ("subsampling", ()))
-    )
-    entries: dict[int, tuple[str, tuple[int, ...]]] = {
-        256: ("I", (size[1],)), 257: ("I", (size[0],)), 258: ("H", bits), 259: ("H", (1,)), 262: ("H", (photometric,)),
-        277: ("H", (len(bits),)), 278: ("I", (rows,)), 279: ("I", tuple(map(len, strips))), 284: ("H", (planar,)),
-    }  # fmt: skip
-    starts = np.cumsum([8, *map(len, strips)]).tolist()
-    entries[273] = ("I", tuple(starts[:-1]))
-    entries |= {tag: ("H", value) for tag, value in ((338, extra), (530, subsampling)) if value}
-    begin = starts[-1] + starts[-1] % 2
-    behind = begin + 2 + 12 * len(entries) + 4
-    directory, values = struct.pack(f"{order}H", len(entries)), b""
-    for tag, (kind, numbers) in sorted(entries.items()):
-        packed = struct.pack(f"{order}{len(numbers)}{kind}", *numbers)
-        place = packed.ljust(4, b"\0")
-        if len(packed) > 4:
-            place = struct.pack(f"{order}I", behind + len(values))
-            values += packed + bytes(len(packed) % 2)
-        directory += struct.pack(f"{order}HHI", tag, {"H": 3, "I": 4}[kind], len(numbers)) + place
-    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", begin)
-    return start + b"".join(strips) + bytes(starts[-1] % 2) + directory + bytes(4) + values
 
 
 SMOOTH = np.asarray(Image.fromarray(colors(2, 3)).resize((20, 12), Image.Resampling.BICUBIC))
@@ -573,321 +355,3 @@ def test_a_tiff_with_12_bits_is_not_dark(tmp_path: Path) -> None:
 def test_a_tiff_of_a_kind_that_is_not_read_is_said_to_be_one(tmp_path: Path) -> None:
     content = tiff([np.zeros((4, 5, 2), np.uint8).tobytes()], (4, 5), 1, (8, 8), extra=(1,))
     assert "a TIFF of a kind that" in one_line(written(tmp_path, content))
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (np.zeros((4, 5), np.uint8), "(4, 5)"),
-        (np.zeros((4, 5, 4), np.uint8), "(4, 5, 4)"),
-        (np.zeros((4, 5, 3), np.float32), "float32"),
-        (np.zeros(5, np.uint8), "(5,)"),
-        (np.asfortranarray(np.zeros((4, 5, 3), np.uint8)), "make the copy anew"),
-        (np.array([None, "code"], dtype=object), "cannot read"),
-        (np.broadcast_to(np.uint8(0), (1, 2**28, 3)), "268435456"),
-    ],
-)
-def test_unpacked_pixels_of_another_form_are_refused(tmp_path: Path, content: Any, words: str) -> None:
-    path = tmp_path / "photo.npy"
-    if content.size > 2**20:
-        np.lib.format.open_memmap(path, "w+", content.dtype, content.shape).flush()  # a file with a hole
-    else:
-        np.save(path, content, allow_pickle=True)
-    with pytest.raises(DataError, match=re.escape(words)) as caught:
-        read_image(path)
-    assert "\n" not in str(caught.value)
-
-
-@given(place=st.integers(0, 127 + 60), value=st.integers(0, 255), cut=st.none() | st.integers(0, 187))
-@settings(max_examples=60, deadline=None)
-def test_damaged_unpacked_pixels_are_pixels_or_one_line(
-    place: int, value: int, cut: int | None, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.mktemp("raw") / "photo.npy"
-    np.save(path, np.zeros((4, 5, 3), np.uint8))
-    content = bytearray(path.read_bytes())
-    content[place] = value
-    path.write_bytes(content[:cut])
-    with suppress(DataError):
-        assert read_image(path).shape[2] == 3
-
-
-class Code:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
-def test_code_in_place_of_pixels_is_not_run(tmp_path: Path) -> None:
-    (tmp_path / "photo.npy").write_bytes(pickle.dumps(Code(tmp_path / "run")))
-    with pytest.raises(DataError, match=r"photo\.npy"):
-        read_image(tmp_path / "photo.npy")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_missing_array_and_a_pipe_are_one_line(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.npy")
-    for name in ("none.npy", "pipe.npy"):
-        with pytest.raises(DataError, match=name):
-            read_label(tmp_path / name)
-
-
-def test_what_is_no_image_file_is_said(tmp_path: Path) -> None:
-    assert "does not exist" in one_line(tmp_path / "none.png")
-    assert "a folder" in one_line(tmp_path)
-    assert "none of PNG" in one_line(written(tmp_path, b"", "empty.png"))
-    assert "none of PNG" in one_line(written(tmp_path, b"GIF89a" + b"\0" * 100, "a.gif"))
-    for label in (False, True):
-        assert "none of PNG" in one_line(written(tmp_path, b"<html>404\n</html>"), label=label)
-    with pytest.raises(DataError, match="cannot read"):
-        read_image(Path("a\0b"))
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.png")
-    assert "is no file" in one_line(tmp_path / "pipe.png")
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="for root every file is readable")
-def test_a_file_that_may_not_be_read_is_said(tmp_path: Path) -> None:
-    path = written(tmp_path, encoded(Image.fromarray(colors())))
-    path.chmod(0)
-    assert "permission" in one_line(path).lower()
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
-def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, kind: str) -> None:
-    content = encoded(Image.fromarray(colors(64, 64)), kind)
-    assert read_image(written(tmp_path, content)).shape == (64, 64, 3)
-    for share in (0.02, 0.3, 0.6):
-        assert "cannot read" in one_line(written(tmp_path, content[: int(share * len(content))]))
-
-
-def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    side = int(MAX_PIXELS**0.5) + 1
-    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
-    for height, width in ((side, side), (2**31 - 1, 2**31 - 1), (1, MAX_PIXELS + 1)):
-        content = b"\x89PNG\r\n\x1a\n" + header(height, width, bits=8, color_type=2) + chunk(b"IDAT", b"")
-        with warnings.catch_warnings(action="error"):
-            assert "too large" in one_line(written(tmp_path, content))
-
-
-def test_a_file_with_too_many_bytes_is_refused_before_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = written(tmp_path, encoded(Image.fromarray(colors())))
-    monkeypatch.setattr(images, "MAX_BYTES", 100)
-    assert "may have 100" in one_line(path)
-
-
-def test_text_that_swells_when_it_is_unpacked_is_refused(tmp_path: Path) -> None:
-    swelling = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**24)))
-    profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**24)))
-    assert "cannot read" in one_line(written(tmp_path, png(colors()[:, :, 0], bits=8, color_type=0, more=swelling)))
-    # A colour profile is not unpacked beyond what is allowed, and not needed.
-    path = written(tmp_path, png(colors()[:, :, 0], bits=8, color_type=0, more=profile))
-    assert "cannot read" in one_line(path)
-
-
-def test_a_jpeg_that_goes_over_its_pixels_without_end_is_refused(tmp_path: Path) -> None:
-    content = encoded(Image.fromarray(colors(64, 64)), "JPEG", progressive=True)
-    assert read_image(written(tmp_path, content, "a.jpg")).shape == (64, 64, 3)
-    last = content.rindex(b"\xff\xda")
-    assert "goes over its pixels" in one_line(
-        written(tmp_path, content[:last] + content[last:-2] * 200 + content[-2:], "a.jpg")
-    )
-
-
-def test_files_that_decode_but_are_not_what_was_written_are_found_out(tmp_path: Path) -> None:
-    content = encoded(Image.fromarray(colors()))
-    assert fault(written(tmp_path, content)) == ""
-    flipped = bytearray(content)
-    flipped[content.index(b"IEND") - 5] ^= 1
-    path = written(tmp_path, bytes(flipped))
-    assert np.array_equal(read_image(path), colors())
-    assert "the checksum of its part 'IDAT' is wrong" in fault(path)
-    assert fault(written(tmp_path, content[:-12])) == "its end is missing"
-    jpeg = encoded(Image.fromarray(colors()), "JPEG")
-    assert fault(written(tmp_path, jpeg)) == ""
-    assert fault(written(tmp_path, jpeg[:-2])) == "its end is missing"
-
-
-def film(seed: int, length: int) -> bytes:
-    return b"\0\0\0\x18ftypmp42" + np.random.default_rng(seed).integers(0, 256, length, dtype=np.uint8).tobytes()
-
-
-def jpegs() -> dict[str, bytes]:
-    """JPEG files of many kinds."""
-    image = Image.fromarray(colors(3, 4)).resize((160, 120), Image.Resampling.BICUBIC)
-    plain, thumbnail = encoded(image, "JPEG", quality=95), encoded(image, "JPEG", quality=20)
-    note = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 8) + b"Exif\0\0" + thumbnail
-    filled = plain[:-2].replace(b"\xff\xc4", b"\xff\xff\xff\xc4").replace(b"\xff\xda", b"\xff\xff\xda")
-    return {
-        "plain": plain,
-        "progressive": encoded(image, "JPEG", progressive=True),
-        "with restarts": encoded(image, "JPEG", progressive=True, restart_marker_blocks=3),
-        "grey": encoded(image.convert("L"), "JPEG", restart_marker_rows=1),
-        "inks": encoded(image.convert("CMYK"), "JPEG"),
-        "with a thumbnail": plain[:2] + note + plain[2:],
-        "with filling": filled + b"\xff\xff\xff\xd9",
-    }
-
-
-@pytest.mark.parametrize("kind", jpegs())
-def test_the_segments_of_a_jpeg_say_where_it_ends_whatever_lies_behind(tmp_path: Path, kind: str) -> None:
-    content = jpegs()[kind]
-    assert read_image(written(tmp_path, content)).shape == (120, 160, 3)
-    for behind in (b"", bytes(3), bytes(100_000), film(0, 200_000), content, content[: len(content) // 2], b"\xff" * 9):
-        assert fault(written(tmp_path, content + behind)) == "", len(behind)
-    for lost in (2, 3, 40, len(content) // 2):
-        for behind in (b"", bytes(100_000), content, film(0, 300_000), film(1, 300_000)):
-            assert fault(written(tmp_path, content[:-lost] + behind)) == "its end is missing", (lost, len(behind))
-
-
-def test_an_end_marker_that_comes_too_early_is_not_the_end_of_a_jpeg_with_a_film(tmp_path: Path) -> None:
-    """Of 247 films one begins with bytes that look like the end marker of the photo that was cut off."""
-    for kind, content in jpegs().items():
-        for lost in (len(content) // 3, len(content) // 4):
-            cut = content[:-lost] + b"\x12\xff\xd9" + film(0, 1000)
-            assert fault(written(tmp_path, cut)) == "its end is missing", kind
-
-
-def test_stray_bytes_between_the_segments_of_a_jpegs_header_are_passed_over(tmp_path: Path) -> None:
-    content = jpegs()["plain"]
-    place = content.index(b"\xff\xc4")
-    odd = content[:place] + bytes(7) + content[place:]
-    assert np.array_equal(read_image(written(tmp_path, odd)), read_image(written(tmp_path, content, "b.png")))
-    assert fault(written(tmp_path, odd + film(0, 1000))) == ""
-
-
-def test_the_scans_of_what_lies_behind_a_jpeg_are_not_its_own(tmp_path: Path) -> None:
-    content = jpegs()["plain"]
-    path = written(tmp_path, content + b"\xff\xda" * 500)
-    assert read_image(path).shape == (120, 160, 3)
-    assert fault(path) == ""
-    assert not too_many_scans(path.read_bytes())
-
-
-def test_much_behind_a_jpeg_is_passed_over_at_once() -> None:
-    content = jpegs()["plain"]
-    for behind in (bytes(2**24), b"\xff" * 2**24, b"\xff\xda" * 2**23):
-        start = time.process_time()
-        assert images._walk_jpeg(content + behind).end == len(content) - 2
-        images._walk_jpeg(content[:-2] + behind)
-        assert time.process_time() - start < 3
-
-
-FILES = {
-    "photo.png": encoded(Image.fromarray(colors())),
-    "palette.png": encoded(Image.fromarray(ids()).convert("P")),
-    "grey.png": encoded(Image.fromarray(ids())),
-    "deep.png": png(colors().astype(np.uint16), bits=16, color_type=2),
-    "animated.png": encoded(Image.fromarray(colors()), save_all=True, append_images=[Image.fromarray(colors(seed=2))]),
-    "photo.jpg": encoded(Image.fromarray(colors()), "JPEG"),
-    "progressive.jpg": encoded(Image.fromarray(colors()), "JPEG", progressive=True, exif=b"Exif\0\0MM\0*" + bytes(40)),
-    "cmyk.jpg": encoded(Image.fromarray(colors()).convert("CMYK"), "JPEG"),
-}
-
-
-def mutated(content: bytes, data: st.DataObject) -> bytes:
-    places = st.integers(0, len(content) - 1)
-    for _ in range(data.draw(st.integers(1, 3))):
-        how = data.draw(st.sampled_from(["flip", "cut", "twice", "header"]))
-        place = data.draw(places)
-        if how == "flip" and place < len(content):
-            content = content[:place] + bytes([data.draw(st.integers(0, 255))]) + content[place + 1 :]
-        elif how == "cut":
-            content = content[:place]
-        elif how == "twice":
-            end = data.draw(places)
-            content = content[: max(place, end)] + content[min(place, end) :]
-        elif content[12:16] == b"IHDR" and len(content) > 33:
-            size = struct.pack(">II", *(data.draw(st.integers(0, 2**31 - 1)) for _ in range(2)))
-            depth = bytes([data.draw(st.sampled_from([1, 2, 4, 8, 16, 3])), data.draw(st.integers(0, 7))])
-            changed = b"IHDR" + data.draw(st.sampled_from([content[16:24], size])) + depth + content[26:29]
-            content = content[:12] + changed + struct.pack(">I", zlib.crc32(changed)) + content[33:]
-    return content
-
-
-@pytest.mark.parametrize("name", sorted(FILES))
-@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_damaged_file_is_a_picture_of_the_size_it_says_or_one_line(
-    tmp_path: Path, name: str, data: st.DataObject
-) -> None:
-    path = written(tmp_path, mutated(FILES[name], data), name)
-    read = data.draw(st.sampled_from([read_image, read_label, lambda path: read_label(path, WIDE), fault]))
-    refused, result = "", None
-    with warnings.catch_warnings(action="error"):
-        try:
-            result = read(path)
-        except DataError as error:
-            refused = str(error)
-        assert "\n" not in refused
-        if isinstance(result, np.ndarray):
-            assert result.dtype == np.uint8
-            assert result.shape[:2] == geometry_of(path).size
-
-
-BOMBS = textwrap.dedent("""
-    import resource, sys
-    from pathlib import Path
-    from spcnet.data.images import read_image, read_label
-    from spcnet.labels import LabelFormat
-    from spcnet.errors import DataError
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 256 * 2**20, resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
-    for name in sys.argv[1:]:
-        for read in (read_image, read_label, lambda path: read_label(path, LabelFormat(wide=True))):
-            try:
-                print("read", read(Path(name)).shape)
-            except DataError as error:
-                print("refused", error)
-""")
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-def test_bombs_end_as_one_line_within_little_memory_and_time(tmp_path: Path) -> None:
-    start, end = b"\x89PNG\r\n\x1a\n", chunk(b"IEND", b"")
-    tiny = chunk(b"IDAT", zlib.compress(bytes(1000)))
-    vast = chunk(b"IDAT", zlib.compress(bytes(2**26)))
-    texts = b"".join(chunk(b"zTXt", b"a%d\0\0" % i + zlib.compress(bytes(2**20 - 1))) for i in range(100))
-    small = header(4, 4, bits=8, color_type=0)
-    bombs = {
-        "claims more than it has": start + header(11000, 11000, bits=8, color_type=2) + tiny + end,
-        "claims more than may be": start + header(2**30, 2**30, bits=16, color_type=6) + vast + end,
-        "has more than it claims": start + small + vast + end,
-        "many texts": start + small + texts + tiny + end,
-        "a part without end": start + small + struct.pack(">I", 2**32 - 1) + b"tEXt" + bytes(100),
-        "scans": encoded(Image.new("RGB", (64, 64)), "JPEG", progressive=True)[:-2] * 500,
-    }
-    paths = [written(tmp_path, content, f"{name}.png") for name, content in bombs.items()]
-    done = subprocess.run(
-        [sys.executable, "-c", BOMBS, *map(str, paths)], capture_output=True, text=True, timeout=60, check=False
-    )
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert len(lines) == 3 * len(bombs)
-    assert sum(line.startswith("refused") for line in lines) >= 3 * (len(bombs) - 2)
-
-
-@pytest.mark.parametrize(("kind", "package"), [("GIF", ""), ("JPEG2000", ""), ("HEIF", " (pillow-heif reads it)")])
-def test_a_picture_of_another_kind_is_named_with_what_reads_it(tmp_path: Path, kind: str, package: str) -> None:
-    path = tmp_path / "a.jpg"
-    if kind == "HEIF":
-        path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
-    else:
-        Image.new("RGB", (40, 40)).save(path, kind)
-    with pytest.raises(DataError) as caught:
-        read_image(path)
-    assert str(caught.value).endswith(f". Convert it to PNG or JPEG{package}")
-    assert f"by its content it is {'JP2' if kind == 'JPEG2000' else kind}, which" in str(caught.value)

@@ -4,13 +4,11 @@ import errno
 import itertools
 import os
 import random
-import resource
 import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,11 +26,13 @@ from benchmarks.chaos import Kill
 from spcnet import checkpoint, training
 from spcnet.config import DataConfig, RunConfig
 from spcnet.data.datasets import Sample, SegmentationSet
-from spcnet.data.loading import Draw, Stream, TrainingSampler, training_batches
+from spcnet.data.loading import training_batches
+from spcnet.data.sampling import Draw, Shard, Stream, TrainingSampler
 from spcnet.engine import records
 from spcnet.engine.state import dead_workers_told
 from spcnet.errors import CheckpointError, DataError, Interrupted
-from tests.engine.test_trainer import batches, settings, trainer
+from tests.support.disk import files_of_at_most
+from tests.support.training import batches, settings, trainer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of this process")
 
@@ -231,7 +231,7 @@ def test_a_request_to_end_that_comes_twice_at_once_is_one(tmp_path: Path) -> Non
 
 
 def test_a_later_second_request_to_end_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spcnet.engine.trainer.SAME_REQUEST", 0.01)
+    monkeypatch.setattr("spcnet.signals.SAME_REQUEST", 0.01)
 
     def ask(iteration: int, _: dict[str, float]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -271,17 +271,6 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         trainer(settings(tmp_path)).fit(batches(0, 8), on_progress=ask)
     assert not (tmp_path / checkpoint.LATEST_FILE).exists()
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """What the system does to a larger file is what a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_ends_the_run_with_one_line_and_keeps_what_was_written(tmp_path: Path) -> None:
@@ -375,12 +364,12 @@ def test_a_restart_shows_no_image_twice_and_leaves_none_out(sampling: str, worke
     uniform = sampling == "class_uniform"
     data = replace(DATA, class_uniform=0.5) if uniform else replace(DATA, sampling=sampling)  # type: ignore[arg-type]
     iterations, stops = 20, (0, 3, 4, 11, 20)
-    plain = list(training_batches(SETS, data, seed=5, iterations=iterations))
+    plain = list(training_batches(SETS, data, seed=5, iterations=range(iterations)))
     restarted = []
     for start, end in itertools.pairwise(stops):
         # Workers have read ahead when the run is killed; what they have read is read again.
         loader = iter(
-            training_batches(SETS, replace(data, workers=workers), seed=5, iterations=iterations, start=start)
+            training_batches(SETS, replace(data, workers=workers), seed=5, iterations=range(start, iterations))
         )
         restarted += [next(loader) for _ in range(end - start)]
     assert [batch.name for batch in restarted] == [batch.name for batch in plain]
@@ -413,12 +402,10 @@ def test_wherever_a_run_is_restarted_it_draws_the_same(
         sampler = TrainingSampler(
             streams,
             images=images,
-            iterations=12,
+            iterations=range(start, 12),
             parts=parts,
             alternate=alternate,
-            start=start,
-            rank=rank,
-            world_size=world_size,
+            shard=Shard(rank, world_size),
         )
         return list(sampler)[: (end - start) * parts]
 

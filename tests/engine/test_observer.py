@@ -23,12 +23,12 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from spcnet.cli import main, with_recipes
+from spcnet.cli import main, parse
 from spcnet.config import LoggingConfig, ModelConfig, RunConfig, TrainingConfig, from_dict
 from spcnet.engine import observer as observing
 from spcnet.engine import profiling, progress, records
 from spcnet.engine.devices import make_fabric
-from spcnet.engine.observer import Observer, peak_memory
+from spcnet.engine.observer import Observer
 from spcnet.engine.trackers import TRACKERS_FILE, check_installed
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError
@@ -36,8 +36,9 @@ from spcnet.methods import METHODS, card_for
 from spcnet.methods.spcnet import Observed
 from spcnet.models.network import Segmentor
 from spcnet.models.style import style_distance
+from spcnet.numerics import peak_memory
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, Batch, SegOutput, StepResult, StyleStats, internals_of
-from tests.engine.test_nothing_lost import files_of_at_most
+from tests.support.disk import files_of_at_most
 
 CLASSES, COLORS = 4, [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
 DOMAINS = ["game", "toy"]
@@ -674,10 +675,10 @@ def test_without_the_option_nothing_is_profiled(network: Segmentor, tmp_path: Pa
 
 
 def test_profile_may_stand_alone_on_the_command_line() -> None:
-    assert with_recipes(["train", "--profile"])[1:] == ["--training.profile=10"]
-    assert with_recipes(["train", "--profile", "--resume"])[1:] == ["--training.profile=10", "--resume"]
-    assert with_recipes(["train", "--profile", "3"])[1:] == ["--training.profile", "3"]
-    assert with_recipes(["train", "--profile=3"])[1:] == ["--training.profile=3"]
+    for words, steps in (("--profile", 10), ("--profile --resume", 10), ("--profile 3", 3), ("--profile=3", 3)):
+        arguments = parse(["train", *words.split()]).arguments
+        assert arguments["config"].training.profile == steps
+        assert arguments["resume"] is ("--resume" in words)
 
 
 # The settings

@@ -15,13 +15,13 @@ from rich.console import Console
 from spcnet import checkpoint
 from spcnet.cli import main
 from spcnet.config import Precision, RunConfig, TrainingConfig
-from spcnet.debug_commands import Replayed, replay
 from spcnet.engine import records
 from spcnet.engine import replay as steps
 from spcnet.engine.optim import pack
 from spcnet.errors import CheckpointError, DataError
+from spcnet.studies.replay import Replayed, replay
 from spcnet.types import Batch
-from tests.engine.test_trainer import batches, settings, trainer
+from tests.support.training import batches, settings, trainer
 
 
 def failed(config: RunConfig, given: Iterator[Batch], *, weight: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""OODDetector: what is usual, what is strange, and the file in between."""
+"""OODDetector: known and strange images, and the file in between."""
 
 import json
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from spcnet.data.datasets import open_domain
 from spcnet.data.transforms import normalise
 from spcnet.errors import DataError
 from spcnet.inference.ood import (
+    OLD_OOD_FILE,
     OOD_FILE,
     OODDetector,
     StyleSpace,
@@ -55,6 +56,10 @@ def fitted(network: Segmentor, known: list[list[np.ndarray]]) -> OODDetector:
     return OODDetector.fit(network, outputs, domains=DOMAINS)
 
 
+def values(detector: OODDetector, output: SegOutput) -> Tensor:
+    return torch.tensor([score.score for score in detector.scores(output)])
+
+
 def painted(domain: int, number: int, *, seed: int) -> list[np.ndarray]:
     """Fields of soft colours, in a light and a contrast of the domain; cheaper than streets."""
     rng = np.random.default_rng([domain, seed])
@@ -81,7 +86,7 @@ def network() -> Segmentor:
 
 
 @pytest.fixture(scope="module")
-def usual(network: Segmentor, known: list[list[np.ndarray]]) -> OODDetector:
+def detector(network: Segmentor, known: list[list[np.ndarray]]) -> OODDetector:
     return fitted(network, known)
 
 
@@ -100,11 +105,11 @@ def draw(number: int, seed: int) -> Tensor:
     return torch.randn(number, 512, generator=torch.Generator().manual_seed(seed)) @ mixing.T / 20 + 3
 
 
-def test_images_of_the_sources_that_were_not_shown_are_usual(usual, network, fresh):
-    readings = usual.readings(look(network, fresh))
-    assert abs(np.median([reading.score for reading in readings])) < 1.5
-    assert 0.1 < np.mean([reading.percentile for reading in readings]) < 0.9
-    assert 0.7 < np.median([reading.times for reading in readings]) < 1.5
+def test_images_of_the_sources_that_were_not_shown_are_usual(detector, network, fresh):
+    scores = detector.scores(look(network, fresh))
+    assert abs(np.median([score.score for score in scores])) < 1.5
+    assert 0.1 < np.mean([score.percentile for score in scores]) < 0.9
+    assert 0.7 < np.median([score.times for score in scores]) < 1.5
 
 
 def test_what_was_not_shown_is_measured_as_what_was():
@@ -112,33 +117,33 @@ def test_what_was_not_shown_is_measured_as_what_was():
     shares = []
     for seed in range(5):
         given_ = [(imagined(draw(60, seed), network), torch.zeros(60, dtype=torch.long))]
-        usual = OODDetector.fit(network, given_, domains=["one"])
-        shares += [reading.percentile for reading in usual.readings(imagined(draw(40, 100 + seed), network))]
+        detector = OODDetector.fit(network, given_, domains=["one"])
+        shares += [score.percentile for score in detector.scores(imagined(draw(40, 100 + seed), network))]
     assert 0.4 < np.mean(shares) < 0.65
     assert np.mean(np.array(shares) >= 0.95) < 0.2
 
 
 def test_the_score_grows_with_the_shift_of_generated_streets(network):
-    usual = fitted(network, [streets("streets/game", 20, split="train")])
+    detector = fitted(network, [streets("streets/game", 20, split="train")])
     fresh = streets("streets/game", 4, split="test")
-    clean = float(usual.score(look(network, fresh)).mean())
+    clean = float(values(detector, look(network, fresh)).mean())
     for corruption in ("gaussian_noise", "contrast"):
         means = [clean]
         for severity in (1, 3, 5):
             shifted = [corrupt(image, corruption, severity=severity, seed=0) for image in fresh]
-            means.append(float(usual.score(look(network, shifted)).mean()))
+            means.append(float(values(detector, look(network, shifted)).mean()))
         assert means == sorted(means)
         assert means[-1] > clean + 2
 
 
-def test_an_image_whose_style_is_a_domains_own_scores_lowest(usual, network, fresh):
+def test_an_image_whose_style_is_a_domains_own_scores_lowest(detector, network, fresh):
     output = look(network, fresh[:1])
     parts = []
-    for space in usual.spaces:
+    for space in detector.spaces:
         centre = torch.from_numpy(space.centres[1])[None].float()
         parts.append(StyleStats(*centre.tensor_split(2, dim=1)))
-    ideal = usual.readings(output._replace(styles=tuple(parts)))[0]
-    assert ideal.parts["style"] < min(r.parts["style"] for r in usual.readings(look(network, fresh)))
+    ideal = detector.scores(output._replace(styles=tuple(parts)))[0]
+    assert ideal.parts["style"] < min(r.parts["style"] for r in detector.scores(look(network, fresh)))
     assert ideal.times < 0.01
 
     @given(st.integers(0, 2**32 - 1), st.floats(1e-3, 10))
@@ -152,7 +157,7 @@ def test_an_image_whose_style_is_a_domains_own_scores_lowest(usual, network, fre
             )
             for stats in parts
         )
-        assert usual.readings(output._replace(styles=moved))[0].score > ideal.score
+        assert detector.scores(output._replace(styles=moved))[0].score > ideal.score
 
     elsewhere()
 
@@ -208,26 +213,26 @@ def test_signals_are_those_of_the_definitions(network, fresh):
     torch.testing.assert_close(found.max_logit, output.logits[:, :, ::4, ::4].amax(1).mean((1, 2)).double())
 
 
-def test_the_batch_makes_no_difference(usual, network, fresh):
-    together = usual.score(look(network, fresh))
-    alone = torch.cat([usual.score(look(network, [image])) for image in fresh])
+def test_the_batch_makes_no_difference(detector, network, fresh):
+    together = values(detector, look(network, fresh))
+    alone = torch.cat([values(detector, look(network, [image])) for image in fresh])
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
 
 
-def test_half_precision_changes_the_score_by_little(usual, network, fresh):
-    single = usual.score(look(network, fresh))
+def test_half_precision_changes_the_score_by_little(detector, network, fresh):
+    single = values(detector, look(network, fresh))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = look(network, fresh)
-        half = usual.score(output)
+        half = values(detector, output)
     assert (single - half).abs().max() < 0.5
     assert (single - half).abs().mean() < 0.15
 
 
-def test_neither_the_network_nor_its_output_is_changed(usual, network, fresh):
+def test_neither_the_network_nor_its_output_is_changed(detector, network, fresh):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     output = look(network, fresh)
     copies = [output.logits.clone(), output.extras.embedding.clone(), *(s.mean.clone() for s in output.extras.styles)]
-    usual.readings(output)
+    detector.scores(output)
     torch.testing.assert_close(
         [output.logits, output.extras.embedding, *(s.mean for s in output.extras.styles)], copies
     )
@@ -237,13 +242,13 @@ def test_neither_the_network_nor_its_output_is_changed(usual, network, fresh):
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_has_a_score_from_what_it_has(method, known, fresh):
     network = build(method)
-    usual = fitted(network, known)
-    readings = usual.readings(look(network, fresh))
+    detector = fitted(network, known)
+    scores = detector.scores(look(network, fresh))
     kind = {(True, True): "both", (True, False): "style", (False, True): "prototypes", (False, False): "none"}
     expected = PARTS[kind[bool(network.style_layers), network.prototype_head is not None]]
-    assert all(set(reading.parts) == expected for reading in readings)
-    assert np.isfinite([reading.score for reading in readings]).all()
-    assert all((reading.times is not None) == bool(network.style_layers) for reading in readings)
+    assert all(set(score.parts) == expected for score in scores)
+    assert np.isfinite([score.score for score in scores]).all()
+    assert all((score.times is not None) == bool(network.style_layers) for score in scores)
 
 
 def strange_images() -> Iterator[np.ndarray]:
@@ -256,49 +261,58 @@ def strange_images() -> Iterator[np.ndarray]:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
 def test_a_score_is_always_a_number(method, value, known):
     network = build(method)
-    usual = fitted(network, known)
+    detector = fitted(network, known)
     output = look(network, list(strange_images()))
-    assert usual.score(output).isfinite().all()
+    assert values(detector, output).isfinite().all()
     broken = output._replace(logits=torch.full_like(output.logits, value))
     if method == "spcnet":
         embedding = torch.full_like(output.extras.embedding, value)
         styles = tuple(StyleStats(torch.full_like(s.mean, value), s.std) for s in output.extras.styles)
         broken = broken._replace(extras=Internals(embedding=embedding, styles=styles))
-    for reading in usual.readings(broken):
-        assert np.isfinite([reading.score, reading.times or 0, reading.percentile, *reading.parts.values()]).all()
+    for score in detector.scores(broken):
+        assert np.isfinite([score.score, score.times or 0, score.percentile, *score.parts.values()]).all()
         if method == "spcnet":
-            assert reading.percentile == 1
-            assert reading.parts["style"] > 100
+            assert score.percentile == 1
+            assert score.parts["style"] > 100
 
 
-def test_what_was_written_is_read_back_as_it_was(usual, network, fresh, tmp_path):
-    file = usual.write(tmp_path)
+def test_what_was_written_is_read_back_as_it_was(detector, network, fresh, tmp_path):
+    file = detector.write(tmp_path)
     assert file == tmp_path / OOD_FILE
     output = look(network, fresh)
     again = OODDetector.read(tmp_path, network)
-    assert again.readings(output) == usual.readings(output)
+    assert again.scores(output) == detector.scores(output)
     assert again.domains == tuple(DOMAINS)
-    assert OODDetector.read(tmp_path / "model.safetensors", network).score(output).equal(usual.score(output))
+    assert OODDetector.read(tmp_path / "model.safetensors", network).scores(output) == detector.scores(output)
+
+
+def test_the_file_of_an_earlier_version_is_read_until_there_is_a_new_one(detector, network, fresh, tmp_path):
+    detector.write(tmp_path).rename(tmp_path / OLD_OOD_FILE)
+    output = look(network, fresh)
+    assert OODDetector.read(tmp_path, network).scores(output) == detector.scores(output)
+    assert detector.write(tmp_path) == tmp_path / OOD_FILE
+    (tmp_path / OLD_OOD_FILE).write_text("broken")
+    assert OODDetector.read(tmp_path, network).scores(output) == detector.scores(output)
 
 
 def test_without_the_file_the_command_that_makes_it_is_told(network, tmp_path):
-    with pytest.raises(DataError, match=rf"spcnet familiarise {tmp_path}"):
+    with pytest.raises(DataError, match=rf"spcnet ood fit {tmp_path}"):
         OODDetector.read(tmp_path, network)
 
 
-def test_the_file_of_another_network_is_refused(usual, tmp_path):
-    usual.write(tmp_path)
-    with pytest.raises(DataError, match="made for other weights"):
+def test_the_file_of_another_network_is_refused(detector, tmp_path):
+    detector.write(tmp_path)
+    with pytest.raises(DataError, match="other weights"):
         OODDetector.read(tmp_path, build(seed=1))
 
 
-def test_a_network_trained_on_is_another_one(usual, network, tmp_path):
-    usual.write(tmp_path)
+def test_a_network_trained_on_is_another_one(detector, network, tmp_path):
+    detector.write(tmp_path)
     other = build()
     OODDetector.read(tmp_path, other)
     with torch.no_grad():
         next(other.parameters())[0] += 1e-6
-    with pytest.raises(DataError, match="made for other weights"):
+    with pytest.raises(DataError, match="other weights"):
         OODDetector.read(tmp_path, other)
 
 
@@ -328,10 +342,10 @@ def damages() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("damage", damages())
-def test_a_damaged_file_is_one_clear_line(usual, network, tmp_path, damage):
-    file = usual.write(tmp_path)
+def test_a_damaged_file_is_one_clear_line(detector, network, tmp_path, damage):
+    file = detector.write(tmp_path)
     file.write_text(json.dumps(damages()[damage](json.loads(file.read_text()))))
-    with pytest.raises(DataError, match="spcnet familiarise") as error:
+    with pytest.raises(DataError, match="spcnet ood fit") as error:
         OODDetector.read(tmp_path, network)
     assert "\n" not in str(error.value)
 
@@ -339,12 +353,12 @@ def test_a_damaged_file_is_one_clear_line(usual, network, tmp_path, damage):
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000])
 def test_a_file_of_something_else_is_one_clear_line(network, tmp_path, content):
     (tmp_path / OOD_FILE).write_bytes(content)
-    with pytest.raises(DataError, match="damaged or something else"):
+    with pytest.raises(DataError, match="damaged"):
         OODDetector.read(tmp_path, network)
 
 
 def test_too_few_images_are_refused(network, known):
-    with pytest.raises(DataError, match="there are 3 known images: 20 are needed"):
+    with pytest.raises(DataError, match="3 known images"):
         OODDetector.fit(network, [(look(network, known[0][:3]), torch.zeros(3, dtype=torch.long))], domains=["one"])
 
 
@@ -353,8 +367,8 @@ def test_a_domain_of_a_few_images_and_a_single_domain_are_enough(network, known,
     outputs = look(network, known[0])
     domain = torch.zeros(len(known[0]), dtype=torch.long)
     domain[len(domain) - few :] = 1
-    usual = OODDetector.fit(network, [(outputs, domain)], domains=DOMAINS)
-    assert usual.score(outputs).isfinite().all()
+    detector = OODDetector.fit(network, [(outputs, domain)], domains=DOMAINS)
+    assert values(detector, outputs).isfinite().all()
 
 
 def test_a_damaged_network_is_refused(known):
@@ -367,4 +381,4 @@ def test_a_damaged_network_is_refused(known):
 
 def test_images_that_are_all_alike_are_no_division_by_zero(network, known):
     same = [[images[0]] * 20 for images in known]
-    assert fitted(network, same).score(look(network, known[0])).isfinite().all()
+    assert values(fitted(network, same), look(network, known[0])).isfinite().all()

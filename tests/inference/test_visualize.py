@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spcnet.errors import UsageError
+from spcnet.formatting import whole_percent
 from spcnet.inference.visualize import (
     MIN_SHEET_WIDTH,
     STYLE_COLORS,
     colorize,
     legend,
     overlay,
-    percent,
     sheet,
     style_bar,
 )
@@ -123,4 +123,4 @@ def test_a_sheet_shows_the_whole_overlay_at_a_size_that_can_be_read(height, widt
     ("share", "words"), [(0, "0 %"), (0.001, "<1 %"), (0.0051, "1 %"), (0.0151, "2 %"), (0.624, "62 %"), (1, "100 %")]
 )
 def test_shares_are_whole_per_cent(share, words):
-    assert percent(share) == words
+    assert whole_percent(share) == words

@@ -17,8 +17,9 @@ from spcnet.methods import METHODS, build_model, card_for, method_named, restore
 from spcnet.methods.base import fill
 from spcnet.methods.spcnet import Observed, SPCNet
 from spcnet.models.backbones import BACKBONES
-from spcnet.models.network import Segmentor, device_of
+from spcnet.models.network import Segmentor
 from spcnet.models.whitening import SwitchableWhitening
+from spcnet.numerics import device_of
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult, internals_of
 
 CLASSES, DOMAINS = 5, 3

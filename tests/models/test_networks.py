@@ -1,6 +1,5 @@
 """Whole networks against the reference's, and the rules of the one forward."""
 
-import zlib
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from spcnet.models.heads.deeplab import AtrousConv2d, PoolableBatchNorm2d
 from spcnet.models.network import Segmentor
 from spcnet.weights.imagenet import SHUFFLENET_STEM_NORM, reference_name
 from tests import golden
+from tests.support.reference import formula
 
 NAMES = {
     "r18": "resnet18",
@@ -29,21 +29,6 @@ METHOD_OF = {"base": "deeplabv3plus", "ibn": "ibn", "is": "is", "isw": "is", "sw
 
 
 # golden ---------------------------------------------------------------------------------------------------------------
-
-
-def formula(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Value of a tensor by its reference name, as the reference's networks were filled."""
-    z = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
-    leaf = name.rsplit(".", maxsplit=1)[-1]
-    if leaf == "running_var":
-        v = 1 + 0.25 * np.tanh(z)
-    elif leaf in ("style_sig", "style_mu", "prototypes"):
-        v = {"style_sig": 1 + 0.4 * np.tanh(z), "style_mu": 0.5 * z, "prototypes": z}[leaf]
-    elif leaf == "weight":
-        v = z / np.sqrt(np.prod(shape[1:])) if len(shape) >= 2 else 1 + 0.2 * np.tanh(z)
-    else:
-        v = 0.1 * z
-    return torch.from_numpy(np.asarray(v, dtype=np.float32)).double()
 
 
 def build(stored: str) -> tuple[Segmentor, str]:

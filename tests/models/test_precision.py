@@ -17,7 +17,7 @@ from spcnet.models.heads.prototypes import PrototypeHead, unit
 from spcnet.models.pseudo import StyleClusters
 from spcnet.models.style import StyleProjection, style_distance, style_stats, style_weights
 from spcnet.models.whitening import SwitchableWhitening
-from spcnet.precision import at_least_single
+from spcnet.numerics import at_least_single
 from spcnet.types import Batch, StyleStats
 
 HALF = torch.bfloat16

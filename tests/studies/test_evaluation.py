@@ -18,9 +18,13 @@ from PIL import Image
 from rich.console import Console
 
 from spcnet import cli, runs
+from spcnet.commands import ood as ood_command
+from spcnet.commands.convert import convert
 from spcnet.commands.evaluate import evaluate
 from spcnet.commands.export import export as export_command
+from spcnet.commands.inspect import inspect
 from spcnet.commands.predict import predict
+from spcnet.commands.robustness import robustness as robustness_command
 from spcnet.config import DataConfig, DomainSpec, ModelConfig, OwnSet, RunConfig, TrainingConfig, as_dict
 from spcnet.data.datasets import FolderSet, open_domain
 from spcnet.data.fixture import write_fixture
@@ -29,19 +33,20 @@ from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.metrics import confusion
 from spcnet.evaluation.protocols import rein
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented
-from spcnet.export import FileNetwork, export
+from spcnet.export import export
+from spcnet.export.onnx_files import FileNetwork
 from spcnet.inference.results import Results
-from spcnet.labels import CITYSCAPES_IDS, label_space, remap
+from spcnet.label_tables import CITYSCAPES_IDS
+from spcnet.labels import label_space, remap
 from spcnet.methods import restore
-from spcnet.model_commands import convert
 from spcnet.reports.runs import load_run
 from spcnet.runs import DataOptions, OpenRun
-from spcnet.studies import inspection, ood, robustness
+from spcnet.studies import ood, robustness
 from spcnet.studies.predictions import read_prediction
 from spcnet.studies.subject import Subject
 from spcnet.training import train
-from tests.data.test_images import STORED, turned
-from tests.test_file_kinds import onnx_file, torch_export_file
+from tests.support.pictures import STORED, turned
+from tests.support.weight_files import onnx_file, torch_export_file
 
 SIZE = (64, 128)
 
@@ -529,7 +534,7 @@ def test_a_set_of_few_classes_leaves_the_others_out(own: Path, city: Path, town:
     assert f"of the 2 labelled classes is {100 * mean:.1f}" in told.getvalue()
 
 
-@pytest.mark.parametrize("command", ["robustness", "inspect", "familiarise", "unfamiliarity", "export"])
+@pytest.mark.parametrize("command", ["robustness", "inspect", "ood fit", "ood evaluate", "export"])
 def test_every_command_that_opens_domains_takes_sets_of_ones_own(
     command: str, own: Path, city: Path, town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -542,16 +547,16 @@ def test_every_command_that_opens_domains_takes_sets_of_ones_own(
             raise Opened(len(found))
         return found
 
-    for module in (robustness, ood, runs):
+    for module in (robustness, runs):
         monkeypatch.setattr(module, "open_domain", open_it)
     monkeypatch.setattr(ood.OODDetector, "read", lambda run, network: None)
-    (own / "familiar.json").write_text("{}")
+    (own / "ood.json").write_text("{}")
     given: dict[str, Any] = {"sets": town, "roots": {"town": str(city)}}
     call = {
-        "robustness": lambda: robustness.robustness([own], domain="town", output=tmp_path / "card", **given),
-        "inspect": lambda: inspection.inspect(own, targets=["town"], **given),
-        "familiarise": lambda: ood.familiarise(own, domains=["town@val"], **given),
-        "unfamiliarity": lambda: ood.unfamiliarity(own, targets=["town"], **given),
+        "robustness": lambda: robustness_command([own], target="town", output=tmp_path / "card", **given),
+        "inspect": lambda: inspect([own], targets=["town"], **given),
+        "ood fit": lambda: ood_command.fit(own, domains=["town@val"], **given),
+        "ood evaluate": lambda: ood_command.evaluate(own, targets=["town"], **given),
         "export": lambda: export_command(own, output=tmp_path / "x.onnx", score="town", **given),
     }[command]
     with pytest.raises(Opened, match="3"):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from spcnet import checkpoint
 from spcnet.cli import main
+from spcnet.commands.inspect import inspect
 from spcnet.config import (
     ClusteringConfig,
     DataConfig,
@@ -44,7 +45,7 @@ from spcnet.models.network import Segmentor
 from spcnet.reports import inspection as report
 from spcnet.reports.inspection import read_inspection
 from spcnet.studies import inspection
-from spcnet.studies.inspection import Chosen, inspect
+from spcnet.studies.inspection import Chosen
 from spcnet.types import Batch
 
 SIZE = (48, 64)
@@ -125,7 +126,7 @@ def look(network: Segmentor, *sizes: int, pixels: int = 5) -> Inside:
 def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of SPC-Net that was looked into from the command line."""
     folder = write_run(tmp_path_factory.mktemp("runs") / "first", "spcnet", photos)
-    assert main(["inspect", str(folder), "--images=3", "--pixels=4", "--accelerator=cpu"]) == 0
+    assert main(["inspect", str(folder), "--limit=3", "--pixels=4", "--accelerator=cpu"]) == 0
     return folder
 
 
@@ -315,6 +316,7 @@ def test_chosen_images_are_different_and_spread_from_the_first_to_the_last(lengt
     chosen = Chosen(Numbers(length), wanted)
     numbers = [int(chosen.read(i).name) for i in range(len(chosen))]
     assert len(set(numbers)) == len(chosen) == min(length, wanted)
+    assert len(Chosen(Numbers(length), 0)) == length
     assert numbers[0] == 0
     assert wanted == 1 or numbers[-1] == length - 1
     steps = np.diff(numbers)
@@ -381,7 +383,7 @@ def test_looking_twice_sees_the_same(run: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(inspection, "write_page", lambda *_: None)
     before = read_inspection(run)
     assert before is not None
-    after = inspect(run, images=3, pixels=4, batch_size=2, accelerator="cpu")
+    (after,) = inspect(run, limit=3, pixels=4, batch_size=2, accelerator="cpu")
     assert replace(after, environment={}) == replace(before, environment={})
 
 
@@ -396,7 +398,7 @@ def test_what_a_method_does_not_have_is_said(
     method: str, told: list[str], drawn: set[str], photos: Path, tmp_path: Path
 ) -> None:
     run = write_run(tmp_path / method, method, photos)
-    found = inspect(run, images=2, pixels=2, targets=[], accelerator="cpu")
+    (found,) = inspect(run, limit=2, pixels=2, targets=[], accelerator="cpu")
     text = " ".join(found.missing)
     assert all(words in text for words in told)
     assert drawn == {path.stem for path in (run / report.FOLDER).glob("*.svg")}
@@ -408,7 +410,7 @@ def test_what_a_method_does_not_have_is_said(
 def test_one_page_shows_several_runs(run: Path, photos: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "second", "deeplabv3plus", photos, seed=1)
     page = tmp_path / "both.html"
-    options = ["--images=2", "--pixels=2", "--targets=[]", "--accelerator=cpu", f"--output={page}"]
+    options = ["--limit=2", "--pixels=2", "--targets=[]", "--accelerator=cpu", f"--output={page}"]
     before = (run / report.FOLDER / report.RECORD_FILE).read_bytes()
     assert main(["inspect", str(write_run(tmp_path / "first", "spcnet", photos)), str(other), *options]) == 0
     text = page.read_text()
@@ -419,8 +421,8 @@ def test_one_page_shows_several_runs(run: Path, photos: Path, tmp_path: Path) ->
 def test_wrong_options_and_folders_are_told_in_one_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["inspect", str(run), "--images=0"]) == 2
-    assert "images is 0: it must be 1 or more" in said(capsys)
+    assert main(["inspect", str(run), "--limit=-1"]) == 2
+    assert "limit is -1" in said(capsys)
     assert main(["inspect", str(tmp_path)]) == 1
     assert "is no folder of a run" in said(capsys)
     assert main(["inspect", str(run), "--targets=[bright+fogg]"]) == 2

@@ -1,4 +1,4 @@
-"""`spcnet familiarise` and `spcnet unfamiliarity`: what is usual, and what the score is worth."""
+"""`spcnet ood fit` and `spcnet ood evaluate`: the detector of a run, and what its score is worth."""
 
 import json
 import math
@@ -18,25 +18,27 @@ from spcnet.cli import main
 from spcnet.config import DataConfig, ModelConfig, RunConfig, as_dict
 from spcnet.data.transforms import normalise
 from spcnet.engine import records
-from spcnet.inference.ood import OOD_FILE, OODDetector, Reading
+from spcnet.inference.ood import OOD_FILE, OODDetector, OODScore
 from spcnet.labels import label_space
 from spcnet.methods import METHODS, card_for, restore
-from spcnet.studies.ood import (
-    IMAGES_FILE,
-    RESULT_FILE,
-    Look,
-    apart,
+from spcnet.runs import OpenRun
+from spcnet.studies import ood
+from spcnet.studies.conditions import Condition
+from spcnet.studies.ood import IMAGES_FILE, RESULT_FILE
+from spcnet.studies.ood_metrics import (
+    OOD,
+    ScoredImage,
+    auroc_fpr95,
     mean_iou_of,
     prediction,
     rank_correlation,
     separation,
 )
-from spcnet.studies.robustness import Condition
 from spcnet.synthesis import streets
 
 SIZE = (48, 64)
 FEW = [
-    "--images=3",
+    "--limit=3",
     "--varied=2",
     "--corruptions=[gaussian_noise]",
     "--styles=[tilt]",
@@ -69,25 +71,25 @@ def write_run(folder: Path, *, method: str = "spcnet", seed: int = 0) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_run(tmp_path_factory.mktemp("runs") / "first")
-    assert main(["familiarise", str(folder), "--accelerator=cpu"]) == 0
+    assert main(["ood", "fit", str(folder), "--accelerator=cpu"]) == 0
     return folder
 
 
 def test_the_network_is_shown_its_sources_as_they_were_trained_on(run):
     network, _ = restore(run)
-    usual = OODDetector.read(run, network)
-    assert usual.domains == ("streets/game", "streets/toy")
-    assert len(usual.known) == 20
+    detector = OODDetector.read(run, network)
+    assert detector.domains == ("streets/game", "streets/toy")
+    assert len(detector.known) == 20
 
 
 def test_a_run_gets_every_figure_and_every_image(run, capsys):
-    assert main(["unfamiliarity", str(run), *FEW]) == 0
+    assert main(["ood", "evaluate", str(run), *FEW]) == 0
     said = capsys.readouterr().out
     found = json.loads((run / RESULT_FILE).read_text())
     assert found["sources"] == ["streets/game", "streets/toy"]
     assert found["unseen"] == ["streets/night"]
     assert set(found["separation"]) == {"streets/night", "corrupted at 5", "weather"}
-    scores = ["unfamiliarity", "its style", "its prototypes", "base distance", "confidence", "entropy", "max logit"]
+    scores = [OOD, "ood style", "ood prototypes", "base distance", "confidence", "entropy", "max logit"]
     for kind, number in (("streets/night", 3), ("corrupted at 5", 4), ("weather", 4)):
         assert list(found["separation"][kind]) == scores
         for own in found["separation"][kind].values():
@@ -103,7 +105,7 @@ def test_a_run_gets_every_figure_and_every_image(run, capsys):
         for domain in ("streets/game", "streets/toy", "streets/night")
         for condition in (("clean", 0), ("gaussian_noise", 5), ("+tilt", 5))
     }
-    assert "its prototypes" in said
+    assert "ood prototypes" in said
     assert "chance" in said
 
 
@@ -113,12 +115,12 @@ def test_what_is_usual_is_learnt_first_where_it_is_missing(run, tmp_path, monkey
     (other / OOD_FILE).rename(tmp_path / "kept")
     asked = []
 
-    def learn(folder: Path, **options: object) -> None:
-        asked.append(options["roots"])
-        (tmp_path / "kept").rename(folder / OOD_FILE)
+    def fit(run: OpenRun, **_: object) -> None:
+        asked.append(run.options.roots)
+        (tmp_path / "kept").rename(run.path / OOD_FILE)
 
-    monkeypatch.setattr(unfamiliarity_commands, "familiarise", learn)
-    assert main(["unfamiliarity", str(other), *FEW, "--varied=0", "--images=1", "--roots.camvid=x"]) == 0
+    monkeypatch.setattr(ood, "fit_ood", fit)
+    assert main(["ood", "evaluate", str(other), *FEW, "--varied=0", "--limit=1", "--roots.camvid=x"]) == 0
     assert asked == [{"camvid": "x"}]
     assert len((other / IMAGES_FILE).read_text().splitlines()) == 3
 
@@ -126,21 +128,21 @@ def test_what_is_usual_is_learnt_first_where_it_is_missing(run, tmp_path, monkey
 def test_what_is_usual_for_another_network_is_refused(run, tmp_path, capsys):
     other = write_run(tmp_path / "other", method="deeplabv3plus")
     (other / OOD_FILE).write_bytes((run / OOD_FILE).read_bytes())
-    assert main(["unfamiliarity", str(other), *FEW]) == 1
-    assert f"spcnet familiarise {other}" in " ".join(capsys.readouterr().err.split())
+    assert main(["ood", "evaluate", str(other), *FEW]) == 1
+    assert f"spcnet ood fit {other}" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["familiarise", "{run}", "--images=-1"], 2, "images is -1"),
-        (["familiarise", "{run}", "--images=1"], 1, "there are 2 known images: 20 are needed"),
-        (["familiarise", "{run}", "--domains=[streets/gane]"], 2, "Did you mean 'game'?"),
-        (["familiarise", "{run}/nowhere"], 1, "no folder of a run"),
-        (["unfamiliarity", "{run}", "--varied=-1"], 2, "varied is -1"),
-        (["unfamiliarity", "{run}", "--corruptions=[fok]"], 2, "Did you mean 'fog'?"),
-        (["unfamiliarity", "{run}", "--styles=[nigth]"], 2, "Did you mean 'night'?"),
-        (["unfamiliarity", "{run}", "--severities=[6]"], 2, "the severities name 6"),
+        (["ood", "fit", "{run}", "--limit=-1"], 2, "limit is -1"),
+        (["ood", "fit", "{run}", "--limit=1"], 1, "2 known images"),
+        (["ood", "fit", "{run}", "--domains=[streets/gane]"], 2, "Did you mean 'game'?"),
+        (["ood", "fit", "{run}/nowhere"], 1, "nowhere"),
+        (["ood", "evaluate", "{run}", "--varied=-1"], 2, "varied is -1"),
+        (["ood", "evaluate", "{run}", "--corruptions=[fok]"], 2, "Did you mean 'fog'?"),
+        (["ood", "evaluate", "{run}", "--styles=[nigth]"], 2, "Did you mean 'night'?"),
+        (["ood", "evaluate", "{run}", "--severities=[6]"], 2, "severities has 6"),
     ],
 )
 def test_a_wrong_option_is_one_clear_line(run, capsys, arguments, code, message):
@@ -156,7 +158,7 @@ def test_a_wrong_option_is_one_clear_line(run, capsys, arguments, code, message)
 )
 @settings(deadline=None, max_examples=50)
 def test_auroc_and_fpr95_are_those_of_the_definitions(known, strange):
-    auroc, fpr95 = apart(np.array(known, float), np.array(strange, float))
+    auroc, fpr95 = auroc_fpr95(np.array(known, float), np.array(strange, float))
     pairs = [(s > k) + 0.5 * (s == k) for s in strange for k in known]
     assert auroc == pytest.approx(np.mean(pairs))
     # The lowest bound under which 95 % of the known images pass.
@@ -164,25 +166,23 @@ def test_auroc_and_fpr95_are_those_of_the_definitions(known, strange):
     assert fpr95 == pytest.approx(np.mean([s <= bound for s in strange]))
 
 
-def look(score: float, miou: float, *, domain: str = "a", condition: str = "clean", severity: int = 0) -> Look:
+def look(score: float, miou: float, *, domain: str = "a", condition: str = "clean", severity: int = 0) -> ScoredImage:
     """An image of two classes of 100 pixels each, of which a share was found."""
     hit = round(miou * 100)
     outcome = torch.tensor([[hit, hit], [100, 100], [hit, hit]])
-    reading = Reading(score, 0.0, None, {"style": score, "prototypes": score})
-    return Look(
-        domain, Condition(condition, severity), f"{score}", miou, outcome, reading, {"unfamiliarity": float(score)}
-    )
+    own = OODScore(score, 0.0, None, {"style": score, "prototypes": score})
+    return ScoredImage(domain, Condition(condition, severity), f"{score}", miou, outcome, own, {OOD: float(score)})
 
 
 def test_a_score_that_knows_all_is_perfect_and_refuses_the_worst_first():
     mious = [0.05 * (1 + number) for number in range(10)]
     found = prediction([look(-miou, miou) for miou in mious])
-    own = found["unfamiliarity"]
+    own = found[OOD]
     assert own["images"] == own["clean"] == pytest.approx(1)
     assert own["keep 90 %"] == pytest.approx(np.mean(mious[1:]))
     assert own["keep 50 %"] == pytest.approx(np.mean(mious[5:]))
     assert found["chance"]["keep 50 %"] == pytest.approx(np.mean(mious), abs=0.03)
-    contrary = prediction([look(miou, miou) for miou in mious])["unfamiliarity"]
+    contrary = prediction([look(miou, miou) for miou in mious])[OOD]
     assert contrary["images"] == pytest.approx(-1)
     assert contrary["keep 50 %"] == pytest.approx(np.mean(mious[:5]))
 
@@ -190,7 +190,7 @@ def test_a_score_that_knows_all_is_perfect_and_refuses_the_worst_first():
 def test_a_correlation_between_domains_does_not_count_within_them():
     looks = [look(0, miou, domain="good") for miou in (0.8, 0.9, 0.7)]
     looks += [look(5, miou, domain="bad") for miou in (0.1, 0.2, 0.3)]
-    found = prediction(looks)["unfamiliarity"]
+    found = prediction(looks)[OOD]
     assert found["images"] > 0.8
     assert found["clean"] is None
 
@@ -205,7 +205,7 @@ def test_only_images_of_the_sources_as_they_are_count_as_known():
     looks = [look(0, 0.5, domain="a"), look(1, 0.5, domain="a", condition="fog", severity=3)]
     looks += [look(2, 0.5, domain="b"), look(-9, 0.5, domain="b", condition="fog", severity=3)]
     found = separation(looks, {"a"})
-    assert {kind: own["unfamiliarity"]["auroc"] for kind, own in found.items()} == {"corrupted at 3": 1, "b": 1}
+    assert {kind: own[OOD]["auroc"] for kind, own in found.items()} == {"corrupted at 3": 1, "b": 1}
 
 
 def test_a_correlation_of_what_does_not_vary_is_none():
@@ -235,9 +235,9 @@ def test_predictions_say_how_strange_an_image_is(run, tmp_path, capsys):
     assert told["strange"]["percentile"] == 1
     assert "1 of 2 images" in capsys.readouterr().out
     network, _ = restore(run)
-    usual = OODDetector.read(run, network)
+    detector = OODDetector.read(run, network)
     with torch.inference_mode():
-        plain = usual.readings(network(normalise(torch.from_numpy(known).movedim(2, 0)[None])))[0]
+        plain = detector.scores(network(normalise(torch.from_numpy(known).movedim(2, 0)[None])))[0]
     assert told["known"]["score"] == pytest.approx(plain.score, abs=0.02), "also by the rewritten network"
     for options in (["--full_size"], ["--size=[64,96]"], ["--flip", "--size=[48,64]"]):
         assert main(["predict", str(run), str(photos), "--output", str(tmp_path / "other"), *options]) == 0

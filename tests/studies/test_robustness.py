@@ -16,6 +16,7 @@ from rich.console import Console
 
 from spcnet import checkpoint
 from spcnet.cli import main
+from spcnet.commands.robustness import robustness as robustness_command
 from spcnet.config import DataConfig, DomainSpec, ModelConfig
 from spcnet.data.datasets import Sample, open_domain
 from spcnet.data.loading import evaluation_batches
@@ -25,9 +26,11 @@ from spcnet.evaluation.metrics import mean_iou
 from spcnet.labels import label_space
 from spcnet.methods import METHODS, card_for, restore
 from spcnet.reports import robustness as report
+from spcnet.reports import robustness_page as report_page
 from spcnet.reports.robustness import Card, ModelScores, Score, WorstCase, summary
 from spcnet.studies import robustness
-from spcnet.studies.robustness import Condition, conditions, image_score, spread, worst_cases
+from spcnet.studies.conditions import Condition, conditions, spread
+from spcnet.studies.robustness import image_score, worst_cases
 from spcnet.synthesis.corruptions import CORRUPTIONS
 from spcnet.synthesis.weather import WEATHER
 
@@ -55,7 +58,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def make(models: list[Path], output: Path, *options: str) -> int:
     """The card as a user makes it."""
-    given = ["--set=streets/game", f"--output={output}", "--accelerator=cpu", *FEW, *options]
+    given = ["--target=streets/game", f"--output={output}", "--accelerator=cpu", *FEW, *options]
     return main(["robustness", *map(str, models), *given])
 
 
@@ -64,8 +67,8 @@ def go_on(models: list[Path], output: Path, **changes: Any) -> Card:
     options: dict[str, Any] = {
         "corruptions": ["pixelate", "saturate"], "styles": ["tilt"], "severities": [1, 5], "limit": 2, "worst": 0
     }  # fmt: skip
-    options |= {"domain": "streets/game", "workers": 0, "accelerator": "cpu"}
-    return robustness.robustness(models, output=output, **{**options, **changes})
+    options |= {"target": "streets/game", "workers": 0, "accelerator": "cpu"}
+    return robustness_command(models, output=output, **{**options, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +141,7 @@ def test_a_second_call_scores_nothing_again(done: Path, models: list[Path], monk
     def refuse(*_: object) -> None:
         raise AssertionError("scored again")
 
-    monkeypatch.setattr(robustness.Scoring, "_look", refuse)
+    monkeypatch.setattr(robustness.Scoring, "_evaluate", refuse)
     go_on(models, done, worst=2)
     assert (done / robustness.SCORES_FILE).read_bytes() == before
     assert read(done)["models"] == card["models"]
@@ -321,11 +324,11 @@ def test_a_card_without_corruptions_of_the_benchmark_has_no_mpc(tmp_path: Path) 
     assert math.isnan(summary(few, few.models[0]).mpc)
     assert report.as_json(few)["models"][0]["summary"]["mpc"] is None
     assert "mPC" not in report.to_markdown(few)
-    assert "<h1>" in report.render_page(few, pictures=tmp_path)
+    assert "<h1>" in report_page.render_page(few, pictures=tmp_path)
 
 
 def test_the_page_needs_nothing_else_and_shows_names_as_text(tmp_path: Path) -> None:
-    page = report.render_page(card(), pictures=tmp_path)
+    page = report_page.render_page(card(), pictures=tmp_path)
     assert "<script" not in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "<b>odd" not in page
@@ -333,7 +336,7 @@ def test_the_page_needs_nothing_else_and_shows_names_as_text(tmp_path: Path) -> 
 
 
 def test_a_cell_is_the_stronger_coloured_the_more_is_lost(tmp_path: Path) -> None:
-    page = report.render_page(card(), pictures=tmp_path)
+    page = report_page.render_page(card(), pictures=tmp_path)
     lost = {
         key: int(page.partition(f'title="plain, {key}')[0].rpartition("--lost: ")[2].partition("%")[0])
         for key in VALUES
@@ -342,10 +345,10 @@ def test_a_cell_is_the_stronger_coloured_the_more_is_lost(tmp_path: Path) -> Non
 
 
 def test_a_style_of_the_training_is_marked(tmp_path: Path) -> None:
-    page = report.render_page(card(), pictures=tmp_path)
+    page = report_page.render_page(card(), pictures=tmp_path)
     assert 'class="known"' in page
     untrained = tuple(replace(model, styles=()) for model in card().models)
-    assert 'class="known"' not in report.render_page(card(models=untrained), pictures=tmp_path)
+    assert 'class="known"' not in report_page.render_page(card(models=untrained), pictures=tmp_path)
 
 
 def test_the_tables_tell_means_and_shares_of_clean() -> None:
@@ -384,24 +387,24 @@ def test_the_tables_fit_a_narrow_terminal() -> None:
 
 
 def test_a_heat_map_is_coloured_by_what_is_lost(tmp_path: Path) -> None:
-    report.write_heat_map(card(), tmp_path / "heat.png")
+    report_page.write_heat_map(card(), tmp_path / "heat.png")
     with Image.open(tmp_path / "heat.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     assert (pixels[..., 0] - pixels[..., 2]).max() > 100  # much is lost here and there
-    axes = report.heat_figure(card()).axes[0]
+    axes = report_page.heat_figure(card()).axes[0]
     shown = np.asarray(axes.images[0].get_array())
     assert shown.shape == (5, 2)
     assert shown[1, 0] == pytest.approx(0.5 / 0.8)
     same = replace(
         card().models[0], scores={name: dict.fromkeys((0, 1, 5), score(0.8)) for name in card().models[0].scores}
     )
-    inks = [text.get_color() for text in report.heat_figure(card(models=(card().models[0], same))).axes[0].texts]
+    inks = [text.get_color() for text in report_page.heat_figure(card(models=(card().models[0], same))).axes[0].texts]
     assert (inks[2], inks[3]) == ("black", "white")  # much is left of the first, all of the second
 
 
 def test_all_letters_of_a_heat_map_lie_on_it() -> None:
     for models in (card().models[:1], card().models):
-        figure = report.heat_figure(card(models=models))
+        figure = report_page.heat_figure(card(models=models))
         figure.draw_without_rendering()
         width, height = figure.get_size_inches() * figure.dpi
         texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text() and text.get_visible()]
@@ -421,7 +424,7 @@ def test_pictures_of_a_case_stand_on_the_page(done: Path) -> None:
 def test_a_missing_picture_is_one_line(tmp_path: Path) -> None:
     case = WorstCase("a", "fog", 5, (0.5, 0.5), (0.1, 0.1), ("no_image.png", "no_truth.png", "no_0.png", "no_1.png"))
     with pytest.raises(Exception, match=r"cannot read the picture .*no_image\.png"):
-        report.render_page(card(worst=(case,)), pictures=tmp_path)
+        report_page.render_page(card(worst=(case,)), pictures=tmp_path)
 
 
 # --- What is refused -------------------------------------------------------------------------------------------------
@@ -432,12 +435,12 @@ def test_a_missing_picture_is_one_line(tmp_path: Path) -> None:
     [
         ({"corruptions": ["fgo"]}, "unknown corruption 'fgo'"),
         ({"styles": ["rian"]}, r"Did you mean 'rain'\?"),
-        ({"severities": [6]}, "each must be 1"),
+        ({"severities": [6]}, "severities"),
         ({"severities": []}, "name at least one of each"),
         ({"corruptions": [], "styles": []}, "name at least one of each"),
         ({"limit": -1}, "limit is -1"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"domain": "citiscapes"}, r"Did you mean 'cityscapes'\?"),
+        ({"target": "citiscapes"}, r"Did you mean 'cityscapes'\?"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_written(

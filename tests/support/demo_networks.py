@@ -20,7 +20,7 @@ SOURCES = ["game", "toy"]
 
 
 def write_network(
-    folder: Path, method: str = "spcnet", *, seed: int = 0, space: str = "cityscapes19", familiar: bool = False
+    folder: Path, method: str = "spcnet", *, seed: int = 0, space: str = "cityscapes19", ood: bool = False
 ) -> Path:
     """The folder of a run with a network whose weights are random.
 
@@ -29,7 +29,7 @@ def write_network(
         method: name in `METHODS`.
         seed: of the weights.
         space: label space.
-        familiar: whether it was shown what is usual.
+        ood: whether it has a fitted OOD detector.
     """
     torch.manual_seed(seed)
     model = ModelConfig(backbone="mobilenet_v2", weights=None)
@@ -41,13 +41,13 @@ def write_network(
     card = card_for(method=method, model=model, space=space, classes=classes, domains=SOURCES, size=SIZE)
     folder.mkdir(parents=True)
     checkpoint.write(folder / checkpoint.MODEL_FILE, network.state_dict(), card)
-    if familiar:
-        _familiarise(network, folder)
+    if ood:
+        _fit_ood(network, folder)
     return folder
 
 
 @torch.no_grad()
-def _familiarise(network: Segmentor, folder: Path) -> None:
+def _fit_ood(network: Segmentor, folder: Path) -> None:
     # Two streets, each from ten places: to draw twenty takes long where every call is checked.
     streets = [generate(i, style=style, seed=7, size=SIZE).image for i, style in enumerate(SOURCES)]
     scenes = [np.roll(streets[i // 10], 12 * (i % 10), axis=1) for i in range(20)]

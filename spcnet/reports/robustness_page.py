@@ -1,0 +1,368 @@
+"""The robustness card in pictures: its heat map, and one page that needs nothing else."""
+
+import itertools
+import math
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from spcnet.files import write_atomic, write_text
+from spcnet.formatting import percent
+from spcnet.reports import figures, html
+from spcnet.reports.robustness import (
+    STYLE,
+    STYLES,
+    Card,
+    ModelScores,
+    folded,
+    mean,
+    overview,
+    ratio,
+    summary,
+)
+
+_HEAT_STYLE = """
+:root { --heat: #d9480f; } @media (prefers-color-scheme: dark) { :root { --heat: #c2410c; } }
+.heat td, .heat th { padding: 3px 8px; border-bottom: 1px solid var(--card); }
+.heat td { text-align: center; min-width: 3.6em; background: color-mix(in srgb, var(--heat) var(--lost), var(--card)); }
+.heat thead th { text-align: center; white-space: normal; max-width: 8.5em; font-size: 0.86rem; }
+.severities { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); gap: 0 20px; align-items: start; }
+.severities td, .severities th { padding: 3px 5px !important; } .severities td { min-width: 2.6em !important; }
+.heat th[scope=row] { font-weight: 500; white-space: nowrap; }
+.heat tbody tr.first th, .heat tbody tr.first td { border-top: 9px solid var(--card); }
+.heat th.family { text-align: left; color: var(--muted); font-weight: 400; font-size: 0.82rem; }
+.heat td.known { font-style: italic; text-decoration: underline dotted; }
+.scale { white-space: nowrap; } .scale i { display: inline-block; vertical-align: -0.06em; width: 22px; height: 12px; border: 1px solid var(--line); border-width: 1px 0; background: color-mix(in srgb, var(--heat) var(--lost), var(--card)); }
+.case { margin: 18px 0 26px; } .case h3 { margin-bottom: 2px; }
+.case .panels { min-width: calc(var(--columns) * 124px); }
+@media (max-width: 640px) { .heat th[scope=row] { min-width: 0; max-width: 112px; white-space: normal; overflow-wrap: normal; font-size: 0.8rem; }
+  .heat td { min-width: 2.8em; padding: 3px 4px; } .heat thead th { font-size: 0.76rem; padding: 3px 2px; } }
+"""
+
+
+def heat_figure(card: Card) -> Figure:
+    """Conditions (rows) by networks (columns): share of the clean score that is left, in %, on white."""
+    names = card.conditions
+    share = np.array([[ratio(model.mean(name), model.clean) for model in card.models] for name in names])
+    # Without the global state of pyplot, and in the same letters everywhere.
+    with matplotlib.rc_context({"font.size": 8.5, "text.parse_math": False}):
+        edges = [i for i in range(1, len(names)) if card.group_of(names[i]) != card.group_of(names[i - 1])]
+        figure = Figure(
+            figsize=(max(3.4, 1.9 + 0.95 * len(card.models)), 1.1 + 0.215 * len(names)),
+            layout="constrained",
+            facecolor="white",
+        )
+        axes = figure.add_subplot()
+        colours = matplotlib.colormaps["RdYlBu"]
+        axes.imshow(share, cmap=colours, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
+        for row, column in np.ndindex(*share.shape):
+            value = float(share[row, column])
+            if math.isfinite(value):
+                red, green, blue, _ = colours(value)
+                # Relative luminance, roughly: below it white is the easier to read, as WCAG 2 reckons contrast.
+                ink = "white" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.18 else "black"
+                axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=ink)
+        for edge in edges:
+            axes.axhline(edge - 0.5, color="white", linewidth=3)
+        for begin, end in itertools.pairwise([0, *edges, len(names)]):
+            family, right = card.group_of(names[begin]), len(card.models) - 0.45
+            if (end - begin) * 0.215 > 0.07 * len(family):  # as tall as its letters, in inches
+                middle = (begin + end - 1) / 2
+                axes.text(right, middle, family, rotation=270, ha="left", va="center", color="dimgrey")
+        labels = [f"{folded(model.label)}\nclean {percent(model.clean)}" for model in card.models]
+        axes.set_xticks(range(len(labels)), labels)
+        axes.set_yticks(range(len(names)), names)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        mean = "mean over severities" if len(card.severities) > 1 else "severity"
+        what = f"{mean} {card.severity_range}; {card.domain}, {html.counted(card.images, 'image')}"
+        figure.supxlabel(f"share of the clean mIoU that is left, in %\n{what}", fontsize=8.5)
+    return figure
+
+
+def write_heat_map(card: Card, output: Path) -> None:
+    """Write `heat_figure` as a PNG.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    figure = heat_figure(card)
+    write_atomic(output, lambda file: figure.savefig(file, format="png", dpi=130, metadata={"Software": None}))
+
+
+def write_page(card: Card, output: Path, *, pictures: Path, title: str | None = None) -> Path:
+    """Write the card as one page: no network, no scripts, light and dark, phone and paper.
+
+    Args:
+        card: what it shows.
+        output: the file.
+        pictures: folder of the worst cases' pictures.
+        title: heading; says what is shown by default.
+
+    Raises:
+        DataError: a picture cannot be read, or the page not be written.
+    """
+    write_text(output, render_page(card, pictures=pictures, title=title))
+    return output
+
+
+def render_page(card: Card, *, pictures: Path, title: str | None = None) -> str:
+    """The page of `write_page` as text.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    heading = title or f"How robust on {card.domain}?"
+    sections = [
+        ("overview", "Overview", _overview_section(card)),
+        ("networks", "Heat map: conditions by networks", _networks_section(card)),
+        ("severities", "Heat map: severities", _severities_section(card)),
+        ("worst", "Worst cases", _worst_section(card, pictures)),
+        ("setting", "What was scored", _setting_section(card)),
+        ("reading", "How to read this", _reading_section(card)),
+    ]
+    sections = [section for section in sections if section[2]]
+    links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name, _ in sections)
+    bodies = "".join(
+        f'<section id="{a}" aria-labelledby="{a}-h"><h2 id="{a}-h">{n}</h2>{b}</section>' for a, n, b in sections
+    )
+    version = card.environment.get("spcnet") or ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escaped(heading)}</title>\n<style>{html.STYLE}{_HEAT_STYLE}</style>\n</head>\n<body>\n"
+        f'<header><h1>{html.escaped(heading)}</h1><p class="lead">{_lead(card)}</p>'
+        f'<nav aria-label="Sections">{links}</nav></header>\n<main>{_cards(card)}{bodies}</main>\n'
+        f"<footer>Written by spcnet {html.escaped(version)}. This page is one file: it loads nothing and runs no scripts.</footer>\n"
+        "</body>\n</html>\n"
+    )
+
+
+def _lead(card: Card) -> str:
+    """The outcome in a sentence or two."""
+    if not card.benchmark:
+        return f"{html.counted(len(card.models), 'network')} on {html.escaped(card.description)}."
+    found = [(summary(card, model), model) for model in card.models]
+    best = max(found, key=lambda entry: _finite_or_least(entry[0].mpc))
+    text = (
+        f"<b>{html.escaped(best[1].label)}</b> has {percent(best[0].mpc)} % mIoU over the corruptions of {html.escaped(card.domain)}, "
+        f"{percent(best[0].rpc)} % of what it has on clean images"
+    )
+    if len(found) > 1:
+        text += f": the highest of {len(found)} networks"
+        kept = max(found, key=lambda entry: _finite_or_least(entry[0].rpc))
+        if kept[1] is not best[1]:
+            text += f", while {html.escaped(kept[1].label)} keeps the largest share, {percent(kept[0].rpc)} %"
+    losses = {family: mean([s.families[family] / s.clean for s, _ in found if s.clean]) for family in card.groups}
+    worst = min(losses, key=lambda family: losses[family] if math.isfinite(losses[family]) else math.inf)
+    return f"{text}. What costs most is {html.escaped(worst)}: {percent(losses[worst])} % of the clean score is left{' on average' if len(found) > 1 else ''}."
+
+
+def _cards(card: Card) -> str:
+    if not card.benchmark:
+        return ""
+    colors = figures.group_colors(len(card.models), None)
+    parts = []
+    for model, color in zip(card.models, colors, strict=True):
+        found = summary(card, model)
+        parts.append(
+            f'<div style="--series: {figures.css_color(color)}"><b>{html.escaped(model.label)}</b>'
+            f'<span class="big">{percent(found.mpc)}<span class="std"> %</span></span>'
+            f"<small>mPC: {percent(found.rpc)} % of {percent(found.clean)} % clean</small></div>"
+        )
+    return f'<div class="cards">{"".join(parts)}</div>'
+
+
+def _overview_section(card: Card) -> str:
+    header, rows = overview(card)
+    columns = list(zip(*rows, strict=True))
+    body = ""
+    for number, model in enumerate(card.models):
+        cells = ""
+        for title, column in zip(header, columns, strict=True):
+            known = [float(value) for value in column if value != "–"]
+            best = len(known) > 1 and column[number] != "–" and float(column[number]) == max(known) > min(known)
+            text = f"<b>{column[number]}</b>" if best else column[number]
+            cells += f'<td class="{"mean" if title in ("mPC", "rPC") else ""}">{text}</td>'
+        body += f'<tr><th scope="row">{html.escaped(model.label)}</th>{cells}</tr>'
+    heads = "".join(f'<th scope="col">{html.escaped(title)}</th>' for title in header)
+    caption = (
+        f"mIoU in % on {html.escaped(card.description)}, averaged over severities {card.severity_range}; rPC is mPC in % of clean. "
+        "Highest of a column in bold."
+    )
+    return html.scrolling(
+        f'<table class="results"><caption><span>{caption}</span></caption><thead><tr><th scope="col">network</th>{heads}'
+        f"</tr></thead><tbody>{body}</tbody></table>",
+        "Scores by family of corruptions",
+    )
+
+
+def _networks_section(card: Card) -> str:
+    heads = "".join(f'<th scope="col">{html.breakable(model.label)}</th>' for model in card.models)
+    body = '<tr><th scope="row">clean, mIoU in %</th>'
+    body += "".join(f'<td style="--lost: 0%"><b>{percent(model.clean)}</b></td>' for model in card.models) + "</tr>"
+    for family, names in card.groups.items():
+        for name in names:
+            css = ' class="first"' if name == names[0] else ""
+            cells = "".join(_cell(card, model, name, model.mean(name)) for model in card.models)
+            told = (
+                f'<th class="family" scope="rowgroup" rowspan="{len(names)}">{html.escaped(family)}</th>' if css else ""
+            )
+            body += f'<tr{css}><th scope="row">{html.breakable(name)}</th>{cells}{told}</tr>'
+    heads += '<th scope="col"><span class="hidden">family</span></th>'
+    table = f'<table class="heat"><thead><tr><th scope="col"></th>{heads}</tr></thead><tbody>{body}</tbody></table>'
+    known = any(_trained(model, name) for model in card.models for name in card.conditions)
+    note = (
+        f"Share of the clean mIoU that is left, in %, averaged over severities {card.severity_range}; {_scale()}"
+        + (
+            " A name with + is a weather style, the others are the corruptions of ImageNet-C."
+            if STYLES in card.groups
+            else ""
+        )
+        + (" Figures in italics with dots below: a style that the network was trained with." if known else "")
+    )
+    return f'<p class="note">{note}</p>' + html.scrolling(table, "Share of the clean score by condition and network")
+
+
+def _severities_section(card: Card) -> str:
+    heads = "".join(f'<th scope="col">{severity}</th>' for severity in card.severities)
+    parts = []
+    for model in card.models:
+        body = ""
+        for names in card.groups.values():
+            for name in names:
+                css = ' class="first"' if name == names[0] and body else ""
+                scores = model.scores[name]
+                cells = "".join(_cell(card, model, name, scores[severity].miou) for severity in card.severities)
+                body += f'<tr{css}><th scope="row">{html.breakable(name)}</th>{cells}</tr>'
+        table = f'<table class="heat"><thead><tr><th scope="col">severity</th>{heads}</tr></thead><tbody>{body}</tbody></table>'
+        found = summary(card, model)
+        means = f" · mPC {percent(found.mpc)} %" if card.benchmark else ""
+        parts.append(
+            f"<details open><summary><b>{html.escaped(model.label)}</b> · clean {percent(model.clean)} %"
+            f"{means}</summary>{html.scrolling(table, f'Share of the clean score of {model.label} by condition and severity')}</details>"
+        )
+    note = f"Share of the clean mIoU that is left at each severity, in %; {_scale()}"
+    return f'<p class="note">{note}</p><div class="severities">{"".join(parts)}</div>'
+
+
+def _worst_section(card: Card, pictures: Path) -> str:
+    parts = []
+    used: set[int] = set()
+    for case in card.worst:
+        if not case.pictures:
+            continue
+        uri, size = figures.picture_uri(pictures / case.pictures[0])
+        truth = figures.read_labels(pictures / case.pictures[1])
+        heads = "".join(
+            f'<div class="head">{head}</div>'
+            for head in ("image", "truth", *(html.breakable(model.label) for model in card.models))
+        )
+        what = f"{case.image}, {case.condition} at severity {case.severity}"
+        cells = [
+            f'<div><img src="{uri}" alt="{html.escaped(what)}" width="{size[0]}" height="{size[1]}" loading="lazy"></div>',
+            f"<div>{html.label_picture(truth, card.colors, html.escaped(f'Truth of {what}'), like=size)}</div>",
+        ]
+        shown = [truth]
+        for model, name, before, after in zip(card.models, case.pictures[2:], case.clean, case.corrupted, strict=True):
+            seen = figures.read_labels(pictures / name)
+            shown.append(seen)
+            alt = html.escaped(f"What {model.label} sees in {what}")
+            cells.append(
+                f"<div>{html.label_picture(seen, card.colors, alt, like=size)}<small>{percent(before)} → {percent(after)} %</small></div>"
+            )
+        used |= {int(k) for labels in shown for k in np.unique(labels)}
+        grid = f'<div class="panels" style="--columns: {2 + len(card.models)}">{heads}{"".join(cells)}</div>'
+        parts.append(
+            f'<div class="case"><h3>{html.escaped(case.condition)}, severity {case.severity}</h3>'
+            f'<p class="note">{html.escaped(case.image)}</p>{html.scrolling(grid, what)}</div>'
+        )
+    if not parts:
+        return ""
+    legend = "".join(
+        f"<li>{html.swatch(html.css_rgb(color))}{html.escaped(name)}</li>"
+        for place, (name, color) in enumerate(zip(card.classes, card.colors, strict=True))
+        if place in used
+    )
+    if used - set(range(len(card.classes))):
+        legend += f"<li>{html.swatch(html.css_rgb((0, 0, 0)))}not labelled</li>"
+    note = (
+        "Images on which the networks lose most against the clean image, one of each family of conditions, the greatest loss "
+        "first. Below each prediction: mean IoU over the classes of the image, clean → in this condition."
+    )
+    return f'<p class="note">{note}</p><ul class="legend" aria-label="Classes">{legend}</ul>{"".join(parts)}'
+
+
+def _setting_section(card: Card) -> str:
+    entries = [
+        ("Set", f"{card.domain}, {html.counted(card.images, 'image')}"),
+        ("Label space", f"{card.space}, {len(card.classes)} classes"),
+        ("Severities", card.severity_range),
+        ("Seed of the conditions", str(card.seed)),
+    ]
+    for model in card.models:
+        size = "each image's own size" if model.size is None else f"{model.size[0]} × {model.size[1]}"
+        styles = f"; trained with the styles {', '.join(model.styles)}" if model.styles else ""
+        entries.append(
+            (
+                model.label,
+                f"{model.method} on {model.backbone}, trained on {', '.join(model.sources)}, scored at {size}, {model.precision}{styles}",
+            )
+        )
+    for words, key in (("spcnet", "spcnet"), ("PyTorch", "torch"), ("Platform", "platform"), ("Scored", "started")):
+        entries.append((words, str(card.environment.get(key) or "")))
+    shown = "".join(
+        f"<div><dt>{html.escaped(words)}</dt><dd>{html.escaped(value)}</dd></div>" for words, value in entries if value
+    )
+    return f"<dl>{shown}</dl>"
+
+
+def _reading_section(card: Card) -> str:
+    paragraphs = [
+        "<b>Corruptions</b>: the 19 of ImageNet-C (Hendrycks and Dietterich, 2019), with the published parameters for each "
+        "severity, put on each image at the size it has in its file, before it is brought to the network's size. On small images a "
+        "blur of so many pixels hides more than on large ones, so cards of sets of different sizes are not comparable. The frost is "
+        "drawn, and the elastic transform is the mild form for street scenes, whose labels stay: figures are near those of the "
+        "published pictures, not equal to them.",
+        "<b>mPC</b>: mIoU averaged over the severities of a corruption, then over the corruptions of the families noise, blur, weather "
+        "and digital (Michaelis et al., 2019). <b>rPC</b>: its share of the clean mIoU. A network that is poor on clean images can keep "
+        "a large share of little, so look at both.",
+        "<b>extra</b>: the four corruptions that the benchmark keeps for validation; they do not count in mPC.",
+        "<b>Styles</b>: weather and road styles that know of distance, ground and sky; severity s is the strength s/5. Where a style "
+        "moves pixels, the label moves along.",
+        "<b>Training with styles</b>: a network that has seen noise, blur or JPEG blocks in training is at home in the corruptions "
+        "of that kind; what each was trained with stands above.",
+        "<b>Chance</b>: training with another seed moves a network's scores by a point or more, and its loss under a corruption "
+        "often by several. A card of one seed each says little about which method is better.",
+    ]
+    return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+
+
+def _cell(card: Card, model: ModelScores, name: str, value: float) -> str:
+    """A cell of a heat map, with the mIoU as a tooltip."""
+    fraction = ratio(value, model.clean)
+    css = ' class="known"' if _trained(model, name) else ""
+    hint = f"{model.label}, {name}: mIoU {percent(value)} %"
+    return f'<td{css} style="--lost: {_lost(fraction)}%" title="{html.escaped(hint)}">{percent(fraction, 0)}</td>'
+
+
+def _lost(fraction: float) -> int:
+    """Strength of a cell's colour in %: 0 for nothing lost, never so strong that a figure is hard to read."""
+    return round(82 * min(max(1 - fraction, 0.0), 1.0)) if math.isfinite(fraction) else 0
+
+
+def _trained(model: ModelScores, name: str) -> bool:
+    return name.removeprefix(STYLE) in model.styles and name.startswith(STYLE)
+
+
+def _scale() -> str:
+    steps = "".join(f'<i style="--lost: {_lost(1 - lost / 5)}%"></i>' for lost in range(6))
+    return f'<span class="scale">nothing lost <span aria-hidden="true">{steps}</span> all lost</span>.'
+
+
+def _finite_or_least(value: float) -> float:
+    return value if math.isfinite(value) else -math.inf
