@@ -25,6 +25,8 @@ from spcnet.files import read_yaml
 T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
+REPEATED = "repeated"
+"""Marks an option of a command that can be given several times: `Annotated[Sequence[str], REPEATED]`."""
 OUTPUT_STRIDES = (8, 16, 32)
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 
