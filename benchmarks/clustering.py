@@ -34,7 +34,7 @@ from _machine import describe, median
 from torch import Tensor
 
 from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, image_sums
-from spcnet.models.clustering import PrototypeHead
+from spcnet.models.heads.prototypes import PrototypeHead
 from spcnet.numerics import peak_memory
 
 MOMENTUM, TEMPERATURE = 0.999, 0.1

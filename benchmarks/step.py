@@ -29,7 +29,7 @@ from _machine import describe, median
 from _training import make_trainer
 from torch import Tensor
 
-from spcnet.methods import BACKBONES
+from spcnet.models.backbones import BACKBONES
 from spcnet.numerics import keep_freed_memory, peak_memory
 from spcnet.types import Batch, SegOutput
 

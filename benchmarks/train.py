@@ -44,7 +44,7 @@ from spcnet.data.datasets import open_domain
 from spcnet.data.loading import training_batches
 from spcnet.engine.devices import make_fabric
 from spcnet.labels import label_space
-from spcnet.methods import BACKBONES
+from spcnet.models.backbones import BACKBONES
 from spcnet.numerics import keep_freed_memory, peak_memory
 from spcnet.types import IGNORE_INDEX, Batch
 
@@ -158,7 +158,7 @@ def streets(args: argparse.Namespace) -> Iterator[Batch]:
     space = label_space(data.space)
     sets = [open_domain(DomainSpec.parse(source), data=data, space=space, training=True) for source in sources]
     options = {"rank": distributed.rank(), "world_size": distributed.world_size()}
-    return iter(training_batches(sets, data, seed=0, iterations=args.steps + 1, **options))
+    return iter(training_batches(sets, data, seed=0, iterations=range(args.steps + 1), **options))
 
 
 def work(args: argparse.Namespace) -> None:

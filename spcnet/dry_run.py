@@ -7,7 +7,6 @@ them. So are the method's statistics, a checkpoint, a line of the log, and some 
 What has to be written for that goes into a temporary folder and with it; the run's folder is not touched.
 """
 
-import copy
 import dataclasses
 import math
 import os
@@ -31,9 +30,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from spcnet import distributed, training
 from spcnet.config import DataConfig, DomainSpec, LoggingConfig, RunConfig
 from spcnet.cost import kept_for_backward
-from spcnet.data.centroids import class_centres, innermost, stored_centres
-from spcnet.data.datasets import FolderSet, SegmentationSet, StreetsSet, open_domain
-from spcnet.data.loading import check_labelled, labelled, photometric_trials
+from spcnet.data.centroids import class_centres, stored_centres
+from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.labelled import check_labelled, labelled
+from spcnet.data.loading import photometric_trials
+from spcnet.data.sampling import Shard
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.observer import Observer
 from spcnet.engine.trackers import check_installed
@@ -42,7 +43,8 @@ from spcnet.errors import CheckpointError, DataError, SpcnetError
 from spcnet.evaluation.evaluator import DomainResult
 from spcnet.evaluation.tta import check_overlap
 from spcnet.labels import LabelSpace, label_space
-from spcnet.methods import Segmentor, method_named
+from spcnet.methods import method_named
+from spcnet.models.network import Segmentor
 from spcnet.numerics import peak_memory
 from spcnet.runs import check_unseen, domain_names, source_tests
 from spcnet.studies.subject import Subject, save_evaluation
@@ -442,7 +444,7 @@ def _measure(
     made = _paced(trainer, batches())
     report.fresh = made.pace
     report.once_seconds += max(0.0, made.first - made.pace.seconds)
-    scenes = [len(one) for one in sources.values() if _is_remembered(one)]
+    scenes = [len(one) for one in sources.values() if one.remembers]
     report.fresh_iterations = math.inf
     if scenes and not report.made_up:
         trainer.iteration = 0
@@ -508,12 +510,6 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _is_remembered(images: SegmentationSet) -> bool:
-    """Whether its images are made when they are first read, and then kept."""
-    stored = innermost(images)
-    return isinstance(stored, StreetsSet) and stored.memory is not None
-
-
 def _first_epoch(scenes: Sequence[int], config: RunConfig, fabric: Fabric) -> float:
     """Iterations until all generated scenes were drawn."""
     data = config.data
@@ -534,7 +530,7 @@ def _with_known_classes(
         if stored_centres(images, tile=data.tile) is not None:
             fewer[name] = images
             continue
-        fewer[name] = _first_of(images, LABELS)
+        fewer[name] = images.first(LABELS)
         began = time.perf_counter()
         class_centres(
             fewer[name],
@@ -544,19 +540,6 @@ def _with_known_classes(
             store=False,
         )
         report.labels_seconds += (time.perf_counter() - began) * len(images) / len(fewer[name])
-    return fewer
-
-
-def _first_of(images: SegmentationSet, number: int) -> SegmentationSet:
-    """The first images of a set."""
-    fewer = copy.copy(images)
-    inner = innermost(images)
-    if images is not inner:
-        fewer.plain = _first_of(images.plain, number)  # type: ignore[attr-defined]
-    elif isinstance(fewer, FolderSet):
-        fewer.pairs = fewer.pairs[:number]
-    elif isinstance(fewer, StreetsSet):
-        fewer.num_scenes = min(number, fewer.num_scenes)
     return fewer
 
 
@@ -580,8 +563,7 @@ def _time_statistics(
                 seed=config.training.seed,
                 trials=1,
                 pairs=pairs,
-                rank=fabric.global_rank,
-                world_size=fabric.world_size,
+                shard=Shard(fabric.global_rank, fabric.world_size),
             )
 
     trainer.take_statistics(trials())
@@ -612,7 +594,9 @@ def _time_records(trainer: Trainer, space: LabelSpace, made: _Made, report: Rehe
         report.once_seconds += time.perf_counter() - saved
     if not trainer.fabric.is_global_zero:
         return
-    with closing(Observer(config, trainer.network, domains=trainer.card.domains, colors=space.colors)) as observer:
+    with closing(
+        Observer(config, trainer.method, trainer.network, domains=trainer.card.domains, colors=space.colors)
+    ) as observer:
         rate = trainer.optimizer.param_groups[0]["lr"]
         observer.write(1, made.result, rate)
         began = time.perf_counter()
@@ -670,7 +654,7 @@ def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: L
                 longer = timed(domain.name, more)
                 each = max(0.0, longer - seconds) / (more - few)
                 fixed = max(0.0, longer - more * each)
-                if _is_remembered(tests[domain.name]) and _evaluations(config) > 1:
+                if tests[domain.name].remembers and _evaluations(config) > 1:
                     again = timed(domain.name, more) / more
         except SpcnetError as error:
             report.domains[index] = dataclasses.replace(domain, problem=str(error))

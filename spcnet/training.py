@@ -13,7 +13,9 @@ from rich.console import Console
 from spcnet import checkpoint, distributed
 from spcnet.config import RunConfig
 from spcnet.data.datasets import SegmentationSet, print_remarks
-from spcnet.data.loading import TrainingLoader, check_labelled, file_names, photometric_trials, training_batches
+from spcnet.data.labelled import check_labelled
+from spcnet.data.loading import TrainingLoader, file_names, photometric_trials, training_batches
+from spcnet.data.sampling import Shard
 from spcnet.engine import membership, records
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.observer import Observer
@@ -25,7 +27,9 @@ from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.tta import check_overlap
 from spcnet.labels import LabelSpace, label_space
 from spcnet.locks import locked
-from spcnet.methods import Method, Segmentor, card_for, method_named
+from spcnet.methods import card_for, method_named
+from spcnet.methods.baseline import Baseline
+from spcnet.models.network import Segmentor
 from spcnet.runs import check_unseen, domain_names, open_domains, source_tests
 from spcnet.studies.subject import Record, Skipped, Subject, save_evaluation
 
@@ -35,7 +39,7 @@ class Experiment:
     """A run before its training: its settings, its method, and its data, opened."""
 
     config: RunConfig
-    method: Method
+    method: Baseline
     space: LabelSpace
     sources: Mapping[str, SegmentationSet]
     """The domains that are trained on, by name, in the order of the domain indices."""
@@ -96,11 +100,9 @@ class Experiment:
             list(self.sources.values()),
             self.config.data,
             seed=training.seed,
-            iterations=training.iterations,
+            iterations=range(start, training.iterations),
             parts=training.accumulate,
-            start=start,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
+            shard=Shard(distributed.rank(), distributed.world_size()),
             on_progress=on_progress,
             store=store,
         )
@@ -114,8 +116,7 @@ class Experiment:
             seed=self.config.training.seed,
             trials=whitening.trials,
             pairs=whitening.pairs,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
+            shard=Shard(distributed.rank(), distributed.world_size()),
         )
 
     def evaluate(self, trainer: Trainer, console: Console, record: Callable[[Record], object]) -> Record:
@@ -195,6 +196,7 @@ def _train(experiment: Experiment, fabric: Fabric, *, resume: bool, console: Con
     with distributed.raise_on_all_ranks():
         observer = Observer(
             config,
+            experiment.method,
             network,
             start=trainer.iteration,
             enabled=fabric.is_global_zero,

@@ -336,7 +336,7 @@ def side(**changes: Any) -> Side:
         "about": "spcnet",
         "space": label_space("idd7"),
         "shares": (0.5, 0.3, 0.2, 0, 0, 0, 0),
-        "style_weights": ((0.25, 0.75),),
+        "figures": {"style_weights": ((0.25, 0.75),)},
         "sources": ("a", "b"),
         "ood": None,
         "seconds": 0.05,
@@ -353,7 +353,7 @@ def test_names_of_networks_and_sources_are_text_and_no_markup() -> None:
 
 def test_facts_tell_areas_shares_strangeness_and_time() -> None:
     ood = OODScore(score=7.25, percentile=1.0, times=3.0, parts={"style": 7.0})
-    told = facts([side(ood=ood), side(name="theirs", style_weights=None)])
+    told = facts([side(ood=ood), side(name="theirs", figures={})])
     for words in (
         "50 ms",
         "7.2",

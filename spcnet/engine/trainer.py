@@ -21,12 +21,12 @@ from spcnet.engine import membership, records, replay, state
 from spcnet.engine.devices import synchronise
 from spcnet.engine.membership import Images
 from spcnet.engine.observer import Observer
-from spcnet.engine.optim import make_optimizer, poly_rate, set_rate
+from spcnet.engine.optim import make_optimizer, pack, poly_rate, set_rate
 from spcnet.engine.prepare import prepare
 from spcnet.errors import CheckpointError, DataError, Interrupted
-from spcnet.methods import Method, Segmentor
+from spcnet.methods.base import Method
 from spcnet.signals import stop_on_signal
-from spcnet.types import Batch, SegOutput, StepResult, StyleStats
+from spcnet.types import Batch, Network, SegOutput, StepResult
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called after each logged iteration with the number of finished iterations and the latest losses."""
@@ -48,7 +48,7 @@ class Trainer:
         self,
         config: RunConfig,
         method: Method,
-        network: Segmentor,
+        network: Network,
         card: checkpoint.ModelCard,
         fabric: Fabric,
         *,
@@ -62,7 +62,7 @@ class Trainer:
         self.network = network
         synchronise(self.network, fabric)
         self.prepared = prepare(network, config.training, device=fabric.device)
-        self.optimizer = make_optimizer(network.parameters(), config.training)
+        self.optimizer = make_optimizer(method.parameter_groups(network), config.training)
         self._in_steps: tuple[nn.Module, torch.optim.Optimizer] | None = None
         """Network and optimiser as Fabric has set them up, from the first step on."""
         self.iteration = 0
@@ -169,7 +169,9 @@ class Trainer:
         training, fabric = self.config.training, self.fabric
         with stop_on_signal(lambda: self.ending) as stopped, ExitStack() as ends:
             if observer is None:
-                observer = Observer(self.config, self.network, start=self.iteration, enabled=fabric.is_global_zero)
+                observer = Observer(
+                    self.config, self.method, self.network, start=self.iteration, enabled=fabric.is_global_zero
+                )
                 ends.enter_context(closing(observer))
             if self._unevaluated():
                 self._evaluate(on_evaluate)
@@ -182,7 +184,7 @@ class Trainer:
                 observer.look(self.iteration, parts, result, self.classes)
                 if last or self.iteration % training.log_every == 0:
                     with distributed.raise_on_all_ranks():
-                        told = observer.write(self.iteration, result, self.optimizer.param_groups[0]["lr"])
+                        told = observer.write(self.iteration, result, poly_rate(self.iteration - 1, training))
                     on_progress(self.iteration, told)
                 else:
                     on_progress(self.iteration, {})
@@ -296,6 +298,7 @@ class Trainer:
 
     def _forward(self, network: nn.Module, batch: Batch) -> SegOutput:
         # Fabric hands over what a network returns in torch's default type; in double precision that has to be double.
+        self.method.prepare(self.network, batch)
         with self.fabric.strategy.precision.tensor_init_context():
             output: SegOutput = network(batch.image)
         return output
@@ -324,7 +327,7 @@ class Trainer:
                 result = self._losses(network, part, progress, sums)
                 self.fabric.backward(result.loss)
             results.append(result._replace(loss=result.loss.detach()))
-        return _joined(results)
+        return results[-1]._replace(extras=self.method.joined([result.extras for result in results]))
 
     def classes(self, image: Tensor) -> Tensor:
         """The class of each pixel, found by this process alone; changes nothing but the mode, which a step sets itself."""
@@ -400,18 +403,19 @@ class Trainer:
         if not self.keeps_failed_steps:
             raise DataError(said)
         try:
-            replay.keep(
-                folder,
-                self.network,
-                self.optimizer,
-                card=self.card,
-                config=self.config,
-                parts=parts,
-                result=result,
-                iteration=self.iteration,
-                seed=self._seed_of(0),
-                precision=dict(self.fabric.strategy.precision.state_dict()),
+            step = replay.Kept(
+                self.network.state_dict(),
+                pack(self.optimizer),
+                self.card,
+                self.config,
+                parts,
+                self.iteration,
+                self._seed_of(0),
+                dict(self.fabric.strategy.precision.state_dict()),
+                float(result.loss.detach()),
+                {name: float(value) for name, value in result.parts.items()},
             )
+            replay.keep(folder, step)
             kept = f"`spcnet debug replay {folder}` shows where it comes from"
         except DataError as error:
             kept = f"the step could not be kept to look at ({error})"
@@ -425,16 +429,6 @@ def freeze_batchnorm(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-
-
-def _joined(results: Sequence[StepResult]) -> StepResult:
-    """One result of the results of a batch's parts, each of which has the losses and class sums of all."""
-    styles = [
-        StyleStats(torch.cat([stats.mean for stats in layer]), torch.cat([stats.std for stats in layer]))
-        for layer in zip(*(result.styles for result in results), strict=True)
-    ]
-    domains = [result.domain for result in results if result.domain is not None]
-    return results[-1]._replace(styles=tuple(styles), domain=torch.cat(domains) if domains else None)
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

@@ -26,7 +26,7 @@ from spcnet.file_kinds import split_part
 from spcnet.files import write_text
 from spcnet.formatting import percent
 from spcnet.methods import method_named
-from spcnet.models.segmentor import MIN_SIZE, Segmentor
+from spcnet.models.network import MIN_SIZE, Segmentor
 from spcnet.reports.runs import DomainResult, Run, load_run
 from spcnet.runs import OpenRun
 

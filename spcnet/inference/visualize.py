@@ -1,6 +1,6 @@
 """Pictures of what a network sees: class maps as numbers and in colour, over the photo, a legend, the mix of styles as bars."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -11,7 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from spcnet.errors import UsageError, unknown_name_error
 from spcnet.evaluation.evaluator import label_image
 from spcnet.formatting import whole_percent
-from spcnet.labels import CITYSCAPES_IDS, IGNORE, LabelSpace
+from spcnet.glossary import Layers, words_of
+from spcnet.label_tables import CITYSCAPES_IDS
+from spcnet.labels import IGNORE, LabelSpace
 
 Ids = Literal["train", "label", "color"]
 """What the pixels of a written class map are: class ids 0..K-1, Cityscapes' own label ids, or colours."""
@@ -221,7 +223,7 @@ def sheet(
     space: LabelSpace,
     *,
     opacity: float = 0.5,
-    style_weights: Sequence[Sequence[float]] = (),
+    figures: Mapping[str, Layers] | None = None,
     source_names: Sequence[str] = (),
 ) -> Image.Image:
     """One picture to look at: the overlay, below it the classes it shows, most first, and the mix of styles per layer.
@@ -231,7 +233,7 @@ def sheet(
         class_map: class of each of its pixels, H×W, or 255.
         space: names and colours of the classes.
         opacity: of the colours over the photo, 0..1.
-        style_weights: share of each source style, for each style layer; none for a network without.
+        figures: what the network tells of the image beside the classes, of each source, such as its mix of styles.
         source_names: of the sources.
 
     Raises:
@@ -247,13 +249,14 @@ def sheet(
     present = [int(k) for k in np.argsort(-pixels, kind="stable") if pixels[k]]
     shares = [pixels[k] / class_map.size for k in present]
     strips = [legend(space, present, shares=shares, width=width, text_size=text_size)]
-    for number, weights in enumerate(style_weights, start=1):
-        title = "mix of source styles" + (f", layer {number}" if len(style_weights) > 1 else "")
-        strips.append(style_bar(weights, source_names, title=title, width=width, text_size=text_size))
-    parts = [photo, *strips]
-    whole = Image.new("RGB", (width, sum(part.height for part in parts)), _PAPER)
+    for name, layers in (figures or {}).items():
+        for number, parts in enumerate(layers, start=1):
+            title = words_of(name).title + (f", layer {number}" if len(layers) > 1 else "")
+            strips.append(style_bar(parts, source_names, title=title, width=width, text_size=text_size))
+    pictures = [photo, *strips]
+    whole = Image.new("RGB", (width, sum(part.height for part in pictures)), _PAPER)
     top = 0
-    for part in parts:
+    for part in pictures:
         whole.paste(part, (0, top))
         top += part.height
     return whole

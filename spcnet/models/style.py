@@ -96,6 +96,8 @@ class StyleProjection(nn.Module):
 
     base_mean: Tensor
     base_std: Tensor
+    decoder_reads_before = True
+    """The decoder's fine features are those before the projection, as in the released weights."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ from spcnet.errors import DataError, UsageError
 from spcnet.evaluation import evaluator
 from spcnet.evaluation.protocols import Protocol, protocol_named, protocol_set
 from spcnet.evaluation.tta import check_overlap
-from spcnet.export import FileNetwork, onnx_metadata, onnx_program
+from spcnet.export.onnx_files import FileNetwork, onnx_metadata, onnx_program
 from spcnet.file_kinds import FileKind, kind_of, split_part
 from spcnet.formatting import percent
 from spcnet.labels import LabelSpace, label_space

@@ -13,8 +13,9 @@ from torch import nn
 from spcnet import distributed
 from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, TrainingConfig, as_dict
 from spcnet.data.datasets import SegmentationSet
-from spcnet.data.folders import root_of
 from spcnet.data.loading import evaluation_batches
+from spcnet.data.roots import root_of
+from spcnet.data.sampling import Shard
 from spcnet.engine import records
 from spcnet.engine.devices import scorer
 from spcnet.engine.progress import bar
@@ -135,8 +136,7 @@ class Subject:
                 domain=index,
                 batch_size=options.batch_size,
                 limit=options.limit,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
+                shard=Shard(distributed.rank(), distributed.world_size()),
                 on_skip=on_skip,
             )
             return evaluator.evaluate(
@@ -159,11 +159,13 @@ class Subject:
             results,
             {name: "source" if name in sources else "unseen" for name in results},
             space=self.space,
-            method=self.method,
-            seed=self.training.seed,
-            iteration=self.iteration,
-            run=self.name,
-            views=self.evaluation.views if protocol.views is None else None,
+            origin=evaluator.Origin(
+                self.name,
+                self.method,
+                self.training.seed,
+                self.iteration,
+                self.evaluation.views if protocol.views is None else None,
+            ),
             sets=own_sets(results, self.data),
         )
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spcnet import labels
+from spcnet import label_tables, labels
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data import splits
 from spcnet.data.catalog import DATASETS
@@ -58,7 +58,7 @@ def test_each_set_in_each_layout_is_found_whole_and_has_the_labels_of_its_street
                     seed=0,
                     size=SMALL,
                 )
-                expected = labels.remap(labels.CITYSCAPES_TRAIN_IDS, space, name)[scene.label]
+                expected = labels.remap(label_tables.CITYSCAPES_TRAIN_IDS, space, name)[scene.label]
                 expected[~np.isin(expected, list(known))] = labels.IGNORE
                 assert np.array_equal(sample.label, expected)
                 assert len(np.unique(expected)) > 3

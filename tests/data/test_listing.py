@@ -21,7 +21,7 @@ from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import WeatherSet
 from spcnet.data.doctor import check
 from spcnet.data.fixture import write_fixture
-from spcnet.data.folders import find_pairs, pictures_without_photos, survey
+from spcnet.data.folders import find_split, pictures_of_missing_split, survey
 from spcnet.data.listing import LeftOut, files_below, kind_by_content, package_for, plug_in_loaded, spellings
 from spcnet.errors import DataError
 from spcnet.labels import label_space
@@ -67,7 +67,7 @@ def test_a_set_whose_files_all_end_in_another_spelling_is_the_same_set(
     for name in ("a", "north/b"):
         pair(tmp_path, name, end, label_end)
     data = own(tmp_path)
-    assert [one.name for one in find_pairs("town", tmp_path, split="train", data=data)[0]] == ["a", "north_b"]
+    assert [one.name for one in find_split("town", tmp_path, split="train", data=data)[0]] == ["a", "north_b"]
     assert opened("town@train", data).read(1).name == "north_b"
     report = check("town", tmp_path, data=data)
     assert [(split.pairs, split.no_label, split.no_photo) for split in report.splits] == [(2, 0, 0)]
@@ -101,7 +101,7 @@ def test_of_two_spellings_of_one_photo_the_pattern_s_is_used_and_the_other_told_
     photo(tmp_path / "photos/train/a.JPG", 7)
     label(tmp_path / "masks/train/a.PNG", 7)
     data = own(tmp_path)
-    assert [one.image.name for one in find_pairs("town", tmp_path, split="train", data=data)[0]] == ["a.jpg"]
+    assert [one.image.name for one in find_split("town", tmp_path, split="train", data=data)[0]] == ["a.jpg"]
     report = check("town", tmp_path, data=data)
     assert [(one.kind, one.image, one.detail) for one in report.problems] == [
         ("two spellings", "masks/train/a.PNG", "masks/train/a.png is used instead"),
@@ -165,7 +165,7 @@ def test_a_split_that_has_nothing_but_other_pictures_is_told_of(tmp_path: Path) 
     assert "(left out 1 file: 1 .png)" in refusal(DataError, "town@val", data)
     report = check("town", tmp_path, data=data)
     assert dict(report.passed_over) == {".png": 1}
-    assert len(pictures_without_photos("town", tmp_path, split="val", data=data)) == 1
+    assert len(pictures_of_missing_split("town", tmp_path, split="val", data=data)) == 1
 
 
 def test_other_kinds_of_labels_beside_photos_are_not_told_of(tmp_path: Path) -> None:
@@ -330,10 +330,10 @@ def test_photos_behind_a_link_beside_them_count_once_and_may_share_label_images(
     for kind in ("photos", "masks"):
         (tmp_path / kind / "train/b").symlink_to("a")
     data = own(tmp_path)
-    assert [one.name for one in find_pairs("town", tmp_path, split="train", data=data)[0]] == ["a_1"]
+    assert [one.name for one in find_split("town", tmp_path, split="train", data=data)[0]] == ["a_1"]
     (tmp_path / "photos/train/b").unlink()
     photo(tmp_path / "photos/train/b/1.jpg", 5)
-    pairs = find_pairs("town", tmp_path, split="train", data=data)[0]
+    pairs = find_split("town", tmp_path, split="train", data=data)[0]
     assert [(one.name, one.label.relative_to(tmp_path).as_posix()) for one in pairs] == [
         ("a_1", "masks/train/a/1.png"),
         ("b_1", "masks/train/b/1.png"),
@@ -424,4 +424,4 @@ def test_the_command_that_makes_label_images_can_be_called_from_any_folder(
             path.with_name(path.name.replace("labelcsTrainIds.png", "polygons.json")).write_text("{}")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=re.escape(f"--datadir '{root}' --id-type csTrainId")):
-        find_pairs("idd", Path("my sets/idd"), split="train")
+        find_split("idd", Path("my sets/idd"), split="train")

@@ -105,7 +105,9 @@ def test_a_batch_norm_counts_each_part_once(tmp_path: Path) -> None:
 
 
 def test_an_optimiser_of_another_network_is_refused() -> None:
-    one, other = (make_optimizer([torch.nn.Parameter(torch.ones(size))], TrainingConfig()) for size in (2, 3))
+    one, other = (
+        make_optimizer([{"params": [torch.nn.Parameter(torch.ones(size))]}], TrainingConfig()) for size in (2, 3)
+    )
     one.param_groups[0]["params"][0].sum().backward()
     one.step()
     with pytest.raises(CheckpointError, match="belongs to another network"):

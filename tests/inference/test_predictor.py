@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -67,14 +68,14 @@ def test_style_weights_are_those_of_the_network_for_each_layer(channels):
     model = Shades(channels=channels)
     image = np.zeros((40, 40, 3), dtype=np.uint8)
     image[..., 0] = 255
-    first, second = Predictor(model, space=SEVEN, device="cpu").predict(image).style_weights
+    first, second = Predictor(model, space=SEVEN, device="cpu").predict(image).figures["style_weights"]
     expected = torch.tensor([1.0, 0.0]).softmax(dim=0).tolist()
     np.testing.assert_allclose(first, expected, rtol=1e-5)
     np.testing.assert_allclose(second, expected[::-1], rtol=1e-5)
 
 
 def test_a_network_without_styles_gives_none():
-    assert Predictor(Shades(styles=False), space=SEVEN, device="cpu").predict(grey(0, 9)).style_weights is None
+    assert Predictor(Shades(styles=False), space=SEVEN, device="cpu").predict(grey(0, 9)).figures == {}
 
 
 def test_the_network_is_put_into_evaluation_mode():
@@ -450,7 +451,7 @@ def test_a_folder_becomes_class_maps_overlays_and_tables(photos, tmp_path):
     assert lines[0] == ["image", "layer", "game", "toy"]
     assert [line[:2] for line in lines[1:3]] == [["a", "1"], ["a", "2"]]
     assert len(lines) == 1 + 2 * 4
-    assert float(lines[5][2]) == pytest.approx(expected.style_weights[0][0])
+    assert float(lines[5][2]) == pytest.approx(expected.figures["style_weights"][0][0])
 
 
 def test_an_unreadable_image_is_reported_in_one_line_and_the_rest_goes_on(photos, tmp_path):
@@ -606,3 +607,27 @@ def test_real_photos_go_through(tmp_path):
 def test_every_suffix_that_is_looked_for_can_be_read(tmp_path):
     Image.init()
     assert set(IMAGE_SUFFIXES) - set(Image.registered_extensions()) == set()
+
+
+def test_a_figure_that_only_one_method_tells_stands_in_every_file_under_its_name(photos, tmp_path):
+    class Sureness(NamedTuple):
+        sure: torch.Tensor
+
+        def figures(self):
+            return {"sureness": (self.sure,)}
+
+    class Sure(Shades):
+        def forward(self, image):
+            output = super().forward(image)
+            return output._replace(extras=Sureness(output.figures["style_weights"][0]))
+
+    predictor = Predictor(Sure(), space=SEVEN, device="cpu", source_names=["game", "toy"])
+    predictor.predict_paths([photos], tmp_path)
+    index = json.loads((tmp_path / "predictions.json").read_text())
+    for entry in index["images"]:
+        assert entry["style_weights"] is None
+        assert [list(layer) for layer in entry["figures"]["sureness"]] == [["game", "toy"]]
+    lines = (tmp_path / "sureness.csv").read_text().splitlines()
+    assert lines[0] == "image,layer,game,toy"
+    assert len(lines) == 1 + len(index["images"])
+    assert not (tmp_path / "styles.csv").exists()

@@ -30,9 +30,11 @@ from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.metrics import confusion
 from spcnet.evaluation.protocols import rein
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented
-from spcnet.export import FileNetwork, export
+from spcnet.export import export
+from spcnet.export.onnx_files import FileNetwork
 from spcnet.inference.results import Results
-from spcnet.labels import CITYSCAPES_IDS, label_space, remap
+from spcnet.label_tables import CITYSCAPES_IDS
+from spcnet.labels import label_space, remap
 from spcnet.methods import restore
 from spcnet.reports.runs import load_run
 from spcnet.runs import DataOptions, OpenRun
