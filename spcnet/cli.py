@@ -107,14 +107,14 @@ def parse(words: Sequence[str], notify: Callable[[str], None] = lambda text: Non
         SystemExit: help was asked for (0), or a word is no command or option (2).
         SpcnetError: an option is out of range, or a file of options cannot be read.
     """
-    from spcnet.options import call_arguments, command_parser, spelled_out
-
     for length in (2, 1):
         command = " ".join(words[:length])
         if command in OLD_COMMANDS:
             notify(f"the command {command} is now {OLD_COMMANDS[command]}")
             command = OLD_COMMANDS[command]
         if command in COMMANDS:
+            from spcnet.options import call_arguments, command_parser, spelled_out
+
             function = function_of(command)
             rest = spelled_out(words[length:], function, OLD_OPTIONS.get(command, {}), notify)
             return Call(function, call_arguments(command_parser(command, function), function, rest))

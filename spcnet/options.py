@@ -19,14 +19,12 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 import jsonargparse
 import yaml
 
-from spcnet.config import RunConfig, coerced, recipe_path
+from spcnet.config import REPEATED, RunConfig, coerced, recipe_path
 from spcnet.errors import DataError
 from spcnet.files import ListKeys, read_yaml_text
 
 Command = Callable[..., Any]
 """A function whose signature is a command line."""
-REPEATED = "repeated"
-"""Marks an option that can be given several times: `Annotated[Sequence[str], REPEATED]`."""
 SHORT = {
     **{
         f"--{name}": f"--training.{name}"

@@ -7,7 +7,6 @@ from rich.console import Console
 
 from spcnet.config import plain_lists
 from spcnet.errors import UsageError, unknown_name_error
-from spcnet.file_kinds import split_part
 
 
 @plain_lists
@@ -44,6 +43,7 @@ def convert(
     """
     from spcnet import checkpoint
     from spcnet import convert as conversion
+    from spcnet.file_kinds import split_part
 
     console = console or Console(quiet=True)
     if to not in ("spcnet", "robustnet"):

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from rich.console import Console
 
-from spcnet.config import plain_lists
-from spcnet.options import REPEATED
+from spcnet.config import REPEATED, plain_lists
 
 
 @plain_lists

@@ -25,6 +25,7 @@ from spcnet.config.fields import (
 )
 from spcnet.config.options import (
     METADATA,
+    REPEATED,
     Decides,
     Option,
     Rule,
@@ -40,6 +41,7 @@ from spcnet.config.recipes import as_dict, from_dict, read_sets, recipe_path, re
 __all__ = [
     "METADATA",
     "OUTPUT_STRIDES",
+    "REPEATED",
     "AugmentationConfig",
     "ClusteringConfig",
     "Color",

@@ -36,6 +36,8 @@ Decides = Literal["result", "schedule", "order", "place"]
 The precision is a `result`: bfloat16 rounds to eight bits, which moves figures by more than the order of a sum does. Compiling,
 the device and `deterministic` move only the last bits, as another order of the same sums, so they are a `place`.
 """
+REPEATED = "repeated"
+"""Marks an option of a command that can be given several times: `Annotated[Sequence[str], REPEATED]`."""
 METADATA = "spcnet"
 """Key of an option's `Rule` in the metadata of its field."""
 

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from spcnet.cli import COMMANDS, OLD_COMMANDS, OLD_OPTIONS, function_of, main, parse, summary
-from spcnet.config import RunConfig
-from spcnet.options import REPEATED, argument_help, call_arguments, command_parser, parameters, spelled_out
+from spcnet.config import REPEATED, RunConfig
+from spcnet.options import argument_help, call_arguments, command_parser, parameters, spelled_out
 from tests.support.commands import every_option
 
 SAME = ("evaluate", "predict", "robustness", "inspect", "export", "app")
