@@ -123,7 +123,13 @@ def test_every_make_target_and_recipe_on_a_page_exists(page: Path) -> None:
 
 def test_what_is_to_be_added_goes_where_contributing_says() -> None:
     rows = dict(re.findall(r"^\| an? ([\w ]+) \| (.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE))
-    registries = {"method": "METHODS", "data set": "DATASETS", "label space": "SPACES", "backbone": "BACKBONES"}
+    registries = {
+        "method": "METHODS",
+        "data set": "DATASETS",
+        "label space": "SPACES",
+        "backbone": "BACKBONES",
+        "decoder": "DECODERS",
+    }
     for kind, registry in registries.items():
         files = re.findall(r"`([\w/]+\.py)`", rows[kind])
         found = [
