@@ -19,7 +19,6 @@ and prototypes, or the benchmark fails.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -35,7 +34,8 @@ from _machine import describe, median
 from torch import Tensor
 
 from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, image_sums
-from spcnet.models.clustering import PrototypeHead
+from spcnet.models.heads.prototypes import PrototypeHead
+from spcnet.numerics import peak_memory
 
 MOMENTUM, TEMPERATURE = 0.999, 0.1
 Result = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -120,25 +120,19 @@ class Figures(NamedTuple):
     bytes: int
 
 
-def peak() -> int:
-    """Most memory that this process has held so far, in bytes."""
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else 1024 * used
-
-
 def work(args: argparse.Namespace) -> None:
     """One process: run one of them, write its times, its memory and what it computed."""
     torch.set_num_threads(args.threads[0])
     step = CODES[args.work]
     embedding, label, domain, prototypes = inputs(args)
     step(embedding[:, :64], label[:, :64], domain, prototypes)  # loads the kernels
-    before, seconds, busy = peak(), [], []
+    before, seconds, busy = peak_memory(torch.device("cpu")), [], []
     for _ in range(args.repeats):
         started, worked = time.perf_counter(), time.process_time()
         var, dis, gradient, after = step(embedding, label, domain, prototypes)
         seconds.append(time.perf_counter() - started)
         busy.append(time.process_time() - worked)
-        grown = peak() - before
+        grown = int(2**20 * (peak_memory(torch.device("cpu")) - before))
         if len(seconds) < args.repeats:
             del gradient
     some = gradient.flatten(0, 1)[:: max(1, args.images * args.size**2 // 4096)]

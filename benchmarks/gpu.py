@@ -27,7 +27,8 @@ from torch.profiler import ProfilerActivity, profile
 from spcnet.config import ModelConfig
 from spcnet.cost import cost
 from spcnet.engine.records import git_commit
-from spcnet.methods import METHODS, Segmentor
+from spcnet.methods import METHODS
+from spcnet.models.network import Segmentor
 from spcnet.types import Batch
 
 CLASSES, DOMAINS = 19, 2

@@ -5,7 +5,7 @@ slows all alike; figures are medians over all runs. `ratio` says how many times 
 the clock and by computing time (summed over threads), which a busy machine changes less.
 
 - `plain`: the network as it was trained, called in inference mode.
-- `memory`: the C library keeps freed memory (`spcnet.memory`).
+- `memory`: the C library keeps freed memory (`spcnet.numerics`).
 - `channels-last`: nothing but another layout.
 - `fold`, `upsampled`, `winograd`, `packed`: one of the rewritings of `spcnet.inference.fast` alone, on top of channels-last;
   `upsampled` needs `fold`, and has it.
@@ -47,7 +47,7 @@ from spcnet.errors import UsageError
 from spcnet.inference.fast import STEPS, Step, fused
 from spcnet.inference.predictor import Predictor
 from spcnet.labels import label_space
-from spcnet.memory import keep_freed_memory
+from spcnet.numerics import keep_freed_memory
 
 NETWORKS = ("spcnet/mobilenet_v2", "deeplabv3plus/mobilenet_v2", "spcnet/resnet50", "deeplabv3plus/resnet50")
 SIZE = (512, 1024)

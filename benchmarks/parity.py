@@ -20,7 +20,8 @@ from spcnet import export
 from spcnet.checkpoint import ModelCard
 from spcnet.config import ModelConfig, as_dict
 from spcnet.labels import label_space
-from spcnet.methods import BACKBONES, METHODS, build_model
+from spcnet.methods import METHODS, build_model
+from spcnet.models.backbones import BACKBONES
 
 SIZES = ((1, 33, 33), (2, 64, 96), (3, 47, 71))
 """Images, height and width."""

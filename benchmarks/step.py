@@ -17,7 +17,6 @@ of the baseline's step. For the head and the losses that is what they cost beyon
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -30,8 +29,8 @@ from _machine import describe, median
 from _training import make_trainer
 from torch import Tensor
 
-from spcnet.memory import keep_freed_memory
-from spcnet.methods import BACKBONES
+from spcnet.models.backbones import BACKBONES
+from spcnet.numerics import keep_freed_memory, peak_memory
 from spcnet.types import Batch, SegOutput
 
 NETWORKS = {"baseline": "deeplabv3plus", "spcnet": "spcnet"}
@@ -147,18 +146,11 @@ def memory(args: argparse.Namespace, name: str, *, keep: bool) -> float:
 def work(args: argparse.Namespace) -> None:
     if args.keep:
         keep_freed_memory()  # as training does
-    before = peak(args.device)
+    before = peak_memory(torch.device(args.device))
     subject = Subject(args, args.work)
     for _ in range(2):  # the optimiser's momentum is there from the second step on
         subject.step()
-    print(json.dumps((peak(args.device) - before) / 2**20))
-
-
-def peak(device: str) -> int:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else 1024 * used
+    print(json.dumps(peak_memory(torch.device(args.device)) - before))
 
 
 def main() -> None:

@@ -24,7 +24,6 @@ memory every 100 steps, and says whether it stays flat.
 import argparse
 import json
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -45,8 +44,8 @@ from spcnet.data.datasets import open_domain
 from spcnet.data.loading import training_batches
 from spcnet.engine.devices import make_fabric
 from spcnet.labels import label_space
-from spcnet.memory import keep_freed_memory
-from spcnet.methods import BACKBONES
+from spcnet.models.backbones import BACKBONES
+from spcnet.numerics import keep_freed_memory, peak_memory
 from spcnet.types import IGNORE_INDEX, Batch
 
 NETWORKS = {"baseline": "deeplabv3plus", "isw": "isw", "spcnet": "spcnet"}
@@ -182,11 +181,11 @@ def work(args: argparse.Namespace) -> None:
     if args.work == "time":
         found = timed(args)
     else:
-        before = peak(args.device)
+        before = peak_memory(torch.device(args.device))
         subject = Subject(args, args.work)
         for _ in range(MEMORY_STEPS):
             subject.step(Clock(args.device))
-        found = {"bytes": peak(args.device) - before}
+        found = {"bytes": 2**20 * (peak_memory(torch.device(args.device)) - before)}
     if args.rank == 0:
         print(json.dumps(found | {"machine": describe(args.device)}))
     if args.processes > 1:
@@ -212,13 +211,6 @@ def timed(args: argparse.Namespace) -> dict[str, Any]:
             if turn:  # the first loads kernels
                 laps[name].append(data.seconds | clock.seconds)
     return {"laps": laps}
-
-
-def peak(device: str) -> int:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else 1024 * used
 
 
 class Figures(NamedTuple):

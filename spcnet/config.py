@@ -139,16 +139,49 @@ def _option(decides: Decides, default: Any = MISSING, *, factory: Callable[[], A
 
 def _settle(config: Any) -> None:
     """Bring the values of a new configuration to their types, one name to a list of one, and check their ranges."""
-    for name, (path, hint, rule) in _by_class()[type(config)].items():
+    for name, option in _by_class()[type(config)].items():
         value = getattr(config, name)
-        settled = coerced(hint, value)
+        settled = _checked(option, value)
         if settled is not value and (settled != value or type(settled) is not type(value)):
             object.__setattr__(config, name, settled)
+
+
+def _checked(option: Option, value: Any) -> Any:
+    """A value as the option's type has it, once its type and range are checked."""
+    path, hint, rule = option
+    settled = coerced(hint, value)
+    _require(
+        rule.choices != () or _fits(hint, settled),
+        f"{path} is {value!r}: it must be {' or '.join(map(_type_name, _parts(hint)))}",
+    )
+    rule.check(path, settled)
+    return settled
+
+
+def method_option(default: Any = MISSING, **rule: Any) -> Any:
+    """A field of a method's own settings: its default or its `factory`, and the rest of its `Rule`; it decides the result."""
+    return _option("result", default, **rule)
+
+
+def method_settings(method: str, kind: type[T], values: Mapping[str, Any]) -> T:
+    """A method's own settings from the values of `model.settings`.
+
+    Args:
+        method: its name.
+        kind: a frozen dataclass whose fields are made by `method_option`.
+        values: by the names of the fields; those not named have their defaults.
+
+    Raises:
+        UsageError: the method has no such setting, or a value has another type or lies out of range.
+    """
+    options = {option.path.rpartition(".")[2]: option for _, option in _walk(kind, "model.settings.")}
+    for name in values:
         _require(
-            rule.choices != () or _fits(hint, settled),
-            f"{path} is {value!r}: it must be {' or '.join(map(_type_name, _parts(hint)))}",
+            name in options,
+            f"model.settings.{name}: the method {method} has "
+            + (f"the settings {', '.join(options)}" if options else "no settings of its own"),
         )
-        rule.check(path, settled)
+    return kind(**{name: _checked(options[name], value) for name, value in values.items()})
 
 
 def _fits(hint: Any, value: Any) -> bool:
@@ -418,6 +451,8 @@ class ModelConfig:
 
     backbone: str = _option("result", "resnet50", compared="backbone")
     """Feature extractor: resnet18, resnet50, resnet101, mobilenet_v2 or shufflenet_v2."""
+    decoder: str = _option("result", "deeplabv3plus", compared="decoder")
+    """What joins the backbone's feature maps: deeplabv3plus."""
     output_stride: int = _option("result", 16, choices=OUTPUT_STRIDES, compared="output stride")
     """Image size divided by the size of the deepest feature map: 8, 16 or 32. Smaller is finer and costs more."""
     weights: str | None = _option("result", "imagenet", compared="start of the backbone")
@@ -434,6 +469,8 @@ class ModelConfig:
     """Instance norms in the backbone: slot (stem, layer1 … layer4) → kind (ibn, is, iw, irw, isw, sw), or RobustNet's seven wt_layer codes. Default: what the method's name says."""
     auxiliary_weight: float = _option("result", 0.0, least=0, noun="a loss weight", zero="off")
     """Weight of the loss of an auxiliary head on the third stage; 0 builds none. RobustNet's is 0.4."""
+    settings: dict[str, Any] = _option("result", factory=dict)
+    """Settings that only this method has, by name; docs/methods.md lists them."""
 
     def __post_init__(self) -> None:
         _settle(self)

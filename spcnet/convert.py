@@ -23,9 +23,13 @@ from spcnet.errors import CheckpointError, UsageError
 from spcnet.file_kinds import FileKind, refuse_other, split_part
 from spcnet.files import write_atomic
 from spcnet.labels import SPACES, label_space
-from spcnet.methods import Method, Segmentor, card_for, method_named, restore
+from spcnet.methods import card_for, method_named, restore
+from spcnet.methods.baseline import Baseline
+from spcnet.methods.robustnet import RobustNet
 from spcnet.models.backbones import backbone_info, build_backbone
-from spcnet.models.whitening import Kind, Slot, slots_of_codes
+from spcnet.models.network import Segmentor
+from spcnet.models.norm_slots import SLOTS, Slot, slots_of_codes
+from spcnet.models.whitening import Kind
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
 from spcnet.weights.files import (
     Reading,
@@ -40,7 +44,6 @@ from spcnet.weights.files import (
     same_tensors,
 )
 from spcnet.weights.imagenet import (
-    CLASSIFIER_KEYS,
     SHUFFLENET_STEM_NORM,
     backbone_of,
     choose_backbone,
@@ -129,7 +132,7 @@ def _head(tensors: Mapping[str, Tensor]) -> Tensor | None:
     return head if head is not None and head.ndim >= 2 else None
 
 
-def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Method, ModelConfig, int, int]:
+def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Baseline, ModelConfig, int, int]:
     """Method, network settings, number of classes and number of domains, told from names and shapes.
 
     What leaves no trace in them has its default: the output stride (32 for ResNet-18, 16 for the others, as in
@@ -199,11 +202,7 @@ def _slots(tensors: Mapping[str, Tensor], backbone: str) -> dict[Slot, Kind]:
             else:
                 # Without gain and offset they leave no trace in the stages: those of the framework.
                 marks.update(dict.fromkeys((slot, *(s for s in own if s.startswith("layer"))), "is"))
-    return {
-        slot: marks[slot]
-        for slot in ("stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4")
-        if slot in marks
-    }
+    return {slot: marks[slot] for slot in SLOTS if slot in marks}
 
 
 @plain_lists
@@ -277,14 +276,14 @@ def _network(file: WeightFile, reading: Reading, options: _Options) -> tuple[Seg
         model = dataclasses.replace(model, norms=norms or None)
     if options.method is not None:
         found = method_named(options.method)
-        if found.norm is not None and options.wt_layer is None:
+        if isinstance(found, RobustNet) and found.norm is not None and options.wt_layer is None:
             model = dataclasses.replace(model, norms=None)
     if options.output_stride is not None:
         model = dataclasses.replace(model, output_stride=options.output_stride)
     names = (
         tuple(options.domains) if options.domains is not None else tuple(f"source {i + 1}" for i in range(num_domains))
     )
-    if len(names) != num_domains and found.style is not None:
+    if len(names) != num_domains and found.styled:
         raise UsageError(f"--domains names {len(names)} sources, {path} was trained with {num_domains}")
     labels = _space(options.space, num_classes, path)
     network = found.build(model, num_classes=num_classes, num_domains=num_domains)
@@ -388,10 +387,9 @@ def load_backbone(path: Path) -> BackboneFile | None:
         raise ambiguous(file, "backbones of " + " and ".join(dict(kinds)), [one for _, one in kinds])
     name = kinds[0][0]
     info = backbone_info(name)
-    classifier, _ = build_backbone(name, output_stride=32)
-    fit = choose_backbone(classifier, info, file, part, found=[one for _, one in kinds])
-    fill_backbone(classifier, info, fit, str(path))
-    wanted = [key for key in classifier.state_dict() if not key.startswith(CLASSIFIER_KEYS)]
+    backbone = build_backbone(name, output_stride=32)
+    fit = choose_backbone(backbone, info, file, part, found=[one for _, one in kinds])
+    fill_backbone(backbone, info, fit, str(path))
     prefix, renamed = fit.reading.prefix, torchvision_names(fit.reading.tensors)[1]
     original = dict(zip(renamed, fit.reading.tensors, strict=True))
     beside = [key for key in file.parts[fit.reading.part] if not key.startswith(prefix)]
@@ -399,7 +397,7 @@ def load_backbone(path: Path) -> BackboneFile | None:
         f"{fit.maker}'s {name}" + (f" ({fit.reading.name})" if fit.reading.name else ""),
         tuple(prefix + original[key] for key in fit.given),
         (*(prefix + key for key in fit.left_out), *beside),
-        tuple(key for key in wanted if key.startswith(fit.fresh or "\0")),
+        tuple(key for key in backbone.published.values() if key.startswith(fit.fresh or "\0")),
         (),
     )
     kept = {

@@ -11,10 +11,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from spcnet.config import ModelConfig, plain_lists
-from spcnet.methods import METHODS, Method, Segmentor, method_named
+from spcnet.methods import METHODS, method_named
+from spcnet.methods.baseline import Baseline
 from spcnet.models.backbones import BACKBONES
-from spcnet.models.deeplab import ASPP
-from spcnet.models.whitening import NormedBlock
+from spcnet.models.backbones.torchvision import NormedBlock
+from spcnet.models.heads.deeplab import ASPP
+from spcnet.models.network import Segmentor
 
 PAPER = {"deeplabv3plus": (45.08, 277.77), "ibn": (45.08, 277.82), "isw": (45.08, 277.78), "spcnet": (45.22, 286.09)}
 """Parameters in millions and "GFLOPs" of Table 8 (Huang et al., CVPR 2023), ResNet-50."""
@@ -82,7 +84,7 @@ def cost(
 
 
 def _build(
-    method: Method,
+    method: Baseline,
     backbone: str,
     num_classes: int,
     num_domains: int,

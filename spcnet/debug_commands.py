@@ -15,7 +15,8 @@ from spcnet.engine import replay as steps
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.optim import poly_rate, unpack
 from spcnet.engine.trainer import Trainer
-from spcnet.methods import fill, method_named
+from spcnet.methods import method_named
+from spcnet.methods.base import fill
 from spcnet.types import IGNORE_INDEX
 
 

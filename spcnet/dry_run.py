@@ -11,9 +11,7 @@ import copy
 import dataclasses
 import math
 import os
-import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -44,7 +42,9 @@ from spcnet.errors import CheckpointError, DataError, SpcnetError
 from spcnet.evaluation.evaluator import DomainResult
 from spcnet.evaluation.tta import check_overlap
 from spcnet.labels import LabelSpace, label_space
-from spcnet.methods import Segmentor, method_named
+from spcnet.methods import method_named
+from spcnet.models.network import Segmentor
+from spcnet.numerics import peak_memory
 from spcnet.runs import check_unseen, domain_names, source_tests
 from spcnet.studies.subject import Subject, save_evaluation
 from spcnet.types import IGNORE_INDEX, Batch, StepResult
@@ -276,7 +276,9 @@ def rehearse(
     report.parameters = sum(p.numel() for p in network.parameters())
     network.recompute = config.training.activation_checkpointing
     report.needed = _counted(network, config, len(space))
-    report.devices = distributed.gather(Device(_name(fabric), _free(fabric.device), _peak(fabric.device)))
+    report.devices = distributed.gather(
+        Device(_name(fabric), _free(fabric.device), int(2**20 * peak_memory(fabric.device)))
+    )
     _check_folder(config.output, report, resume=resume, overwrite=overwrite)
     _check_disk(config.output, report)
     _check_memory(config, fabric, report)
@@ -456,11 +458,11 @@ def _measure(
         trainer.iteration = at
         report.statistics = Statistics(at, seconds, _paced(trainer, waiting).pace, unseen)
     _time_records(trainer, space, made, report)
-    peak = _peak(fabric.device)
+    peak = int(2**20 * peak_memory(fabric.device))
     if tests:
         say("scoring some images of each domain")
         _time_tests(trainer, tests, space, report)
-        peak = max(peak, _peak(fabric.device))
+        peak = max(peak, int(2**20 * peak_memory(fabric.device)))
     report.devices = distributed.gather(report.devices[fabric.global_rank]._replace(peak=peak))
 
 
@@ -611,7 +613,9 @@ def _time_records(trainer: Trainer, space: LabelSpace, made: _Made, report: Rehe
         report.once_seconds += time.perf_counter() - saved
     if not trainer.fabric.is_global_zero:
         return
-    with closing(Observer(config, trainer.network, domains=trainer.card.domains, colors=space.colors)) as observer:
+    with closing(
+        Observer(config, trainer.method, trainer.network, domains=trainer.card.domains, colors=space.colors)
+    ) as observer:
         rate = trainer.optimizer.param_groups[0]["lr"]
         observer.write(1, made.result, rate)
         began = time.perf_counter()
@@ -733,12 +737,6 @@ def _free(device: torch.device) -> int | None:
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
         amounts.append(int(Path("/sys/fs/cgroup/memory.max").read_text()) - used)
     return min(amounts, default=None)
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _wait_for(device: torch.device) -> None:

@@ -16,8 +16,8 @@ from spcnet.engine.progress import bar
 from spcnet.errors import UsageError, unknown_name_error
 from spcnet.export.hub import push_to_hub, save_pretrained
 from spcnet.file_kinds import split_part
-from spcnet.methods import BACKBONES, METHODS, method_named
-from spcnet.models.backbones import backbone_info
+from spcnet.methods import METHODS, method_named
+from spcnet.models.backbones import BACKBONES, backbone_info
 from spcnet.reports.html import counted
 
 

@@ -18,7 +18,8 @@ from spcnet.errors import DataError, UsageError, lookup
 from spcnet.files import read_yaml
 from spcnet.inference.predictor import find_device
 from spcnet.labels import LabelSpace, label_space
-from spcnet.methods import Segmentor, rebuild
+from spcnet.methods import rebuild
+from spcnet.models.network import Segmentor
 from spcnet.synthesis.weather import WEATHER
 
 

@@ -25,7 +25,9 @@ from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.tta import check_overlap
 from spcnet.labels import LabelSpace, label_space
 from spcnet.locks import locked
-from spcnet.methods import Method, Segmentor, card_for, method_named
+from spcnet.methods import card_for, method_named
+from spcnet.methods.baseline import Baseline
+from spcnet.models.network import Segmentor
 from spcnet.runs import check_unseen, domain_names, open_domains, source_tests
 from spcnet.studies.subject import Record, Skipped, Subject, save_evaluation
 
@@ -35,7 +37,7 @@ class Experiment:
     """A run before its training: its settings, its method, and its data, opened."""
 
     config: RunConfig
-    method: Method
+    method: Baseline
     space: LabelSpace
     sources: Mapping[str, SegmentationSet]
     """The domains that are trained on, by name, in the order of the domain indices."""
@@ -195,6 +197,7 @@ def _train(experiment: Experiment, fabric: Fabric, *, resume: bool, console: Con
     with distributed.raise_on_all_ranks():
         observer = Observer(
             config,
+            experiment.method,
             network,
             start=trainer.iteration,
             enabled=fabric.is_global_zero,

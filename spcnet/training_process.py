@@ -7,10 +7,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from spcnet.errors import DataError
+from spcnet.signals import handle_signals
 
 PROGRAM = (sys.executable, "-m", "spcnet")
 """What each training is a process of."""
@@ -106,23 +105,16 @@ def stopped_together(running: list[TrainingProcess]) -> Iterator[list[int]]:
     """
     received: list[int] = []
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
+    def hand_on(number: int) -> None:
         received.append(number)
         for process in running:
             process.stop(again=True)
 
-    before: dict[int, Any] = {}
-    try:
-        for watched in (getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)):
-            before[watched] = signal.signal(watched, hand_on)
-    except ValueError:  # not the main thread: signals are somebody else's
-        pass
-    try:
-        yield received
-    finally:
-        for process in running:
-            process.stop()
-        for process in running:
-            process.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with handle_signals(("SIGINT", "SIGTERM", "SIGHUP"), hand_on):
+        try:
+            yield received
+        finally:
+            for process in running:
+                process.stop()
+            for process in running:
+                process.wait()

@@ -4,10 +4,10 @@ Shape letters, the same everywhere: B images, M source domains (styles), K class
 H×W pixels of the image, h×w cells of a feature map.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 IGNORE_INDEX = 255
 """Label of a pixel that neither trains nor scores."""
@@ -45,14 +45,45 @@ class SegOutput(NamedTuple):
     """Class scores at the size of the image, before softmax."""
     auxiliary: Float[Tensor, "B K h8 w8"] | None = None
     """Class scores of the auxiliary head at its own size, where the network has one."""
-    embedding: Float[Tensor, "B D h w"] | None = None
-    """Unit-length pixel embeddings, where the network clusters."""
+    extras: Any = None
+    """What only this kind of network tells, a named tuple of its own such as `Internals`; None for nothing."""
+
+    @property
+    def figures(self) -> dict[str, tuple[Float[Tensor, "B M ..."], ...]]:
+        """Figures of each image and source, to be averaged and shown: by name, for each layer that has them."""
+        return {} if self.extras is None else self.extras.figures()
+
+
+class Internals(NamedTuple):
+    """What the networks of SPC-Net and RobustNet tell beside the scores."""
+
     styles: tuple[StyleStats, ...] = ()
     """Statistics of each image before each style layer."""
     style_weights: tuple[Float[Tensor, "B M ..."], ...] = ()
     """How much each source style explains each image (λ), one per style layer; with `channel_wise` also per channel."""
+    embedding: Float[Tensor, "B D h w"] | None = None
+    """Unit-length pixel embeddings, where the network clusters."""
     whitened: tuple[Float[Tensor, "B C h w"], ...] = ()
     """In training: standardised features of each layer that the whitening loss is about."""
+
+    def figures(self) -> dict[str, tuple[Float[Tensor, "B M ..."], ...]]:
+        """λ of each image."""
+        return {"style_weights": self.style_weights} if self.style_weights else {}
+
+
+class Averaged(NamedTuple):
+    """Figures of images that are means over several passes; all that is left of the passes' own extras."""
+
+    values: dict[str, tuple[Float[Tensor, "B M ..."], ...]]
+
+    def figures(self) -> dict[str, tuple[Float[Tensor, "B M ..."], ...]]:
+        """The means."""
+        return self.values
+
+
+def internals_of(output: SegOutput) -> Internals:
+    """What a network tells beside the scores; nothing where that is of another kind."""
+    return output.extras if isinstance(output.extras, Internals) else Internals()
 
 
 class ClassSums(NamedTuple):
@@ -73,9 +104,26 @@ class StepResult(NamedTuple):
     """What the optimiser descends."""
     parts: dict[str, Float[Tensor, ""]]
     """Each term before its weight, by name, for the log."""
-    classes: ClassSums | None = None
-    """For methods that cluster: what the prototypes are then pulled towards."""
-    styles: tuple[StyleStats, ...] = ()
-    """For methods with style layers: what the style bases are then pulled towards."""
-    domain: Int[Tensor, " B"] | None = None
-    """The domain that each image counts for: the batch's, or what the network found."""
+    extras: Any = None
+    """What the method observed of the batch and then updates from, without gradient; see `spcnet.methods.base`."""
+
+
+class Network(nn.Module):
+    """What a method builds, the trainer trains and everything else reads: images in, a `SegOutput` out."""
+
+    recompute: bool = False
+    """Whether its parts are computed once more for their gradients, to save memory."""
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:
+        """Class scores for each pixel, and what the method's losses and updates need."""
+        raise NotImplementedError
+
+
+def detached(value: Any) -> Any:
+    """The same without gradient, in nested tuples."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, tuple):
+        items = [detached(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value

@@ -20,11 +20,11 @@ UNCHECKED = "streets"
 
 def checked_modules() -> list[str]:
     """The package's modules and packages, whose types and shapes are checked at every call."""
-    found = [path for folder in (PACKAGE, PACKAGE / "data") for path in folder.iterdir()]
+    found = [path for folder in (PACKAGE, PACKAGE / "synthesis") for path in folder.iterdir()]
     names = [
         path.relative_to(PACKAGE.parent).with_suffix("") for path in found if path.suffix == ".py" or path.is_dir()
     ]
-    left_out = ("__init__", "__main__", "data", UNCHECKED)
+    left_out = ("__init__", "__main__", "synthesis", UNCHECKED)
     return sorted(".".join(name.parts) for name in names if name.name not in left_out and name.name[:2] != "__")
 
 

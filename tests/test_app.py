@@ -43,6 +43,7 @@ from spcnet.inference.ood import OODScore
 from spcnet.inference.predictor import Predictor
 from spcnet.labels import label_space
 from spcnet.runs import OpenRun, load_model
+from spcnet.signals import terminate_as_interrupt
 from tests.support.demo_networks import SIZE, write_network
 from tests.support.videos import make_video, painted
 
@@ -335,7 +336,7 @@ def side(**changes: Any) -> Side:
         "about": "spcnet",
         "space": label_space("idd7"),
         "shares": (0.5, 0.3, 0.2, 0, 0, 0, 0),
-        "style_weights": ((0.25, 0.75),),
+        "figures": {"style_weights": ((0.25, 0.75),)},
         "sources": ("a", "b"),
         "ood": None,
         "seconds": 0.05,
@@ -352,7 +353,7 @@ def test_names_of_networks_and_sources_are_text_and_no_markup() -> None:
 
 def test_facts_tell_areas_shares_strangeness_and_time() -> None:
     ood = OODScore(score=7.25, percentile=1.0, times=3.0, parts={"style": 7.0})
-    told = facts([side(ood=ood), side(name="theirs", style_weights=None)])
+    told = facts([side(ood=ood), side(name="theirs", figures={})])
     for words in (
         "50 ms",
         "7.2",
@@ -524,7 +525,7 @@ def test_a_taken_port_and_a_missing_package_are_one_line(
 
 def test_a_request_to_end_counts_as_ctrl_c() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), server.terminated():
+    with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
 

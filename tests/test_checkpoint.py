@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from spcnet import checkpoint
 from spcnet.checkpoint import FORMAT, ModelCard
 from spcnet.errors import CheckpointError, DataError
 from spcnet.files import remove_unfinished
+from tests.support.disk import files_of_at_most
 
 CARD = ModelCard("spcnet", {"backbone": "resnet18"}, "cityscapes19", ("road", "sky"), ("a", "b"), (64, 96))
 
@@ -356,17 +356,6 @@ def test_a_checkpoint_of_a_newer_version_is_no_damage(tmp_path: Path) -> None:
     rewrite_header(tmp_path / checkpoint.LATEST_FILE, lambda header: header.update(format=FORMAT + 1))
     with pytest.raises(CheckpointError, match="upgrade"):
         checkpoint.read_latest(tmp_path)
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """What the system does to a larger file is what a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_disk_that_is_full_while_a_checkpoint_is_written_keeps_the_last(tmp_path: Path) -> None:

@@ -26,9 +26,10 @@ from spcnet.methods import build_model, restore
 from spcnet.models.backbones import backbone_info, build_backbone
 from spcnet.weights.imagenet import CLASSIFIER_KEYS, load_imagenet
 from tests import golden
-from tests.models.test_networks import formula
-from tests.test_file_kinds import onnx_file, torch_export_file
-from tests.weights.test_mindspore import checkpoint as mindspore_file
+from tests.support.backbones import classifier_state, published
+from tests.support.reference import formula
+from tests.support.weight_files import checkpoint as mindspore_file
+from tests.support.weight_files import onnx_file, torch_export_file
 
 SNAPSHOT = {"optimizer": {"lr": 0.01}, "epoch": 3, "mean_iu": np.float64(0.4), "command": "train.py --arch x"}
 
@@ -237,7 +238,7 @@ def test_a_damaged_file_of_this_package_is_told_of_as_such(tmp_path: Path, name:
 
 def torchvision_state(name: str, seed: int = 0) -> dict[str, Tensor]:
     torch.manual_seed(seed)
-    return build_backbone(name, output_stride=32)[0].state_dict()
+    return classifier_state(name)
 
 
 def timm_mobilenet() -> dict[str, Tensor]:
@@ -291,9 +292,9 @@ def test_a_backbone_becomes_a_file_to_start_from(
     assert "give it as --model.weights" in shown
     expected = {k: v for k, v in torchvision_state(name).items() if not k.startswith(CLASSIFIER_KEYS)}
     for path in (output, source):  # the file itself can be started from, too
-        classifier, _ = build_backbone(name, output_stride=32)
-        load_imagenet(classifier, backbone_info(name), str(path))
-        assert all(torch.equal(classifier.state_dict()[key], value) for key, value in expected.items())
+        backbone = build_backbone(name, output_stride=32)
+        load_imagenet(backbone, backbone_info(name), str(path))
+        assert all(torch.equal(published(backbone)[key], value) for key, value in expected.items())
     assert load_file(output).keys() == expected.keys()
 
 
@@ -303,16 +304,16 @@ def test_a_resnet101_with_torchvision_s_stem_keeps_the_rest(tmp_path: Path) -> N
         saved(tmp_path / "in.pth", torchvision.models.resnet101().state_dict()),
         tmp_path / "out.safetensors",
     )
-    with pytest.warns(UserWarning, match="another stem than resnet101 here"):
+    with pytest.warns(UserWarning, match="another stem than that of resnet101 here"):
         backbone = load_backbone(source)
     assert backbone is not None
     assert "conv1.0.weight" in backbone.report.missing
     write_backbone(backbone, output)
-    classifier, _ = build_backbone("resnet101", output_stride=32)
+    filled = build_backbone("resnet101", output_stride=32)
     with pytest.warns(UserWarning, match="another stem"):
-        load_imagenet(classifier, backbone_info("resnet101"), str(output))
+        load_imagenet(filled, backbone_info("resnet101"), str(output))
     expected = load_file(output)["layer2.0.conv1.weight"]
-    assert torch.equal(classifier.state_dict()["layer2.0.conv1.weight"], expected)
+    assert torch.equal(filled.layer2.state_dict()["0.conv1.weight"], expected)
 
 
 def test_backbones_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

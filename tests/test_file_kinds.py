@@ -1,53 +1,17 @@
 """What a file is, is told from its content: every kind, under every name."""
 
-import io
 import pickle
-import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import save
 
 from spcnet.errors import CheckpointError, UsageError
 from spcnet.file_kinds import EXPORTED, WEIGHTS, FileKind, kind_of, refuse_other, split_part
-from tests.weights.test_mindspore import SMALL, field, varint
+from tests.support.weight_files import SMALL, TENSORS, onnx_file, tarred, torch_export_file, torch_file, zipped
 
-TENSORS = {"a.weight": torch.arange(6.0).view(2, 3)}
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a1b2c\nsize 102502400\n"
-
-
-def zipped(*names: str) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name in names:
-            archive.writestr(name, b"content")
-    return file.getvalue()
-
-
-def tarred(*names: str) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name in names:
-            archive.addfile(tarfile.TarInfo(name))
-    return file.getvalue()
-
-
-def torch_file(**options: bool) -> bytes:
-    file = io.BytesIO()
-    torch.save(TENSORS, file, **options)
-    return file.getvalue()
-
-
-def onnx_file() -> bytes:
-    """ONNX's model: version, producer, graph, operators."""
-    return varint(1 << 3) + varint(8) + field(2, b"pytorch") + field(7, bytes(300)) + field(8, b"\x10\x12")
-
-
-def torch_export_file() -> bytes:
-    return zipped("m/data/weights/model_weights_config.json", "m/models/model.json", "m/archive_format")
 
 
 CONTENTS: dict[str, tuple[Callable[[], bytes], FileKind]] = {

@@ -37,9 +37,8 @@ from spcnet.labels import (
     label_space,
 )
 from spcnet.runs import OpenRun
-from spcnet.studies.predictions import read_prediction
-from tests.data.test_images import png
-from tests.test_sets import run_of
+from tests.support.pictures import png
+from tests.support.sets import run_of
 
 SPACE = SPACES["cityscapes19"]
 CLASS_IDS = [native_id for native_id, name in GTAV.items() if name != VOID]

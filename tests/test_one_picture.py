@@ -16,7 +16,7 @@ from spcnet.data.datasets import FolderSet
 from spcnet.data.folders import find_pairs
 from spcnet.export import calibration_pictures
 from spcnet.inference.images import read_rgb
-from tests.data.test_images import STORED, chunk, png, tiff, turned
+from tests.support.pictures import STORED, chunk, png, tiff, turned
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "onnx_only.py"
 STREET = np.asarray(

@@ -9,7 +9,8 @@ import yaml
 from spcnet.config import DomainSpec, RunConfig, from_dict, recipes_folder
 from spcnet.data.catalog import dataset
 from spcnet.labels import label_space, remap
-from spcnet.methods import METHODS, Segmentor
+from spcnet.methods import METHODS
+from spcnet.models.network import Segmentor
 from spcnet.models.whitening import InstanceWhitening, SwitchableWhitening
 from spcnet.runs import check_unseen
 from spcnet.synthesis import weather

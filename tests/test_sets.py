@@ -20,12 +20,9 @@ from spcnet.cli import main
 from spcnet.commands.evaluate import evaluate
 from spcnet.config import (
     AugmentationConfig,
-    DataConfig,
     EvaluationConfig,
     LoggingConfig,
-    ModelConfig,
     RunConfig,
-    TrainingConfig,
     WhiteningConfig,
 )
 from spcnet.data.catalog import DATASETS
@@ -34,21 +31,9 @@ from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError
 from spcnet.runs import OpenRun, check_unseen
 from spcnet.types import Batch, StepResult
+from tests.support.sets import MODEL, run_of
 
 SETS = [name for name, info in DATASETS.items() if info.layouts]
-MODEL = ModelConfig(backbone="shufflenet_v2", weights=None, output_stride=32)
-
-
-def run_of(output: Path, *, data: dict[str, Any], method: str = "spcnet", iterations: int = 2) -> RunConfig:
-    values = {"size": (48, 96), "images_per_domain": 2, "workers": 0, "targets": []} | data
-    return RunConfig(
-        method=method,
-        model=MODEL,
-        data=DataConfig(**values),
-        training=TrainingConfig(iterations=iterations, log_every=1, checkpoint_every=iterations, accelerator="cpu"),
-        evaluation=EvaluationConfig(batch_size=1, panels=0, limit=1),
-        output=output,
-    )
 
 
 @pytest.mark.parametrize("name", SETS)

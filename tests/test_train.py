@@ -14,6 +14,7 @@ from rich.console import Console
 
 from spcnet import checkpoint, training
 from spcnet.commands.evaluate import evaluate
+from spcnet.commands.robustness import robustness
 from spcnet.config import DataConfig, EvaluationConfig, ModelConfig, OwnSet, RunConfig, TrainingConfig
 from spcnet.data.loading import check_labelled, file_names
 from spcnet.dry_run import rehearse
@@ -25,7 +26,6 @@ from spcnet.labels import label_space
 from spcnet.locks import locked
 from spcnet.reports.runs import load_run
 from spcnet.runs import open_domains
-from spcnet.studies.robustness import robustness
 from spcnet.training import Experiment
 
 SPACE = label_space("idd7")
@@ -164,7 +164,7 @@ def test_robustness_refuses_a_set_without_labels(tmp_path: Path) -> None:
     write_set(tmp_path, "b", [0, 0])
     config = begun(run_of(tmp_path / "run", tmp_path, "a", targets=["b"]))
     with pytest.raises(DataError, match="no image of b has a labelled pixel"):
-        robustness([config.output], domain="b", output=tmp_path / "out")
+        robustness([config.output], target="b", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,6 +1,6 @@
 """What a network saw, in pictures, words and bars: HTML that needs no script, for light and dark pages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from spcnet.formatting import percent, whole_percent
+from spcnet.glossary import FIGURES, Layers, words_of
 from spcnet.inference.ood import OODScore
-from spcnet.inference.visualize import STYLE_COLORS, overlay, percent
+from spcnet.inference.visualize import STYLE_COLORS, overlay
 from spcnet.labels import IGNORE, LabelSpace
 
 SHOWN_WIDTH = 1024
@@ -27,8 +29,8 @@ class Side:
     space: LabelSpace
     shares: tuple[float, ...]
     """Of each class in the pixels, 0..1."""
-    style_weights: tuple[tuple[float, ...], ...] | None
-    """Share of each source (λ) for each style layer; None for a network without."""
+    figures: Mapping[str, Layers]
+    """What the network tells beside the classes, as `spcnet.inference.results.Prediction` has it."""
     sources: tuple[str, ...]
     """Names of the sources; may be fewer than the network has."""
     ood: OODScore | None
@@ -95,7 +97,7 @@ def facts(sides: Sequence[Side], *, note: str = "") -> str:
 def _card(side: Side) -> str:
     time = f"{side.seconds * 1000:.0f} ms" if side.seconds < 10 else f"{side.seconds:.0f} s"
     what = f"{side.frames} frames labelled in {time}" if side.frames else f"Labelled in {time}"
-    return f"<h3>{escape(side.name)} <small>{escape(side.about)}</small></h3><p>{what}</p>{_ood(side)}{_lambda(side)}"
+    return f"<h3>{escape(side.name)} <small>{escape(side.about)}</small></h3><p>{what}</p>{_ood(side)}{_figures(side)}"
 
 
 def _ood(side: Side) -> str:
@@ -120,14 +122,14 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
 
 
-def _share(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _figures(side: Side) -> str:
+    return "".join(_bars(side, name) for name in dict.fromkeys((*FIGURES, *side.figures)))
 
 
-def _lambda(side: Side) -> str:
-    layers = side.style_weights
+def _bars(side: Side, figure: str) -> str:
+    layers, about = side.figures.get(figure, ()), words_of(figure)
     if not layers:
-        return '<p><b>λ</b> <span class="muted">this network has no style layers</span></p>'
+        return f'<p><b>{about.symbol}</b> <span class="muted">{about.absent}</span></p>'
     names = side.sources
     if len(names) != len(layers[0]):
         names = tuple(f"source {m + 1}" for m in range(len(layers[0])))
@@ -137,17 +139,17 @@ def _lambda(side: Side) -> str:
             f'<i style="width:{weight:.2%};background:{_rgb(STYLE_COLORS[m % len(STYLE_COLORS)])}"></i>'
             for m, weight in enumerate(weights)
         )
-        words = ", ".join(f"{name} {_share(weight)}" for name, weight in zip(names, weights, strict=True))
+        words = ", ".join(f"{name} {percent(weight, unit=' %')}" for name, weight in zip(names, weights, strict=True))
         rows.append(
             f'<div class="lambda"><span>layer {number}</span><div class="bar" role="img" aria-label="{escape(words)}">'
             f"{pieces}</div></div>"
         )
     keys = "".join(
         f'<li><i style="background:{_rgb(STYLE_COLORS[m % len(STYLE_COLORS)])}"></i>{escape(name)} '
-        f'<span class="muted">{" · ".join(_share(layer[m]) for layer in layers)}</span></li>'
+        f'<span class="muted">{" · ".join(percent(layer[m], unit=" %") for layer in layers)}</span></li>'
         for m, name in enumerate(names)
     )
-    return f'<p><b>λ</b> share of each known style in each style layer</p>{"".join(rows)}<ul class="keys">{keys}</ul>'
+    return f'<p><b>{about.symbol}</b> {about.caption}</p>{"".join(rows)}<ul class="keys">{keys}</ul>'
 
 
 def _areas(sides: Sequence[Side]) -> str:
@@ -173,7 +175,9 @@ def _areas(sides: Sequence[Side]) -> str:
 
 def _area(share: float, most: float, color: tuple[int, int, int]) -> str:
     bar = f'<i style="width:{share / most:.1%};background:{_rgb(color)}"></i>' if share else ""
-    return f'<td><span class="figure">{percent(share) if share else "–"}</span><span class="track">{bar}</span></td>'
+    return (
+        f'<td><span class="figure">{whole_percent(share) if share else "–"}</span><span class="track">{bar}</span></td>'
+    )
 
 
 def _swatch(space: LabelSpace, k: int) -> str:

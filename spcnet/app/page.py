@@ -122,7 +122,7 @@ def _side(model: Model, scored: Scored) -> Side:
         about=model.about,
         space=model.space,
         shares=class_shares(prediction.class_map, model.space),
-        style_weights=prediction.style_weights,
+        figures=prediction.figures,
         sources=model.domains,
         ood=scored.ood,
         seconds=prediction.seconds,
@@ -135,7 +135,7 @@ class _Sum:
     def __init__(self, model: Model) -> None:
         self.model, self.frames, self.seconds = model, 0, 0.0
         self.shares = np.zeros(len(model.space))
-        self.weights: NDArray[np.float64] | None = None
+        self.figures: dict[str, NDArray[np.float64]] = {}
 
     def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The class map of a frame."""
@@ -143,20 +143,18 @@ class _Sum:
         self.frames += 1
         self.seconds += prediction.seconds
         self.shares += class_shares(prediction.class_map, self.model.space)
-        if prediction.style_weights is not None:
-            weights = np.array(prediction.style_weights)
-            self.weights = weights if self.weights is None else self.weights + weights
+        for name, layers in prediction.figures.items():
+            self.figures[name] = self.figures.get(name, 0) + np.array(layers)
         return prediction.class_map
 
     def side(self) -> Side:
         """The means."""
-        layers = None if self.weights is None else tuple(map(tuple, (self.weights / self.frames).tolist()))
         return Side(
             name=self.model.name,
             about=self.model.about,
             space=self.model.space,
             shares=tuple((self.shares / self.frames).tolist()),
-            style_weights=layers,
+            figures={name: tuple(map(tuple, (total / self.frames).tolist())) for name, total in self.figures.items()},
             sources=self.model.domains,
             ood=None,
             seconds=self.seconds,

@@ -2,11 +2,10 @@
 
 import importlib.util
 import os
-import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,7 @@ from spcnet.app.studio import Studio
 from spcnet.app.uploads import Limits
 from spcnet.errors import UsageError
 from spcnet.runs import OpenRun
+from spcnet.signals import terminate_as_interrupt
 
 STORED_BYTES = 2**31
 """Of uploads and results on the disk; above it nothing is taken in until the oldest are an hour old and go."""
@@ -57,7 +57,7 @@ def serve(
         UsageError, DataError, CheckpointError: see the message.
         KeyboardInterrupt: the user stopped it; nothing is left.
     """
-    with terminated(), running(runs, address, limits=limits, device=device, console=console) as url:
+    with terminate_as_interrupt(), running(runs, address, limits=limits, device=device, console=console) as url:
         console.print(f"The demo is at {url} (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True)
         threading.Event().wait()
 
@@ -172,20 +172,3 @@ def _environment(folder: Path) -> Iterator[Path]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextmanager
-def terminated() -> Iterator[None]:
-    """A request to end (SIGTERM) is taken as Ctrl-C, so that nothing is left behind."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before: Any = None
-    with suppress(ValueError):  # not the main thread
-        before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)

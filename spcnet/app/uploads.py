@@ -19,7 +19,7 @@ from spcnet.data.images import FORMATS, MAX_SCANS, open_picture, too_many_scans
 from spcnet.errors import DataError, SpcnetError, UsageError
 from spcnet.inference.images import read_rgb
 from spcnet.inference.video import Frame, Video, open_video
-from spcnet.models.segmentor import MIN_SIZE
+from spcnet.models.network import MIN_SIZE
 
 PHOTO_PIXELS = 2**21
 """Pixels that a photo is worked on with: 1024×2048. A larger one is made smaller first."""

@@ -9,11 +9,8 @@ BDD at 1024 pixels) has none and is left out; here the last tiles are cut off at
 import hashlib
 import math
 import os
-import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +23,7 @@ from spcnet.data.datasets import FolderSet, SegmentationSet
 from spcnet.data.images import geometry_of, read_label
 from spcnet.errors import DataError
 from spcnet.files import write_atomic
+from spcnet.signals import leave_signals_to_parent
 
 FORMAT = 2
 """Version of the stored file; another one, and what was stored is made anew."""
@@ -209,7 +207,7 @@ def _items(numbered: _Labels, workers: int) -> Iterator[tuple[NDArray[np.generic
         numbered,
         batch_size=None,
         num_workers=min(workers, len(numbered)),
-        worker_init_fn=leave_signals_to_the_parent,
+        worker_init_fn=leave_signals_to_parent,
         collate_fn=unchanged,
         generator=torch.Generator(),
     )
@@ -220,26 +218,6 @@ def _items(numbered: _Labels, workers: int) -> Iterator[tuple[NDArray[np.generic
 def unchanged(item: Any) -> Any:
     """What comes, for a loader that would make tensors of it."""
     return item
-
-
-SAME_REQUEST = 2.0
-"""Seconds within which several requests to end are one."""
-
-
-def leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, a scheduler's SIGTERM every one of a job; the parent ends its workers.
-
-    Of SIGTERM only the first seconds' are ignored: the parent may send one to a worker that hangs.
-    """
-    asked: list[float] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        asked.append(time.monotonic())
-        if asked[-1] - asked[0] > SAME_REQUEST:
-            os._exit(0)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, note)
 
 
 def _places(plain: FolderSet, tile: int, whole_tiles: bool) -> list[Path]:

@@ -21,13 +21,13 @@ from spcnet.data.centroids import (
     class_centres,
     class_map,
     innermost,
-    leave_signals_to_the_parent,
     unchanged,
 )
 from spcnet.data.datasets import FolderSet, Sample, SegmentationSet
 from spcnet.data.transforms import TrainingTransform, evaluation_transform, normalise, photometric_transform
 from spcnet.errors import DataError, UsageError
 from spcnet.labels import IGNORE, label_space
+from spcnet.signals import leave_signals_to_parent
 from spcnet.types import IGNORE_INDEX, Batch
 
 
@@ -320,7 +320,7 @@ def labelled(
             _HasLabels(stored, part),
             batch_size=None,
             num_workers=min(helpers, len(part)),
-            worker_init_fn=leave_signals_to_the_parent,
+            worker_init_fn=leave_signals_to_parent,
             collate_fn=unchanged,
             generator=torch.Generator(),
         )
@@ -439,7 +439,7 @@ class TrainingLoader(DataLoader[Batch]):
 
     def __init__(self, dataset: Dataset[Any], **options: Any) -> None:
         """Take the options of a `DataLoader`."""
-        super().__init__(dataset, worker_init_fn=leave_signals_to_the_parent, generator=torch.Generator(), **options)
+        super().__init__(dataset, worker_init_fn=leave_signals_to_parent, generator=torch.Generator(), **options)
         self.skipped = {}
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -657,7 +657,7 @@ def evaluation_batches(
         _EvaluationImages(plain, data, domain=domain, limit=limit, share=slice(rank, None, world_size)),
         batch_size=None,
         num_workers=data.workers,
-        worker_init_fn=leave_signals_to_the_parent,
+        worker_init_fn=leave_signals_to_parent,
         collate_fn=unchanged,
         generator=torch.Generator(),
     )

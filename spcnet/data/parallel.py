@@ -1,6 +1,5 @@
 """The same work on each of many files, in several processes: results in order, errors as one line, Ctrl-C ends it."""
 
-import signal
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -8,6 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from spcnet.errors import DataError, UsageError
+from spcnet.signals import leave_interrupt_to_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -51,7 +51,7 @@ def in_processes(
         return
     pieces = [items[first : first + _AT_ONCE] for first in range(0, total, _AT_ONCE)]
     waiting: deque[Future[list[Result]]] = deque()
-    pool = ProcessPoolExecutor(min(workers, len(pieces)), initializer=_leave_signals_to_the_parent)
+    pool = ProcessPoolExecutor(min(workers, len(pieces)), initializer=leave_interrupt_to_parent)
     done = 0
     try:
         for piece in pieces:
@@ -72,8 +72,3 @@ def in_processes(
 
 def _all(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     return [work(item) for item in items]
-
-
-def _leave_signals_to_the_parent() -> None:
-    """Ctrl-C reaches every process of a terminal; the parent lets the others end what they are at."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

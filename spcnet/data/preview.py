@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from spcnet.data.datasets import SegmentationSet
 from spcnet.errors import UsageError
+from spcnet.formatting import fine_percent
 from spcnet.labels import IGNORE, LabelSpace
 
 NARROWEST, WIDEST = 64, 2048
@@ -132,7 +133,7 @@ def _legend(
     entries = [(k, space.classes[k], pixels[k] / total) for k in order]
     if others := total - int(pixels[: len(space)].sum()):
         entries.append((IGNORE, IGNORED_NAME, others / total))
-    texts = [(k, name, percent(share)) for k, name, share in entries]
+    texts = [(k, name, fine_percent(share)) for k, name, share in entries]
     swatch = round(font.getbbox("Ág")[3] * 1.1)
     line, gap = round(1.5 * swatch), swatch // 2
     middle = max(font.getlength(name) for _, name, _ in texts)
@@ -150,10 +151,3 @@ def _legend(
         end = right + middle + gap + font.getlength("<0.01 %")
         pen.text((end, top + swatch // 2), share, _FAINT, font, anchor="rm")
     return image
-
-
-def percent(share: float) -> str:
-    """A share 0..1 in words, with as many digits as say something."""
-    if 0 < share < 0.0001:
-        return "<0.01 %"
-    return f"{100 * share:.2f} %" if share < 0.01 else f"{100 * share:.1f} %"

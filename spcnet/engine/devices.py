@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from spcnet.config import TrainingConfig
 from spcnet.errors import UsageError
-from spcnet.memory import keep_freed_memory
+from spcnet.numerics import keep_freed_memory
 
 
 class Layout(NamedTuple):

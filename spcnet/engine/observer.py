@@ -4,8 +4,6 @@ The trainer calls it three times an iteration: `timed` gives the batches, `look`
 notes the losses where they are logged. Nothing here changes what is learnt.
 """
 
-import resource
-import sys
 import threading
 import time
 from collections import deque
@@ -14,7 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from spcnet import distributed
@@ -23,15 +21,16 @@ from spcnet.engine import records
 from spcnet.engine.profiling import Profile
 from spcnet.engine.trackers import open_trackers
 from spcnet.errors import DataError
-from spcnet.methods import Segmentor
-from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, Batch, StepResult, StyleStats
+from spcnet.methods.base import Method
+from spcnet.numerics import device_of, peak_memory
+from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, Batch, Network, StepResult
 
 SAMPLES = 2
 """Images of a batch whose prediction is shown."""
 LARGEST_SAMPLE = 384
 """Pixels in height or width of a sample; larger images are thinned out."""
 KEPT = 64
-"""Batches whose style weights a histogram tells of at most, the latest ones."""
+"""Batches that a method's figures are made of at most, the latest ones."""
 
 
 class Observer:
@@ -39,6 +38,7 @@ class Observer:
 
     Args:
         config: the run.
+        method: says what there is to show.
         network: what is trained.
         start: iterations that were finished before; what an earlier process told of later ones is forgotten.
         enabled: whether this process notes anything.
@@ -54,7 +54,8 @@ class Observer:
     def __init__(
         self,
         config: RunConfig,
-        network: Segmentor,
+        method: Method,
+        network: Network,
         *,
         start: int = 0,
         enabled: bool = True,
@@ -62,7 +63,7 @@ class Observer:
         colors: Sequence[tuple[int, int, int]] = (),
         say: Callable[[str], object] = lambda text: None,
     ) -> None:
-        self.config, self.network, self.enabled, self.say = config, network, enabled, say
+        self.config, self.method, self.network, self.enabled, self.say = config, method, network, enabled, say
         self.path = config.output / records.TRAIN_FILE
         self.domains, self.colors = domains, torch.zeros(256, 3, dtype=torch.uint8)
         if colors:
@@ -76,8 +77,8 @@ class Observer:
         self.trackers = open_trackers(config) if enabled else []
         self.profile: Profile | None = None
         self.left = config.training.iterations - start
-        self.styles: deque[tuple[tuple[StyleStats, ...], Tensor]] = deque(maxlen=KEPT)
-        """Styles of the images since the last look, before each style layer, and their domains."""
+        self.recent: deque[Any] = deque(maxlen=KEPT)
+        """What the method observed of the batches since the last look."""
         self.started = self.written = time.perf_counter()
         self.waited, self.images = 0.0, 0
         self.first: tuple[float, int] | None = None
@@ -120,15 +121,21 @@ class Observer:
         every = self.config.logging.every
         if not self.enabled or not every:
             return
-        if result.domain is not None and result.styles:
-            self.styles.append((result.styles, result.domain))
+        if result.extras is not None:
+            self.recent.append(result.extras)
         if iteration % every and iteration != self.config.training.iterations:
             return
         with torch.no_grad(), self._on_disk():
-            figures = {**self._style_weights(iteration), **self._style_bases(), **self._prototypes(iteration)}
-            if self.draws and parts and self.board is not None:
+            figures = self.method.figures(self.network, self.recent, self.domains)
+            self.recent.clear()
+            assert self.board is not None
+            for name, values in figures.histograms.items():
+                self.board.add_histogram(name, values, iteration)
+            for name, image in figures.images.items():
+                self.board.add_image(name, image, iteration, dataformats="HW")
+            if self.draws and parts:
                 self.board.add_image("samples", self._samples(parts[0], predict), iteration, dataformats="HWC")
-        self._tell(figures, iteration)
+        self._tell(figures.scalars, iteration)
 
     def write(self, iteration: int, result: StepResult, rate: float) -> dict[str, float]:
         """Note an iteration; returns its figures for the progress bar.
@@ -203,60 +210,6 @@ class Observer:
                     self.trackers.remove(tracker)
                     self.say(f"{tracker.name} gets nothing more of this run: {error}")
 
-    def _style_weights(self, iteration: int) -> dict[str, float]:
-        """How much each style base, as it is now, explains the images since the last look (λ); and their own domain's."""
-        if not self.styles or self.board is None:
-            return {}
-        figures = {}
-        domain = torch.cat([domains for _, domains in self.styles]).cpu()
-        for place, layer in enumerate(self.network.style_layers):
-            seen = [styles[place] for styles, _ in self.styles]
-            found = layer.weigh(StyleStats(torch.cat([s.mean for s in seen]), torch.cat([s.std for s in seen])))
-            if found is None:
-                continue
-            weights = found.float().cpu()
-            weights = weights.mean(2) if weights.ndim > 2 else weights  # channel by channel
-            own = weights.gather(1, domain[:, None]).squeeze(1)
-            tag = f"style_weights/{place + 1}"
-            self.board.add_histogram(f"{tag}/own", own, iteration)
-            figures[f"{tag}/own_mean"] = float(own.mean())
-            for m in range(weights.shape[1]):
-                self.board.add_histogram(f"{tag}/{self._domain(m)}", weights[:, m], iteration)
-        self.styles.clear()
-        return figures
-
-    def _style_bases(self) -> dict[str, float]:
-        """How far the style bases lie apart: squared 2-Wasserstein distance, mean over channels and pairs."""
-        figures = {}
-        for place, layer in enumerate(self.network.style_layers):
-            if len(layer.base_mean) > 1:
-                style = torch.cat([layer.base_mean, layer.base_std], dim=1).float()
-                figures[f"style_bases/{place + 1}/distance"] = float(
-                    torch.nn.functional.pdist(style).square().mean() / layer.base_mean.shape[1]
-                )
-        return figures
-
-    def _prototypes(self, iteration: int) -> dict[str, float]:
-        """Cosines between prototypes: of a class among its domains, and to the nearest of another class."""
-        head = self.network.prototype_head
-        if head is None or self.board is None:
-            return {}
-        prototypes = head.unit_prototypes.float()
-        num_classes, num_domains, _ = prototypes.shape
-        flat = prototypes.flatten(0, 1)
-        whole = (flat @ flat.T).cpu()
-        cosine = whole.view(num_classes, num_domains, num_classes, num_domains).permute(0, 2, 1, 3)  # K K M M
-        figures = {}
-        if num_domains > 1:
-            within = torch.diagonal(cosine).permute(2, 0, 1)  # K M M
-            own = (within.sum((1, 2)) - num_domains) / (num_domains * (num_domains - 1))
-            self.board.add_histogram("prototypes/own", own, iteration)
-            figures["prototypes/own_mean"] = float(own.mean())
-        nearest = cosine.amax((2, 3)).fill_diagonal_(-1).amax(1)
-        self.board.add_histogram("prototypes/nearest_other", nearest, iteration)
-        self.board.add_image("prototypes/cosines", ((whole + 1) / 2).clamp(0, 1), iteration, dataformats="HW")
-        return {**figures, "prototypes/nearest_other_mean": float(nearest.mean())}
-
     def _samples(self, batch: Batch, predict: Callable[[Tensor], Tensor]) -> Tensor:
         """Image, truth and prediction side by side, of images of different domains where there are some; H×W×3."""
         first = {int(domain): number for number, domain in reversed(list(enumerate(batch.domain.tolist())))}
@@ -281,9 +234,6 @@ class Observer:
                 "permissions and the space left"
             ) from error
 
-    def _domain(self, number: int) -> str:
-        return self.domains[number] if number < len(self.domains) else str(number + 1)
-
 
 _told_before = threading.excepthook
 
@@ -293,16 +243,3 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     of_board = type(failure.thread).__module__.startswith("tensorboard.")
     if not (of_board and issubclass(failure.exc_type, OSError)):
         _told_before(failure)
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """Where a network lies."""
-    return next(network.parameters()).device
-
-
-def peak_memory(device: torch.device) -> float:
-    """The most memory that was held so far, in MiB: by tensors on a GPU, elsewhere by this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,21 +1,24 @@
 """The optimiser and its schedule, and how both go into a checkpoint without pickling."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spcnet.checkpoint import OPTIMIZER
 from spcnet.config import TrainingConfig
 from spcnet.errors import CheckpointError
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> torch.optim.SGD:
-    """Stochastic gradient descent with momentum and weight decay, one group for all (RobustNet's)."""
-    return torch.optim.SGD(
-        parameters, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+def make_optimizer(groups: Sequence[dict[str, Any]], config: TrainingConfig) -> torch.optim.SGD:
+    """Stochastic gradient descent with momentum and weight decay (RobustNet's).
+
+    Args:
+        groups: of parameters, as `spcnet.methods.base.Method.parameter_groups` gives them.
+        config: learning rate, momentum and weight decay of the groups that do not have their own.
+    """
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
 def poly_rate(iteration: int, config: TrainingConfig) -> float:
@@ -31,9 +34,9 @@ def poly_rate(iteration: int, config: TrainingConfig) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group the same learning rate."""
+    """Give every parameter group the learning rate, times its `rate_factor` where it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("rate_factor", 1.0)
 
 
 def pack(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

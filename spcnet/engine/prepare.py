@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from spcnet.config import TrainingConfig
 from spcnet.errors import UsageError
-from spcnet.methods import Segmentor
+from spcnet.types import Network
 
 
-def prepare(network: Segmentor, training: TrainingConfig, *, device: torch.device) -> nn.Module:
+def prepare(network: Network, training: TrainingConfig, *, device: torch.device) -> nn.Module:
     """Bring a network into the form that is trained fastest, or with the least memory.
 
     Args:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from spcnet import checkpoint
 from spcnet.config import RunConfig, TrainingConfig, as_dict, from_dict
-from spcnet.engine.optim import pack, poly_rate
+from spcnet.engine.optim import poly_rate
 from spcnet.errors import CheckpointError
 from spcnet.files import write_text
-from spcnet.types import Batch, StepResult
+from spcnet.types import Batch
 
 FOLDER = "nan"
 """Folder in a run's folder that a failed step is kept in; of a further process with its number, `nan_1`."""
@@ -40,7 +40,7 @@ class Kept(NamedTuple):
     """Of the optimiser, before the step, as `spcnet.engine.optim.pack` names them."""
     card: checkpoint.ModelCard
     config: RunConfig
-    parts: list[Batch]
+    parts: Sequence[Batch]
     """The batch, in the parts that it came in."""
     iteration: int
     """Iterations that were finished before this one."""
@@ -81,56 +81,36 @@ def watch(loss: Tensor) -> Callable[[], bool]:
     return finite
 
 
-def keep(
-    folder: Path,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    *,
-    card: checkpoint.ModelCard,
-    config: RunConfig,
-    parts: Sequence[Batch],
-    result: StepResult,
-    iteration: int,
-    seed: int,
-    precision: dict[str, Any],
-) -> None:
+def keep(folder: Path, step: Kept) -> None:
     """Write a step for `read`: tensors with a checksum in one file, and what a person wants to know in another.
 
     Args:
         folder: where to; made if need be.
-        network: before the step.
-        optimizer: before the step.
-        card: what the network is.
-        config: the whole run.
-        parts: the batch, in the parts that it came in.
-        result: its losses.
-        iteration: finished iterations.
-        seed: what the random numbers were drawn from.
-        precision: state of mixed precision.
+        step: network and optimiser as they were before it, its batch and its losses.
 
     Raises:
         DataError: it cannot be written.
     """
     batch = {
         f"{BATCH}{number}.{name}": getattr(part, name)
-        for number, part in enumerate(parts)
+        for number, part in enumerate(step.parts)
         for name in ("image", "label", "domain")
     }
     facts = {
-        "iteration": iteration,
-        "seed": seed,
+        "iteration": step.iteration,
+        "seed": step.seed,
         # As text, for JSON has no word for what is not a number.
-        "loss": str(float(result.loss.detach())),
-        "losses": {name: str(float(value)) for name, value in result.parts.items()},
-        "learning_rate": poly_rate(iteration, config.training),
-        "images": [list(part.name) for part in parts],
-        "settings": as_dict(config),
+        "loss": str(step.loss),
+        "losses": {name: str(value) for name, value in step.losses.items()},
+        "learning_rate": poly_rate(step.iteration, step.config.training),
+        "images": [list(part.name) for part in step.parts],
+        "settings": as_dict(step.config),
     }
     checkpoint.write(
         folder / TENSORS_FILE,
-        {**network.state_dict(), **pack(optimizer), **batch},
-        card,
-        {**facts, "precision": precision},
+        {**step.tensors, **step.optimizer, **batch},
+        step.card,
+        {**facts, "precision": step.precision},
     )
     write_text(folder / FACTS_FILE, json.dumps(facts, indent=2) + "\n")
 

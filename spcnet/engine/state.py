@@ -12,12 +12,13 @@ from spcnet import checkpoint, distributed
 from spcnet.config import TrainingConfig, kept_on_resume
 from spcnet.engine.optim import pack, unpack
 from spcnet.errors import CheckpointError, DataError
-from spcnet.methods import Segmentor, fill
+from spcnet.methods.base import fill
+from spcnet.types import Network
 
 
 def save(
     run: Path,
-    network: Segmentor,
+    network: Network,
     optimizer: torch.optim.Optimizer,
     card: checkpoint.ModelCard,
     training: TrainingConfig,
@@ -48,7 +49,7 @@ def save(
 
 def resume(
     run: Path,
-    network: Segmentor,
+    network: Network,
     optimizer: torch.optim.Optimizer,
     card: checkpoint.ModelCard,
     training: TrainingConfig,

@@ -5,14 +5,11 @@ does depends only on the seed, t, and the state after iteration t-1, so that a r
 the same losses as one that was not.
 """
 
-import signal
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from itertools import islice
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from lightning.fabric import Fabric
@@ -24,17 +21,15 @@ from spcnet.engine import membership, records, replay, state
 from spcnet.engine.devices import synchronise
 from spcnet.engine.membership import Images
 from spcnet.engine.observer import Observer
-from spcnet.engine.optim import make_optimizer, poly_rate, set_rate
+from spcnet.engine.optim import make_optimizer, pack, poly_rate, set_rate
 from spcnet.engine.prepare import prepare
 from spcnet.errors import CheckpointError, DataError, Interrupted
-from spcnet.methods import Method, Segmentor
-from spcnet.types import Batch, SegOutput, StepResult, StyleStats
+from spcnet.methods.base import Method
+from spcnet.signals import stop_on_signal
+from spcnet.types import Batch, Network, SegOutput, StepResult
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called after each logged iteration with the number of finished iterations and the latest losses."""
-
-SAME_REQUEST = 2.0
-"""Seconds within which several requests to end are one."""
 
 
 class Trainer:
@@ -53,7 +48,7 @@ class Trainer:
         self,
         config: RunConfig,
         method: Method,
-        network: Segmentor,
+        network: Network,
         card: checkpoint.ModelCard,
         fabric: Fabric,
         *,
@@ -67,7 +62,7 @@ class Trainer:
         self.network = network
         synchronise(self.network, fabric)
         self.prepared = prepare(network, config.training, device=fabric.device)
-        self.optimizer = make_optimizer(network.parameters(), config.training)
+        self.optimizer = make_optimizer(method.parameter_groups(network), config.training)
         self._in_steps: tuple[nn.Module, torch.optim.Optimizer] | None = None
         """Network and optimiser as Fabric has set them up, from the first step on."""
         self.iteration = 0
@@ -172,9 +167,11 @@ class Trainer:
             DataError: the loss is not finite, or a batch cannot be read; the last checkpoint stays.
         """
         training, fabric = self.config.training, self.fabric
-        with _stop_on_signal(lambda: self.ending) as stopped, ExitStack() as ends:
+        with stop_on_signal(lambda: self.ending) as stopped, ExitStack() as ends:
             if observer is None:
-                observer = Observer(self.config, self.network, start=self.iteration, enabled=fabric.is_global_zero)
+                observer = Observer(
+                    self.config, self.method, self.network, start=self.iteration, enabled=fabric.is_global_zero
+                )
                 ends.enter_context(closing(observer))
             if self._unevaluated():
                 self._evaluate(on_evaluate)
@@ -187,7 +184,7 @@ class Trainer:
                 observer.look(self.iteration, parts, result, self.classes)
                 if last or self.iteration % training.log_every == 0:
                     with distributed.raise_on_all_ranks():
-                        told = observer.write(self.iteration, result, self.optimizer.param_groups[0]["lr"])
+                        told = observer.write(self.iteration, result, poly_rate(self.iteration - 1, training))
                     on_progress(self.iteration, told)
                 else:
                     on_progress(self.iteration, {})
@@ -301,6 +298,7 @@ class Trainer:
 
     def _forward(self, network: nn.Module, batch: Batch) -> SegOutput:
         # Fabric hands over what a network returns in torch's default type; in double precision that has to be double.
+        self.method.prepare(self.network, batch)
         with self.fabric.strategy.precision.tensor_init_context():
             output: SegOutput = network(batch.image)
         return output
@@ -329,7 +327,7 @@ class Trainer:
                 result = self._losses(network, part, progress, sums)
                 self.fabric.backward(result.loss)
             results.append(result._replace(loss=result.loss.detach()))
-        return _joined(results)
+        return results[-1]._replace(extras=self.method.joined([result.extras for result in results]))
 
     def classes(self, image: Tensor) -> Tensor:
         """The class of each pixel, found by this process alone; changes nothing but the mode, which a step sets itself."""
@@ -405,18 +403,19 @@ class Trainer:
         if not self.keeps_failed_steps:
             raise DataError(said)
         try:
-            replay.keep(
-                folder,
-                self.network,
-                self.optimizer,
-                card=self.card,
-                config=self.config,
-                parts=parts,
-                result=result,
-                iteration=self.iteration,
-                seed=self._seed_of(0),
-                precision=dict(self.fabric.strategy.precision.state_dict()),
+            step = replay.Kept(
+                self.network.state_dict(),
+                pack(self.optimizer),
+                self.card,
+                self.config,
+                parts,
+                self.iteration,
+                self._seed_of(0),
+                dict(self.fabric.strategy.precision.state_dict()),
+                float(result.loss.detach()),
+                {name: float(value) for name, value in result.parts.items()},
             )
+            replay.keep(folder, step)
             kept = f"`spcnet debug replay {folder}` shows where it comes from"
         except DataError as error:
             kept = f"the step could not be kept to look at ({error})"
@@ -432,54 +431,8 @@ def freeze_batchnorm(network: nn.Module) -> None:
             module.eval()
 
 
-def _joined(results: Sequence[StepResult]) -> StepResult:
-    """One result of the results of a batch's parts, each of which has the losses and class sums of all."""
-    styles = [
-        StyleStats(torch.cat([stats.mean for stats in layer]), torch.cat([stats.std for stats in layer]))
-        for layer in zip(*(result.styles for result in results), strict=True)
-    ]
-    domains = [result.domain for result in results if result.domain is not None]
-    return results[-1]._replace(styles=tuple(styles), domain=torch.cat(domains) if domains else None)
-
-
 def _to_device(batch: Batch, device: torch.device) -> Batch:
     image = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
     return Batch(
         image, batch.label.to(device, non_blocking=True), batch.domain.to(device, non_blocking=True), batch.name
     )
-
-
-@contextmanager
-def _stop_on_signal(at_once: Callable[[], Interrupted | None]) -> Iterator[list[int]]:
-    """A list that is no longer empty once the user pressed Ctrl-C or the system asked the process to end.
-
-    The step under way is finished first, so that what is saved is a whole state; a second Ctrl-C ends at once, and so
-    does a second request to end, but not one right after the first: a launcher and the system often send one each.
-
-    Args:
-        at_once: what a request raises where it comes; None where it is only noted.
-    """
-    received: list[int] = []
-    first = 0.0
-    before: dict[int, Any] = {}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal first
-        if not received:
-            first = time.monotonic()
-            received.append(number)
-            if (error := at_once()) is not None:
-                raise error
-        elif number == signal.SIGINT or time.monotonic() - first > SAME_REQUEST:
-            raise KeyboardInterrupt
-
-    try:
-        for watched in (signal.SIGINT, signal.SIGTERM):
-            before[watched] = signal.signal(watched, note)
-    except ValueError:  # not the main thread: signals are somebody else's
-        pass
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -39,6 +39,7 @@ from spcnet.evaluation.metrics import (
     precision,
 )
 from spcnet.files import write_atomic
+from spcnet.glossary import FIGURES, Layers
 from spcnet.labels import IGNORE, LabelSpace
 from spcnet.types import Batch, SegOutput
 
@@ -68,8 +69,8 @@ class DomainResult:
     """How many images were scored."""
     seconds: float
     """How long that took, reading the images included."""
-    style_weights: tuple[tuple[float, ...], ...] | None = None
-    """For each style layer the mean share of each of the M source styles (λ); None if the network has none."""
+    figures: Mapping[str, Layers] = field(default_factory=dict)
+    """What the network tells of images beside the classes (`SegOutput.figures`), mean over the images."""
     panels: tuple[Panel, ...] = ()
     """Some images to look at, spread evenly over the domain."""
     skipped: int = 0
@@ -126,7 +127,7 @@ def evaluate(
     run = model if forward is None else forward
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     images = 0
-    weights: list[Tensor] = []
+    sums: dict[str, list[Tensor]] = {}
     kept = _Spread(panels)
     outcomes: list[Tensor] = []
     with evaluating(model), torch.inference_mode():
@@ -142,15 +143,16 @@ def evaluate(
                 if kept.wants(images + i):
                     kept.add(_panel(batch, i, prediction))
             images += len(batch.image)
-            sums = [_per_image(layer).sum(dim=0) for layer in output.style_weights]
-            weights = [a + b for a, b in zip(weights, sums, strict=True)] if weights else sums
+            for name, layers in output.figures.items():
+                new = [_per_image(layer).sum(dim=0) for layer in layers]
+                sums[name] = [a + b for a, b in zip(sums[name], new, strict=True)] if name in sums else new
     if images == 0 and not share:
         raise _empty()
     return DomainResult(
         counts=counts.cpu().clone(),  # a plain tensor: one made in inference mode stays barred from much
         images=images,
         seconds=time.perf_counter() - start,
-        style_weights=tuple(tuple((layer / images).tolist()) for layer in weights) or None,
+        figures={name: tuple(tuple((layer / images).tolist()) for layer in layers) for name, layers in sums.items()},
         panels=kept.chosen(),
         outcomes=torch.stack(outcomes).cpu().clone() if outcomes else None,
     )
@@ -171,8 +173,6 @@ def merge_shards(shares: Sequence[DomainResult], *, panels: int) -> DomainResult
     images = sum(share.images for share in shares)
     if images == 0:
         raise _empty()
-    seen = [share for share in shares if share.style_weights is not None]
-    layers = zip(*(share.style_weights or () for share in seen), strict=True)
     taken = _Spread(panels)
     for panel in chain.from_iterable(zip_longest(*(share.panels for share in shares))):
         if panel is not None:
@@ -187,23 +187,31 @@ def merge_shards(shares: Sequence[DomainResult], *, panels: int) -> DomainResult
         counts=torch.stack([share.counts for share in shares]).sum(0),
         images=images,
         seconds=max(share.seconds for share in shares),
-        style_weights=tuple(
-            tuple(
-                sum(value * share.images for value, share in zip(base, seen, strict=True)) / images
-                for base in zip(*layer, strict=True)
-            )
-            for layer in layers
-        )
-        or None,
+        figures=_mean_figures(shares, images),
         panels=taken.chosen(),
         outcomes=torch.stack(outcomes),
     )
 
 
-def _per_image(weights: Float[Tensor, "B M ..."]) -> Float[Tensor, "B M"]:
-    """One share per image and source; weights per channel are averaged over the channels."""
-    weights = weights.flatten(start_dim=2).mean(dim=2) if weights.ndim > 2 else weights
-    return weights.float() if weights.device.type == "mps" else weights.double()  # mps has no doubles
+def _mean_figures(shards: Sequence[DomainResult], images: int) -> dict[str, Layers]:
+    """The shards' figures, each weighted by its images; a shard without an image has none."""
+    means: dict[str, Layers] = {}
+    for name in dict.fromkeys(name for shard in shards for name in shard.figures):
+        having = [shard for shard in shards if name in shard.figures]
+        means[name] = tuple(
+            tuple(
+                sum(value * shard.images for value, shard in zip(values, having, strict=True)) / images
+                for values in zip(*layer, strict=True)
+            )
+            for layer in zip(*(shard.figures[name] for shard in having), strict=True)
+        )
+    return means
+
+
+def _per_image(figure: Float[Tensor, "B M ..."]) -> Float[Tensor, "B M"]:
+    """One number for each image and source; those of the channels are averaged."""
+    figure = figure.flatten(start_dim=2).mean(dim=2) if figure.ndim > 2 else figure
+    return figure.float() if figure.device.type == "mps" else figure.double()  # mps has no doubles
 
 
 def _panel(batch: Batch, index: int, prediction: Int[Tensor, "H W"]) -> Panel:
@@ -239,16 +247,24 @@ class _Spread:
         return tuple(self.items[round(i * last / max(self.wanted - 1, 1))] for i in range(self.wanted))
 
 
+class Origin(NamedTuple):
+    """What was evaluated, as a record says it first."""
+
+    run: str
+    method: str
+    seed: int
+    iteration: int
+    """Finished iterations of the run."""
+    views: str | None = None
+    """How images were looked at, in words; None for one look at the whole image."""
+
+
 def record(
     results: Mapping[str, DomainResult],
     roles: Mapping[str, Role],
     *,
     space: LabelSpace,
-    method: str,
-    seed: int,
-    iteration: int,
-    run: str,
-    views: str | None = None,
+    origin: Origin,
     sets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """One evaluation over all domains as plain values that JSON can hold.
@@ -261,11 +277,7 @@ def record(
         results: of each domain.
         roles: of each domain.
         space: the classes.
-        method: name of the method.
-        seed: of the run.
-        iteration: after how many the network was scored.
-        run: name of the run.
-        views: how images were looked at, in words; None for one look at the whole image.
+        origin: what was evaluated.
         sets: of each domain of a user's own set, how that is described and where it lies.
 
     Raises:
@@ -275,11 +287,7 @@ def record(
     for name, described in (sets or {}).items():
         domains[name]["set"] = json.loads(json.dumps(described))  # numbers as keys become text, as in a file
     return {
-        "run": run,
-        "method": method,
-        "seed": seed,
-        "iteration": iteration,
-        "views": views,
+        **origin._asdict(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "space": space.name,
         "classes": list(space.classes),
@@ -310,6 +318,7 @@ def _domain_record(name: str, result: DomainResult, roles: Mapping[str, Role], s
             f"the domain {name!r} was scored with {len(result.counts)} classes, but the label space {space.name} has "
             f"{len(space)}: score it in the space it is recorded in"
         )
+    others = {name: [list(layer) for layer in layers] for name, layers in result.figures.items() if name not in FIGURES}
     return {
         "role": roles[name],
         "images": result.images,
@@ -325,7 +334,9 @@ def _domain_record(name: str, result: DomainResult, roles: Mapping[str, Role], s
         "absent": [space.classes[k] for k in absent(result.counts)],
         "confusion": result.counts.tolist(),
         "seconds": round(result.seconds, 3),
-        "style_weights": None if result.style_weights is None else [list(layer) for layer in result.style_weights],
+        **dict.fromkeys(FIGURES),
+        **{name: [list(layer) for layer in result.figures[name]] for name in FIGURES if name in result.figures},
+        **({"figures": others} if others else {}),
     }
 
 

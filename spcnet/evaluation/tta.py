@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spcnet.errors import UsageError
-from spcnet.types import SegOutput
+from spcnet.types import Averaged, SegOutput
 
 Forward = Callable[[Tensor], SegOutput]
 Weights = Literal["uniform", "hann"]
@@ -49,7 +49,7 @@ def augmented(forward: Forward, views: TestTimeAugmentation, *, at_once: int = 8
     """A network that looks at images in these ways, to be called like the network.
 
     Over scales and mirror images the classes' probabilities are averaged, as multi-scale testing does; over windows the
-    scores are. The styles' weights are means over all looks.
+    scores are. What the network tells of an image besides (`SegOutput.figures`) is the mean over all looks.
 
     Args:
         forward: the network.
@@ -73,7 +73,8 @@ def augmented(forward: Forward, views: TestTimeAugmentation, *, at_once: int = 8
             total = found if total is None else total.add_(found)
             outputs.append(output)
         assert total is not None
-        return SegOutput(total.div_(len(outputs)), style_weights=_mean_weights(outputs))
+        figures = {name: tuple(torch.stack(layer).mean(0) for layer in layers) for name, layers in _by_layer(outputs)}
+        return SegOutput(total.div_(len(outputs)), extras=Averaged(figures))
 
     return look
 
@@ -152,11 +153,11 @@ def _windowed(
         outputs.append(output)
     assert total is not None
     each = len(places) // len(image)
-    joined = tuple(
-        torch.cat(layer).view(len(image), each, *layer[0].shape[1:]).mean(1)
-        for layer in zip(*(output.style_weights for output in outputs), strict=True)
-    )
-    return SegOutput(total.div_(mass), style_weights=joined)
+    figures = {
+        name: tuple(torch.cat(layer).view(len(image), each, *layer[0].shape[1:]).mean(1) for layer in layers)
+        for name, layers in _by_layer(outputs)
+    }
+    return SegOutput(total.div_(mass), extras=Averaged(figures))
 
 
 def _share(height: int, width: int, weights: Weights) -> Float[Tensor, "h w"]:
@@ -188,7 +189,8 @@ def _resized(output: SegOutput, size: tuple[int, int]) -> SegOutput:
     return output._replace(logits=_bilinear(output.logits, size))
 
 
-def _mean_weights(outputs: Sequence[SegOutput]) -> tuple[Tensor, ...]:
-    return tuple(
-        torch.stack(layer).mean(0) for layer in zip(*(output.style_weights for output in outputs), strict=True)
-    )
+def _by_layer(outputs: Sequence[SegOutput]) -> Iterator[tuple[str, Iterator[tuple[Tensor, ...]]]]:
+    """Each figure of the outputs by name, layer by layer, with the tensors of all outputs."""
+    figures = [output.figures for output in outputs]
+    for name in figures[0]:
+        yield name, zip(*(one[name] for one in figures), strict=True)

@@ -43,7 +43,7 @@ from spcnet.evaluation import evaluator
 from spcnet.files import write_atomic, write_text
 from spcnet.inference.images import find_images, read_rgb
 from spcnet.labels import label_space
-from spcnet.models.segmentor import MIN_SIZE, Segmentor
+from spcnet.models.network import MIN_SIZE, Segmentor
 from spcnet.synthesis import streets
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, SegOutput
 

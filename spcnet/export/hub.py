@@ -24,8 +24,9 @@ from spcnet.data.catalog import DATASETS
 from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.file_kinds import split_part
 from spcnet.files import write_text
+from spcnet.formatting import percent
 from spcnet.methods import method_named
-from spcnet.models.segmentor import MIN_SIZE, Segmentor
+from spcnet.models.network import MIN_SIZE, Segmentor
 from spcnet.reports.runs import DomainResult, Run, load_run
 from spcnet.runs import OpenRun
 
@@ -353,11 +354,11 @@ def _results(run: Run | None) -> str:
     final = run.final
     rows = ["| domain | role | images | mIoU | pixel accuracy |", "|---|---|--:|--:|--:|"]
     rows += [
-        f"| {name} | {domain.role} | {domain.images} | {_percent(domain.miou)} | {_percent(domain.pixel_accuracy)} |"
+        f"| {name} | {domain.role} | {domain.images} | {percent(domain.miou)} | {percent(domain.pixel_accuracy)} |"
         for name, domain in final.domains.items()
     ]
     means = ((final.mean_source_miou, "sources"), (final.mean_unseen_miou, "unseen domains"))
-    rows += [f"| mean | {what} | | {_percent(mean)} | |" for mean, what in means]
+    rows += [f"| mean | {what} | | {percent(mean)} | |" for mean, what in means]
     head = "| IoU | " + " | ".join(final.domains) + " |"
     classes = [head, "|---|" + "--:|" * len(final.domains)]
     classes += [
@@ -368,11 +369,7 @@ def _results(run: Run | None) -> str:
 
 
 def _class_iou(domain: DomainResult, name: str) -> str:
-    return "absent" if name in domain.absent else _percent(domain.iou[name])
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
+    return "absent" if name in domain.absent else percent(domain.iou[name])
 
 
 def _limits(card: ModelCard, run: Run | None) -> str:

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from spcnet.evaluation.evaluator import evaluating
 from spcnet.losses.clustering import labels_at
-from spcnet.models.clustering import unit
-from spcnet.models.segmentor import Segmentor, device_of
+from spcnet.models.heads.prototypes import unit
+from spcnet.models.network import Segmentor
 from spcnet.models.style import StyleProjection, style_distance, style_stats
-from spcnet.types import Batch, SegOutput, StyleStats
+from spcnet.numerics import device_of
+from spcnet.types import Batch, SegOutput, StyleStats, internals_of
 
 PLACES = ("stem", "layer1")
 """After which parts of the backbone styles are looked at: where the paper's style layers stand."""
@@ -85,7 +86,7 @@ def look_inside(
     names: list[str] = []
     views: list[tuple[StyleView, ...]] = []
     kept = _Drawn(num_classes, pixels)
-    listened: list[nn.Module] = list(network.style_layers) or [network.backbone.stem, network.backbone.layer1]
+    listened: list[nn.Module] = list(network.style_layers) or [getattr(network.backbone, place) for place in PLACES]
     with evaluating(network), torch.inference_mode(), _heard([*listened, network.decoder]) as heard:
         for batch in batches:
             heard.clear()
@@ -93,7 +94,8 @@ def look_inside(
             *early, decoded = heard
             layers: list[StyleProjection | None] = [*network.style_layers] or [None] * len(early)
             views.append(tuple(_view(layer, seen) for layer, seen in zip(layers, early, strict=True)))
-            feature = decoded if output.embedding is None else output.embedding
+            embedding = internals_of(output).embedding
+            feature = decoded if embedding is None else embedding
             label = labels_at(batch.label, (feature.shape[2], feature.shape[3]))
             for name, own, classes in zip(batch.name, feature, label, strict=True):
                 kept.add(own.flatten(1), classes.flatten(), seed=zlib.crc32(name.encode(), seed))

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from spcnet.models.deeplab import AtrousConv2d, DeepLabDecoder, resize
-from spcnet.models.segmentor import Segmentor, device_of
-from spcnet.models.whitening import NormedBlock
+from spcnet.models.backbones.torchvision import NormedBlock
+from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder, resize
+from spcnet.models.network import Segmentor
+from spcnet.numerics import device_of
 
 Step = Literal["fold", "upsampled", "winograd", "packed"]
 STEPS: tuple[Step, ...] = ("fold", "upsampled", "winograd", "packed")
@@ -50,8 +51,9 @@ def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
     fast.recompute = False
     if "fold" in steps:
         fold_norms(fast)
-    if "upsampled" in steps and isinstance(fast.decoder.fuse[1], nn.Identity):
-        fast.decoder = _UpsampledDecoder(fast.decoder)
+    decoder = fast.decoder
+    if "upsampled" in steps and isinstance(decoder, DeepLabDecoder) and isinstance(decoder.fuse[1], nn.Identity):
+        fast.decoder = _UpsampledDecoder(decoder)
     fast = fast.to(memory_format=torch.channels_last)
     if "winograd" in steps:
         _replace_wide(fast)
@@ -334,6 +336,7 @@ class _UpsampledDecoder(DeepLabDecoder):
 
     def __init__(self, decoder: DeepLabDecoder) -> None:
         nn.Module.__init__(self)
+        self.places, self.out_channels = decoder.places, decoder.out_channels
         self.aspp, self.reduce_deep, self.reduce_fine = decoder.aspp, decoder.reduce_deep, decoder.reduce_fine
         first, _, *rest = decoder.fuse
         assert isinstance(first, nn.Conv2d)

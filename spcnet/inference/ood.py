@@ -28,10 +28,10 @@ from torch import Tensor
 from spcnet import checkpoint
 from spcnet.errors import DataError, UsageError
 from spcnet.files import write_text
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.models.style import style_distance
-from spcnet.precision import at_least_single, without_autocast
-from spcnet.types import SegOutput
+from spcnet.numerics import at_least_single, without_autocast
+from spcnet.types import SegOutput, internals_of
 
 FORMAT = 1
 """Raised when a file written today could not be read by an older version."""
@@ -82,20 +82,20 @@ def signals(network: Segmentor, output: SegOutput) -> Signals:
         network: the network, unchanged.
         output: what it returned.
     """
-    layers = network.style_layers
+    layers, internals = network.style_layers, internals_of(output)
     nearest = [
         style_distance(stats, layer.base_mean, layer.base_std, distance=layer.distance).mean(dim=2).amin(dim=1)
-        for layer, stats in zip(layers, output.styles, strict=True)
+        for layer, stats in zip(layers, internals.styles, strict=True)
     ]
     similarity = margin = None
-    if network.prototype_head is not None and output.embedding is not None:
-        best, second = nearest_classes(output.embedding, network.prototype_head.unit_prototypes)
+    if network.prototype_head is not None and internals.embedding is not None:
+        best, second = nearest_classes(internals.embedding, network.prototype_head.unit_prototypes)
         similarity, margin = _cpu(best), _cpu(best - second)
     logits = at_least_single(output.logits[:, :, ::LOGIT_STRIDE, ::LOGIT_STRIDE])
     logs = logits.log_softmax(dim=1)
     probabilities = logs.exp()
     return Signals(
-        styles=tuple(_cpu(torch.cat([stats.mean, stats.std], dim=1)) for stats in output.styles),
+        styles=tuple(_cpu(torch.cat([stats.mean, stats.std], dim=1)) for stats in internals.styles),
         distance=_cpu(torch.stack(nearest, dim=1) if nearest else logits.new_zeros(len(logits), 0)),
         similarity=similarity,
         margin=margin,

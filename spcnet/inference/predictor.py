@@ -1,9 +1,9 @@
 """Class maps of photos and videos: one at a time for a program, or whole folders into files."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from spcnet.errors import DataError, SpcnetError, UsageError, WriteError, unknow
 from spcnet.evaluation.metrics import classify
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented, check_overlap
 from spcnet.files import write_atomic
+from spcnet.glossary import Layers
 from spcnet.inference.fast import fused
 from spcnet.inference.images import find_images, read_rgb
 from spcnet.inference.ood import OODDetector, OODScore
@@ -40,8 +41,8 @@ from spcnet.inference.results import (
 )
 from spcnet.inference.video import Frame, VideoWriter, is_video, open_video, packages
 from spcnet.labels import LabelSpace
-from spcnet.memory import keep_freed_memory
-from spcnet.models.segmentor import MIN_SIZE, Segmentor
+from spcnet.models.network import MIN_SIZE, Segmentor
+from spcnet.numerics import keep_freed_memory
 from spcnet.types import SegOutput
 
 WHOLE = TestTimeAugmentation()
@@ -49,9 +50,7 @@ WHOLE = TestTimeAugmentation()
 Speed = Literal["auto", "plain", "fused"]
 """How a network is run: as it is, rewritten by `spcnet.inference.fast`, or rewritten where that pays, on a processor."""
 
-_Labelled = tuple[
-    npt.NDArray[np.uint8], tuple[tuple[float, ...], ...] | None, npt.NDArray[np.float32] | None, OODScore | None
-]
+_Labelled = tuple[npt.NDArray[np.uint8], Mapping[str, Layers], npt.NDArray[np.float32] | None, OODScore | None]
 
 
 class Predictor:
@@ -201,22 +200,25 @@ class Predictor:
                 "set a smaller size that it is brought to, or use another device"
             ) from error
         seconds = (time.perf_counter() - start) / len(images)
-        return [Prediction(class_map, weights, seconds, sure, reading) for class_map, weights, sure, reading in found]
+        return [Prediction(class_map, figures, seconds, sure, reading) for class_map, figures, sure, reading in found]
 
     @torch.inference_mode()
     def _labelled(self, images: Sequence[npt.NDArray[np.uint8]], confidence: bool) -> list[_Labelled]:
         output: SegOutput = self._forward(torch.stack([self._prepared(image) for image in images]))
         self._check(output)
         readings = [None] * len(images) if self.unfamiliarity is None else self.unfamiliarity.scores(output)
-        found = []
+        found: list[_Labelled] = []
         for number, rgb in enumerate(images):
             own_size = (rgb.shape[0], rgb.shape[1])
             logits = output.logits[number]
             class_map = classify(logits, size=own_size)
             shares = len(self.views.scales) > 1 or self.views.flip
             sure = certainty(logits.log() if shares else logits, class_map).cpu().numpy() if confidence else None
-            weights = tuple(tuple(_per_source(layer[number])) for layer in output.style_weights)
-            found.append((class_map.byte().cpu().numpy(), weights or None, sure, readings[number]))
+            figures = {
+                name: tuple(tuple(_per_source(layer[number])) for layer in layers)
+                for name, layers in output.figures.items()
+            }
+            found.append((class_map.byte().cpu().numpy(), figures, sure, readings[number]))
         return found
 
     def _prepared(self, rgb: npt.NDArray[np.uint8]) -> Float[Tensor, "3 H W"]:
@@ -234,7 +236,7 @@ class Predictor:
                 f"the network tells {num_classes} classes apart, but the label space {self.space.name} has "
                 f"{len(self.space)}: use the space it was trained in"
             )
-        for layer in output.style_weights:
+        for layer in chain.from_iterable(output.figures.values()):
             if self.source_names and layer.shape[1] != len(self.source_names):
                 raise UsageError(
                     f"the network knows {layer.shape[1]} source styles, but {len(self.source_names)} source names were "

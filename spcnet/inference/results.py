@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from spcnet.errors import UsageError, unknown_name_error
 from spcnet.evaluation.evaluator import save_image
 from spcnet.files import check_writable, write_atomic
+from spcnet.glossary import FIGURES, Layers, words_of
 from spcnet.inference.ood import OODScore
 from spcnet.inference.video import Frame, Video, VideoWriter, is_video
 from spcnet.inference.visualize import (
@@ -51,8 +52,8 @@ class Prediction:
 
     class_map: npt.NDArray[np.uint8]
     """H×W at the image's own size: class of each pixel."""
-    style_weights: tuple[tuple[float, ...], ...] | None
-    """Share of each of the M source styles (λ) for each style layer; None if the network has none."""
+    figures: Mapping[str, Layers]
+    """What the network tells beside the classes, by name: of SPC-Net `style_weights`, for each layer the share of each source."""
     seconds: float
     """From the pixels to the class map; reading the file is not in it. Of images in a batch each has an equal part."""
     confidence: npt.NDArray[np.float32] | None = None
@@ -80,8 +81,8 @@ class Written:
     width: int
     shares: dict[str, float]
     """For each class the share of the image's pixels it covers, 0..1."""
-    style_weights: tuple[tuple[float, ...], ...] | None
-    """Share of each source style (λ) for each style layer; None if the network has none."""
+    figures: Mapping[str, Layers]
+    """As of a `Prediction`."""
     seconds: float
     """From the pixels to the class map."""
     classes_file: Path
@@ -110,8 +111,8 @@ class WrittenVideo:
     """Frames a second of the source."""
     shares: dict[str, float]
     """For each class the share of all pixels it covers, 0..1."""
-    style_weights: tuple[tuple[float, ...], ...] | None
-    """Mean share of each source style (λ) for each style layer; None if the network has none."""
+    figures: Mapping[str, Layers]
+    """As of a `Prediction`, mean over the frames."""
     seconds: float
     """From the pixels to the class maps, all frames together."""
     broken: str | None
@@ -287,10 +288,9 @@ class ResultWriter:
             mean_confidence = float(prediction.confidence.mean(dtype=np.float64))
         if results.overlay is not None:
             overlay_file = self.output / f"{image.name}{OVERLAY_SUFFIX}"
-            weights = prediction.style_weights or ()
-            names = self.names(len(weights[0])) if weights else ()
+            names = self.names(_num_sources([prediction.figures]))
             picture = sheet(
-                rgb, class_map, self.space, opacity=results.overlay, style_weights=weights, source_names=names
+                rgb, class_map, self.space, opacity=results.overlay, figures=prediction.figures, source_names=names
             )
             save_image(picture, overlay_file)
         pixels = _pixels(class_map)
@@ -300,7 +300,7 @@ class ResultWriter:
             height=class_map.shape[0],
             width=class_map.shape[1],
             shares={name: int(pixels[k]) / class_map.size for k, name in enumerate(self.space.classes)},
-            style_weights=prediction.style_weights,
+            figures=prediction.figures,
             seconds=prediction.seconds,
             classes_file=classes_file,
             overlay_file=overlay_file,
@@ -317,7 +317,7 @@ class ResultWriter:
         return [self.output / name for name in names]
 
     def index(self, predictions: Predictions, *, size: tuple[int, int] | None) -> None:
-        """Write `predictions.json`, and `styles.csv` where the network has styles.
+        """Write `predictions.json`, and a table of each figure that the network tells of images, such as `styles.csv`.
 
         Args:
             predictions: what became of all inputs.
@@ -326,10 +326,9 @@ class ResultWriter:
         Raises:
             DataError: the files cannot be written.
         """
-        styled = [(image, image.style_weights) for image in predictions.written if image.style_weights]
-        known = [weights for _, weights in styled]
-        known += [video.style_weights for video in predictions.videos if video.style_weights]
-        names = self.names(len(known[0][0])) if known else self.source_names
+        figures = [image.figures for image in predictions.written]
+        num_sources = _num_sources([*figures, *(video.figures for video in predictions.videos)])
+        names = self.names(num_sources) if num_sources else self.source_names
         index: dict[str, Any] = {
             "space": self.space.name,
             "classes": list(self.space.classes),
@@ -341,13 +340,14 @@ class ResultWriter:
             "failures": [{"path": str(f.path), "reason": f.reason} for f in predictions.failures],
         }
         _write_text(self.output / "predictions.json", [json.dumps(index, ensure_ascii=False, indent=1)])
-        if styled:
+        for figure in dict.fromkeys(name for one in figures for name in one):
             table = io.StringIO(newline="")
             lines = csv.writer(table)
             lines.writerow(["image", "layer", *names])
-            for image, layers in styled:
+            for image in predictions.written:
+                layers = image.figures.get(figure, ())
                 lines.writerows([image.name, n, *layer] for n, layer in enumerate(layers, start=1))
-            _write_text(self.output / "styles.csv", [table.getvalue()])
+            _write_text(self.output / f"{words_of(figure).file or figure}.csv", [table.getvalue()])
 
 
 class VideoRecord:
@@ -379,7 +379,7 @@ class VideoRecord:
         self.total = min(total, results.limit) if total and results.limit else total or results.limit
         self.frames, self.seconds, self.confidence, self.strangeness = 0, 0.0, 0.0, 0.0
         self.pixels = np.zeros(IGNORE + 1, dtype=np.int64)
-        self.weights: npt.NDArray[np.float64] | None = None
+        self.sums: dict[str, npt.NDArray[np.float64]] = {}
         self.size = (0, 0)
         self.stopped = False
         """Whether the user stopped it before its end."""
@@ -398,11 +398,11 @@ class VideoRecord:
             DataError: a file cannot be written.
         """
         class_map, space, results = prediction.class_map, self.writer.space, self.writer.results
-        weights = prediction.style_weights or ()
+        figures = prediction.figures
         if not self.frames:
             self.size = class_map.shape
-            self.weights = np.zeros((len(weights), len(weights[0]))) if weights else None
-            self._write_head(weights)
+            self.sums = {name: np.zeros((len(layers), len(layers[0]))) for name, layers in figures.items()}
+            self._write_head(figures)
         pixels = _pixels(class_map)
         sure = [] if prediction.confidence is None else [float(prediction.confidence.mean(dtype=np.float64))]
         strange = [] if prediction.unfamiliarity is None else [prediction.unfamiliarity.score]
@@ -412,7 +412,7 @@ class VideoRecord:
                 round(frame.seconds, 4),
                 *(round(value, 4) for value in (*sure, *strange)),
                 *(round(int(pixels[k]) / class_map.size, 6) for k in range(len(space))),
-                *(round(weight, 6) for layer in weights for weight in layer),
+                *(round(value, 6) for layers in figures.values() for layer in layers for value in layer),
             ]
         )
         if results.frame_maps:
@@ -424,17 +424,22 @@ class VideoRecord:
         self.pixels += pixels
         self.confidence += sum(sure)
         self.strangeness += sum(strange)
-        if self.weights is not None:
-            self.weights += np.array(weights)
+        for name, layers in figures.items():
+            self.sums[name] += np.array(layers)
         if self.on_frame is not None:
             self.on_frame(self.frames, self.total)
 
-    def _write_head(self, weights: Sequence[Sequence[float]]) -> None:
-        names = self.writer.names(len(weights[0])) if weights else ()
-        styles = [f"layer {n}: {name}" for n in range(1, len(weights) + 1) for name in names]
+    def _write_head(self, figures: Mapping[str, Layers]) -> None:
+        names = self.writer.names(_num_sources([figures]))
+        columns = [
+            f"{'' if figure in FIGURES else f'{figure}, '}layer {n}: {name}"
+            for figure, layers in figures.items()
+            for n in range(1, len(layers) + 1)
+            for name in names
+        ]
         sure = ["confidence"] if self.writer.results.confidence else []
         sure += ["unfamiliarity"] if self.strange else []
-        self.lines.writerow(["frame", "seconds", *sure, *self.writer.space.classes, *styles])
+        self.lines.writerow(["frame", "seconds", *sure, *self.writer.space.classes, *columns])
 
     def _map_file(self, number: int) -> Path:
         return self.writer.output / f"{self.video.name}{FRAME_MAPS_SUFFIX}" / f"{number:06d}.png"
@@ -462,9 +467,10 @@ class VideoRecord:
             frames=self.frames,
             rate=float(self.opened.rate),
             shares={name: int(self.pixels[k]) / whole for k, name in enumerate(space.classes)},
-            style_weights=None
-            if self.weights is None
-            else tuple(tuple(layer) for layer in (self.weights / self.frames).tolist()),
+            figures={
+                name: tuple(tuple(layer) for layer in (total / self.frames).tolist())
+                for name, total in self.sums.items()
+            },
             seconds=self.seconds,
             broken=self.opened.broken,
             stopped=self.stopped,
@@ -513,7 +519,7 @@ def _as_json(image: Written, names: Sequence[str], output: Path) -> dict[str, An
         "width": image.width,
         "seconds": round(image.seconds, 4),
         "shares": image.shares,
-        "style_weights": _by_source(image.style_weights, names),
+        **_by_source(image.figures, names),
         "mean_confidence": image.mean_confidence,
         "unfamiliarity": _as_plain(image.unfamiliarity),
         "classes_file": _below(image.classes_file, output),
@@ -535,7 +541,7 @@ def _video_as_json(video: WrittenVideo, names: Sequence[str], output: Path) -> d
         "stopped": video.stopped,
         "note": video.note,
         "shares": video.shares,
-        "style_weights": _by_source(video.style_weights, names),
+        **_by_source(video.figures, names),
         "mean_confidence": video.mean_confidence,
         "unfamiliarity": None if video.unfamiliarity is None else round(video.unfamiliarity, 4),
         "video_file": _below(video.video_file, output),
@@ -544,8 +550,16 @@ def _video_as_json(video: WrittenVideo, names: Sequence[str], output: Path) -> d
     }
 
 
-def _by_source(weights: tuple[tuple[float, ...], ...] | None, names: Sequence[str]) -> list[dict[str, float]] | None:
-    return None if weights is None else [dict(zip(names, layer, strict=True)) for layer in weights]
+def _num_sources(figures: Iterable[Mapping[str, Layers]]) -> int:
+    """How many sources the first figure tells of; 0 where there is none."""
+    return next((len(layers[0]) for one in figures for layers in one.values()), 0)
+
+
+def _by_source(figures: Mapping[str, Layers], names: Sequence[str]) -> dict[str, Any]:
+    """Figures as a file has them: those that every network's has by their names, null where there is none, then others."""
+    named = {figure: [dict(zip(names, layer, strict=True)) for layer in layers] for figure, layers in figures.items()}
+    known = {figure: named.pop(figure, None) for figure in FIGURES}
+    return {**known, **({"figures": named} if named else {})}
 
 
 def _below(path: Path | None, output: Path) -> str | None:

@@ -1,6 +1,6 @@
 """Pictures of what a network sees: class maps as numbers and in colour, over the photo, a legend, the mix of styles as bars."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from spcnet.errors import UsageError, unknown_name_error
 from spcnet.evaluation.evaluator import label_image
+from spcnet.formatting import whole_percent
+from spcnet.glossary import Layers, words_of
 from spcnet.labels import CITYSCAPES_IDS, IGNORE, LabelSpace
 
 Ids = Literal["train", "label", "color"]
@@ -145,7 +147,7 @@ def legend(
     """
     font = _font(text_size)
     names = [space.classes[k] for k in classes]
-    notes = [""] * len(names) if shares is None else [percent(share) for share in shares]
+    notes = [""] * len(names) if shares is None else [whole_percent(share) for share in shares]
     gap, swatch, line = text_size // 2, text_size, round(text_size * 1.7)
     texts = max((font.getlength(name) for name in names), default=0)
     figures = max((font.getlength(note) for note in notes), default=0)
@@ -189,7 +191,7 @@ def style_bar(
     if len(names) != len(weights):
         raise UsageError(f"there are {len(weights)} style weights and {len(names)} names of sources: give one for each")
     font, line = _font(text_size), round(text_size * 1.7)
-    labels = [f"{name}  {percent(weight)}" for name, weight in zip(names, weights, strict=True)]
+    labels = [f"{name}  {whole_percent(weight)}" for name, weight in zip(names, weights, strict=True)]
     rows = _flow([font.getlength(label) + 3 * text_size for label in labels], width - 2 * text_size)
     top = line if title else text_size // 2
     bar = text_size
@@ -220,7 +222,7 @@ def sheet(
     space: LabelSpace,
     *,
     opacity: float = 0.5,
-    style_weights: Sequence[Sequence[float]] = (),
+    figures: Mapping[str, Layers] | None = None,
     source_names: Sequence[str] = (),
 ) -> Image.Image:
     """One picture to look at: the overlay, below it the classes it shows, most first, and the mix of styles per layer.
@@ -230,7 +232,7 @@ def sheet(
         class_map: class of each of its pixels, H×W, or 255.
         space: names and colours of the classes.
         opacity: of the colours over the photo, 0..1.
-        style_weights: share of each source style, for each style layer; none for a network without.
+        figures: what the network tells of the image beside the classes, of each source, such as its mix of styles.
         source_names: of the sources.
 
     Raises:
@@ -246,21 +248,17 @@ def sheet(
     present = [int(k) for k in np.argsort(-pixels, kind="stable") if pixels[k]]
     shares = [pixels[k] / class_map.size for k in present]
     strips = [legend(space, present, shares=shares, width=width, text_size=text_size)]
-    for number, weights in enumerate(style_weights, start=1):
-        title = "mix of source styles" + (f", layer {number}" if len(style_weights) > 1 else "")
-        strips.append(style_bar(weights, source_names, title=title, width=width, text_size=text_size))
-    parts = [photo, *strips]
-    whole = Image.new("RGB", (width, sum(part.height for part in parts)), _PAPER)
+    for name, layers in (figures or {}).items():
+        for number, parts in enumerate(layers, start=1):
+            title = words_of(name).title + (f", layer {number}" if len(layers) > 1 else "")
+            strips.append(style_bar(parts, source_names, title=title, width=width, text_size=text_size))
+    pictures = [photo, *strips]
+    whole = Image.new("RGB", (width, sum(part.height for part in pictures)), _PAPER)
     top = 0
-    for part in parts:
+    for part in pictures:
         whole.paste(part, (0, top))
         top += part.height
     return whole
-
-
-def percent(share: float) -> str:
-    """A share 0..1 in words: whole per cent, and '<1 %' for what is little but there."""
-    return "<1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
 
 
 def _flow(widths: Sequence[float], limit: float) -> list[list[int]]:

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from spcnet.distributed import Reduce
-from spcnet.memory import pixels_at_a_time
-from spcnet.precision import at_least_single, without_autocast
+from spcnet.numerics import at_least_single, pixels_at_a_time, without_autocast
 from spcnet.types import ClassSums
 
 

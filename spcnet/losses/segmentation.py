@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from spcnet.distributed import Reduce
-from spcnet.precision import at_least_single
+from spcnet.numerics import at_least_single
 from spcnet.types import IGNORE_INDEX
 
 CITYSCAPES_WEIGHTS = (

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spcnet.distributed import Reduce
-from spcnet.precision import at_least_single, without_autocast
+from spcnet.numerics import at_least_single, without_autocast
 
 EPS = 1e-5
 """Added to the diagonal of a covariance, as the reference does."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spcnet.distributed import Reduce, has_largest
 from spcnet.models.style import Distance, domain_members, style_distance
-from spcnet.precision import without_autocast
+from spcnet.numerics import without_autocast
 from spcnet.types import StyleStats
 
 MOMENTUM = 0.95

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spcnet.distributed import Reduce
 from spcnet.errors import UsageError
-from spcnet.precision import at_least_single, without_autocast
+from spcnet.numerics import at_least_single, without_autocast
 from spcnet.types import StyleStats
 
 Distance = Literal["was", "abs", "kl"]
@@ -96,6 +96,8 @@ class StyleProjection(nn.Module):
 
     base_mean: Tensor
     base_std: Tensor
+    decoder_reads_before = True
+    """The decoder's fine features are those before the projection, as in the released weights."""
 
     def __init__(
         self,

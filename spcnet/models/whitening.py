@@ -1,79 +1,23 @@
 """Instance norms and whitening inside a backbone: the family that RobustNet (Choi et al., CVPR 2021) compares.
 
-A backbone has slots: after the convolutions of the stem, where the layer takes the place of the batch norm, and at the
-end of each stage, where it follows the last block's sum of branch and shortcut, before the ReLU. As in RobustNet, the
-stems of MobileNetV2 and ShuffleNetV2 differ: the first gets the layer after its first block, in addition; in the
-second it takes the place of the batch norm, whose weights stay unused in the files.
+Where a backbone takes them is in `spcnet.models.norm_slots`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Literal
 
 import kmeans1d
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torchvision.models.mobilenetv2 import InvertedResidual
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from spcnet import distributed
 from spcnet.distributed import Reduce
-from spcnet.errors import UsageError, unknown_name_error
-from spcnet.models.backbones import Backbone, BackboneInfo
-from spcnet.precision import at_least_single, without_autocast
+from spcnet.numerics import at_least_single, without_autocast
 
-Slot = Literal["stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4"]
-SLOTS: tuple[Slot, ...] = ("stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4")
-"""RobustNet's seven slots in the order of its `wt_layer`; a stem of one convolution has `stem3` alone."""
 Kind = Literal["iw", "irw", "isw", "is", "ibn", "sw"]
 KINDS: tuple[Kind, ...] = ("iw", "irw", "isw", "is", "ibn", "sw")
-CODES: tuple[Kind | None, ...] = (None, "iw", "isw", "is", "ibn", "sw")
-"""What RobustNet's codes 0..5 mean; IRW is there code 1 with `relax_denom`, here a kind of its own."""
-
-
-def slots_of(norms: Mapping[str, str] | Sequence[int], info: BackboneInfo) -> dict[Slot, Kind]:
-    """What each slot holds, from the way a user writes it.
-
-    Args:
-        norms: slot → kind, `stem` being all of the stem's slots that the framework uses in this backbone; or
-            RobustNet's seven codes.
-        info: the backbone.
-
-    Raises:
-        UsageError: a slot or kind is unknown.
-    """
-    if not isinstance(norms, Mapping):
-        return slots_of_codes(norms)
-    found: dict[Slot, Kind] = {}
-    for name, kind in norms.items():
-        if kind not in KINDS:
-            raise unknown_name_error(kind, KINDS, "kind of norm")
-        if name != "stem" and name not in SLOTS:
-            raise unknown_name_error(name, ("stem", *SLOTS), "slot")
-        for slot in SLOTS:
-            if slot == name or (name == "stem" and slot in info.norm_slots and slot.startswith("stem")):
-                found[slot] = kind
-    return found
-
-
-def slots_of_codes(codes: Sequence[int]) -> dict[Slot, Kind]:
-    """RobustNet's `wt_layer`, seven codes, as slots with what they hold.
-
-    >>> slots_of_codes([0, 0, 4, 4, 4, 0, 0])
-    {'stem3': 'ibn', 'layer1': 'ibn', 'layer2': 'ibn'}
-
-    Raises:
-        UsageError: there are not seven, or one is unknown.
-    """
-    if len(codes) != len(SLOTS) or not all(0 <= code < len(CODES) for code in codes):
-        raise UsageError(
-            f"wt_layer is {list(codes)}: write seven codes 0..{len(CODES) - 1}, for {', '.join(SLOTS)}; "
-            "0 nothing, 1 IW, 2 ISW, 3 IS, 4 IBN, 5 switchable whitening"
-        )
-    kinds = {slot: CODES[code] for slot, code in zip(SLOTS, codes, strict=True)}
-    return {slot: kind for slot, kind in kinds.items() if kind is not None}
 
 
 def instance_norm(kind: Kind, channels: int, *, relax: int = 64) -> nn.Module:
@@ -87,69 +31,6 @@ def instance_norm(kind: Kind, channels: int, *, relax: int = 64) -> nn.Module:
     if kind in ("iw", "irw", "isw"):
         return InstanceWhitening(channels, selective=kind == "isw", relax=relax if kind == "irw" else 0)
     return nn.InstanceNorm2d(channels, affine=kind == "ibn")
-
-
-def fill_slots(backbone: Backbone, slots: Mapping[Slot, Kind], *, relax: int = 64) -> None:
-    """Put instance norms or whitening into a backbone's slots.
-
-    Args:
-        backbone: as `build_backbone` cuts it, with its pretrained weights in place.
-        slots: what each slot holds; those not named stay empty.
-        relax: for `irw`, see `InstanceWhitening`.
-
-    Raises:
-        UsageError: the backbone has no such slot.
-    """
-    for slot, kind in slots.items():
-        make = partial(instance_norm, kind, relax=relax)
-        if slot.startswith("stem"):
-            _fill_stem(backbone, slot, make)
-        else:
-            stage: nn.Sequential = getattr(backbone, slot)
-            stage[-1] = NormedBlock(stage[-1], make(backbone.channels[SLOTS.index(slot) - 2]))
-
-
-def _fill_stem(backbone: Backbone, slot: Slot, make: Callable[[int], nn.Module]) -> None:
-    stem = backbone.stem
-    assert isinstance(stem, nn.Sequential)
-    if isinstance(stem[1], InvertedResidual):
-        if slot != "stem3":
-            raise UsageError(f"this backbone has no slot {slot}: its stem has stem3 alone")
-        stem[1] = NormedBlock(stem[1], make(backbone.channels[0]))
-        return
-    layers = stem[0] if isinstance(stem[0], nn.Sequential) else stem
-    places = [i for i, layer in enumerate(layers) if isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d))]
-    place = SLOTS.index(slot) - 3 + len(places) if slot in SLOTS[3 - len(places) : 3] else None
-    if place is None:
-        raise UsageError(
-            f"this backbone has no slot {slot}: its stem has {', '.join(SLOTS[3 - len(places) : 3])} alone"
-        )
-    replaced = layers[places[place]]
-    assert isinstance(replaced, (nn.BatchNorm2d, nn.InstanceNorm2d))
-    layers[places[place]] = make(replaced.num_features)
-    if isinstance(after := layers[places[place] + 1 : places[place] + 2][0], nn.ReLU):
-        after.inplace = False  # the whitening loss reads what the norm returns
-
-
-class NormedBlock(nn.Module):
-    """A block whose output is normalised: in a residual block of a ResNet the sum, before the ReLU."""
-
-    def __init__(self, block: nn.Module, norm: nn.Module) -> None:
-        super().__init__()
-        self.block, self.norm = block, norm
-
-    def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C2 h2 w2"]:
-        """The block, then the norm."""
-        block = self.block
-        if not isinstance(block, (BasicBlock, Bottleneck)):
-            normed: Tensor = self.norm(block(feature))
-            return normed
-        out = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(feature)))))
-        if isinstance(block, Bottleneck):
-            out = block.bn3(block.conv3(block.relu(out)))
-        shortcut = feature if block.downsample is None else block.downsample(feature)
-        # Not in place: the whitening loss reads what the norm returns.
-        return torch.relu(self.norm(out + shortcut))
 
 
 class InstanceWhitening(nn.InstanceNorm2d):

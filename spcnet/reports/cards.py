@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from spcnet.errors import DataError
-from spcnet.reports.html import counted, escaped, percent, swatch, table
+from spcnet.formatting import percent
+from spcnet.reports.html import counted, escaped, swatch, table
 from spcnet.reports.robustness import CLEAN, Card, ModelScores, Score, summary
 from spcnet.reports.runs import Run
 from spcnet.reports.series import Series, each_run
@@ -108,13 +109,13 @@ def _card(series: Sequence[Series], path: Path, card: Card, digits: int) -> str:
     rows = []
     for one, run, model in known:
         found = summary(card, model)
-        benchmark = [_percent(found.mpc, digits), _percent(found.rpc, digits)] if card.benchmark else []
+        benchmark = [percent(found.mpc, digits), percent(found.rpc, digits)] if card.benchmark else []
         rows.append(
             [
                 f'{swatch(one.color)}{escaped(one.label)}<span class="below std">seed {run.seed}</span>',
-                _percent(model.clean, digits),
+                percent(model.clean, digits),
                 *benchmark,
-                *(_percent(found.families[family], digits) for family in families),
+                *(percent(found.families[family], digits) for family in families),
             ]
         )
     severities = ", ".join(map(str, card.severities))
@@ -145,10 +146,6 @@ def _card(series: Sequence[Series], path: Path, card: Card, digits: int) -> str:
         f"<h3>{escaped(card.domain)}</h3>{overview}<details><summary>Every condition</summary>{detail}</details>"
         f'<p class="note">{escaped(note)} Beside it lies a page with each severity and the worst cases in pictures.</p>'
     )
-
-
-def _percent(value: float, digits: int) -> str:
-    return percent(value if math.isfinite(value) else None, digits)
 
 
 def _share(value: float, clean: float, digits: int) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from spcnet.formatting import percent
 from spcnet.reports import figures
 from spcnet.reports.costs import duration, speed, training_seconds
 from spcnet.reports.html import (
@@ -17,7 +18,6 @@ from spcnet.reports.html import (
     definitions,
     escaped,
     interval,
-    percent,
     plain,
     ranged,
     swatch,

@@ -13,6 +13,7 @@ from importlib.resources import files
 import numpy as np
 import numpy.typing as npt
 
+from spcnet.formatting import percent
 from spcnet.reports import figures
 from spcnet.reports.tables import format_points
 
@@ -37,11 +38,6 @@ def breakable(name: str) -> str:
     for mark in ("/", "_", "@"):
         text = text.replace(mark, f"{mark}<wbr>")
     return text.replace("+", "<wbr>+").replace("mean of ", "mean of<br>").replace("gap to ", "gap to<br>")
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction in per cent, without the sign; an en dash for nothing."""
-    return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
 def difference(value: float | None, digits: int, *, css: str = "") -> str:

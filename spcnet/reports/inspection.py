@@ -16,6 +16,7 @@ from rich.box import SIMPLE_HEAD
 
 from spcnet.errors import DataError
 from spcnet.files import write_text
+from spcnet.formatting import percent
 
 FOLDER = "inspection"
 """Folder in a run's folder."""
@@ -337,15 +338,15 @@ def render_terminal(inspections: Sequence[Inspection]) -> rich.table.Table:
         shown.add_column(title, justify="right")
     for found in inspections:
         first, likeness = found.layers[0], found.prototypes
-        told, gap = [share_text(first.told_before)], [figure_text(first.gap_before)]
+        told, gap = [percent(first.told_before, 0, " %")], [figure_text(first.gap_before)]
         if first.after:
-            told.append(share_text(first.told_after))
+            told.append(percent(first.told_after, 0, " %"))
             gap.append(figure_text(first.gap_after))
         shown.add_row(
             rich.text.Text(found.run),
             " → ".join(told),
             " → ".join(gap),
-            share_text(mean_of(unseen_matched(found))),
+            percent(mean_of(unseen_matched(found)), 0, " %"),
             "–" if likeness is None else f"{likeness.within:.2f} in, {likeness.between:.2f} between classes",
         )
     return shown
@@ -386,11 +387,6 @@ def unseen_matched(found: Inspection) -> list[float]:
 def mean_of(values: Sequence[float]) -> float:
     """Not a number where there are none."""
     return math.fsum(values) / len(values) if values else math.nan
-
-
-def share_text(value: float) -> str:
-    """A share in percent; a dash where there is none."""
-    return f"{100 * value:.0f} %" if math.isfinite(value) else "–"
 
 
 def figure_text(value: float) -> str:

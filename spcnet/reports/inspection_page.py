@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from spcnet.files import write_text
+from spcnet.formatting import percent
 from spcnet.reports import figures, html
-from spcnet.reports.inspection import PICTURES, Inspection, figure_text, mean_of, nearest, share_text
+from spcnet.reports.inspection import PICTURES, Inspection, figure_text, mean_of, nearest
 from spcnet.reports.inspection_figures import (
     BY,
     PAGE,
@@ -117,12 +118,12 @@ def _styles_part(found: Inspection) -> str:
             share = layer.told_after if after else layer.told_before
             words = (
                 f"Map of styles at {layer.place}{', after projection' if after else ''}: the nearest other image is of the "
-                f"same domain for {share_text(share)}"
+                f"same domain for {percent(share, 0, ' %')}"
             )
             draw = partial(draw_styles, found=found, layer=layer, after=after, ink=PAGE)
             plots.append(html.figure(_on_page(draw, size=(3.4, 3.6), label=words)))
-        cells = [html.escaped(layer.place), share_text(layer.told_before), figure_text(layer.gap_before)]
-        told.append([*cells, share_text(layer.told_after), figure_text(layer.gap_after)] if projected else cells)
+        cells = [html.escaped(layer.place), percent(layer.told_before, 0, " %"), figure_text(layer.gap_before)]
+        told.append([*cells, percent(layer.told_after, 0, " %"), figure_text(layer.gap_after)] if projected else cells)
     sizes = [len(found.of(domain)) / len(found.images) for domain in range(len(found.domains))]
     chance = sum(size * size for size in sizes)
     note = (
@@ -134,7 +135,7 @@ def _styles_part(found: Inspection) -> str:
     )
     measured = (
         "Told: share of the images whose nearest other image by style is of their own domain "
-        f"(by chance {share_text(chance)}). Gap: distance between the mean styles of two domains, squared and per channel, mean over "
+        f"(by chance {percent(chance, 0, ' %')}). Gap: distance between the mean styles of two domains, squared and per channel, mean over "
         "the pairs."
     )
     heads = ["place", "told before", "gap before", "told after", "gap after"] if projected else ["place", "told", "gap"]
@@ -266,7 +267,7 @@ def _pixels_part(found: Inspection) -> str:
         "knows in every domain is one cluster on the left, with all domains mixed on the right."
     )
     rows = [
-        [_mark(found, domain, plain=True) + html.breakable(one.name), one.role, share_text(share)]
+        [_mark(found, domain, plain=True) + html.breakable(one.name), one.role, percent(share, 0, " %")]
         for domain, (one, share) in enumerate(zip(found.domains, found.pixels.matched, strict=True))
         if math.isfinite(share)
     ]

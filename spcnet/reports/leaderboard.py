@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from spcnet.formatting import percent
 from spcnet.reports import figures
 from spcnet.reports.html import (
     breakable,
@@ -9,7 +10,6 @@ from spcnet.reports.html import (
     difference,
     escaped,
     interval,
-    percent,
     scrolling,
     sortable,
     swatch,

@@ -21,7 +21,7 @@ from spcnet.reports.published import CHOICES
 from spcnet.reports.runs import Run
 from spcnet.reports.series import Series, series_of
 from spcnet.reports.tables import summary_table
-from spcnet.reports.training import styles, training
+from spcnet.reports.training import shares, training
 
 _INSPECTION = "inspection"
 """Folder in a run, and name of the record in it, of `spcnet inspect`."""
@@ -108,7 +108,7 @@ def render_page(
         ("classes", "Classes", classes(ordered, base, digits)),
         ("robustness", "Robustness", robustness(ordered, read_cards(runs), digits)),
         ("training", "Training", training(ordered)),
-        ("styles", "Style weights", styles(ordered)),
+        *shares(ordered),
         ("inside", "Inside the networks", _inside(ordered)),
         ("cost", "Cost", costs(ordered, counted or {})),
         ("runs", "Runs in detail", details(series, digits)),

@@ -17,6 +17,7 @@ import rich.table
 import rich.text
 from rich.box import SIMPLE_HEAD
 
+from spcnet.formatting import percent
 from spcnet.reports.html import counted
 
 CLEAN = "clean"
@@ -276,11 +277,6 @@ def mean(values: Sequence[float]) -> float:
 def ratio(value: float, clean: float) -> float:
     """Fraction of the clean score; NaN where that is 0."""
     return value / clean if clean else math.nan
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """A fraction in per cent without the sign; an en dash for NaN."""
-    return f"{100 * value:.{digits}f}" if math.isfinite(value) else "–"
 
 
 def _with_share(model: ModelScores, condition: str) -> str:

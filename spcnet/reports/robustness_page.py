@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from spcnet.files import write_atomic, write_text
+from spcnet.formatting import percent
 from spcnet.reports import figures, html
 from spcnet.reports.robustness import (
     STYLE,
@@ -18,7 +19,6 @@ from spcnet.reports.robustness import (
     folded,
     mean,
     overview,
-    percent,
     ratio,
     summary,
 )

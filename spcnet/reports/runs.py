@@ -21,6 +21,7 @@ import numpy.typing as npt
 from spcnet.config import EvaluationConfig, settled
 from spcnet.errors import DataError, UsageError
 from spcnet.files import read_yaml
+from spcnet.glossary import FIGURES, Layers
 
 RESULTS_FILE = "results.jsonl"
 PROTOCOLS_FILE = "protocols.jsonl"
@@ -64,8 +65,8 @@ class DomainResult:
     """K×K pixels: rows are the truth, columns the prediction."""
     seconds: float
     """Time it took to score; NaN if not recorded."""
-    style_weights: tuple[tuple[float, ...], ...]
-    """λ: for each style layer the mean weight of each of the M source styles; empty for methods without."""
+    figures: Mapping[str, Layers]
+    """What the network told of the images beside the classes, mean over them, by name; see `spcnet.glossary.FIGURES`."""
     interval: tuple[float, float] | None = None
     """Where the mIoU lies with 95 %, by bootstrap over the images, 0..1; None if not recorded, as for what follows."""
     precision: Mapping[str, float | None] = field(default_factory=dict)
@@ -337,11 +338,6 @@ def _domain(name: str, record: Any, classes: tuple[str, ...], where: str) -> Dom
                 f"{where}: confusion has the shape {confusion.shape}; "
                 f"with {len(classes)} classes it must be {len(classes)}×{len(classes)}"
             )
-    layers = record.get("style_weights") or []
-    try:
-        style_weights = tuple(tuple(float(weight) for weight in layer) for layer in layers)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{where}: style_weights must hold a list of numbers for each style layer") from error
     return DomainResult(
         name=name,
         role=cast(Role, role),
@@ -352,7 +348,7 @@ def _domain(name: str, record: Any, classes: tuple[str, ...], where: str) -> Dom
         absent=tuple(map(str, record.get("absent") or ())),
         confusion=confusion,
         seconds=_number(record.get("seconds"), "seconds", where),
-        style_weights=style_weights,
+        figures=_figures(record, where),
         interval=_ends(record.get("miou_interval"), where),
         precision=_by_class(record, "precision", classes, where),
         recall=_by_class(record, "recall", classes, where),
@@ -367,6 +363,19 @@ def _by_class(record: Mapping[str, Any], key: str, classes: tuple[str, ...], whe
         return {}
     values = _need(record, key, dict, where)
     return {name: _fraction(values.get(name), f"{key} of {name}", where) for name in classes}
+
+
+def _figures(record: Mapping[str, Any], where: str) -> Mapping[str, Layers]:
+    others = _need(record, "figures", dict, where) if record.get("figures") is not None else {}
+    figures: dict[str, Layers] = {}
+    for name, layers in {**{name: record.get(name) for name in FIGURES}, **others}.items():
+        try:
+            values = tuple(tuple(float(value) for value in layer) for layer in layers or [])
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{where}: {name} must hold a list of numbers for each layer") from error
+        if values:
+            figures[name] = values
+    return figures
 
 
 def _ends(value: Any, where: str) -> tuple[float, float] | None:

@@ -6,6 +6,8 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
+from spcnet.formatting import percent
+
 
 def domain_scores(record: Mapping[str, Any], *, digits: int = 1) -> Table:
     """A line for each domain of a record of `spcnet.evaluation.evaluator.record`, in per cent.
@@ -56,8 +58,3 @@ def class_table(record: Mapping[str, Any], domain: str, *, swapped: bool = False
             *(percent(found.get(key, {}).get(name), digits) for key in ("iou", "precision", "recall")),
         )
     return table
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share in per cent without the sign; a dash where there is none."""
-    return "–" if value is None else f"{100 * value:.{digits}f}"

@@ -22,6 +22,7 @@ import rich.text
 
 from spcnet.config import RunConfig, as_dict, decides, options, settled
 from spcnet.errors import DataError, UsageError
+from spcnet.formatting import percent
 from spcnet.reports.runs import Role, Run
 
 Kind = Literal["source", "source mean", "unseen", "unseen mean", "gap"]
@@ -232,8 +233,8 @@ def format_value(cell: Cell, column: Column, *, digits: int = 1, std: bool = Tru
         return format_points(cell.value, digits=digits)
     if cell.value is None:
         return "–"
-    text = f"{100 * cell.value:.{digits}f}"
-    return f"{text} ± {100 * cell.std:.{digits}f}" if std and cell.std is not None else text
+    text = percent(cell.value, digits)
+    return f"{text} ± {percent(cell.std, digits)}" if std and cell.std is not None else text
 
 
 def format_points(difference: float | None, *, digits: int = 1) -> str:

@@ -1,22 +1,14 @@
-"""What happened in training: losses and scores over iterations, and how much each source style explains a domain."""
+"""What happened in training: losses and scores over iterations, and what networks tell of images beside the classes."""
 
 import math
 from collections.abc import Sequence
 
+from spcnet.glossary import TERMS, words_of
 from spcnet.reports import figures
 from spcnet.reports.figures import Curve
 from spcnet.reports.html import escaped, figure, swatch
 from spcnet.reports.runs import Role, Run
 from spcnet.reports.series import Series, each_run, legend
-
-PARTS = {
-    "ce": "is the cross-entropy",
-    "aux": "that of the auxiliary head",
-    "var": "how far pixels are from the prototype of their class and domain",
-    "dis": "how much class means resemble the prototypes of other classes",
-    "whitening": "what is left of the covariances that are to vanish",
-}
-"""What the terms of a loss are, by the names that training logs."""
 
 
 def training(series: Sequence[Series]) -> str:
@@ -40,7 +32,7 @@ def training(series: Sequence[Series]) -> str:
             "Loss over iterations, one line for each run: faint as logged, strong as a running mean. "
             "The sums of methods with different parts cannot be compared."
         )
-        told = "; ".join(f"<b>{name}</b> {PARTS[name]}" for name in names if name in PARTS)
+        told = "; ".join(f"<b>{name}</b> {TERMS[name]}" for name in names if name in TERMS)
         note += f" The parts: {told}." if len(names) > 1 and told else ""
         parts.append(f'<p class="note">{note}</p>{legend(series, lines=True)}<div class="plots">{"".join(plots)}</div>')
     if any(len(run.evaluations) > 1 for _, run in each_run(series)):
@@ -68,39 +60,43 @@ def _loss_plot(title: str, values: Sequence[tuple[Series, Run, Sequence[float]]]
     return figure(figures.curves_svg(title, curves, label=f"Lines of {title} against iterations: {last}"))
 
 
-def styles(series: Sequence[Series]) -> str:
-    """How much each source style explains each domain, layer by layer; empty where no method has styles."""
-    parts = []
-    for one in series:
-        run = one.first
-        domains = [domain for domain in run.final.domains.values() if domain.style_weights]
-        num_layers = min((len(domain.style_weights) for domain in domains), default=0)
-        sources = max((len(layer) for domain in domains for layer in domain.style_weights), default=0)
-        if num_layers == 0 or any(len(layer) != sources for d in domains for layer in d.style_weights):
-            continue
-        configured = run.setting("data.sources")
-        names = [str(n) for n in configured] if isinstance(configured, list) and len(configured) == sources else []
-        names = names or [f"style {i + 1}" for i in range(sources)]
-        plots = []
-        for layer in range(num_layers):
-            shares = [domain.style_weights[layer] for domain in domains]
-            words = "; ".join(
-                f"{d.name}: " + ", ".join(f"{n} {100 * w:.0f} %" for n, w in zip(names, s, strict=True))
-                for d, s in zip(domains, shares, strict=True)
-            )
-            title = f"style layer {layer + 1}"
-            svg = figures.shares_svg(title, [d.name for d in domains], shares, label=f"Stacked bars, {title}. {words}")
-            plots.append(figure(svg))
-        colors = figures.STYLE_COLORS
-        entries = "".join(f"<li>{swatch(colors[i % len(colors)])}{escaped(name)}</li>" for i, name in enumerate(names))
-        parts.append(
-            f"<h3>{escaped(one.label)}, seed {run.seed}</h3>"
-            f'<ul class="legend" aria-label="Source styles">{entries}</ul><div class="plots">{"".join(plots)}</div>'
-        )
-    if not parts:
-        return ""
-    note = (
-        "λ: how much each source style explains the images of a domain, averaged over its images. Equal shares mean that "
-        "the layer does not tell the styles apart; a source should be explained mostly by itself."
+def shares(series: Sequence[Series]) -> list[tuple[str, str, str]]:
+    """A section for each figure that a network tells of images: its name, heading and body, bars layer by layer."""
+    known = dict.fromkeys(
+        name for one in series for domain in one.first.final.domains.values() for name in domain.figures
     )
-    return f'<p class="note">{note}</p>' + "".join(parts)
+    sections = []
+    for name in known:
+        words = words_of(name)
+        body = "".join(_shares_of(one, name) for one in series)
+        if body:
+            sections.append(
+                (words.file or name, words.heading, (f'<p class="note">{words.note}</p>' if words.note else "") + body)
+            )
+    return sections
+
+
+def _shares_of(one: Series, figure_name: str) -> str:
+    run, words = one.first, words_of(figure_name)
+    domains = {d.name: d.figures[figure_name] for d in run.final.domains.values() if figure_name in d.figures}
+    parts = max((len(layer) for layers in domains.values() for layer in layers), default=0)
+    if not parts or any(len(layer) != parts for layers in domains.values() for layer in layers):
+        return ""
+    configured = run.setting("data.sources")
+    names = [str(n) for n in configured] if isinstance(configured, list) and len(configured) == parts else []
+    names = names or [f"style {i + 1}" for i in range(parts)]
+    plots = []
+    for layer in range(min(map(len, domains.values()))):
+        values = [layers[layer] for layers in domains.values()]
+        told = "; ".join(
+            f"{domain}: " + ", ".join(f"{n} {100 * w:.0f} %" for n, w in zip(names, s, strict=True))
+            for domain, s in zip(domains, values, strict=True)
+        )
+        title = f"{words.layer} {layer + 1}"
+        plots.append(figure(figures.shares_svg(title, [*domains], values, label=f"Stacked bars, {title}. {told}")))
+    colors = figures.STYLE_COLORS
+    entries = "".join(f"<li>{swatch(colors[i % len(colors)])}{escaped(name)}</li>" for i, name in enumerate(names))
+    return (
+        f"<h3>{escaped(one.label)}, seed {run.seed}</h3>"
+        f'<ul class="legend" aria-label="{words.parts}">{entries}</ul><div class="plots">{"".join(plots)}</div>'
+    )

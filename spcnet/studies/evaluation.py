@@ -24,8 +24,9 @@ from spcnet.evaluation.protocols import Protocol, protocol_named, protocol_set
 from spcnet.evaluation.tta import check_overlap
 from spcnet.export import FileNetwork, onnx_metadata, onnx_program
 from spcnet.file_kinds import FileKind, kind_of, split_part
+from spcnet.formatting import percent
 from spcnet.labels import LabelSpace, label_space
-from spcnet.reports.scores import class_table, domain_scores, percent
+from spcnet.reports.scores import class_table, domain_scores
 from spcnet.runs import OpenRun, plain_data
 from spcnet.studies.predictions import Ids, Predictions
 from spcnet.studies.subject import OWN, Record, Subject, earlier, save_evaluation

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from spcnet import checkpoint
 from spcnet.config import DataConfig, DomainSpec, TrainingConfig
-from spcnet.data.centroids import leave_signals_to_the_parent, unchanged
+from spcnet.data.centroids import unchanged
 from spcnet.data.datasets import Sample, SegmentationSet, open_domain, print_remarks
 from spcnet.data.loading import labelled
 from spcnet.data.transforms import evaluation_transform, normalise
@@ -39,6 +39,7 @@ from spcnet.labels import LabelSpace
 from spcnet.reports.robustness import CLEAN, Card, ModelScores, Score, WorstCase, as_json, to_markdown
 from spcnet.reports.robustness_page import write_heat_map, write_page
 from spcnet.runs import OpenRun, resized
+from spcnet.signals import leave_signals_to_parent
 from spcnet.studies.conditions import Condition, check_at_least, image_score, spread
 from spcnet.types import SegOutput
 
@@ -315,7 +316,7 @@ class Scoring:
             _Corrupted(block, condition, sizes, self.options.seed),
             batch_size=self.options.batch_size,
             num_workers=self.options.workers,
-            worker_init_fn=leave_signals_to_the_parent,
+            worker_init_fn=leave_signals_to_parent,
             collate_fn=unchanged,
             generator=torch.Generator(),
         )

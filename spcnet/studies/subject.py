@@ -159,11 +159,13 @@ class Subject:
             results,
             {name: "source" if name in sources else "unseen" for name in results},
             space=self.space,
-            method=self.method,
-            seed=self.training.seed,
-            iteration=self.iteration,
-            run=self.name,
-            views=self.evaluation.views if protocol.views is None else None,
+            origin=evaluator.Origin(
+                self.name,
+                self.method,
+                self.training.seed,
+                self.iteration,
+                self.evaluation.views if protocol.views is None else None,
+            ),
             sets=own_sets(results, self.data),
         )
 

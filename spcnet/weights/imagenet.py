@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torchvision
-from torch import Tensor, nn
+from torch import Tensor
 
 from spcnet.errors import CheckpointError
 from spcnet.file_kinds import FileKind, split_part
-from spcnet.models.backbones import BackboneInfo
+from spcnet.models.backbones import Backbone, BackboneInfo
 from spcnet.weights.files import (
     Reading,
     WeightFile,
@@ -91,16 +90,18 @@ def reference_name(key: str, *, backbone: str, stem_norm: bool = False) -> str:
 
     Args:
         key: name here.
-        backbone: name of its backbone; the reference wraps the stem and the last stage of ShuffleNetV2 once more.
+        backbone: name of its backbone, here or in torchvision; the reference wraps the stem and the last stage of ShuffleNetV2
+            once more.
         stem_norm: whether a norm slot of its stem is filled.
 
     Raises:
         KeyError: no tensor of a `Segmentor` begins like this.
     """
-    for ours, theirs in (*SHUFFLENET_NAMES, *REFERENCE_NAMES) if backbone == "shufflenet_v2" else REFERENCE_NAMES:
+    shuffled = backbone.startswith("shufflenet_v2")
+    for ours, theirs in (*SHUFFLENET_NAMES, *REFERENCE_NAMES) if shuffled else REFERENCE_NAMES:
         if key.startswith(ours):
             name = theirs + key.removeprefix(ours)
-            if backbone == "shufflenet_v2" and stem_norm and name.startswith(SHUFFLENET_STEM_NORM):
+            if shuffled and stem_norm and name.startswith(SHUFFLENET_STEM_NORM):
                 return name.replace(SHUFFLENET_STEM_NORM, "layer0.instance_norm_layer.")
             # A block with a filled norm slot is wrapped here.
             return name.replace(".block.", ".").replace(".norm.", ".instance_norm_layer.")
@@ -232,26 +233,19 @@ class BackboneFit(NamedTuple):
         return ", ".join(f"{what} {len(names)} tensors, {several(names)}" for what, names in kinds if names)
 
 
-def backbone_fits(classifier: nn.Module, info: BackboneInfo, found: Sequence[Reading]) -> list[BackboneFit]:
+def backbone_fits(backbone: Backbone, info: BackboneInfo, found: Sequence[Reading]) -> list[BackboneFit]:
     """How far each reading of a file is the backbone that is wanted, the nearest first.
 
     Args:
-        classifier: torchvision's network, from `build_backbone`.
+        backbone: from `build_backbone`.
         info: which backbone it is.
         found: from `readings`.
     """
-    state = classifier.state_dict()
-    wanted = {key: value.shape for key, value in state.items() if not key.startswith(CLASSIFIER_KEYS)}
-    places = _places(classifier, info)
-    fits = [fit for reading in found if (fit := _backbone_fit(reading, wanted, places, info)) is not None]
+    state = backbone.state_dict()
+    wanted = {name: state[key].shape for key, name in backbone.published.items()}
+    fits = [fit for reading in found if (fit := _backbone_fit(reading, wanted, backbone.published, info)) is not None]
     # What is there in the right shape counts; of several alike the first.
     return sorted(fits, key=lambda fit: (not fit.whole, len(fit.missing) + len(fit.misshapen), len(fit.unexpected)))
-
-
-def _places(classifier: nn.Module, info: BackboneInfo) -> dict[str, str]:
-    """Torchvision's name of each tensor of a backbone, by the name here without `backbone.`."""
-    original = {id(value): key for key, value in classifier.state_dict(keep_vars=True).items()}
-    return {key: original[id(value)] for key, value in info.cut(classifier).state_dict(keep_vars=True).items()}
 
 
 def _backbone_fit(
@@ -285,17 +279,14 @@ def _known_names(
         if any(name.startswith(start) for name in tensors):
             theirs = {key: key for key in places}
             if maker == "RobustNet":
-                arch = (
-                    "shufflenet_v2" if info.torchvision_weights.startswith("shufflenet") else info.torchvision_weights
-                )
-                theirs = {reference_name(f"backbone.{key}", backbone=arch): key for key in places}
+                theirs = {reference_name(f"backbone.{key}", backbone=info.weights): key for key in places}
             return maker, {places[theirs[name]] if name in theirs else name: name for name in tensors}
     maker, renamed = torchvision_names(tensors)
     return maker, dict(zip(renamed, tensors, strict=True))
 
 
 def choose_backbone(
-    classifier: nn.Module,
+    backbone: Backbone,
     info: BackboneInfo,
     file: WeightFile,
     part: str | None,
@@ -305,7 +296,7 @@ def choose_backbone(
     """The one reading of a file that is the backbone.
 
     Args:
-        classifier: torchvision's network, from `build_backbone`.
+        backbone: from `build_backbone`.
         info: which backbone it is.
         file: from `read_weights`.
         part: name of the reading, where the user gave one.
@@ -314,12 +305,11 @@ def choose_backbone(
     Raises:
         CheckpointError: none is, or several are and their numbers differ; says what the file holds.
     """
-    size = sum(not key.startswith(CLASSIFIER_KEYS) for key in classifier.state_dict())
-    found = readings(file, at_least=size // 4) if found is None else found
-    fits = backbone_fits(classifier, info, named_readings(found, part, file))
+    found = readings(file, at_least=len(backbone.published) // 4) if found is None else found
+    fits = backbone_fits(backbone, info, named_readings(found, part, file))
     inner = [fit.reading for fit in fits if not (fit.missing or fit.misshapen)]
     if len(inner) > 1:
-        fits = backbone_fits(classifier, info, apart(inner))
+        fits = backbone_fits(backbone, info, apart(inner))
     whole = [fit for fit in fits if fit.whole]
     if not whole:
         raise _no_backbone(file, info, part, fits)
@@ -329,7 +319,7 @@ def choose_backbone(
             different.append(fit)
     exact = [fit for fit in different if fit.reading.name == part]
     if len(different) > 1 and not exact:
-        raise ambiguous(file, f"{info.torchvision_weights} backbones", [fit.reading for fit in different])
+        raise ambiguous(file, f"{info.weights} backbones", [fit.reading for fit in different])
     chosen = (exact or different)[0]
     check_finite(file.path, chosen.given)
     return chosen
@@ -339,13 +329,13 @@ def _no_backbone(
     file: WeightFile, info: BackboneInfo, part: str | None, fits: Sequence[BackboneFit]
 ) -> CheckpointError:
     rule = (
-        f"it must be an ImageNet {info.torchvision_weights} with torchvision's key names, or those of timm, mmpretrain, "
+        f"it must be an ImageNet {info.weights} with torchvision's key names, or those of timm, mmpretrain, "
         "MIT CSAIL or RobustNet"
     )
     plain = list(file.parts) == [""] and (not fits or not fits[0].reading.name)
     if fits and plain:
         return CheckpointError(f"{file.path} {fits[0].problems()}: {rule}")
-    what = f"{file.path} has no {info.torchvision_weights} that fits" + (f" in {part!r}" if part else "")
+    what = f"{file.path} has no {info.weights} that fits" + (f" in {part!r}" if part else "")
     nearest = ""
     if fits:
         name = fits[0].reading.name
@@ -353,53 +343,52 @@ def _no_backbone(
     return CheckpointError(f"{what}; it holds {overview(file)}{nearest}: {rule}; {file.path}#NAME names a part of it")
 
 
-def load_imagenet(classifier: nn.Module, info: BackboneInfo, weights: str) -> None:
-    """Give a classifier its ImageNet weights.
+def load_imagenet(backbone: Backbone, info: BackboneInfo, weights: str) -> None:
+    """Give a backbone its ImageNet weights.
 
     Args:
-        classifier: torchvision's network, from `build_backbone`.
+        backbone: from `build_backbone`.
         info: which backbone it is.
-        weights: `imagenet` for torchvision's own download, or the path of a file that holds the backbone, under names
-            that `torchvision_names` knows, RobustNet's or this package's; `FILE#NAME` for one of several in it.
+        weights: `imagenet` for the published ones, or the path of a file that holds the backbone, under names that
+            `torchvision_names` knows, RobustNet's or this package's; `FILE#NAME` for one of several in it.
 
     Raises:
         CheckpointError: a tensor is missing, has another shape or is not finite, several networks fit, or the file
             cannot be read or fetched.
     """
     if weights == "imagenet":
-        tensors, source = _download(info.torchvision_weights), f"torchvision's {info.torchvision_weights} weights"
-        file, part = WeightFile(Path(source), FileKind.TORCH, {"": tensors}), None
+        source, part = f"the published {info.weights} weights", None
+        file = WeightFile(Path(source), FileKind.TORCH, {"": _download(info)})
     else:
         path, part = split_part(weights)
         if not path.is_file():
             raise CheckpointError(f"there is no weight file {path}: check the path given as model.weights")
         file, source = read_weights(path), weights
-    fill_backbone(
-        classifier, info, choose_backbone(classifier, info, file, part), source, downloaded=weights == "imagenet"
-    )
+    fill_backbone(backbone, info, choose_backbone(backbone, info, file, part), source)
 
 
-def fill_backbone(
-    classifier: nn.Module, info: BackboneInfo, fit: BackboneFit, source: str, *, downloaded: bool = False
-) -> None:
-    """Load a backbone into its classifier, and warn of what starts from random values."""
+def fill_backbone(backbone: Backbone, info: BackboneInfo, fit: BackboneFit, source: str) -> None:
+    """Load pretrained tensors into a backbone, and warn of what starts from random values."""
     if fit.fresh:
         warnings.warn(
-            f"{source} {'have' if downloaded else 'has'} another stem than {info.torchvision_weights} here: "
-            f"{', '.join(fit.fresh)} start from random values. Give a file with a stem of three convolutions as model.weights "
-            "to avoid it",
+            f"{source}: another stem than that of {info.weights} here, {', '.join(fit.fresh)} start from random values. "
+            "Give a file with a stem of three convolutions as model.weights to avoid it",
             stacklevel=3,
         )
-    classifier.load_state_dict(fit.given, strict=False)
+    tensors = {key: fit.given[name] for key, name in backbone.published.items() if name in fit.given}
+    backbone.load_state_dict(tensors, strict=False)
 
 
-def _download(name: str) -> dict[str, Tensor]:
+def _download(info: BackboneInfo) -> dict[str, Tensor]:
+    if info.download is None:
+        raise CheckpointError(
+            "this backbone has no published ImageNet weights: give a local file as model.weights, or set it to null to "
+            "start from random values"
+        )
     try:
-        weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
-        tensors: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+        return info.download()
     except OSError as error:
         raise CheckpointError(
-            f"could not fetch torchvision's ImageNet weights for {name} ({error}): go online, give a local file as "
+            f"could not fetch the ImageNet weights for {info.weights} ({error}): go online, give a local file as "
             "model.weights, or set it to null to start from random values"
         ) from error
-    return tensors

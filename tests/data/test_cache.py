@@ -22,7 +22,7 @@ from spcnet.data.fixture import write_fixture
 from spcnet.data.folders import write_excluded
 from spcnet.errors import DataError, UsageError
 from spcnet.labels import label_space
-from tests.data.test_images import STORED, turned
+from tests.support.pictures import STORED, turned
 
 SIZE = (48, 64)
 NAMES = ("0001TP_1", "0006R0_2", "0016E5_3")
@@ -349,7 +349,7 @@ def test_the_marker_says_what_the_copy_is_of(root: Path, tmp_path: Path) -> None
 
 def _png16(path: Path, label: NDArray[np.uint8]) -> None:
     """A label as SYNTHIA has it: the class in the first of three channels of 16 bits."""
-    from tests.data.test_images import png
+    from tests.support.pictures import png
 
     deep = np.random.default_rng(0).integers(0, 2**16, (*label.shape, 3), dtype=np.uint16)
     deep[:, :, 0] = label

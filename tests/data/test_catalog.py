@@ -17,13 +17,12 @@ from spcnet import labels
 from spcnet.config import DataConfig, DomainSpec, OwnSet, RunConfig, from_dict
 from spcnet.data.cache import write_cache
 from spcnet.data.catalog import DATASETS, dataset
-from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.datasets import open_domain
 from spcnet.data.doctor import check
 from spcnet.data.fixture import write_fixture
 from spcnet.data.folders import filled, find_pairs, placed, read_excluded, root_of, survey, write_excluded
 from spcnet.errors import DataError, SpcnetError, UsageError
-from spcnet.synthesis import streets
-from tests.data.test_fixture import drawn
+from tests.support.sets import opened, refusal, write
 
 CITY = labels.label_space("cityscapes19")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
@@ -31,29 +30,8 @@ SMALL = (32, 64)
 
 
 @pytest.fixture(autouse=True)
-def no_data_variable_and_each_street_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_data_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SPCNET_DATA", raising=False)
-    monkeypatch.setattr(streets, "generate", drawn)
-
-
-def opened(domain: str, data: DataConfig, space: str = "cityscapes19", *, training: bool = True) -> SegmentationSet:
-    return open_domain(DomainSpec.parse(domain), data=data, space=labels.label_space(space), training=training)
-
-
-def refusal(kind: type[SpcnetError], domain: str, data: DataConfig, space: str = "cityscapes19") -> str:
-    with pytest.raises(kind) as caught:
-        opened(domain, data, space)
-    assert type(caught.value) is kind
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def write(path: Path, value: int = 0, *, size: tuple[int, int] = (12, 20)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".jpg":
-        Image.new("RGB", size[::-1], (value, 90, 90)).save(path)
-    else:
-        Image.fromarray(np.full(size, value, np.uint8)).save(path)
 
 
 # The catalogue

@@ -16,7 +16,7 @@ from spcnet.data.datasets import FolderSet, WeatherSet, open_domain
 from spcnet.data.folders import Pair
 from spcnet.errors import DataError
 from spcnet.labels import IGNORE, label_space
-from tests.data.test_images import STORED, turned
+from tests.support.pictures import STORED, turned
 
 Place = tuple[int, int, int]
 

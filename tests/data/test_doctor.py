@@ -18,7 +18,7 @@ from spcnet.data.doctor import EXPECTED, CheckReport, Problem, check
 from spcnet.data.folders import find_pairs, read_excluded, write_excluded
 from spcnet.data.parallel import in_processes
 from spcnet.errors import DataError, UsageError
-from tests.data.test_images import STORED, film, jpegs, turned
+from tests.support.pictures import STORED, film, jpegs, turned
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
 SIZE = (12, 20)

@@ -1,4 +1,3 @@
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +17,6 @@ from spcnet.synthesis import streets
 ON_DISK = {name: info for name, info in DATASETS.items() if info.layouts}
 EVERY_LAYOUT = [(name, number) for name, info in ON_DISK.items() for number in range(len(info.layouts))]
 SMALL = (32, 64)
-
-
-@pytest.fixture(autouse=True)
-def each_street_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streets, "generate", drawn)
-
-
-@lru_cache(maxsize=64)
-def drawn(index: int, *, style: str, seed: int, size: tuple[int, int], draw=streets.generate) -> streets.Scene:
-    return draw(index, style=style, seed=seed, size=size)
 
 
 def opened(domain: str, root: Path, space: str = "cityscapes19") -> FolderSet:
@@ -63,7 +52,7 @@ def test_each_set_in_each_layout_is_found_whole_and_has_the_labels_of_its_street
             known = set(domain.table[domain.table < len(space)].tolist())
             for i, pair in enumerate(domain.pairs):
                 sample = domain.read(i)
-                scene = drawn(
+                scene = streets.generate(
                     numbers[pair.image],
                     style=list(streets.STYLES)[numbers[pair.image] % len(streets.STYLES)],
                     seed=0,
@@ -152,7 +141,6 @@ def test_nothing_is_written_into_a_folder_that_holds_something(tmp_path: Path) -
     ],
 )
 def test_what_cannot_be_made_is_refused_in_one_line(tmp_path: Path, name: str, how: dict, hint: str) -> None:
-    streets.generate.cache_clear()
     with pytest.raises(UsageError) as caught:
         write_fixture(name, tmp_path, **how)
     assert hint in str(caught.value)

@@ -29,7 +29,7 @@ from spcnet.errors import DataError
 from spcnet.labels import label_space
 from spcnet.studies import exports, inspection, robustness
 from spcnet.studies.subject import Subject
-from tests.data.test_catalog import opened, refusal, write
+from tests.support.sets import opened, refusal, write
 
 SMALL = (32, 64)
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)

@@ -5,8 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 from spcnet.data.datasets import Sample, SegmentationSet
-from spcnet.data.preview import contact_sheet, paint, percent
+from spcnet.data.preview import contact_sheet, paint
 from spcnet.errors import DataError, UsageError
+from spcnet.formatting import fine_percent
 from spcnet.labels import IGNORE, label_space
 
 SPACE = label_space("cityscapes19")
@@ -81,7 +82,7 @@ def test_pixels_of_no_class_are_striped_and_no_class_has_their_colours() -> None
 
 def test_shares_have_the_digits_that_say_something() -> None:
     shares = (0.0, 0.00004, 0.0042, 0.31, 1.0)
-    assert [percent(share) for share in shares] == ["0.00 %", "<0.01 %", "0.42 %", "31.0 %", "100.0 %"]
+    assert [fine_percent(share) for share in shares] == ["0.00 %", "<0.01 %", "0.42 %", "31.0 %", "100.0 %"]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3), (200, 64)])

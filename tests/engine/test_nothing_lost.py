@@ -4,13 +4,11 @@ import errno
 import itertools
 import os
 import random
-import resource
 import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +30,8 @@ from spcnet.data.loading import Draw, Stream, TrainingSampler, training_batches
 from spcnet.engine import records
 from spcnet.engine.state import dead_workers_told
 from spcnet.errors import CheckpointError, DataError, Interrupted
-from tests.engine.test_trainer import batches, settings, trainer
+from tests.support.disk import files_of_at_most
+from tests.support.training import batches, settings, trainer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forks of this process")
 
@@ -231,7 +230,7 @@ def test_a_request_to_end_that_comes_twice_at_once_is_one(tmp_path: Path) -> Non
 
 
 def test_a_later_second_request_to_end_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spcnet.engine.trainer.SAME_REQUEST", 0.01)
+    monkeypatch.setattr("spcnet.signals.SAME_REQUEST", 0.01)
 
     def ask(iteration: int, _: dict[str, float]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -271,17 +270,6 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         trainer(settings(tmp_path)).fit(batches(0, 8), on_progress=ask)
     assert not (tmp_path / checkpoint.LATEST_FILE).exists()
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """What the system does to a larger file is what a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_ends_the_run_with_one_line_and_keeps_what_was_written(tmp_path: Path) -> None:

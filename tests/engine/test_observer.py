@@ -28,14 +28,17 @@ from spcnet.config import LoggingConfig, ModelConfig, RunConfig, TrainingConfig,
 from spcnet.engine import observer as observing
 from spcnet.engine import profiling, progress, records
 from spcnet.engine.devices import make_fabric
-from spcnet.engine.observer import Observer, peak_memory
+from spcnet.engine.observer import Observer
 from spcnet.engine.trackers import TRACKERS_FILE, check_installed
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError
-from spcnet.methods import METHODS, Segmentor, card_for
+from spcnet.methods import METHODS, card_for
+from spcnet.methods.spcnet import Observed
+from spcnet.models.network import Segmentor
 from spcnet.models.style import style_distance
-from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, Batch, StepResult, StyleStats
-from tests.engine.test_nothing_lost import files_of_at_most
+from spcnet.numerics import peak_memory
+from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, Batch, SegOutput, StepResult, StyleStats, internals_of
+from tests.support.disk import files_of_at_most
 
 CLASSES, COLORS = 4, [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
 DOMAINS = ["game", "toy"]
@@ -68,7 +71,13 @@ def batch(seed: int = 0) -> Batch:
 
 
 def result(loss: float = 1.0) -> StepResult:
-    return StepResult(torch.tensor(loss), {"ce": torch.tensor(loss / 2)}, domain=torch.tensor([0, 0, 1, 1]))
+    return StepResult(torch.tensor(loss), {"ce": torch.tensor(loss / 2)})
+
+
+def observed(output: SegOutput, domain: Tensor | None = None) -> StepResult:
+    """A step whose images have the styles of an output."""
+    domain = torch.tensor([0, 0, 1, 1]) if domain is None else domain
+    return result()._replace(extras=Observed(domain, internals_of(output).styles))
 
 
 def stripes(image: Tensor) -> Tensor:
@@ -95,7 +104,7 @@ def fitted(config: RunConfig, *, start: int = 0, end: int | None = None) -> Trai
     trainer = Trainer(config, method, network, card, make_fabric(config.training))
     if start:
         trainer.resume()
-    observer = Observer(config, network, start=trainer.iteration, domains=DOMAINS, colors=COLORS)
+    observer = Observer(config, method, network, start=trainer.iteration, domains=DOMAINS, colors=COLORS)
     trainer.fit((batch(i) for i in range(start, end or config.training.iterations)), observer=observer)
     observer.close()
     return trainer
@@ -107,7 +116,7 @@ def fitted(config: RunConfig, *, start: int = 0, end: int | None = None) -> Trai
 def test_a_line_of_the_log_has_the_waiting_and_the_memory_beside_what_it_had(
     network: Segmentor, tmp_path: Path
 ) -> None:
-    observer = Observer(run_config(tmp_path), network)
+    observer = Observer(run_config(tmp_path), METHODS["spcnet"], network)
     told = []
     for number, _ in enumerate(observer.timed([[batch()], [batch(), batch()], [batch()]])):
         told.append(observer.write(number + 1, result(number), 0.01))
@@ -136,7 +145,7 @@ def test_waiting_for_data_is_told_as_a_share_of_the_time_since_the_line_before(
             time.sleep(seconds)
             yield [batch()]
 
-    observer, shares = Observer(run_config(tmp_path), network), []
+    observer, shares = Observer(run_config(tmp_path), METHODS["spcnet"], network), []
     for number, _ in enumerate(observer.timed(slow())):
         time.sleep(0.03)
         shares.append(observer.write(number + 1, result(), 0.01)["data_wait"])
@@ -155,7 +164,9 @@ def test_the_memory_is_that_of_the_process() -> None:
 
 
 def test_only_the_process_that_is_asked_to_writes(network: Segmentor, tmp_path: Path) -> None:
-    observer = Observer(run_config(tmp_path, every=1, profile=2), network, enabled=False, colors=COLORS)
+    observer = Observer(
+        run_config(tmp_path, every=1, profile=2), METHODS["spcnet"], network, enabled=False, colors=COLORS
+    )
     for parts in observer.timed([[batch()], [batch()]]):
         observer.look(1, parts, result(), stripes)
         assert observer.write(1, result(), 0.01)["loss"] == 1
@@ -168,7 +179,7 @@ def test_a_full_disk_is_told_of_in_one_line(network: Segmentor, tmp_path: Path) 
     config = run_config(tmp_path)
     (tmp_path / "tensorboard").write_text("in the way")
     with pytest.raises(DataError, match=r"cannot write .*tensorboard .*check the folder's permissions"):
-        Observer(config, network)
+        Observer(config, METHODS["spcnet"], network)
 
 
 def test_a_board_that_no_longer_fits_is_told_of_in_one_line_and_no_traceback_of_its_thread(
@@ -177,7 +188,7 @@ def test_a_board_that_no_longer_fits_is_told_of_in_one_line_and_no_traceback_of_
     shown: list[threading.ExceptHookArgs] = []
     monkeypatch.setattr(threading, "excepthook", shown.append)
     monkeypatch.setattr(observing, "_told_before", shown.append)
-    observer = Observer(run_config(tmp_path, every=1), network, colors=COLORS)
+    observer = Observer(run_config(tmp_path, every=1), METHODS["spcnet"], network, colors=COLORS)
     with (
         files_of_at_most(1000),
         pytest.raises(DataError, match=r"cannot write .*tensorboard \(File too large\)") as told,
@@ -250,9 +261,11 @@ def test_no_figure_is_broken_over_two_lines(pieces: list[str], width: int) -> No
 
 
 def test_the_board_shows_styles_prototypes_and_samples_every_so_often(network: Segmentor, tmp_path: Path) -> None:
-    observer = Observer(run_config(tmp_path, every=2, iterations=5), network, domains=DOMAINS, colors=COLORS)
+    observer = Observer(
+        run_config(tmp_path, every=2, iterations=5), METHODS["spcnet"], network, domains=DOMAINS, colors=COLORS
+    )
     for number, parts in enumerate(observer.timed([batch(n)] for n in range(5))):
-        observer.look(number + 1, parts, result()._replace(styles=network(parts[0].image).styles), stripes)
+        observer.look(number + 1, parts, observed(network(parts[0].image)), stripes)
         observer.write(number + 1, result(), 0.1)
     observer.close()
     found = board(tmp_path)
@@ -272,11 +285,11 @@ def test_the_board_shows_styles_prototypes_and_samples_every_so_often(network: S
 
 
 def test_the_own_style_weight_is_that_of_the_image_s_domain(network: Segmentor, tmp_path: Path) -> None:
-    observer = Observer(run_config(tmp_path, every=1), network)
+    observer = Observer(run_config(tmp_path, every=1), METHODS["spcnet"], network)
     output = network(batch().image)
-    observer.look(1, [batch()], result()._replace(styles=output.styles), stripes)
+    observer.look(1, [batch()], observed(output), stripes)
     observer.close()
-    for layer, weight in enumerate(output.style_weights, start=1):
+    for layer, weight in enumerate(internals_of(output).style_weights, start=1):
         (event,) = board(tmp_path).Scalars(f"style_weights/{layer}/own_mean")
         assert event.value == pytest.approx(float((weight[0, 0] + weight[1, 0] + weight[2, 1] + weight[3, 1]) / 4))
 
@@ -291,7 +304,7 @@ def test_similarities_and_distances_are_those_of_the_slow_formulas(tmp_path: Pat
         layer.base_mean.normal_()
         layer.base_std.uniform_(0.5, 2)
     network.prototype_head.prototypes.add_(0.05)
-    observer = Observer(run_config(tmp_path, every=1), network)
+    observer = Observer(run_config(tmp_path, every=1), METHODS["spcnet"], network)
     observer.look(1, [], result(), stripes)
     observer.close()
     found = board(tmp_path)
@@ -310,7 +323,7 @@ def test_similarities_and_distances_are_those_of_the_slow_formulas(tmp_path: Pat
 
 
 def test_a_sample_is_image_truth_and_prediction_of_two_domains(network: Segmentor, tmp_path: Path) -> None:
-    observer = Observer(run_config(tmp_path, every=1), network, colors=COLORS)
+    observer = Observer(run_config(tmp_path, every=1), METHODS["spcnet"], network, colors=COLORS)
     given = batch()
     given.label[0, 0, 0] = 255
     observer.look(1, [given], result(), stripes)
@@ -331,7 +344,7 @@ def test_a_sample_is_image_truth_and_prediction_of_two_domains(network: Segmento
 
 
 def test_large_images_are_thinned_out(network: Segmentor, tmp_path: Path) -> None:
-    observer = Observer(run_config(tmp_path, every=1), network, colors=COLORS)
+    observer = Observer(run_config(tmp_path, every=1), METHODS["spcnet"], network, colors=COLORS)
     large = Batch(torch.zeros(1, 3, 400, 900), torch.zeros(1, 400, 900).long(), torch.tensor([0]), ("a",))
     observer.look(1, [large], result(), stripes)
     observer.close()
@@ -339,14 +352,12 @@ def test_large_images_are_thinned_out(network: Segmentor, tmp_path: Path) -> Non
     assert (event.height, event.width) == (134, 900)
 
 
-@pytest.mark.parametrize("method", ["deeplabv3plus", "isw", "clustering_only", "style_normalization"])
+@pytest.mark.parametrize("method", ["deeplabv3plus", "isw", "semantic_clustering", "style_normalization"])
 def test_methods_that_lack_styles_or_prototypes_are_watched_all_the_same(method: str, tmp_path: Path) -> None:
     model = ModelConfig(backbone="shufflenet_v2", output_stride=32, weights=None)
-    names = sorted(METHODS)
-    method = method if method in METHODS else next(n for n in names if METHODS[n].style == "normalization")
     network = METHODS[method].build(model, num_classes=CLASSES, num_domains=1)
-    observer = Observer(run_config(tmp_path, every=1), network, colors=COLORS)
-    made = result()._replace(domain=torch.zeros(4).long(), styles=network(batch().image).styles)
+    observer = Observer(run_config(tmp_path, every=1), METHODS[method], network, colors=COLORS)
+    made = observed(network(batch().image), torch.zeros(4).long())
     observer.look(1, [batch()], made, stripes)
     observer.close()
     assert "samples" in board(tmp_path).Tags()["images"]
@@ -380,7 +391,7 @@ def test_a_killed_run_that_goes_on_tells_no_step_twice(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_had_logged_is_on_the_disk(network: Segmentor, tmp_path: Path) -> None:
-    observer = Observer(run_config(tmp_path, every=1), network, colors=COLORS)
+    observer = Observer(run_config(tmp_path, every=1), METHODS["spcnet"], network, colors=COLORS)
     observer.look(1, [batch()], result(), stripes)
     observer.write(1, result(), 0.1)
     found = board(tmp_path)  # before it is closed
@@ -507,7 +518,9 @@ def server(kind: str, monkeypatch: pytest.MonkeyPatch) -> Server:
 def test_a_server_gets_settings_figures_and_results(
     kind: str, server: Server, network: Segmentor, tmp_path: Path
 ) -> None:
-    observer = Observer(run_config(tmp_path / "mine", every=1, **{kind: "here"}), network, colors=COLORS)
+    observer = Observer(
+        run_config(tmp_path / "mine", every=1, **{kind: "here"}), METHODS["spcnet"], network, colors=COLORS
+    )
     observer.look(1, [batch()], result(), stripes)
     observer.write(1, result(), 0.01)
     domains = {"a+fog": {"miou": 0.25}, "b": {"miou": None}}
@@ -535,7 +548,7 @@ def test_a_resumed_run_goes_on_on_the_server_and_repeats_no_step(
 ) -> None:
     config = run_config(tmp_path, **{kind: "here"})
     for start, end in ((0, 5), (3, 6)):  # it died after 5, and its last checkpoint is of 3
-        observer = Observer(config, network, start=start)
+        observer = Observer(config, METHODS["spcnet"], network, start=start)
         for iteration in range(start, end):
             observer.write(iteration + 1, result(), 0.01)
         observer.close()
@@ -550,10 +563,10 @@ def test_results_of_an_old_iteration_reach_the_server_after_a_resume(
     kind: str, server: Server, network: Segmentor, tmp_path: Path
 ) -> None:
     config = run_config(tmp_path, **{kind: "here"})
-    first = Observer(config, network)
+    first = Observer(config, METHODS["spcnet"], network)
     first.write(6, result(), 0.01)
     first.close()  # stopped while it was tested
-    second = Observer(config, network, start=6)
+    second = Observer(config, METHODS["spcnet"], network, start=6)
     second.results({"iteration": 6, "domains": {}, "mean_source_miou": 0.5, "mean_unseen_miou": None})
     second.close()
     assert any("miou/mean source" in values for _, values in server.runs["run0"]["log"])
@@ -561,7 +574,7 @@ def test_results_of_an_old_iteration_reach_the_server_after_a_resume(
 
 def test_another_project_is_another_run(kind: str, server: Server, network: Segmentor, tmp_path: Path) -> None:
     for where in ("here", "there"):
-        Observer(run_config(tmp_path, **{kind: where}), network).close()
+        Observer(run_config(tmp_path, **{kind: where}), METHODS["spcnet"], network).close()
     assert list(server.runs) == ["run0", "run1"]
 
 
@@ -569,7 +582,7 @@ def test_a_server_that_goes_down_does_not_end_the_training(kind: str, server: Se
     said: list[str] = []
     config = run_config(tmp_path, **{kind: "here"})
     network = METHODS["deeplabv3plus"].build(config.model, num_classes=CLASSES, num_domains=1)
-    observer = Observer(config, network, say=said.append)
+    observer = Observer(config, METHODS["spcnet"], network, say=said.append)
     for iteration in (1, 2, 3):
         server.down = iteration > 1
         observer.write(iteration, result(), 0.01)
@@ -583,7 +596,7 @@ def test_a_server_that_does_not_answer_at_the_beginning_is_told_of(
 ) -> None:
     server.down = True
     with pytest.raises(DataError, match=rf"does not begin a run .*logging.{kind} 'here' \(no answer\): .*leave the op"):
-        Observer(run_config(tmp_path, **{kind: "here"}), network)
+        Observer(run_config(tmp_path, **{kind: "here"}), METHODS["spcnet"], network)
 
 
 def test_a_missing_package_is_told_of_with_the_remedy(
@@ -618,7 +631,7 @@ def test_a_profile_records_so_many_steps(
 ) -> None:
     said: list[str] = []
     config = run_config(tmp_path, iterations=iterations, profile=asked)
-    observer = Observer(config, network, say=said.append)
+    observer = Observer(config, METHODS["spcnet"], network, say=said.append)
     for _ in observer.timed([batch()] for _ in range(iterations)):
         torch.ones(64, 64) @ torch.ones(64, 64)
     observer.close()
@@ -634,7 +647,7 @@ def test_a_profile_records_so_many_steps(
 
 
 def test_an_interrupted_run_still_writes_the_steps_it_recorded(network: Segmentor, tmp_path: Path) -> None:
-    observer = Observer(run_config(tmp_path, iterations=100, profile=50), network)
+    observer = Observer(run_config(tmp_path, iterations=100, profile=50), METHODS["spcnet"], network)
     for number, _ in enumerate(observer.timed([batch()] for _ in range(100))):
         torch.ones(4, 4) @ torch.ones(4, 4)
         if number == 8:
@@ -655,7 +668,7 @@ def test_a_trace_that_cannot_be_written_is_told_of_in_one_line(tmp_path: Path) -
 
 
 def test_without_the_option_nothing_is_profiled(network: Segmentor, tmp_path: Path) -> None:
-    observer = Observer(run_config(tmp_path), network)
+    observer = Observer(run_config(tmp_path), METHODS["spcnet"], network)
     assert len(list(observer.timed([[batch()]]))) == 1
     observer.close()
     assert not (tmp_path / profiling.PROFILE_FOLDER).exists()

@@ -25,12 +25,13 @@ from spcnet.cost import kept_for_backward
 from spcnet.engine import prepare as preparing
 from spcnet.engine.prepare import prepare
 from spcnet.errors import UsageError
-from spcnet.methods import METHODS, Segmentor, build_model, restore
+from spcnet.methods import METHODS, build_model, restore
+from spcnet.models.network import Segmentor
 from spcnet.models.recompute import buffers_kept, recomputed
 from spcnet.models.whitening import SwitchableWhitening
-from spcnet.types import SegOutput
-from tests.engine.test_trainer import batches, losses, pairs, settings, trainer
+from spcnet.types import SegOutput, internals_of
 from tests.support.demo_networks import shortened
+from tests.support.training import batches, losses, pairs, settings, trainer
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ def traced(method: str, training: bool) -> tuple[int, int]:
         for _ in range(2):
             found: SegOutput = compiled(torch.randn(2, 3, 48, 64))
     assert all(layer.listener is None for layer in network.whitening_layers)
-    return counter.frame_count, len(found.whitened)
+    return counter.frame_count, len(internals_of(found).whitened)
 
 
 def quick(method: str, training: bool) -> bool:
@@ -88,7 +89,7 @@ def traced_and_recomputed(method: str) -> tuple[int, int]:
     network.recompute = True
     found: SegOutput = torch.compile(network, backend="aot_eager", fullgraph=True)(torch.randn(2, 3, 48, 64))
     found.logits.sum().backward()  # type: ignore[no-untyped-call]
-    return len(found.whitened), int(network.state_dict()["decoder.reduce_fine.1.num_batches_tracked"])
+    return len(internals_of(found).whitened), int(network.state_dict()["decoder.reduce_fine.1.num_batches_tracked"])
 
 
 @pytest.mark.slow

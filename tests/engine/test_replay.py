@@ -18,9 +18,10 @@ from spcnet.config import Precision, RunConfig, TrainingConfig
 from spcnet.debug_commands import Replayed, replay
 from spcnet.engine import records
 from spcnet.engine import replay as steps
+from spcnet.engine.optim import pack
 from spcnet.errors import CheckpointError, DataError
 from spcnet.types import Batch
-from tests.engine.test_trainer import batches, settings, trainer
+from tests.support.training import batches, settings, trainer
 
 
 def failed(config: RunConfig, given: Iterator[Batch], *, weight: str | None = None) -> str:
@@ -188,18 +189,10 @@ def test_dropout_is_repeated(tmp_path: Path) -> None:
     (batch,) = batches(5, 6)
     result, finite = run.gradient([batch])
     assert finite()
-    steps.keep(
-        tmp_path / "kept",
-        run.network,
-        run.optimizer,
-        card=run.card,
-        config=config,
-        parts=[batch],
-        result=result,
-        iteration=5,
-        seed=0,
-        precision={},
-    )
+    losses = {name: float(value) for name, value in result.parts.items()}
+    state = run.network.state_dict()
+    kept = steps.Kept(state, pack(run.optimizer), run.card, config, [batch], 5, 0, {}, float(result.loss), losses)
+    steps.keep(tmp_path / "kept", kept)
     torch.manual_seed(99)
     again, said = looked_at(tmp_path / "kept")
     assert again.same

@@ -25,7 +25,8 @@ from spcnet.engine.devices import layout, make_fabric, scorer
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import UsageError
 from spcnet.evaluation import evaluator
-from spcnet.methods import METHODS, Segmentor, card_for
+from spcnet.methods import METHODS, card_for
+from spcnet.models.network import Segmentor
 from spcnet.types import IGNORE_INDEX, Batch
 from tests.support.demo_networks import shortened
 

@@ -13,59 +13,15 @@ import torch
 from lightning.fabric import Fabric
 
 from spcnet import checkpoint
-from spcnet.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainingConfig, WhiteningConfig
+from spcnet.config import LossConfig, RunConfig, TrainingConfig, WhiteningConfig
 from spcnet.engine import records
-from spcnet.engine.devices import make_fabric
 from spcnet.engine.optim import make_optimizer, pack, poly_rate, unpack
-from spcnet.engine.trainer import Trainer
 from spcnet.errors import CheckpointError, DataError, Interrupted
-from spcnet.methods import METHODS, card_for
+from spcnet.methods import METHODS
 from spcnet.types import Batch
+from tests.support.training import batches, losses, pairs, settings, trainer
 
-CLASSES = 4
 CURVE = Path(__file__).with_name("golden_curve.json")
-
-
-def settings(output: Path, *, method: str = "spcnet", iterations: int = 8, **training: object) -> RunConfig:
-    options = {"iterations": iterations, "log_every": 1, "checkpoint_every": 100, "accelerator": "cpu", **training}
-    return RunConfig(
-        method=method,
-        model=ModelConfig(backbone="shufflenet_v2", output_stride=32, weights=None),
-        data=DataConfig(images_per_domain=2),
-        training=TrainingConfig(**options),  # type: ignore[arg-type]
-        output=output,
-    )
-
-
-def batches(start: int, end: int) -> Iterator[Batch]:
-    """Two domains of stripes whose colour tells the class; the second domain is darker."""
-    colours = torch.tensor([[1.0, -1, 0], [-1, 1, 0], [0, -1, 1], [1, 1, -1]])
-    for iteration in range(start, end):
-        random = torch.Generator().manual_seed(iteration)
-        label = torch.randint(0, CLASSES, (4, 4, 1), generator=random).repeat_interleave(12, 1).expand(4, 48, 64)
-        domain = torch.tensor([0, 0, 1, 1])
-        image = colours[label].permute(0, 3, 1, 2) + 0.1 * torch.randn(4, 3, 48, 64, generator=random)
-        yield Batch(image - 0.7 * domain.view(-1, 1, 1, 1), label.contiguous(), domain, ("a", "b", "c", "d"))
-
-
-def trainer(config: RunConfig) -> Trainer:
-    method = METHODS[config.method]
-    torch.manual_seed(config.training.seed)
-    network = method.build(config.model, num_classes=CLASSES, num_domains=2)
-    card = card_for(
-        method=config.method,
-        model=config.model,
-        space="test",
-        classes=("w", "x", "y", "z"),
-        domains=["one", "two"],
-        size=(48, 64),
-    )
-    config.output.mkdir(parents=True, exist_ok=True)
-    return Trainer(config, method, network, card, make_fabric(config.training))
-
-
-def losses(run: Path) -> list[float]:
-    return [record["loss"] for record in records.read_lines(run / records.TRAIN_FILE)]
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
@@ -149,7 +105,9 @@ def test_a_batch_norm_counts_each_part_once(tmp_path: Path) -> None:
 
 
 def test_an_optimiser_of_another_network_is_refused() -> None:
-    one, other = (make_optimizer([torch.nn.Parameter(torch.ones(size))], TrainingConfig()) for size in (2, 3))
+    one, other = (
+        make_optimizer([{"params": [torch.nn.Parameter(torch.ones(size))]}], TrainingConfig()) for size in (2, 3)
+    )
     one.param_groups[0]["params"][0].sum().backward()
     one.step()
     with pytest.raises(CheckpointError, match="belongs to another network"):
@@ -204,18 +162,6 @@ def test_a_run_may_go_on_in_a_precision_that_scales_its_losses(tmp_path: Path, m
     scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0})
     going_on.resume()
     assert scaler.state_dict()["scale"] == 8
-
-
-def pairs() -> Iterator[Iterator[Batch]]:
-    """Two trials of two batches: each image with another colour and as it is."""
-    for trial in range(2):
-        yield (photometric(batch) for batch in batches(100 + 2 * trial, 102 + 2 * trial))
-
-
-def photometric(batch: Batch) -> Batch:
-    altered = batch.image * torch.tensor([1.5, 0.5, 1.0]).view(3, 1, 1) + 0.3
-    image = torch.stack([altered, batch.image], dim=1).flatten(0, 1)
-    return Batch(image, batch.label.repeat_interleave(2, 0), batch.domain.repeat_interleave(2), batch.name * 2)
 
 
 def selective(output: Path) -> RunConfig:

@@ -3,6 +3,7 @@ import os
 import stat
 import subprocess
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from spcnet.data.transforms import normalise
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.evaluator import (
     DomainResult,
+    Origin,
     evaluate,
     label_image,
     record,
@@ -24,7 +26,7 @@ from spcnet.evaluation.evaluator import (
 from spcnet.evaluation.evaluator import merge_shards as whole_of
 from spcnet.files import write_atomic
 from spcnet.labels import label_space
-from spcnet.types import Batch, SegOutput
+from spcnet.types import Batch, Internals, SegOutput
 
 K = 4
 
@@ -49,7 +51,7 @@ class Shades(nn.Module):
         second = first.flip(1)
         if self.channels:
             first, second = (w[..., None].expand(-1, -1, self.channels) for w in (first, second))
-        return SegOutput(logits=logits, style_weights=(first, second))
+        return SegOutput(logits=logits, extras=Internals(style_weights=(first, second)))
 
 
 def domain(count, *, label_size=(6, 8), seed=0, size=(6, 8)):
@@ -84,7 +86,7 @@ def test_batch_size_does_not_matter():
     results = [evaluate(Shades(), in_batches(whole, size), num_classes=K, panels=3) for size in (1, 3, 7)]
     for other in results[1:]:
         assert torch.equal(results[0].counts, other.counts)
-        np.testing.assert_allclose(results[0].style_weights, other.style_weights, rtol=1e-6)
+        np.testing.assert_allclose(results[0].figures["style_weights"], other.figures["style_weights"], rtol=1e-6)
         assert [p.name for p in results[0].panels] == [p.name for p in other.panels]
 
 
@@ -93,14 +95,14 @@ def test_style_weights_are_the_mean_over_the_images_of_the_domain(channels):
     whole = domain(5)
     result = evaluate(Shades(channels), in_batches(whole, 2), num_classes=K)
     share = whole.image.mean(dim=(1, 2, 3)).sigmoid().mean().item()
-    np.testing.assert_allclose(result.style_weights, [[share, 1 - share], [1 - share, share]], rtol=1e-6)
+    np.testing.assert_allclose(result.figures["style_weights"], [[share, 1 - share], [1 - share, share]], rtol=1e-6)
 
 
 def test_a_network_without_styles_has_no_style_weights():
     def forward(image):
         return SegOutput(logits=image.repeat(1, 2, 1, 1)[:, :K])
 
-    assert evaluate(Shades(), [domain(2)], num_classes=K, forward=forward).style_weights is None
+    assert evaluate(Shades(), [domain(2)], num_classes=K, forward=forward).figures == {}
 
 
 def test_every_part_of_the_model_is_left_in_its_mode():
@@ -141,7 +143,7 @@ def test_processes_that_share_a_domain_agree_with_one_that_has_it_all():
     together = whole_of(shares, panels=2)
     assert torch.equal(together.counts, alone.counts)
     assert together.images == 6
-    np.testing.assert_allclose(together.style_weights, alone.style_weights, rtol=1e-6)
+    np.testing.assert_allclose(together.figures["style_weights"], alone.figures["style_weights"], rtol=1e-6)
     assert len(together.panels) == 2
     assert torch.equal(together.outcomes, alone.outcomes)
     with pytest.raises(DataError, match="no image to score"):
@@ -193,13 +195,10 @@ def test_the_record_is_plain_json_with_null_for_what_is_not_defined():
     counts = seven(6, 5, 4, 3, 2, 0, 0)
     counts[0][5] = 2  # 'far' is seen but not there; 'sky' is nowhere
     made = record(
-        {"streets/game": result_of(counts, style_weights=((0.25, 0.75),))},
+        {"streets/game": result_of(counts, figures={"style_weights": ((0.25, 0.75),)})},
         {"streets/game": "source"},
         space=SEVEN,
-        method="spcnet",
-        seed=4,
-        iteration=100,
-        run="first",
+        origin=Origin("first", "spcnet", 4, 100),
     )
     assert json.loads(json.dumps(made, allow_nan=False)) == made
     game = made["domains"]["streets/game"]
@@ -221,7 +220,7 @@ def test_the_record_is_plain_json_with_null_for_what_is_not_defined():
 
 
 def recorded(results, roles):
-    return record(results, roles, space=SEVEN, method="m", seed=0, iteration=0, run="r")
+    return record(results, roles, space=SEVEN, origin=Origin("r", "m", 0, 0))
 
 
 def test_means_are_over_the_domains_of_one_role():
@@ -310,7 +309,7 @@ def test_memory_stays_flat_at_full_size_with_nineteen_classes() -> None:
     program = """
 import resource, torch
 from spcnet.evaluation.evaluator import evaluate
-from spcnet.types import Batch, SegOutput
+from spcnet.types import Batch, Internals, SegOutput
 
 class Small(torch.nn.Module):
     def forward(self, image):
@@ -329,3 +328,32 @@ for number in (3, 9):
     few, many = map(int, done.stdout.split())
     # A map of 19 scores at this size has 152 MiB, the labels of six images 96.
     assert many - few < 70, f"{few} MiB after 3 images, {many} after 9 more"
+
+
+def test_a_figure_that_only_one_method_tells_is_averaged_recorded_and_read_under_its_name(tmp_path):
+    class Sureness(NamedTuple):
+        sure: torch.Tensor
+
+        def figures(self):
+            return {"sureness": (self.sure,)}
+
+    def forward(image):
+        share = image.mean(dim=(1, 2, 3)).sigmoid()
+        return Shades().eval()(image)._replace(extras=Sureness(torch.stack([share, 1 - share], dim=1)))
+
+    given = domain(5)
+    shards = [Batch(*(part[begin:end] for part in given)) for begin, end in ((0, 2), (2, 5))]
+    whole = evaluate(Shades(), [given], num_classes=K, forward=forward)
+    merged = whole_of([evaluate(Shades(), [shard], num_classes=K, forward=forward) for shard in shards], panels=0)
+    share = float(given.image.mean(dim=(1, 2, 3)).sigmoid().double().mean())
+    for result in (whole, merged):
+        np.testing.assert_allclose(result.figures["sureness"], [[share, 1 - share]], rtol=1e-6)
+    counts = seven(6, 5, 4, 3, 2, 0, 0)
+    made = record(
+        {"x": result_of(counts, figures={"sureness": ((0.5, 0.5),)})},
+        {"x": "unseen"},
+        space=SEVEN,
+        origin=Origin("r", "sure", 0, 1),
+    )
+    assert made["domains"]["x"]["figures"] == {"sureness": [[0.5, 0.5]]}
+    assert made["domains"]["x"]["style_weights"] is None

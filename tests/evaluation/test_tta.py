@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spcnet.errors import UsageError
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented, check_overlap, windows
-from spcnet.types import SegOutput
+from spcnet.types import Internals, SegOutput
 
 
 class Pixelwise:
@@ -23,7 +23,8 @@ class Pixelwise:
     def __call__(self, image: Tensor) -> SegOutput:
         self.seen.append(tuple(image.shape))
         return SegOutput(
-            image * torch.tensor([1.0, 2.0, -1.0]).view(3, 1, 1), style_weights=(image.mean((2, 3))[:, :2],)
+            image * torch.tensor([1.0, 2.0, -1.0]).view(3, 1, 1),
+            extras=Internals(style_weights=(image.mean((2, 3))[:, :2],)),
         )
 
 
@@ -82,14 +83,14 @@ def test_windows_give_what_the_whole_image_gives(size: tuple[int, int], weights:
     torch.testing.assert_close(found.logits, Pixelwise()(image).logits, rtol=1e-5, atol=1e-5)
     assert all(shape[0] <= at_once and shape[2] <= 33 and shape[3] <= 40 for shape in network.seen)
     assert sum(shape[0] for shape in network.seen) == 2 * len(windows(size, (33, min(40, size[1])), overlap=1 / 3))
-    assert found.style_weights[0].shape == (2, 2)
+    assert found.figures["style_weights"][0].shape == (2, 2)
 
 
 def test_the_mix_of_styles_is_each_images_own_mean_over_its_windows() -> None:
     image = torch.stack([torch.zeros(3, 40, 40), torch.ones(3, 40, 40)])
     image[:, :, :, 20:] += 4  # which the second of two windows sees
     found = augmented(Pixelwise(), TestTimeAugmentation(window=(40, 20), overlap=0), at_once=3)(image)
-    torch.testing.assert_close(found.style_weights[0], torch.tensor([[2.0, 2.0], [3.0, 3.0]]))
+    torch.testing.assert_close(found.figures["style_weights"][0], torch.tensor([[2.0, 2.0], [3.0, 3.0]]))
 
 
 def test_where_windows_overlap_those_that_see_a_pixel_in_their_middle_count_more() -> None:

@@ -29,8 +29,9 @@ from spcnet.data.transforms import normalise
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation import evaluator
 from spcnet.labels import label_space
-from spcnet.methods import BACKBONES, METHODS, build_model, restore
-from spcnet.models.segmentor import Segmentor
+from spcnet.methods import METHODS, build_model, restore
+from spcnet.models.backbones import BACKBONES
+from spcnet.models.network import Segmentor
 from tests.support.demo_networks import shortened
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_only.py"

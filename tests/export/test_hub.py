@@ -81,12 +81,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         results[name] = evaluator.DomainResult(counts=counts, images=10 + number, seconds=1.0)
     record = evaluator.record(
         results,
-        DOMAINS,
+        DOMAINS,  # type: ignore[arg-type]
         space=SPACE,
-        method="spcnet",
-        seed=3,
-        iteration=40,
-        run="spcnet-0",  # type: ignore[arg-type]
+        origin=evaluator.Origin("spcnet-0", "spcnet", 3, 40),
     )
     (folder / "results.jsonl").write_text(json.dumps(record) + "\n")
     return folder

@@ -9,8 +9,10 @@ from torch import nn
 from spcnet.config import ModelConfig
 from spcnet.inference import fast
 from spcnet.inference.fast import PackedConv, UpsampledConv, WinogradConv, fold_norms, fused
-from spcnet.methods import BACKBONES, METHODS
-from spcnet.models.deeplab import resize
+from spcnet.methods import METHODS
+from spcnet.models.backbones import BACKBONES
+from spcnet.models.heads.deeplab import resize
+from spcnet.types import internals_of
 
 
 def network(method="spcnet", backbone="mobilenet_v2", *, seed=0):
@@ -30,7 +32,9 @@ def network(method="spcnet", backbone="mobilenet_v2", *, seed=0):
 def difference(plain, quick, image):
     """Largest difference of all that two networks say, each as a part of its largest value."""
     one, other = plain(image), quick(image)
-    pairs = [(one.logits, other.logits), *zip(one.style_weights, other.style_weights, strict=True)]
+    pairs = [(one.logits, other.logits)]
+    one, other = internals_of(one), internals_of(other)
+    pairs += [*zip(one.style_weights, other.style_weights, strict=True)]
     pairs += [pair for a, b in zip(one.styles, other.styles, strict=True) for pair in zip(a, b, strict=True)]
     pairs += [(one.embedding, other.embedding)] if one.embedding is not None else []
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)

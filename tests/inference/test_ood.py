@@ -25,9 +25,9 @@ from spcnet.inference.ood import (
 )
 from spcnet.labels import label_space
 from spcnet.methods import METHODS
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.network import Segmentor
 from spcnet.synthesis.corruptions import corrupt
-from spcnet.types import SegOutput, StyleStats
+from spcnet.types import Internals, SegOutput, StyleStats
 
 SIZE = (48, 64)
 DOMAINS = ["streets/game", "streets/toy"]
@@ -96,7 +96,7 @@ def imagined(styles: Tensor, network: Segmentor) -> SegOutput:
     for layer in network.style_layers:
         channels = layer.base_mean.shape[1]
         layers.append(StyleStats(styles[:, :channels].float(), styles[:, channels : 2 * channels].float()))
-    return SegOutput(logits=torch.zeros(len(styles), 19, 33, 33), styles=tuple(layers))
+    return SegOutput(logits=torch.zeros(len(styles), 19, 33, 33), extras=Internals(styles=tuple(layers)))
 
 
 def draw(number: int, seed: int) -> Tensor:
@@ -142,7 +142,7 @@ def test_an_image_whose_style_is_a_domains_own_scores_lowest(detector, network, 
     for space in detector.spaces:
         centre = torch.from_numpy(space.centres[1])[None].float()
         parts.append(StyleStats(*centre.tensor_split(2, dim=1)))
-    ideal = detector.scores(output._replace(styles=tuple(parts)))[0]
+    ideal = detector.scores(output._replace(extras=output.extras._replace(styles=tuple(parts))))[0]
     assert ideal.parts["style"] < min(r.parts["style"] for r in detector.scores(look(network, fresh)))
     assert ideal.times < 0.01
 
@@ -157,7 +157,7 @@ def test_an_image_whose_style_is_a_domains_own_scores_lowest(detector, network, 
             )
             for stats in parts
         )
-        assert detector.scores(output._replace(styles=moved))[0].score > ideal.score
+        assert detector.scores(output._replace(extras=output.extras._replace(styles=moved)))[0].score > ideal.score
 
     elsewhere()
 
@@ -167,7 +167,7 @@ def test_the_base_distance_of_an_image_with_a_bases_statistics_is_zero(network, 
     styles = tuple(
         StyleStats(layer.base_mean[[0, 1]].clone(), layer.base_std[[0, 1]].clone()) for layer in network.style_layers
     )
-    assert signals(network, output._replace(styles=styles)).distance.abs().max() < 1e-9
+    assert signals(network, output._replace(extras=output.extras._replace(styles=styles))).distance.abs().max() < 1e-9
     assert signals(network, output).distance.min() > 0
 
 
@@ -204,7 +204,7 @@ def test_the_nearest_classes_are_those_of_the_slow_formula():
 def test_signals_are_those_of_the_definitions(network, fresh):
     output = look(network, fresh)
     found = signals(network, output)
-    best, second = nearest_classes(output.embedding, network.prototype_head.unit_prototypes)
+    best, second = nearest_classes(output.extras.embedding, network.prototype_head.unit_prototypes)
     torch.testing.assert_close(found.similarity, best.double())
     torch.testing.assert_close(found.margin, (best - second).double())
     shares = output.logits[:, :, ::4, ::4].double().softmax(1)
@@ -231,9 +231,11 @@ def test_half_precision_changes_the_score_by_little(detector, network, fresh):
 def test_neither_the_network_nor_its_output_is_changed(detector, network, fresh):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     output = look(network, fresh)
-    copies = [output.logits.clone(), output.embedding.clone(), *(s.mean.clone() for s in output.styles)]
+    copies = [output.logits.clone(), output.extras.embedding.clone(), *(s.mean.clone() for s in output.extras.styles)]
     detector.scores(output)
-    torch.testing.assert_close([output.logits, output.embedding, *(s.mean for s in output.styles)], copies)
+    torch.testing.assert_close(
+        [output.logits, output.extras.embedding, *(s.mean for s in output.extras.styles)], copies
+    )
     torch.testing.assert_close(dict(network.state_dict()), before)
 
 
@@ -262,11 +264,11 @@ def test_a_score_is_always_a_number(method, value, known):
     detector = fitted(network, known)
     output = look(network, list(strange_images()))
     assert values(detector, output).isfinite().all()
-    broken = output._replace(
-        logits=torch.full_like(output.logits, value),
-        embedding=None if output.embedding is None else torch.full_like(output.embedding, value),
-        styles=tuple(StyleStats(torch.full_like(s.mean, value), s.std) for s in output.styles),
-    )
+    broken = output._replace(logits=torch.full_like(output.logits, value))
+    if method == "spcnet":
+        embedding = torch.full_like(output.extras.embedding, value)
+        styles = tuple(StyleStats(torch.full_like(s.mean, value), s.std) for s in output.extras.styles)
+        broken = broken._replace(extras=Internals(embedding=embedding, styles=styles))
     for score in detector.scores(broken):
         assert np.isfinite([score.score, score.times or 0, score.percentile, *score.parts.values()]).all()
         if method == "spcnet":

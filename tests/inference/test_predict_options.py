@@ -19,7 +19,7 @@ from spcnet.inference.results import Failure, FoundImage, Results, ResultWriter,
 from spcnet.inference.visualize import check_ids, class_image, confidence_image, label_ids
 from spcnet.labels import CITYSCAPES_IDS, label_space
 from spcnet.methods import METHODS, card_for
-from tests.inference.test_predictor import SEVEN, Shades, grey, make
+from tests.support.predicting import SEVEN, Shades, grey, make
 from tests.support.videos import make_video
 
 CITY = label_space("cityscapes19")
@@ -89,7 +89,7 @@ def test_a_batch_gives_what_its_images_give_one_by_one(views):
         expected = alone.predict(image, confidence=True)
         assert (prediction.class_map == expected.class_map).mean() > 0.999
         np.testing.assert_allclose(prediction.confidence, expected.confidence, atol=1e-4)
-        np.testing.assert_allclose(prediction.style_weights, expected.style_weights, atol=1e-5)
+        np.testing.assert_allclose(prediction.figures["style_weights"], expected.figures["style_weights"], atol=1e-5)
 
 
 def test_files_of_different_sizes_are_never_put_into_one_batch(tmp_path):

@@ -4,56 +4,22 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import nn
 
 from spcnet.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from spcnet.errors import DataError, UsageError
 from spcnet.inference.images import IMAGE_SUFFIXES, find_images, read_rgb, search_images
 from spcnet.inference.predictor import Predictor, find_device
 from spcnet.inference.results import Failure, FoundImage, Results, Written
-from spcnet.labels import label_space
-from spcnet.types import SegOutput
+from tests.support.predicting import SEVEN, Shades, grey, make
 
-SEVEN = label_space("idd7")
 SHARED = Path(__file__).parents[2] / "../shared/data"
-
-
-class Shades(nn.Module):
-    """Class 0 where a pixel is dark, 6 where it is bright, those between between; M styles by redness and greenness."""
-
-    def __init__(self, *, num_classes=7, styles=True, channels=0):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.num_classes, self.styles, self.channels = num_classes, styles, channels
-        self.seen = []
-
-    def forward(self, image):
-        assert not self.training
-        self.seen.append(tuple(image.shape))
-        std, mean = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_STD, IMAGENET_MEAN))
-        pixels = image * std + mean
-        level = pixels.mean(dim=1, keepdim=True) * (self.num_classes - 1)
-        logits = -((level - torch.arange(self.num_classes).view(1, -1, 1, 1)) ** 2)
-        share = pixels.mean(dim=(2, 3))[:, :2].softmax(dim=1)
-        if self.channels:
-            share = share[..., None].expand(-1, -1, self.channels)
-        return SegOutput(logits=logits, style_weights=(share, share.flip(1)) if self.styles else ())
-
-
-def grey(*levels, height=40, width=20):
-    """Upright stripes of these grey values."""
-    row = np.repeat(np.array(levels, dtype=np.uint8), width)
-    return np.repeat(np.broadcast_to(row, (height, row.size))[..., None], 3, axis=2).copy()
-
-
-def make(**more):
-    return Predictor(Shades(), space=SEVEN, device="cpu", **more)
 
 
 @pytest.fixture
@@ -102,14 +68,14 @@ def test_style_weights_are_those_of_the_network_for_each_layer(channels):
     model = Shades(channels=channels)
     image = np.zeros((40, 40, 3), dtype=np.uint8)
     image[..., 0] = 255
-    first, second = Predictor(model, space=SEVEN, device="cpu").predict(image).style_weights
+    first, second = Predictor(model, space=SEVEN, device="cpu").predict(image).figures["style_weights"]
     expected = torch.tensor([1.0, 0.0]).softmax(dim=0).tolist()
     np.testing.assert_allclose(first, expected, rtol=1e-5)
     np.testing.assert_allclose(second, expected[::-1], rtol=1e-5)
 
 
 def test_a_network_without_styles_gives_none():
-    assert Predictor(Shades(styles=False), space=SEVEN, device="cpu").predict(grey(0, 9)).style_weights is None
+    assert Predictor(Shades(styles=False), space=SEVEN, device="cpu").predict(grey(0, 9)).figures == {}
 
 
 def test_the_network_is_put_into_evaluation_mode():
@@ -485,7 +451,7 @@ def test_a_folder_becomes_class_maps_overlays_and_tables(photos, tmp_path):
     assert lines[0] == ["image", "layer", "game", "toy"]
     assert [line[:2] for line in lines[1:3]] == [["a", "1"], ["a", "2"]]
     assert len(lines) == 1 + 2 * 4
-    assert float(lines[5][2]) == pytest.approx(expected.style_weights[0][0])
+    assert float(lines[5][2]) == pytest.approx(expected.figures["style_weights"][0][0])
 
 
 def test_an_unreadable_image_is_reported_in_one_line_and_the_rest_goes_on(photos, tmp_path):
@@ -641,3 +607,27 @@ def test_real_photos_go_through(tmp_path):
 def test_every_suffix_that_is_looked_for_can_be_read(tmp_path):
     Image.init()
     assert set(IMAGE_SUFFIXES) - set(Image.registered_extensions()) == set()
+
+
+def test_a_figure_that_only_one_method_tells_stands_in_every_file_under_its_name(photos, tmp_path):
+    class Sureness(NamedTuple):
+        sure: torch.Tensor
+
+        def figures(self):
+            return {"sureness": (self.sure,)}
+
+    class Sure(Shades):
+        def forward(self, image):
+            output = super().forward(image)
+            return output._replace(extras=Sureness(output.figures["style_weights"][0]))
+
+    predictor = Predictor(Sure(), space=SEVEN, device="cpu", source_names=["game", "toy"])
+    predictor.predict_paths([photos], tmp_path)
+    index = json.loads((tmp_path / "predictions.json").read_text())
+    for entry in index["images"]:
+        assert entry["style_weights"] is None
+        assert [list(layer) for layer in entry["figures"]["sureness"]] == [["game", "toy"]]
+    lines = (tmp_path / "sureness.csv").read_text().splitlines()
+    assert lines[0] == "image,layer,game,toy"
+    assert len(lines) == 1 + len(index["images"])
+    assert not (tmp_path / "styles.csv").exists()

@@ -15,7 +15,7 @@ from spcnet.inference import video as module
 from spcnet.inference.images import find_images
 from spcnet.inference.results import Failure, FoundImage, Results, WrittenVideo
 from spcnet.inference.video import VideoWriter, camera, is_video, open_video
-from tests.inference.test_predictor import SEVEN, grey, make
+from tests.support.predicting import SEVEN, grey, make
 from tests.support.videos import av, bars, color_error, make_sound, make_video, painted, record
 
 

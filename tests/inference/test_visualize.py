@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spcnet.errors import UsageError
+from spcnet.formatting import whole_percent
 from spcnet.inference.visualize import (
     MIN_SHEET_WIDTH,
     STYLE_COLORS,
     colorize,
     legend,
     overlay,
-    percent,
     sheet,
     style_bar,
 )
@@ -109,7 +109,7 @@ def test_a_style_bar_needs_a_name_for_each_weight():
 def test_a_sheet_shows_the_whole_overlay_at_a_size_that_can_be_read(height, width):
     image, class_map = photo(height, width), np.zeros((height, width), dtype=np.uint8)
     class_map[: height // 2] = 10
-    made = sheet(image, class_map, CITY, style_weights=[(0.5, 0.5)], source_names=("game", "toy"))
+    made = sheet(image, class_map, CITY, figures={"style_weights": ((0.5, 0.5),)}, source_names=("game", "toy"))
     assert made.width >= MIN_SHEET_WIDTH
     assert made.height > height
     assert made.height <= max(height, 1600) + 600
@@ -123,4 +123,4 @@ def test_a_sheet_shows_the_whole_overlay_at_a_size_that_can_be_read(height, widt
     ("share", "words"), [(0, "0 %"), (0.001, "<1 %"), (0.0051, "1 %"), (0.0151, "2 %"), (0.624, "62 %"), (1, "100 %")]
 )
 def test_shares_are_whole_per_cent(share, words):
-    assert percent(share) == words
+    assert whole_percent(share) == words

@@ -1,6 +1,5 @@
 """Whole networks against the reference's, and the rules of the one forward."""
 
-import zlib
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spcnet.errors import UsageError
-from spcnet.methods import BACKBONES, build_model
+from spcnet.methods import build_model
 from spcnet.models.backbones import build_backbone
-from spcnet.models.deeplab import AtrousConv2d, PoolableBatchNorm2d
-from spcnet.models.segmentor import Segmentor
+from spcnet.models.heads.deeplab import AtrousConv2d, PoolableBatchNorm2d
+from spcnet.models.network import Segmentor
 from spcnet.weights.imagenet import SHUFFLENET_STEM_NORM, reference_name
 from tests import golden
+from tests.support.reference import formula
 
 NAMES = {
     "r18": "resnet18",
@@ -29,21 +29,6 @@ METHOD_OF = {"base": "deeplabv3plus", "ibn": "ibn", "is": "is", "isw": "is", "sw
 
 
 # golden ---------------------------------------------------------------------------------------------------------------
-
-
-def formula(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Value of a tensor by its reference name, as the reference's networks were filled."""
-    z = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
-    leaf = name.rsplit(".", maxsplit=1)[-1]
-    if leaf == "running_var":
-        v = 1 + 0.25 * np.tanh(z)
-    elif leaf in ("style_sig", "style_mu", "prototypes"):
-        v = {"style_sig": 1 + 0.4 * np.tanh(z), "style_mu": 0.5 * z, "prototypes": z}[leaf]
-    elif leaf == "weight":
-        v = z / np.sqrt(np.prod(shape[1:])) if len(shape) >= 2 else 1 + 0.2 * np.tanh(z)
-    else:
-        v = 0.1 * z
-    return torch.from_numpy(np.asarray(v, dtype=np.float32)).double()
 
 
 def build(stored: str) -> tuple[Segmentor, str]:
@@ -153,28 +138,9 @@ def test_batch_norm_of_a_single_cell_uses_and_keeps_the_running_statistics() -> 
 # property -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("output_stride", [8, 16, 32])
-@pytest.mark.parametrize("name", sorted(BACKBONES))
-def test_dilation_keeps_the_maps_at_the_output_stride(name: str, output_stride: int) -> None:
-    with torch.device("meta"):
-        _, finish = build_backbone(name, output_stride=output_stride)
-        backbone = finish()
-        feature = torch.empty(1, 3, 64, 128)
-        for stage, channels, stride in zip(
-            (backbone.stem, backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4),
-            backbone.channels,
-            BACKBONES[name].strides,
-            strict=True,
-        ):
-            feature = stage(feature)
-            stride = min(stride, output_stride)
-            assert feature.shape == (1, channels, 64 // stride, 128 // stride)
-        assert backbone(torch.empty(1, 3, 64, 128)).shape == feature.shape
-
-
 def test_dilation_widens_what_the_reference_widens() -> None:
     with torch.device("meta"):
-        resnet, mobilenet = (build_backbone(name, output_stride=16)[1]() for name in ("resnet50", "mobilenet_v2"))
+        resnet, mobilenet = (build_backbone(name, output_stride=16) for name in ("resnet50", "mobilenet_v2"))
     wide = [m.dilation for m in resnet.layer4.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     assert wide == [(2, 2)] * 3  # the first block too, where torchvision leaves 1
     wide = [m.dilation for m in mobilenet.layer3.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]

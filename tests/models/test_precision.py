@@ -13,11 +13,11 @@ from spcnet.losses.clustering import class_sums, compactness_loss, discriminatio
 from spcnet.losses.segmentation import cross_entropy
 from spcnet.losses.whitening import covariance, whitening_loss
 from spcnet.methods import METHODS
-from spcnet.models.clustering import PrototypeHead, unit
+from spcnet.models.heads.prototypes import PrototypeHead, unit
 from spcnet.models.pseudo import StyleClusters
 from spcnet.models.style import StyleProjection, style_distance, style_stats, style_weights
 from spcnet.models.whitening import SwitchableWhitening
-from spcnet.precision import at_least_single
+from spcnet.numerics import at_least_single
 from spcnet.types import Batch, StyleStats
 
 HALF = torch.bfloat16

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, image_sums, labels_at
 from spcnet.losses.segmentation import cross_entropy
-from spcnet.models.clustering import PrototypeHead, embed, prototype_logits, ramp_up
-from spcnet.models.deeplab import resize
+from spcnet.models.heads.deeplab import resize
+from spcnet.models.heads.prototypes import PrototypeHead, embed, prototype_logits, ramp_up
 from spcnet.types import ClassSums
 from tests import golden
 
@@ -139,7 +139,7 @@ def test_embeddings_and_fresh_prototypes_have_unit_length() -> None:
 def test_embedding_part_by_part_equals_the_three_steps(
     at_a_time: int, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spcnet.models.clustering.pixels_at_a_time", lambda device: at_a_time)
+    monkeypatch.setattr("spcnet.models.heads.prototypes.pixels_at_a_time", lambda device: at_a_time)
     torch.manual_seed(0)
     norm = nn.LayerNorm(6).double()
     nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)

@@ -10,8 +10,8 @@ from spcnet import checkpoint
 from spcnet.config import ModelConfig
 from spcnet.errors import UsageError
 from spcnet.methods import METHODS, card_for, restore
+from spcnet.models.network import Segmentor
 from spcnet.models.pseudo import StyleClusters
-from spcnet.models.segmentor import Segmentor
 from spcnet.types import Batch, StyleStats
 
 DOMAINS, CHANNELS = 5, 8
@@ -133,7 +133,7 @@ def batch_of(domain: int) -> Batch:
     return Batch(image, label, torch.full((6,), domain), tuple("abcdef"))
 
 
-@pytest.mark.parametrize("method", [name for name, found in METHODS.items() if found.style])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.styled])
 def test_what_the_batch_says_of_domains_does_not_count(method: str) -> None:
     states = []
     for domain in (0, 3):

@@ -5,16 +5,11 @@ import torch
 from torch import nn
 
 from spcnet.errors import UsageError
-from spcnet.methods import BACKBONES, build_model
-from spcnet.models.backbones import backbone_info, build_backbone
-from spcnet.models.whitening import (
-    NormedBlock,
-    SwitchableWhitening,
-    fill_slots,
-    inverse_root,
-    slots_of,
-    slots_of_codes,
-)
+from spcnet.methods import build_model
+from spcnet.models.backbones import BACKBONES, backbone_info, build_backbone
+from spcnet.models.backbones.torchvision import NormedBlock
+from spcnet.models.norm_slots import fill_slots, slots_of, slots_of_codes
+from spcnet.models.whitening import SwitchableWhitening, inverse_root
 
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
@@ -29,8 +24,7 @@ def test_every_backbone_trains_with_every_norm(method: str, backbone: str) -> No
 
 
 def test_a_slot_normalises_what_leaves_its_block() -> None:
-    _, finish = build_backbone("resnet18", output_stride=32)
-    backbone = finish()
+    backbone = build_backbone("resnet18", output_stride=32)
     fill_slots(backbone, {"layer1": "is"})
     block = backbone.layer1[-1]  # type: ignore[index]
     assert isinstance(block, NormedBlock)
@@ -66,9 +60,9 @@ def test_unknown_slots_and_kinds_are_answered_with_the_known(norms: dict[str, st
 
 @pytest.mark.parametrize("backbone", [name for name in sorted(BACKBONES) if "stem1" not in BACKBONES[name].norm_slots])
 def test_a_slot_that_a_backbone_lacks_is_an_error(backbone: str) -> None:
-    _, finish = build_backbone(backbone, output_stride=32)
+    built = build_backbone(backbone, output_stride=32)
     with pytest.raises(UsageError, match="no slot stem1: its stem has stem3 alone"):
-        fill_slots(finish(), {"stem1": "is"})
+        fill_slots(built, {"stem1": "is"})
 
 
 def test_whitened_groups_have_the_unit_covariance() -> None:

@@ -18,7 +18,7 @@ from spcnet.reports.details import top_confusions
 from spcnet.reports.inspection import write_inspection
 from spcnet.reports.page import render_page, write_report
 from spcnet.reports.runs import Run, load_run
-from tests.reports.test_inspection_figures import made
+from tests.support.inspections import made
 from tests.support.report_factory import TARGETS, result_record, small_domains, write_lines, write_run
 
 VOID_TAGS = {"meta", "img", "br", "wbr", "link", "input", "hr"}

@@ -11,8 +11,8 @@ import pytest
 from spcnet.config import DataConfig
 from spcnet.reports.page import write_report
 from spcnet.reports.runs import load_run
-from tests.reports.test_report_cards import write_card
 from tests.support.browser import Visit, chromium
+from tests.support.cards import write_card
 from tests.support.report_factory import result_record, small_domains, write_lines, write_run
 
 TARGETS = ["cityscapes", "bdd100k", "mapillary"]

@@ -26,7 +26,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert night.iou["train"] is None
     assert night.absent == ("train",)
     assert night.confusion.shape == (7, 7)
-    assert len(night.style_weights) == 3
+    assert len(night.figures["style_weights"]) == 3
     assert len(run.log) == 30
     assert run.log[0].parts.keys() == {"ce", "var", "dis"}
     assert run.environment["device"] == "cpu"

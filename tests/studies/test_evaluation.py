@@ -43,8 +43,8 @@ from spcnet.studies import ood, robustness
 from spcnet.studies.predictions import read_prediction
 from spcnet.studies.subject import Subject
 from spcnet.training import train
-from tests.data.test_images import STORED, turned
-from tests.test_file_kinds import onnx_file, torch_export_file
+from tests.support.pictures import STORED, turned
+from tests.support.weight_files import onnx_file, torch_export_file
 
 SIZE = (64, 128)
 

@@ -40,7 +40,8 @@ from spcnet.inference.embeddings import (
     told_apart,
 )
 from spcnet.labels import label_space
-from spcnet.methods import METHODS, Segmentor, card_for
+from spcnet.methods import METHODS, card_for
+from spcnet.models.network import Segmentor
 from spcnet.reports import inspection as report
 from spcnet.reports.inspection import read_inspection
 from spcnet.studies import inspection
@@ -161,7 +162,7 @@ def test_styles_before_and_lambda_are_those_of_the_network_itself() -> None:
     network = build("spcnet")
     output = network(batches(3)[0].image)
     inside = look(network, 3)
-    for view, stats, weights in zip(inside.styles, output.styles, output.style_weights, strict=True):
+    for view, stats, weights in zip(inside.styles, output.extras.styles, output.extras.style_weights, strict=True):
         torch.testing.assert_close(view.before, torch.cat([stats.mean, stats.std], dim=1))
         assert view.weights is not None
         torch.testing.assert_close(view.weights, weights)
@@ -194,7 +195,7 @@ def test_lambda_by_channel_is_averaged() -> None:
     network = build("spcnet", style=StyleConfig(channel_wise=True))
     view = look(network, 2).styles[0]
     assert view.weights is not None
-    torch.testing.assert_close(view.weights, network(batches(2)[0].image).style_weights[0].mean(dim=2))
+    torch.testing.assert_close(view.weights, network(batches(2)[0].image).extras.style_weights[0].mean(dim=2))
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

@@ -11,7 +11,8 @@ from spcnet.config import ModelConfig
 from spcnet.data.transforms import normalise
 from spcnet.inference.ood import OODDetector
 from spcnet.labels import label_space
-from spcnet.methods import METHODS, Segmentor, card_for
+from spcnet.methods import METHODS, card_for
+from spcnet.models.network import Segmentor
 from spcnet.synthesis.streets import generate
 
 SIZE = (64, 128)

@@ -28,7 +28,8 @@ from spcnet.errors import CheckpointError, SpcnetError
 from spcnet.methods import build_model
 from spcnet.models.backbones import backbone_info, build_backbone
 from spcnet.weights.files import read_weights
-from spcnet.weights.imagenet import CLASSIFIER_KEYS, load_imagenet
+from spcnet.weights.imagenet import load_imagenet
+from tests.support.backbones import classifier_state, published
 
 ARCH = "shufflenet_v2"
 
@@ -37,7 +38,7 @@ ARCH = "shufflenet_v2"
 def plain() -> dict[str, Tensor]:
     """Torchvision's names of a small classifier."""
     torch.manual_seed(5)
-    return build_backbone(ARCH, output_stride=32)[0].state_dict()
+    return classifier_state(ARCH)
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,9 @@ def saved(path: Path, content: Any, **options: Any) -> Path:
 def filled(path: Path | str, arch: str = ARCH) -> dict[str, Tensor]:
     """The backbone that `model.weights` makes of a file."""
     torch.manual_seed(7)
-    classifier, _ = build_backbone(arch, output_stride=32)
-    load_imagenet(classifier, backbone_info(arch), str(path))
-    return {k: v for k, v in classifier.state_dict().items() if not k.startswith(CLASSIFIER_KEYS)}
+    backbone = build_backbone(arch, output_stride=32)
+    load_imagenet(backbone, backbone_info(arch), str(path))
+    return published(backbone)
 
 
 def agrees(found: dict[str, Tensor], tensors: dict[str, Tensor]) -> bool:
@@ -242,7 +243,7 @@ def test_a_network_with_names_like_mobilenet_s_is_called_no_known_backbone(tmp_p
 
 
 def test_names_of_other_programs_are_known(tmp_path: Path, whole: dict[str, Tensor]) -> None:
-    mobile = build_backbone("mobilenet_v2", output_stride=32)[0].state_dict()
+    mobile = classifier_state("mobilenet_v2")
     theirs = dict(zip(mmpretrain_names(), mobile.values(), strict=True))
     assert agrees(filled(saved(tmp_path / "mm", {"state_dict": theirs, "meta": {}}), "mobilenet_v2"), mobile)
     robust = filled(saved(tmp_path / "robust", {"state_dict": under("module.", whole)}))

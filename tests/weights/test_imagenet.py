@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from spcnet.models.backbones import backbone_info, build_backbone
 from spcnet.weights.files import read_weights, readings
 from spcnet.weights.imagenet import load_imagenet
 from tests import golden
+from tests.support.backbones import classifier_state
 
 IMAGENET = golden.SHARED / "weights" / "mobilenet_v2_imagenet.safetensors"
 
@@ -31,7 +33,7 @@ class Bomb:
 
 def classifier(name: str = "shufflenet_v2", seed: int = 0) -> dict[str, Tensor]:
     torch.manual_seed(seed)
-    return build_backbone(name, output_stride=16)[0].state_dict()
+    return classifier_state(name)
 
 
 @pytest.mark.parametrize("form", ["state.safetensors", "state.pth", "wrapped.pth", "parallel.pth"])
@@ -111,11 +113,11 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path, change: Any
     given = classifier()
     change(given)
     torch.save(given, tmp_path / "w.pth")
-    network, _ = build_backbone("shufflenet_v2", output_stride=16)
-    before = network.state_dict()["stage3.0.branch1.0.weight"].clone()
+    network = build_backbone("shufflenet_v2", output_stride=16)
+    before = network.state_dict()["layer2.0.branch1.0.weight"].clone()
     with pytest.raises(CheckpointError, match=message):
         load_imagenet(network, backbone_info("shufflenet_v2"), str(tmp_path / "w.pth"))
-    assert torch.equal(network.state_dict()["stage3.0.branch1.0.weight"], before)
+    assert torch.equal(network.state_dict()["layer2.0.branch1.0.weight"], before)
 
 
 @pytest.mark.skipif(not IMAGENET.is_file(), reason=f"no ImageNet weights at {IMAGENET}")
@@ -146,21 +148,19 @@ class Served:
 def test_without_a_network_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     offline = Served(OSError("no route to host"))
-    monkeypatch.setattr(weights.torchvision.models, "get_model_weights", lambda name: asked.append(name) or offline)
+    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: asked.append(name) or offline)
     with pytest.raises(CheckpointError, match=r"for resnet50 \(no route to host\): go online, give a local file as"):
         build_model("deeplabv3plus", weights="imagenet")
     assert asked == ["resnet50"]
 
 
 def test_resnet101_warns_that_its_stem_starts_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torchvision
-
     torch.manual_seed(3)
     plain = torchvision.models.resnet101().state_dict()
-    monkeypatch.setattr(weights.torchvision.models, "get_model_weights", lambda name: Served(plain))
+    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: Served(plain))
     with pytest.warns(
         UserWarning,
-        match=r"resnet101 weights have another stem than resnet101 here: conv1\., .* start from random values",
+        match=r"resnet101 weights: another stem than that of resnet101 here, conv1\., .* start from random values",
     ):
         network = build_model("deeplabv3plus", backbone="resnet101", weights="imagenet")
     filled = network.backbone.state_dict()

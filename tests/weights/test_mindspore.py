@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -14,39 +13,9 @@ from torch import Tensor
 
 from spcnet.errors import CheckpointError
 from spcnet.file_kinds import FileKind, kind_of
-from spcnet.weights.mindspore import TYPES, read_mindspore
+from spcnet.weights.mindspore import read_mindspore
 from tests import golden
-
-
-def varint(value: int) -> bytes:
-    out = b""
-    while value > 0x7F:
-        out += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return out + bytes([value])
-
-
-def field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def entry(tag: str, shape: tuple[int, ...], kind: str, content: bytes) -> bytes:
-    dims = b"".join(varint(1 << 3) + varint(size) for size in shape)
-    tensor = dims + field(2, kind.encode()) + field(3, content)
-    return field(1, field(1, tag.encode()) + field(2, tensor))
-
-
-def checkpoint(**tensors: Tensor) -> bytes:
-    names = {dtype: name for name, dtype in TYPES.items()}
-    return b"".join(
-        entry(tag, tuple(t.shape), names[t.dtype], t.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        for tag, t in tensors.items()
-    )
-
-
-SMALL = checkpoint(
-    **{"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([1, -2]), "c": torch.tensor([0.5]).half()}
-)
+from tests.support.weight_files import SMALL, entry, field, varint
 
 
 def read(tmp_path: Path, data: bytes) -> dict[str, Tensor]:

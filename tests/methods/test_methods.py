@@ -13,12 +13,19 @@ from spcnet.config import ClusteringConfig, LossConfig, ModelConfig, StyleConfig
 from spcnet.distributed import MicroBatchSums
 from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.losses.segmentation import cross_entropy, frequency_weights
-from spcnet.methods import BACKBONES, METHODS, build_model, card_for, fill, method_named, restore
-from spcnet.models.segmentor import Segmentor, device_of
+from spcnet.methods import METHODS, build_model, card_for, method_named, restore
+from spcnet.methods.base import fill
+from spcnet.methods.mixstyle import StyleMixer
+from spcnet.methods.spcnet import Observed, SPCNet
+from spcnet.models.backbones import BACKBONES
+from spcnet.models.network import Segmentor
 from spcnet.models.whitening import SwitchableWhitening
-from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult
+from spcnet.numerics import device_of
+from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult, internals_of
 
 CLASSES, DOMAINS = 5, 3
+MIXING = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.Dropout2d, SwitchableWhitening, StyleMixer)
+"""Layers that look at a batch as a whole, or draw, in training: in evaluation a batch equals its parts."""
 LARGE = {"resnet50", "resnet101"}
 """Backbones that only SPC-Net is tried on here, for time."""
 
@@ -73,12 +80,19 @@ def test_every_method_trains_and_predicts_on_every_backbone(method: str, backbon
     assert output.logits.shape == (3, CLASSES, 48, 64)
     assert output.auxiliary is not None
     assert output.auxiliary.shape[:2] == (3, CLASSES)
-    assert (output.embedding is not None) == rules.clustering
-    assert len(output.styles) == (0 if rules.style is None else 2)
-    assert [tuple(w.shape) for w in output.style_weights] == (
-        [(3, DOMAINS)] * 2 if rules.style in ("projection", "substitution") else []
+    style, clustering = getattr(rules, "style", None), getattr(rules, "clustering", False)
+    internals = internals_of(output)
+    assert (internals.embedding is not None) == clustering
+    assert len(internals.styles) == (0 if style is None else 2)
+    assert [tuple(w.shape) for w in output.figures.get("style_weights", ())] == (
+        [(3, DOMAINS)] * 2 if style in ("projection", "substitution") else []
     )
-    assert set(result.parts) == {"ce", "aux", "var", "dis"} if rules.clustering else {"ce", "aux"}
+    whitens = bool(network.whitening_layers)
+    assert list(result.parts) == [
+        *("ce", "aux"),
+        *(("var", "dis") if clustering else ()),
+        *(("whitening",) if whitens else ()),
+    ]
     assert all(bool(part.isfinite()) and not part.requires_grad for part in result.parts.values())
 
     result.loss.backward()
@@ -87,10 +101,10 @@ def test_every_method_trains_and_predicts_on_every_backbone(method: str, backbon
 
     before = snapshot(network)
     rules.update(network, result, progress=0.5)
-    expected = {f"styles.{i}.{kind}" for i in range(2) for kind in ("base_mean", "base_std")} if rules.style else set()
-    expected |= {"classifier.prototypes"} if rules.clustering else set()
+    expected = {f"styles.{i}.{kind}" for i in range(2) for kind in ("base_mean", "base_std")} if style else set()
+    expected |= {"classifier.prototypes"} if clustering else set()
     assert changed(network, before) == expected
-    if rules.style:
+    if style:
         for layer in (0, 1):
             base = f"styles.{layer}.base_mean"
             assert torch.equal(network.state_dict()[base][1], before[base][1])  # the absent domain
@@ -192,7 +206,7 @@ def test_a_batch_in_parts_has_the_losses_and_gradients_of_the_whole(method: str)
         torch.manual_seed(0)
         made = METHODS[method].build(model, num_classes=CLASSES, num_domains=DOMAINS).double().train()
         for layer in made.modules():
-            if isinstance(layer, (torch.nn.modules.batchnorm._BatchNorm, torch.nn.Dropout2d, SwitchableWhitening)):
+            if isinstance(layer, MIXING):
                 layer.eval()
         for layer in made.whitening_layers:
             layer.mask.fill_(True).triu_(1)
@@ -215,8 +229,8 @@ def test_a_batch_in_parts_has_the_losses_and_gradients_of_the_whole(method: str)
     for name, value in parted.named_parameters():
         torch.testing.assert_close(value.grad, whole.get_parameter(name).grad, rtol=0, atol=1e-9, msg=name)
     assert any(bool(value.grad.any()) for value in parted.parameters() if value.grad is not None)
-    if result.classes is not None and expected.classes is not None:
-        for found, value in zip(result.classes, expected.classes, strict=True):
+    if isinstance(result.extras, Observed) and result.extras.classes is not None:
+        for found, value in zip(result.extras.classes, expected.extras.classes, strict=True):
             torch.testing.assert_close(found, value, rtol=0, atol=1e-9)
 
 
@@ -302,6 +316,17 @@ def test_style_settings_reach_the_layers() -> None:
     assert (head.momentum, head.ramp) == (0.5, True)
 
 
+def test_further_options_reach_a_network_that_is_built_by_names() -> None:
+    network = build_model(
+        "spcnet", backbone="shufflenet_v2", options={"style": {"distance": "kl"}, "clustering": {"embedding_dim": 32}}
+    )
+    assert network.style_layers[0].distance == "kl"
+    assert network.prototype_head is not None
+    assert network.prototype_head.prototypes.shape == (19, 2, 32)
+    with pytest.raises(UsageError, match="unknown option stile"):
+        build_model("spcnet", options={"stile": {}})
+
+
 def test_each_method_is_named_and_explained() -> None:
     for name, method in METHODS.items():
         assert method.name == name
@@ -354,7 +379,7 @@ def test_a_label_of_no_class_is_refused_with_the_images_name(method: str, value:
 
 
 @pytest.mark.parametrize("domain", [DOMAINS, -1])
-@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.style or m.clustering])
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if isinstance(m, SPCNet)])
 def test_a_domain_out_of_range_is_refused_before_anything_is_learnt(method: str, domain: int) -> None:
     with pytest.raises(UsageError, match=r"the network knows the domains 0\.\.2"):
         step(method, network_of(method).eval(), batch_of((0, domain)))

@@ -14,8 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from spcnet.memory import pixels_at_a_time
-from spcnet.precision import without_autocast
+from spcnet.numerics import pixels_at_a_time, without_autocast
 from spcnet.types import ClassSums
 
 

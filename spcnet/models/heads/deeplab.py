@@ -1,9 +1,13 @@
-"""DeepLabV3+ (Chen et al., ECCV 2018) as RobustNet has it: ASPP, decoder, classifier and auxiliary head."""
+"""DeepLabV3+ (Chen et al., ECCV 2018) as RobustNet has it: ASPP and decoder."""
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from spcnet.models.heads.base import Decoder
 
 FEATURES = 256
 """Channels of the decoder's output."""
@@ -82,14 +86,21 @@ class ASPP(nn.Module):
         return torch.cat([whole, *(branch(feature) for branch in self.branches)], dim=1)
 
 
-class DeepLabDecoder(nn.Module):
-    """ASPP on the deepest features, joined with the fine ones of the first stage."""
+class DeepLabDecoder(Decoder):
+    """ASPP on the deepest features, joined with the fine ones of the first stage.
 
-    def __init__(self, deep_channels: int, fine_channels: int, *, output_stride: int) -> None:
+    Args:
+        channels: of the backbone's maps, by place, the stem's first.
+        strides: image size divided by the size of those maps.
+    """
+
+    def __init__(self, channels: Mapping[str, int], strides: Mapping[str, int]) -> None:
         super().__init__()
-        self.aspp = ASPP(deep_channels, output_stride=output_stride)
+        _, fine, *_, deep = channels
+        self.places, self.out_channels = (deep, fine), FEATURES
+        self.aspp = ASPP(channels[deep], output_stride=strides[deep])
         self.reduce_deep = conv_bn(5 * FEATURES, FEATURES)
-        self.reduce_fine = conv_bn(fine_channels, 48)
+        self.reduce_fine = conv_bn(channels[fine], 48)
         self.fuse = nn.Sequential(*conv_bn(FEATURES + 48, FEATURES, 3), *conv_bn(FEATURES, FEATURES, 3))
         initialise(self)
 
@@ -100,24 +111,6 @@ class DeepLabDecoder(nn.Module):
         upsampled = resize(self.reduce_deep(self.aspp(deep)), (fine.shape[2], fine.shape[3]))
         fused: Tensor = self.fuse(torch.cat([self.reduce_fine(fine), upsampled], dim=1))
         return fused
-
-
-def linear_classifier(num_classes: int) -> nn.Module:
-    """A 1×1 convolution from the decoder's features to class scores."""
-    return initialise(nn.Sequential(nn.Conv2d(FEATURES, num_classes, 1)))
-
-
-def auxiliary_head(in_channels: int, num_classes: int) -> nn.Module:
-    """Second classifier, on the third stage; helps training and is not used after it."""
-    return initialise(
-        nn.Sequential(
-            nn.Conv2d(in_channels, 512, 3, padding=1),
-            nn.BatchNorm2d(512),
-            nn.ReLU(inplace=True),
-            nn.Dropout2d(0.1),
-            nn.Conv2d(512, num_classes, 1),
-        )
-    )
 
 
 def initialise(module: nn.Module) -> nn.Module:

@@ -1,0 +1,156 @@
+"""DeepLabV3+ without anything for other domains: the baseline, and what the other methods build upon."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spcnet.config import LossConfig, ModelConfig
+from spcnet.distributed import Reduce
+from spcnet.errors import UsageError, lookup
+from spcnet.losses.clustering import labels_at
+from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
+from spcnet.methods.base import Method, Terms
+from spcnet.models.backbones import Backbone, backbone_info, build_backbone
+from spcnet.models.heads import CLASSIFIERS, DECODERS
+from spcnet.models.heads.linear import auxiliary_head
+from spcnet.models.network import Segmentor
+from spcnet.models.pseudo import StyleClusters
+from spcnet.types import Batch, SegOutput
+from spcnet.weights.imagenet import load_imagenet
+
+
+class Baseline(Method):
+    """DeepLabV3+ on any backbone, trained by cross-entropy; its parts are methods that another method may replace."""
+
+    @property
+    def classifier(self) -> str:
+        """What makes class scores of the decoder's features, by its name in `CLASSIFIERS`."""
+        return "linear"
+
+    @property
+    def styled(self) -> bool:
+        """Whether it has style layers."""
+        return False
+
+    def check(self, model: ModelConfig) -> None:
+        """Also refuse an unknown backbone or decoder, and settings of style layers where there are none."""
+        super().check(model)
+        backbone_info(model.backbone)
+        lookup(model.decoder, DECODERS, "decoder")
+        if not self.styled and model.style.mode is not None:
+            raise UsageError(
+                f"model.style.mode is {model.style.mode!r}, but the method {self.name} has no style layers: "
+                "choose another method (spcnet, style_projection) or drop the option"
+            )
+
+    def build(
+        self,
+        model: ModelConfig,
+        *,
+        num_classes: int,
+        num_domains: int,
+        cluster_domains: bool = False,
+        pretrained: bool = True,
+    ) -> Segmentor:
+        """Backbone with its weights, norms, decoder, classifier, style layers and auxiliary head, made in this order."""
+        self.check(model)
+        self._check_numbers(model, num_classes, num_domains, cluster_domains)
+        backbone = build_backbone(model.backbone, output_stride=model.output_stride)
+        if pretrained and model.weights is not None:
+            load_imagenet(backbone, backbone_info(model.backbone), model.weights)
+        self.make_norms(backbone, model)
+        channels = backbone.channels
+        decoder = DECODERS[model.decoder](channels, backbone.strides)
+        classifier = CLASSIFIERS[self.classifier]
+        return Segmentor(
+            backbone,
+            decoder,
+            classifier(decoder.out_channels, num_classes, num_domains, model.clustering),
+            taps=self.make_taps(model, num_domains, channels),
+            auxiliary=auxiliary_head(channels[backbone.places[-2]], num_classes)
+            if model.auxiliary_weight > 0
+            else None,
+            clusters=StyleClusters(num_domains, channels[backbone.places[0]], distance=model.style.distance)
+            if cluster_domains
+            else None,
+        )
+
+    def _check_numbers(self, model: ModelConfig, num_classes: int, num_domains: int, cluster_domains: bool) -> None:
+        if num_classes < 2 or num_domains < 1:
+            raise UsageError(
+                f"num_classes is {num_classes} and num_domains {num_domains}: a network needs at least two classes "
+                "and one source domain"
+            )
+        if cluster_domains and not self.styled:
+            raise UsageError(
+                f"the method {self.name} has no style layers whose statistics could be clustered: set data.pseudo_by to "
+                "style or random, or choose another method (spcnet, style_projection)"
+            )
+        weights = model.loss.class_weights or CITYSCAPES_WEIGHTS
+        if model.loss.weighting == "class" and len(weights) != num_classes:
+            raise UsageError(
+                f"loss.class_weights {'has' if model.loss.class_weights else 'is not given, and RobustNet has'} {len(weights)} "
+                f"weights, the label space has {num_classes} classes: give one weight for each class"
+            )
+        strange = [number for number in model.loss.strict if not 0 <= number < num_classes]
+        if strange:
+            raise UsageError(f"loss.strict names the classes {strange}: they are 0..{num_classes - 1}")
+
+    def make_norms(self, backbone: Backbone, model: ModelConfig) -> None:
+        """Change the backbone's norms, once it has its pretrained weights."""
+
+    def make_taps(self, model: ModelConfig, num_domains: int, channels: Mapping[str, int]) -> dict[str, nn.Module]:
+        """Layers that replace the backbone's feature maps, by the place of the map."""
+        return {}
+
+    def terms(
+        self,
+        network: Any,
+        output: SegOutput,
+        batch: Batch,
+        model: ModelConfig,
+        *,
+        observed: Any,
+        progress: float,
+        reduce: Reduce,
+    ) -> Terms:
+        """Cross-entropy, and that of the auxiliary head."""
+        terms: Terms = {
+            "ce": (segmentation_loss(output.logits, batch.label, model.loss, progress=progress, reduce=reduce), 1.0)
+        }
+        if output.auxiliary is not None:
+            small = labels_at(batch.label, (output.auxiliary.shape[2], output.auxiliary.shape[3]))
+            weight = fixed_weights(model.loss, output.auxiliary)
+            terms["aux"] = (
+                cross_entropy(output.auxiliary, small, weight=weight, reduce=reduce),
+                model.auxiliary_weight,
+            )
+        return terms
+
+
+def segmentation_loss(
+    logits: Tensor, label: Tensor, config: LossConfig, *, progress: float = 0.0, reduce: Reduce = lambda t: t
+) -> Tensor:
+    """The cross-entropy in the form that the settings ask for."""
+    weight = fixed_weights(config, logits)
+    if config.weighting in ("image", "batch"):
+        whole = config.weighting == "batch"
+        weight = frequency_weights(label, logits.shape[1], bound=config.bound, batch=whole, reduce=reduce)
+    return cross_entropy(
+        logits,
+        label,
+        weight=weight,
+        per_image=config.weighting == "image",
+        border=config.border if progress < config.border_until else 0,
+        strict=config.strict,
+        reduce=reduce,
+    )
+
+
+def fixed_weights(config: LossConfig, logits: Tensor) -> Tensor | None:
+    """The weights of the classes where they are fixed, on the device of the scores."""
+    if config.weighting != "class":
+        return None
+    return torch.tensor(config.class_weights or CITYSCAPES_WEIGHTS, device=logits.device)

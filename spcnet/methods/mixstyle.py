@@ -1,0 +1,121 @@
+"""MixStyle (Zhou et al., ICLR 2021): in training, an image's style at the first stages is mixed with that of another image."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from spcnet.config import ModelConfig, method_option
+from spcnet.errors import UsageError
+from spcnet.methods.robustnet import RobustNet
+from spcnet.models.network import Segmentor
+from spcnet.models.style import restyle, style_stats
+from spcnet.types import Batch
+
+Partner = Literal["random", "cross-domain"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `model.settings` may hold."""
+
+    probability: float = method_option(0.5, least=0, most=1, noun="a probability")
+    """That a layer mixes the images of a batch at all."""
+    alpha: float = method_option(0.1, above=0, noun="the parameter of the Beta distribution")
+    """Small values mix little: most images keep their own style or take the other's."""
+    mix: Partner = method_option("random")
+    """Whose style an image gets a part of: any image's of the batch (random), or an image's of another domain (cross-domain)."""
+    layers: list[str] | None = method_option(None)
+    """Places in the backbone after which styles are mixed. Default: the first two after the stem."""
+
+
+class StyleMixer(nn.Module):
+    """Mixes the styles of a batch's images at one layer; in evaluation, and with the probability 0, the identity.
+
+    What it draws comes from the processor's generator, which training seeds for each iteration, micro-batch and process:
+    so it is a function of these, on every device, and the same when a run is resumed or a micro-batch is computed twice.
+    Partners are images of the same micro-batch of the same process; with more processes or micro-batches each image has
+    fewer to be mixed with, and so another partner.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.domain: Tensor | None = None
+        """Domain of each image of the next batch; None where nobody said."""
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        """Mix, or leave all images as they are."""
+        if not self.training or float(torch.rand(())) >= self.settings.probability:
+            return feature
+        images = len(feature)
+        if self.settings.mix == "random":
+            partner = torch.randperm(images)
+        else:
+            if self.domain is None or len(self.domain) != images:
+                raise UsageError(
+                    "model.settings.mix is cross-domain: the network must be told the domain of each image"
+                )
+            partner = other_domain(self.domain.cpu())
+        alpha = torch.tensor(self.settings.alpha, dtype=torch.float64)
+        strength = torch.distributions.Beta(alpha, alpha).sample((images,))
+        return mix_styles(feature, partner.to(feature.device), strength.to(feature.device, torch.float32))
+
+
+def mix_styles(
+    feature: Float[Tensor, "B C h w"], partner: Int[Tensor, " B"], strength: Float[Tensor, " B"]
+) -> Float[Tensor, "B C h w"]:
+    """λ·σ + (1-λ)·σ' times the standardised feature, plus λ·μ + (1-λ)·μ'; the statistics get no gradient (Eq. 4-6).
+
+    Args:
+        feature: feature map.
+        partner: of each image the one whose style σ', μ' it gets a part of.
+        strength: λ, how much of its own each image keeps, 0..1.
+    """
+    own = style_stats(feature)
+    keep = strength[:, None].to(own.mean.dtype)
+    mean, std = (keep * values + (1 - keep) * values[partner] for values in own)
+    return restyle(feature, own, mean, std)
+
+
+def other_domain(domain: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """For each image a random one of another domain; itself where there is none."""
+    chance = torch.rand(len(domain), len(domain))
+    other = domain[:, None] != domain
+    partner = chance.masked_fill(~other, -1).argmax(dim=1)
+    return torch.where(other.any(dim=1), partner, torch.arange(len(domain)))
+
+
+@dataclass(frozen=True)
+class MixStyle(RobustNet):
+    """DeepLabV3+ with mixed styles after some layers; the network that comes out has no parts of its own."""
+
+    settings: ClassVar[type] = Settings
+
+    def make_taps(self, model: ModelConfig, num_domains: int, channels: Mapping[str, int]) -> dict[str, nn.Module]:
+        """A mixer at each of the layers."""
+        settings: Settings = self.own_settings(model)
+        layers = [*channels][1:3] if settings.layers is None else settings.layers
+        unknown = [name for name in layers if name not in channels]
+        if unknown:
+            raise UsageError(
+                f"model.settings.layers names {unknown[0]}: the backbone {model.backbone} has {', '.join(channels)}"
+            )
+        return {place: StyleMixer(settings) for place in channels if place in layers}
+
+    def prepare(self, network: Segmentor, batch: Batch) -> None:
+        """Tell the mixers the domains of the images."""
+        for module in network.modules():
+            if isinstance(module, StyleMixer):
+                module.domain = batch.domain
+
+
+MIXSTYLE = MixStyle(
+    "mixstyle",
+    "MixStyle: in training, the styles of a batch's images are mixed after the first stages",
+    "Zhou et al., Domain Generalization with MixStyle, ICLR 2021",
+)

@@ -1,0 +1,32 @@
+"""Feature extractors by name. A further one is a `Backbone` in a module of its own, and its `BackboneInfo` in the table."""
+
+from spcnet.errors import lookup
+from spcnet.models.backbones.base import Backbone, BackboneInfo, Tap
+from spcnet.models.backbones.torchvision import TORCHVISION
+
+__all__ = ["BACKBONES", "Backbone", "BackboneInfo", "Tap", "backbone_info", "build_backbone"]
+
+BACKBONES: dict[str, BackboneInfo] = {**TORCHVISION}
+"""Backbone by name."""
+
+
+def backbone_info(name: str) -> BackboneInfo:
+    """What is known of the backbone of that name.
+
+    Raises:
+        UsageError: no backbone has that name.
+    """
+    return lookup(name, BACKBONES, "backbone")
+
+
+def build_backbone(name: str, *, output_stride: int) -> Backbone:
+    """The backbone of that name with random weights.
+
+    Args:
+        name: in `BACKBONES`.
+        output_stride: image size divided by the size of the deepest feature map: 8, 16 or 32.
+
+    Raises:
+        UsageError: no backbone has that name.
+    """
+    return backbone_info(name).build(output_stride)

@@ -1,0 +1,104 @@
+"""What every backbone is to the rest of the package: feature maps by place, and what one must know to read them."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from spcnet.errors import UsageError
+from spcnet.models.recompute import recomputed
+from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
+
+Tap = Callable[[str, Tensor], Tensor]
+"""Called with a place and the feature map there; what it returns is the feature map from there on."""
+
+
+class Backbone(nn.Module):
+    """A feature extractor: a stem and stages, each an attribute that is called as its place is.
+
+    One that is no chain of such parts has a `features` of its own.
+
+    Args:
+        channels: of the feature map at each place, the shallow ones first, beginning with the stem.
+        strides: image size divided by the size of the feature map at each place, as this backbone is built.
+        pixel_multiple: height and width of its images are multiples of this.
+        mean: of red, green and blue, for images in 0..1: subtracted before the network.
+        std: by which red, green and blue are then divided.
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[str, int],
+        strides: Mapping[str, int],
+        *,
+        pixel_multiple: int = 1,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.channels, self.strides, self.pixel_multiple = dict(channels), dict(strides), pixel_multiple
+        self.mean, self.std = mean, std
+        self.published: dict[str, str] = {}
+        """Name of each tensor in files of pretrained weights, by its name here."""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Names of the stem and the stages, the shallow ones first."""
+        return tuple(self.channels)
+
+    def features(
+        self,
+        image: Float[Tensor, "B 3 H W"],
+        places: Collection[str],
+        tap: Tap | None = None,
+        *,
+        recompute: bool = False,
+    ) -> dict[str, Tensor]:
+        """Feature maps at some places.
+
+        Args:
+            image: normalised; height and width are multiples of `pixel_multiple`.
+            places: of which to return the map.
+            tap: is called at every place, and may replace the map there.
+            recompute: compute the stem, and of the stages each block, again when the gradient is taken, to save memory.
+        """
+        feature, maps = image, {}
+        for number, place in enumerate(self.places):
+            stage: nn.Module = getattr(self, place)
+            # Block by block: a step then needs the memory of a block and not of a stage.
+            for part in stage.children() if recompute and number else (stage,):
+                feature = recomputed(part, feature) if recompute else part(feature)
+            if tap is not None:
+                feature = tap(place, feature)
+            if place in places:
+                maps[place] = feature
+        return maps
+
+    def put_norm(self, slot: str, make: Callable[[int], nn.Module]) -> None:
+        """Put a norm into a slot, see `spcnet.models.norm_slots`.
+
+        Args:
+            slot: its name.
+            make: the norm for so many channels.
+
+        Raises:
+            UsageError: the backbone has no such slot.
+        """
+        raise UsageError(f"this backbone has no slot {slot}: leave out model.norms, or choose another backbone")
+
+
+class BackboneInfo(NamedTuple):
+    """What is known of a backbone before it is built."""
+
+    summary: str
+    build: Callable[[int], Backbone]
+    """Makes it with random weights for an output stride, at which the deepest of its maps then lies."""
+    weights: str = ""
+    """What its ImageNet weights are called where they come from."""
+    download: Callable[[], dict[str, Tensor]] | None = None
+    """Fetches them, by the names that `Backbone.published` has; raises OSError."""
+    fresh: tuple[str, ...] = ()
+    """Beginnings of the published names that those weights do not have in the right shape."""
+    norm_slots: tuple[str, ...] = ()
+    """Where RobustNet puts instance norms and whitening, see `spcnet.models.norm_slots`."""

@@ -1,0 +1,143 @@
+"""The one forward pass of every method: backbone with taps, decoder, classifier."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from spcnet.errors import UsageError
+from spcnet.models.backbones import Backbone
+from spcnet.models.heads.base import Decoder
+from spcnet.models.heads.deeplab import resize
+from spcnet.models.heads.prototypes import PrototypeHead
+from spcnet.models.pseudo import StyleClusters
+from spcnet.models.recompute import recomputed
+from spcnet.models.style import Restyled, StyleProjection
+from spcnet.models.whitening import InstanceWhitening, outputs_of
+from spcnet.types import Internals, Network, SegOutput, internals_of
+
+PLACES = ("stem", "layer1", "layer2", "layer3", "layer4")
+"""Parts of a backbone after which a tap may stand."""
+MIN_SIZE = 33
+"""Smallest height and width of an image, in pixels."""
+
+
+class Segmentor(Network):
+    """A segmentation network: what a method builds and the trainer trains.
+
+    Args:
+        backbone: gives the feature maps.
+        decoder: joins those at its `places` to one; see `spcnet.models.heads`.
+        classifier: gives scores for the decoder's features.
+        taps: by place of the backbone, a layer that replaces the feature map there. It returns the new map, or a named
+            tuple that has it as `feature`.
+        auxiliary: head on the map before the deepest, or None.
+        clusters: what tells an image's domain from its style, or None where each batch says it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        decoder: Decoder,
+        classifier: nn.Module,
+        *,
+        taps: Mapping[str, nn.Module] | None = None,
+        auxiliary: nn.Module | None = None,
+        clusters: StyleClusters | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.decoder, self.classifier = backbone, decoder, classifier
+        self.tapped = tuple(taps or ())
+        """The places of the taps."""
+        self.styles = nn.ModuleList((taps or {}).values())
+        """The taps; checkpoints know them by this name."""
+        self.auxiliary, self.clusters = auxiliary, clusters
+        self.recompute = False
+        """Whether backbone, decoder and auxiliary head are computed anew for their gradients, to save memory."""
+        self.whitening_layers = [layer for layer in backbone.modules() if isinstance(layer, InstanceWhitening)]
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:
+        """Class scores for each pixel, and what the method's losses and updates need.
+
+        Raises:
+            UsageError: the image is smaller than 33 pixels in height or width.
+        """
+        size = (image.shape[2], image.shape[3])
+        if min(size) < MIN_SIZE:
+            raise UsageError(
+                f"the image has {size[0]}×{size[1]} pixels: height and width must be at least {MIN_SIZE}. "
+                "Resize or pad it"
+            )
+        if self.training and self.whitening_layers:
+            with outputs_of(self.whitening_layers) as whitened:
+                output = self._forward(image, size)
+            return output._replace(extras=internals_of(output)._replace(whitened=tuple(whitened)))
+        return self._forward(image, size)
+
+    def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> SegOutput:
+        results: list[Any] = []
+        before: dict[str, Tensor] = {}
+        taps = dict(zip(self.tapped, self.styles, strict=True))
+        auxiliary = self.auxiliary if self.training else None
+        *_, second_deepest, _ = self.backbone.places
+        read = self.decoder.places if auxiliary is None else (*self.decoder.places, second_deepest)
+
+        def tap(place: str, feature: Tensor) -> Tensor:
+            if place not in taps:
+                return feature
+            result = taps[place](feature)
+            results.append(result)
+            if getattr(taps[place], "decoder_reads_before", False) and place in self.decoder.places:
+                before[place] = feature
+            return result if isinstance(result, Tensor) else result.feature
+
+        padded = _pad_to_multiple(image, self.backbone.pixel_multiple)
+        maps = self.backbone.features(padded, read, tap, recompute=self.recompute) | before
+        decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
+        classified = self.classifier(decoded)
+        scores = classified if isinstance(classified, Tensor) else classified.scores
+        # Whole planes of a class: what cross-entropy reads fastest.
+        logits = resize(scores.contiguous(), (padded.shape[2], padded.shape[3]))
+        if padded is not image:
+            logits = logits[:, :, : size[0], : size[1]]
+        restyled = [result for result in results if isinstance(result, Restyled)]
+        embedding = getattr(classified, "embedding", None)
+        extras = None
+        if restyled or embedding is not None:
+            weights = tuple(layer.weights for layer in restyled if layer.weights is not None)
+            extras = Internals(tuple(layer.stats for layer in restyled), weights, embedding)
+        return SegOutput(
+            logits=logits,
+            auxiliary=None if auxiliary is None else self._part(auxiliary, maps[second_deepest]),
+            extras=extras,
+        )
+
+    def _part(self, part: nn.Module, *given: Tensor) -> Tensor:
+        result: Tensor = recomputed(part, *given) if self.recompute else part(*given)
+        return result
+
+    @property
+    def style_layers(self) -> list[StyleProjection]:
+        """The style layers, first the one after the stem."""
+        return [layer for layer in self.styles if isinstance(layer, StyleProjection)]
+
+    @property
+    def prototype_head(self) -> PrototypeHead | None:
+        """The classifier, where it is one that clusters."""
+        return self.classifier if isinstance(self.classifier, PrototypeHead) else None
+
+    @property
+    def num_domains(self) -> int | None:
+        """Number M of source domains that it keeps bases or prototypes of; None where it keeps none."""
+        if self.prototype_head is not None:
+            return self.prototype_head.prototypes.shape[1]
+        return len(self.style_layers[0].base_mean) if self.style_layers else None
+
+
+def _pad_to_multiple(image: Float[Tensor, "B 3 H W"], multiple: int) -> Float[Tensor, "B 3 H2 W2"]:
+    """Zeros below and beside a normalised image, its mean colour, so that a number of pixels divides both its sides."""
+    if multiple == 1:
+        return image
+    return F.pad(image, (0, -image.shape[3] % multiple, 0, -image.shape[2] % multiple))
