@@ -44,6 +44,7 @@ from spcnet.config import DataConfig, EvaluationConfig, ModelConfig, RunConfig, 
 from spcnet.convert import load_any
 from spcnet.data.transforms import normalise
 from spcnet.errors import UsageError
+from spcnet.export import comparison, onnx_files
 from spcnet.inference.fast import STEPS, Step, fused
 from spcnet.inference.predictor import Predictor
 from spcnet.labels import label_space
@@ -83,7 +84,7 @@ def way(name: str, folder: Path, picture: Tensor) -> Callable[[], Tensor]:
     """What is to be timed; it answers with scores, or with labels where it is a picture's."""
     image = normalise(picture)[None]
     if name == "onnx":
-        program = export.onnx_program((folder / "model.onnx").read_bytes())
+        program = onnx_files.onnx_program((folder / "model.onnx").read_bytes())
         return lambda: program(image)
     network, card = load_any(folder)
     network.eval()
@@ -112,7 +113,7 @@ def way(name: str, folder: Path, picture: Tensor) -> Callable[[], Tensor]:
 
 def picture() -> Tensor:
     """A generated street of another seed than those that are trained on."""
-    return export.pictures(1, *SIZE)[0]
+    return comparison.pictures(1, *SIZE)[0]
 
 
 def work(args: argparse.Namespace) -> None:

@@ -37,11 +37,13 @@ from torchvision.transforms import functional
 
 from spcnet import labels
 from spcnet.config import DataConfig
-from spcnet.data.cache import Form, write_cache
+from spcnet.data.cache import CacheFormat, Form, write_cache
 from spcnet.data.datasets import FolderSet
-from spcnet.data.folders import find_pairs
-from spcnet.data.images import read_image, read_label
-from spcnet.data.loading import Draw, Stream, training_batches
+from spcnet.data.folders import SetFolder
+from spcnet.data.images import read_image
+from spcnet.data.label_images import read_label
+from spcnet.data.loading import training_batches
+from spcnet.data.sampling import Draw, Stream
 from spcnet.data.transforms import Cut, TrainingTransform, change_colours, gaussian_blur, normalise
 from spcnet.synthesis import streets
 from spcnet.types import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
@@ -69,11 +71,11 @@ def make_pictures(folder: Path, photos: Path | None, count: int) -> None:
             (folder / "original" / kind).mkdir(parents=True, exist_ok=True)
             image.save(folder / "original" / kind / f"{index + 1:05d}.png")
     for form in get_args(Form):
-        write_cache("gtav", folder / "original", folder / form, form=form)
+        write_cache("gtav", folder / "original", folder / form, CacheFormat(form=form))
 
 
 def pictures(folder: Path) -> FolderSet:
-    pairs, _ = find_pairs("gtav", folder, split="full")
+    pairs, *_ = SetFolder("gtav", folder).find_split("full")
     return FolderSet(pairs, table=np.arange(256, dtype=np.uint8))
 
 
@@ -174,7 +176,7 @@ def measure(side: str, folder: Path, images: int) -> dict[str, Any]:
     draws = [stream.draw(position) for position in range(images)]
     clock = Clock()
     if side != "plain":
-        batches = iter(training_batches([found], DATA, seed=0, iterations=images))
+        batches = iter(training_batches([found], DATA, seed=0, iterations=range(images)))
         for drawn in draws:
             with clock("all"):
                 batch = next(batches)

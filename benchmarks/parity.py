@@ -16,9 +16,9 @@ import torch
 from _machine import describe
 from torch import nn
 
-from spcnet import export
 from spcnet.checkpoint import ModelCard
 from spcnet.config import ModelConfig, as_dict
+from spcnet.export import comparison, deployment, onnx_files
 from spcnet.labels import label_space
 from spcnet.methods import METHODS, build_model
 from spcnet.models.backbones import BACKBONES
@@ -29,7 +29,7 @@ SPACE = label_space("cityscapes19")
 DOMAINS = ("streets/game", "streets/toy")
 
 
-def made(method: str, backbone: str) -> tuple[export.Deployed, ModelCard]:
+def made(method: str, backbone: str) -> tuple[deployment.Deployed, ModelCard]:
     """A network as it is exported, and what it says of itself."""
     torch.manual_seed(0)
     network = build_model(method, backbone=backbone, num_classes=len(SPACE), num_domains=len(DOMAINS))
@@ -39,15 +39,15 @@ def made(method: str, backbone: str) -> tuple[export.Deployed, ModelCard]:
             layer.running_var.uniform_(0.5, 1.5)
     model = as_dict(ModelConfig(backbone=backbone, weights=None))
     card = ModelCard(method, model, SPACE.name, SPACE.classes, DOMAINS, (48, 64))
-    return export.Deployed(network.eval(), card), card
+    return deployment.Deployed(network.eval(), card), card
 
 
-def programs(deployed: export.Deployed, card: ModelCard) -> dict[str, export.Program]:
+def programs(deployed: deployment.Deployed, card: ModelCard) -> dict[str, deployment.Program]:
     """Both formats, written and read back."""
-    graph = export.traced(deployed)
-    onnx = export.to_onnx(graph, export.describe(deployed, card, format="onnx", opset=export.OPSET))
-    own = export.to_torch(graph, export.describe(deployed, card, format="torch-export", opset=export.OPSET))
-    return {"onnx": export.onnx_program(onnx), "torch-export": export.torch_program(own)}
+    graph = deployment.traced(deployed)
+    onnx = onnx_files.to_onnx(graph, deployment.describe(deployed, card, format="onnx", opset=onnx_files.OPSET))
+    own = deployment.to_torch(graph, deployment.describe(deployed, card, format="torch-export", opset=onnx_files.OPSET))
+    return {"onnx": onnx_files.onnx_program(onnx), "torch-export": deployment.torch_program(own)}
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
     for method, backbone in product(arguments.methods, arguments.backbones):
         deployed, card = made(method, backbone)
         for name, program in programs(deployed, card).items():
-            checks = export.compare(deployed, program, SIZES)
+            checks = comparison.compare(deployed, program, SIZES)
             difference = max(check.difference / max(1, check.largest) for check in checks)
             equal = min(check.equal for check in checks)
             print(f"{method:<22}{backbone:<15}{name:<14}{difference:>10.1e}{100 * equal:>8.3f} %", flush=True)

@@ -158,7 +158,7 @@ def streets(args: argparse.Namespace) -> Iterator[Batch]:
     space = label_space(data.space)
     sets = [open_domain(DomainSpec.parse(source), data=data, space=space, training=True) for source in sources]
     options = {"rank": distributed.rank(), "world_size": distributed.world_size()}
-    return iter(training_batches(sets, data, seed=0, iterations=args.steps + 1, **options))
+    return iter(training_batches(sets, data, seed=0, iterations=range(args.steps + 1), **options))
 
 
 def work(args: argparse.Namespace) -> None:

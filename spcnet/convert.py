@@ -37,11 +37,11 @@ from spcnet.weights.files import (
     ambiguous,
     apart,
     check_finite,
+    distinct,
     named_readings,
     overview,
     read_weights,
     readings,
-    same_tensors,
 )
 from spcnet.weights.imagenet import (
     SHUFFLENET_STEM_NORM,
@@ -234,11 +234,7 @@ def load_foreign(
     source, part = split_part(path)
     file = read_weights(source)
     options = _Options(method, output_stride, wt_layer, space, domains, tuple(allow_missing))
-    different: list[Reading] = []
-    for one in whole_networks(file, part):
-        if not any(same_tensors(one.tensors, other.tensors) for other in different):
-            different.append(one)
-    different = [one for one in different if one.name == part] or different
+    different = distinct([(one, one.tensors, one) for one in whole_networks(file, part)], part)
     if len(different) == 1:
         return _network(file, different[0], options)
     fitting, problems = [], []

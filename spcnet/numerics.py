@@ -9,6 +9,8 @@ results in at least single precision.
 import ctypes
 import resource
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -64,3 +66,19 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free: on a GPU, or for this process on a processor; None where the device does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
+    amounts = []
+    with suppress(OSError, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        amounts += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    with suppress(OSError, ValueError):  # the limit of a container
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        amounts.append(int(Path("/sys/fs/cgroup/memory.max").read_text()) - used)
+    return min(amounts, default=None)

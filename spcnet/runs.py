@@ -137,7 +137,7 @@ class OpenRun:
     @cached_property
     def sources(self) -> tuple[str, ...]:
         """The domains that the network was trained on, as they are tested: without a split, which is the test split."""
-        return tuple(source_tests(self.config.data) if self.is_run else map(str, self.card.domains))
+        return tuple(self.config.data.source_tests if self.is_run else map(str, self.card.domains))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -162,7 +162,7 @@ class OpenRun:
     @cached_property
     def own_names(self) -> tuple[str, ...]:
         """The domains that a run is known by, whatever the options name: its sources and its own targets."""
-        return tuple(dict.fromkeys([*self.sources, *self.config.data.targets])) if self.is_run else ()
+        return tuple(self.config.data.tests) if self.is_run else ()
 
     @cached_property
     def data(self) -> DataConfig:
@@ -229,18 +229,6 @@ def plain_data(space: str, size: Sequence[int] | None) -> DataConfig:
 def resized(data: DataConfig, size: tuple[int, int] | None) -> DataConfig:
     """Settings with another size, which may be None; the crop, without which training needs one, plays no part."""
     return replace(data, size=size, crop=data.crop or data.size or (64, 64))
-
-
-def source_tests(data: DataConfig) -> list[str]:
-    """The sources as domains to test on: their test splits, whatever split was trained on."""
-    return [str(replace(DomainSpec.parse(text), split=None)) for text in data.sources]
-
-
-def domain_names(data: DataConfig) -> list[str]:
-    """The domains that a network learns to tell apart: the sources, or the parts that the only source is divided into."""
-    if not data.pseudo_domains:
-        return data.sources
-    return [f"{data.sources[0]}#{number + 1}" for number in range(data.pseudo_domains)]
 
 
 def check_unseen(data: DataConfig) -> None:

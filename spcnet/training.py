@@ -13,7 +13,9 @@ from rich.console import Console
 from spcnet import checkpoint, distributed
 from spcnet.config import RunConfig
 from spcnet.data.datasets import SegmentationSet, print_remarks
-from spcnet.data.loading import TrainingLoader, check_labelled, file_names, photometric_trials, training_batches
+from spcnet.data.labelled import check_labelled
+from spcnet.data.loading import TrainingLoader, file_names, photometric_trials, training_batches
+from spcnet.data.sampling import Shard
 from spcnet.engine import membership, records
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.observer import Observer
@@ -28,7 +30,7 @@ from spcnet.locks import locked
 from spcnet.methods import card_for, method_named
 from spcnet.methods.baseline import Baseline
 from spcnet.models.network import Segmentor
-from spcnet.runs import check_unseen, domain_names, open_domains, source_tests
+from spcnet.runs import check_unseen, open_domains
 from spcnet.studies.subject import Record, Skipped, Subject, save_evaluation
 
 
@@ -57,8 +59,8 @@ class Experiment:
         check_unseen(config.data)
         space = label_space(config.data.space)
         sources = open_domains(config.data.sources, config.data, space, training=True)
-        names = [*source_tests(config.data), *config.data.targets]
-        return cls(config, method, space, sources, open_domains(names, config.data, space, training=False))
+        tests = open_domains(config.data.tests, config.data, space, training=False)
+        return cls(config, method, space, sources, tests)
 
     def build_network(self, *, pretrained: bool = True) -> Segmentor:
         """The network that the run begins with, the same for the same seed.
@@ -71,7 +73,7 @@ class Experiment:
         return self.method.build(
             self.config.model,
             num_classes=len(self.space),
-            num_domains=len(domain_names(data)),
+            num_domains=len(data.domain_names),
             cluster_domains=data.pseudo_domains > 0 and data.pseudo_by == "cluster",
             pretrained=pretrained,
         )
@@ -83,7 +85,7 @@ class Experiment:
             model=self.config.model,
             space=self.space.name,
             classes=self.space.classes,
-            domains=domain_names(self.config.data),
+            domains=self.config.data.domain_names,
             size=self.config.data.size,
         )
         images = {name: membership.images_of(len(one), file_names(one)) for name, one in self.sources.items()}
@@ -98,11 +100,9 @@ class Experiment:
             list(self.sources.values()),
             self.config.data,
             seed=training.seed,
-            iterations=training.iterations,
+            iterations=range(start, training.iterations),
             parts=training.accumulate,
-            start=start,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
+            shard=Shard(distributed.rank(), distributed.world_size()),
             on_progress=on_progress,
             store=store,
         )
@@ -116,8 +116,7 @@ class Experiment:
             seed=self.config.training.seed,
             trials=whitening.trials,
             pairs=whitening.pairs,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
+            shard=Shard(distributed.rank(), distributed.world_size()),
         )
 
     def evaluate(self, trainer: Trainer, console: Console, record: Callable[[Record], object]) -> Record:

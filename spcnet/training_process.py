@@ -4,11 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from spcnet.errors import DataError
+from rich.console import Console
+
+from spcnet.config import RunConfig, from_dict, recipe_path
+from spcnet.engine import records
+from spcnet.engine.progress import bars
+from spcnet.errors import DataError, SpcnetError
+from spcnet.files import read_yaml
 from spcnet.signals import handle_signals
 
 PROGRAM = (sys.executable, "-m", "spcnet")
@@ -17,6 +24,8 @@ LOG_FILE = "log.txt"
 """In a run's folder: what its process said."""
 STOPPED = 130
 """Exit code of a command that the user stopped, after it has saved."""
+POLL_SECONDS = 0.5
+"""Between two looks at how far trainings are."""
 
 
 class TrainingProcess:
@@ -118,3 +127,83 @@ def stopped_together(running: list[TrainingProcess]) -> Iterator[list[int]]:
                 process.stop()
             for process in running:
                 process.wait()
+
+
+class RecipeTraining:
+    """The training of a recipe, a process of its own.
+
+    Args:
+        recipe: name of the recipe.
+        output: folder in which the run gets a folder with its method's name.
+        iterations: training steps; the recipe's by default.
+        seed: of everything random.
+        jobs: how many trainings share the processor.
+    """
+
+    def __init__(self, recipe: str, output: Path, *, iterations: int | None, seed: int, jobs: int) -> None:
+        path = recipe_path(recipe)
+        config = from_dict(RunConfig, read_yaml(path, "recipe"))
+        self.method, self.folder = config.method, output / config.method
+        self.iterations = iterations or config.training.iterations
+        self.arguments = ["train", f"--config={path}", f"--output={self.folder}", "--overwrite"]
+        self.arguments += [f"--training.seed={seed}", f"--training.iterations={self.iterations}"]
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.threads = max(1, cores // jobs)
+        self.process: TrainingProcess | None = None
+
+    def start(self) -> TrainingProcess:
+        """Start the process.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        threads = os.environ.get("OMP_NUM_THREADS") or str(self.threads)
+        self.process = TrainingProcess(
+            self.arguments, log=self.folder / LOG_FILE, environment={"OMP_NUM_THREADS": threads}
+        )
+        return self.process
+
+    def progress(self) -> tuple[int, dict[str, float]]:
+        """Finished iterations as far as they were logged, and the losses there."""
+        lines = records.read_lines(self.folder / records.TRAIN_FILE)
+        return (lines[-1]["iteration"], {"loss": lines[-1]["loss"]}) if lines else (0, {})
+
+    def failure(self) -> SpcnetError | None:
+        """What went wrong in a process that has ended, in its own words; None where nothing did."""
+        code = self.process.code() if self.process is not None else 0
+        if self.process is None or not code:
+            return None
+        error = SpcnetError(f"training {self.method}: {self.process.last_words()}")
+        error.exit_code = STOPPED if self.process.was_stopped() else max(code, 1)
+        return error
+
+
+def run_together(trainings: Sequence[RecipeTraining], console: Console) -> None:
+    """Run trainings beside each other and show how far they are; if one fails, the others are stopped, too.
+
+    Raises:
+        SpcnetError: what the first that failed said; where all were stopped, how each goes on.
+    """
+    titles = [f"train {training.method}" for training in trainings]
+    running: list[TrainingProcess] = []
+    with stopped_together(running), bars(console, titles, [t.iterations for t in trainings]) as shows:
+        running.extend(training.start() for training in trainings)
+        seen, failed = [-1] * len(trainings), False
+        while any(process.code() is None for process in running):
+            time.sleep(POLL_SECONDS)
+            for i, (training, show) in enumerate(zip(trainings, shows, strict=True)):
+                done, losses = training.progress()
+                if done != seen[i]:
+                    show(done, losses)
+                    seen[i] = done
+            if not failed and any(training.failure() is not None for training in trainings):
+                failed = True
+                for process in running:
+                    process.stop()
+    failures = [failure for training in trainings if (failure := training.failure()) is not None]
+    # Those that were stopped because another failed say only that.
+    causes = [failure for failure in failures if failure.exit_code != STOPPED] or failures
+    if causes:
+        error = SpcnetError("\n".join(str(failure) for failure in causes))
+        error.exit_code = causes[0].exit_code
+        raise error

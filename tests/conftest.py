@@ -32,6 +32,7 @@ def checked_modules() -> list[str]:
 jaxtyping.install_import_hook(checked_modules(), CHECKER)
 
 from spcnet.synthesis import streets  # noqa: E402
+from tests.support import devices  # noqa: E402
 
 # One thread for each: on a busy machine several wait for each other longer than they compute.
 torch.set_num_threads(1)
@@ -40,6 +41,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # and for the programs that the t
 # A shell lets what it starts in the background ignore Ctrl-C; the programs that the tests interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """See `tests.support.devices`."""
+    devices.parametrize(metafunc)
 
 
 @pytest.fixture(scope="session", autouse=True)

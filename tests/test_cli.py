@@ -6,22 +6,21 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from jsonargparse import ArgumentParser
 from PIL import Image
 
 import spcnet
 from spcnet import checkpoint
-from spcnet.cli import COMMANDS, main, make_parser, with_recipes
+from spcnet.cli import COMMANDS, main, parse, summary
 from spcnet.config import RunConfig, recipes_folder
 from spcnet.engine import records
 from spcnet.methods import restore
 from spcnet.runs import OpenRun
+from tests.support.commands import every_option, every_parser
 from tests.support.tiny import SMALL, train
 
 RECIPES = sorted(str(path.relative_to(recipes_folder()).with_suffix("")) for path in recipes_folder().rglob("*.yaml"))
@@ -75,22 +74,14 @@ def test_selective_whitening_trains_through_all_its_phases(tmp_path: Path) -> No
     assert all(bool(mask.any()) for mask in masks)
 
 
-def helps(parser: ArgumentParser) -> Iterator[str]:
-    """What --help says, of a command and all below it."""
-    yield parser.format_help()
-    for action in parser._actions:
-        for sub in getattr(action, "_name_parser_map", {}).values():
-            yield from helps(sub)
-
-
 def test_precisions_have_short_names() -> None:
     for given in (["--precision", "32"], ["--precision=32"]):
-        assert make_parser().parse_args(with_recipes(["train", *given])).train.training.precision == "32-true"
-    assert with_recipes(["train", "--precision", "bf16"])[-1] == "bf16-mixed"
+        assert parse(["train", *given]).arguments["config"].training.precision == "32-true"
+    assert parse(["train", "--precision", "bf16"]).arguments["config"].training.precision == "bf16-mixed"
 
 
 def test_help_names_no_class_of_python() -> None:
-    texts = list(helps(make_parser()))
+    texts = [parser.format_help() for parser in every_parser().values()]
     assert len(texts) > 20
     assert sum("type: path" in " ".join(text.split()) for text in texts) > 10
     assert not any("<class" in text for text in texts)
@@ -176,19 +167,10 @@ def test_evaluating_on_another_domain_adds_to_the_run(run: Path, tmp_path: Path)
 
 def test_what_takes_folders_of_sets_takes_sets_of_ones_own() -> None:
     """A set of one's own needs its description wherever its folder can be named."""
-    commands = next(action for action in make_parser()._actions if action.dest == "command").choices
-    parsers = {name: parser for name, parser in commands.items() if name not in ("train", "data", "ood")}
-    ood = next(action for action in commands["ood"]._actions if action.dest == "action").choices
-    parsers |= {f"ood {name}": parser for name, parser in ood.items()}
-    data = next(action for action in commands["data"]._actions if action.dest == "action").choices
-    options = {
-        name: {option for a in parser._actions for option in a.option_strings} for name, parser in parsers.items()
-    }
+    options = every_option()
     with_roots = {name for name, known in options.items() if "--roots" in known}
-    assert with_roots == {"evaluate", "export", "robustness", "inspect", "ood fit", "ood evaluate"}
-    assert all("--sets" in options[name] for name in with_roots)
-    own = {name for name, parser in data.items() if any("--sets" in a.option_strings for a in parser._actions)}
-    assert own == {"check", "preview", "cache"}
+    assert {"evaluate", "export", "robustness", "inspect", "ood fit", "ood evaluate"} <= with_roots
+    assert all("--sets" in options[name] for name in (*with_roots, "data check", "data preview", "data cache"))
 
 
 def test_other_looks_at_the_images_are_a_result_of_their_own(run: Path, tmp_path: Path) -> None:
@@ -258,9 +240,9 @@ def test_the_module_runs_as_the_command_and_help_explains_every_option() -> None
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert end.value.code == 0
-    assert COMMANDS[command][0].split()[0] in capsys.readouterr().out
+    assert summary(command).split()[0] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -274,20 +256,17 @@ def test_every_recipe_is_read_and_printed_whole(recipe: str, capsys: pytest.Capt
 
 
 def test_short_options_stand_for_long_ones() -> None:
-    assert with_recipes(["train", "--devices=2", "--precision", "bf16-mixed"]) == [
-        "train",
-        "--training.devices=2",
-        "--training.precision",
-        "bf16-mixed",
-    ]
-    assert with_recipes(["demo", "--iterations=2"]) == ["demo", "--iterations=2"]
+    training = parse(["train", "--devices=2", "--precision", "bf16-mixed", "--seed", "3"]).arguments["config"].training
+    assert (training.devices, training.precision, training.seed) == (2, "bf16-mixed", 3)
+    assert parse(["demo", "--iterations=2"]).arguments["iterations"] == 2
 
 
 def test_hyphens_and_underscores_are_the_same_in_an_option() -> None:
     given = ["convert", "a-b.pth", "c.safetensors", "--allow-missing", "[bot-x.]", "--output-stride=16"]
-    expected = ["convert", "a-b.pth", "c.safetensors", "--allow_missing", "[bot-x.]", "--output_stride=16"]
-    assert with_recipes(given) == expected
-    assert with_recipes(["train", "--data.roots.camvid=my-data"]) == ["train", "--data.roots.camvid=my-data"]
+    arguments = parse(given).arguments
+    assert (arguments["source"], arguments["allow_missing"]) == (Path("a-b.pth"), ["bot-x."])
+    assert arguments["output_stride"] == 16
+    assert parse(["train", "--data.roots.camvid=my-data"]).arguments["config"].data.roots == {"camvid": "my-data"}
 
 
 BAD_OPTIONS = {

@@ -30,6 +30,7 @@ from spcnet.config import (
     options,
     settled,
 )
+from spcnet.config.table import options_page
 from spcnet.errors import UsageError
 
 BAD: list[tuple[type, str, Any, str]] = [
@@ -256,9 +257,16 @@ def leaves(kind: type, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
 
 @pytest.mark.parametrize(("path", "one"), leaves(RunConfig).items())
 def test_every_option_says_what_it_decides(path: str, one: dataclasses.Field[Any]) -> None:
-    assert isinstance(one.metadata.get(METADATA), Rule), f"write {path} with _option"
+    assert isinstance(one.metadata.get(METADATA), Rule), f"write {path} with option"
     assert decides(path) == one.metadata[METADATA].decides
     assert decides(path) in ("result", "schedule", "order", "place")
+
+
+def test_the_page_of_all_options_says_what_their_fields_say() -> None:
+    page = Path(__file__).parents[1] / "docs" / "options.md"
+    assert page.read_text(encoding="utf-8") == options_page(), "write it with python -m spcnet.config.table"
+    for path in options():
+        assert f"| `{path.rpartition('.')[2]}` |" in page.read_text(encoding="utf-8")
 
 
 def test_all_options_are_known_by_their_path() -> None:

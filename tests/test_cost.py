@@ -44,11 +44,11 @@ def test_time_is_measured_when_asked_for() -> None:
 
 @pytest.mark.slow
 def test_the_command_prints_a_row_for_each(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["benchmark", "cost", "--backbones=[shufflenet_v2]", "--size=[64,64]", "--repeats=0"]) == 0
+    assert main(["cost", "--backbones=[shufflenet_v2]", "--size=[64,64]", "--repeats=0"]) == 0
     shown = capsys.readouterr().out
     assert all(method in shown for method in METHODS)
-    assert main(["benchmark", "cost", "--paper"]) == 0
+    assert main(["cost", "--paper"]) == 0
     assert shown.count("\n") > len(METHODS)
     assert "multiply-accumulates" in capsys.readouterr().out
-    assert main(["benchmark", "cost", "--methods=[spcnt]"]) == 2
+    assert main(["cost", "--methods=[spcnt]"]) == 2
     assert "Did you mean 'spcnet'" in capsys.readouterr().err

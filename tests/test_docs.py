@@ -7,20 +7,22 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from jaxtyping import config
-from jsonargparse import ArgumentParser
 from PIL import Image
 
-from spcnet import cli, model_commands
+from spcnet import cli
+from spcnet.commands.convert import convert
 from spcnet.commands.predict import predict
 from spcnet.data.fixture import write_fixture
+from spcnet.options import SHORT
 from spcnet.synthesis import streets
+from tests.support.commands import every_option
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "recipes" / "README.md"])
@@ -45,6 +47,7 @@ SMALL = {
     "evaluate": ["--limit=2", "--devices=1"],
     "robustness": ["--limit=1", "--corruptions=[fog]", "--severities=[1]", "--accelerator=cpu"],
     "inspect": ["--limit=3", "--accelerator=cpu"],
+    "ood fit": ["--limit=2"],
     "ood evaluate": ["--limit=2", "--varied=1", "--corruptions=[fog]", "--styles=[]", "--severities=[5]"],
     "export": ["--repeats=0"],
 }  # fmt: skip
@@ -120,7 +123,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_runs: Path) -> Path:
         shutil.copytree(runs / "mine", runs / name)
     for name in ("real-small/baseline", "real-small/baseline-0", "demo/baseline"):
         shutil.copytree(runs / "other", runs / name)
-    model_commands.convert(runs / "mine", folder / "weights.pth", to="robustnet")
+    convert(runs / "mine", folder / "weights.pth", to="robustnet")
     weights = torch.load(folder / "weights.pth", weights_only=True)["state_dict"]
     average = {key: value + 1 if value.is_floating_point() else value for key, value in weights.items()}
     torch.save({"model": weights, "model_ema": average}, folder / "last.pth")
@@ -161,13 +164,11 @@ def test_every_command_of_a_page_runs(page: Path, world: Path, tmp_path: Path, m
                 words[place] = str(world / "data" / words[place - 1].rpartition(".")[2].removeprefix("--root"))
         words = [found for word in words for found in (sorted(glob.glob(word)) if "*" in word else [word])]
         if words and words[0] in STAYS_OPEN:
-            cli.make_parser().parse_args(words)
+            cli.parse(words)
             continue
-        small = (
-            []
-            if {"--resume", "--help", "--dry-run", "--dry_run"} & set(words)
-            else SMALL.get(" ".join(words[:2]), SMALL.get(words[0], []))
-        )
+        small = next((SMALL[key] for key in (" ".join(words[:2]), words[0]) if key in SMALL), [])
+        if {"--resume", "--help", "--dry-run", "--dry_run"} & set(words):
+            small = []
         try:
             code = cli.main([*words, *small])
         except SystemExit as end:  # --help
@@ -175,17 +176,12 @@ def test_every_command_of_a_page_runs(page: Path, world: Path, tmp_path: Path, m
         assert code == 0, f"{page.name}: {line}"
 
 
-def _known_options(parser: ArgumentParser, words: Sequence[str] = ()) -> Iterator[tuple[str, set[str]]]:
-    """Each command, as it is written, with its options."""
-    yield " ".join(words), set(parser._option_string_actions)
-    for action in parser._actions:
-        for name, sub in getattr(action, "_name_parser_map", {}).items():
-            yield from _known_options(sub, (*words, name))
-
-
 def test_commands_and_options_within_sentences_exist() -> None:
-    known = dict(_known_options(cli.make_parser()))
-    every = set().union(*known.values(), cli.SHORT, {"--quick", "--plot", "--steps", "--kills", "--images", "--flat"})
+    known = {"--help": set[str](), "--version": set[str](), **every_option()}
+    known |= {command.split()[0]: set[str]() for command in known if " " in command}
+    every = set().union(
+        *known.values(), SHORT, {"--quick", "--plot", "--steps", "--kills", "--images", "--flat", "--shm_size"}
+    )
     seen, wrong = 0, []
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -198,9 +194,7 @@ def test_commands_and_options_within_sentences_exist() -> None:
             options = [
                 word.partition("=")[0].replace("-", "_").replace("__", "--", 1) for word in words if word[:2] == "--"
             ]
-            own = (
-                every if not command else known.get(command, set()) | (set(cli.SHORT) if command == "train" else set())
-            )
+            own = every if not command else known.get(command, set()) | (set(SHORT) if command == "train" else set())
             missing = [
                 o for o in options if o not in own and not o.startswith(("--roots.", "--data.roots.", "--data.sets."))
             ]

@@ -4,9 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from spcnet import labels
+from spcnet import label_tables, labels
+from spcnet.data import label_formats
 from spcnet.errors import DataError, UsageError
-from spcnet.labels import CAMVID, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, IDD_LITE, IGNORE, SPACES, UNKNOWN, VOID
+from spcnet.label_tables import CAMVID, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, IDD_LITE
+from spcnet.labels import IGNORE, SPACES, UNKNOWN, VOID
 
 TABLES = {
     "train ids": CITYSCAPES_TRAIN_IDS,
@@ -99,13 +101,13 @@ def test_an_id_that_the_set_does_not_have_is_refused(strange: int) -> None:
 def test_mapillary_s_and_wilddash_s_names_are_known_to_both_spaces() -> None:
     for space in SPACES.values():
         for rein in (False, True):
-            labels.remap(labels.mapillary(labels.MAPILLARY_V20, rein=rein), space, "mapillary")
-        labels.remap(labels.WILDDASH2, space, "wilddash2")
-        labels.remap(labels.URBANSYN, space, "urbansyn")
+            labels.remap(label_tables.mapillary(label_tables.MAPILLARY_V20, rein=rein), space, "mapillary")
+        labels.remap(label_tables.WILDDASH2, space, "wilddash2")
+        labels.remap(label_tables.URBANSYN, space, "urbansyn")
 
 
 def test_wilddash_s_own_classes_are_what_its_tool_makes_of_them() -> None:
-    table = labels.remap(labels.WILDDASH2, SPACES["cityscapes19"], "wilddash2")
+    table = labels.remap(label_tables.WILDDASH2, SPACES["cityscapes19"], "wilddash2")
     same = labels.remap(CITYSCAPES_IDS, SPACES["cityscapes19"], "cityscapes")
     assert table[:34].tolist() == same[:34].tolist()
     assert table[34:40].tolist() == [14, 13, IGNORE, IGNORE, 0, UNKNOWN]
@@ -130,16 +132,16 @@ def test_colours_are_looked_up_one_by_one(
     colors = np.array([*table, *others], np.uint8)
     pixels = colors[np.random.default_rng(seed).integers(0, len(colors), (3, 5))]
     for view in (pixels, pixels[:, ::-1], pixels[::2]):
-        assert np.array_equal(labels.from_colors(view, table), slow_from_colors(view, table))
+        assert np.array_equal(label_formats.from_colors(view, table), slow_from_colors(view, table))
 
 
 def test_the_colours_of_cityscapes_are_those_of_its_19_classes_and_of_what_is_void() -> None:
-    colors = np.array([[*SPACES["cityscapes19"].colors, *labels.CITYSCAPES_VOID_COLORS]], np.uint8)
-    for native in (labels.GTAV, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, labels.URBANSYN):
+    colors = np.array([[*SPACES["cityscapes19"].colors, *label_tables.CITYSCAPES_VOID_COLORS]], np.uint8)
+    for native in (label_tables.GTAV, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, label_tables.URBANSYN):
         table = labels.remap(native, SPACES["cityscapes19"], "a set")
-        form = labels.LabelFormat.of(native, labels.cityscapes_colors(native))
-        found = labels.apply(table, labels.color_ids(colors, form, "here"), "here")[0].tolist()
+        form = label_formats.LabelFormat.of(native, label_tables.cityscapes_colors(native))
+        found = labels.apply(table, label_formats.color_ids(colors, form, "here"), "here")[0].tolist()
         # A polegroup looks like a pole, a licence plate like its car.
         assert found == [*range(19), *[IGNORE] * 8, 5, IGNORE, IGNORE, 13]
-        with pytest.raises(labels.UnknownLabelError):
-            labels.color_ids(np.array([[(0, 0, 143)]], np.uint8), form, "here")
+        with pytest.raises(label_formats.UnknownLabelError):
+            label_formats.color_ids(np.array([[(0, 0, 143)]], np.uint8), form, "here")

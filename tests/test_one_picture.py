@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spcnet.app.uploads import Limits, read_upload
-from spcnet.data.cache import write_cache
+from spcnet.data.cache import CacheFormat, write_cache
 from spcnet.data.datasets import FolderSet
-from spcnet.data.folders import find_pairs
-from spcnet.export import calibration_pictures
+from spcnet.data.folders import SetFolder
+from spcnet.export.quantisation import calibration_pictures
 from spcnet.inference.images import read_rgb
 from tests.support.pictures import STORED, chunk, png, tiff, turned
 
@@ -94,11 +94,11 @@ def test_every_command_sees_the_same_pixels_of_a_file(kind: str, tmp_path: Path)
     Image.fromarray(LABEL if upright else np.rot90(LABEL)).save(label)
 
     def first_of(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        pairs, _ = find_pairs("camvid", folder, split="train")
+        pairs, *_ = SetFolder("camvid", folder).find_split("train")
         return FolderSet(pairs, table=np.arange(256, dtype=np.uint8)).read(0)[:2]
 
     pixels, truth = first_of(root)  # training, evaluation, preview, inspection
-    write_cache("camvid", root, tmp_path / "copy", form="raw")
+    write_cache("camvid", root, tmp_path / "copy", CacheFormat(form="raw"))
     copied, copied_truth = first_of(tmp_path / "copy")
     (calibrated,) = calibration_pictures(photo.parent, None, limit=1)  # 8-bit integers, and the domain's by `read`
     doors = {

@@ -6,27 +6,26 @@ from typing import Any
 
 import pytest
 
-from spcnet.cli import main, make_parser
+from spcnet.cli import main, parse
+from spcnet.commands.data import data_of
 from spcnet.config import (
     DataConfig,
     EvaluationConfig,
     LossConfig,
     RunConfig,
     TrainingConfig,
-    _settle,
     coerced,
     from_dict,
     plain_lists,
 )
 from spcnet.cost import costs
-from spcnet.dataset_commands import data_of
 from spcnet.errors import DataError, UsageError
 from spcnet.files import read_text
 from spcnet.inference.images import find_images
 from spcnet.options import OptionParser, add_run_options
 from spcnet.runs import OpenRun
 from spcnet.studies.conditions import conditions
-from spcnet.sweep import plan
+from spcnet.studies.sweep import plan
 
 
 def of_a_run(*arguments: str) -> Any:
@@ -86,8 +85,7 @@ def test_a_list_needs_no_brackets(option: str, text: str, value: Any, tmp_path: 
     ],
 )
 def test_so_it_is_in_every_command(arguments: list[str], option: str, value: Any) -> None:
-    options = make_parser().parse_args(arguments)[arguments[0]]
-    assert (options[options.action] if "action" in options else options)[option] == value
+    assert parse(arguments).arguments[option] == value
 
 
 def test_a_list_goes_on_with_names_and_lists() -> None:
@@ -216,7 +214,7 @@ def test_a_value_of_another_type_is_refused_by_name(kind: Any, values: dict[str,
     for name, value in values.items():
         object.__setattr__(config, name, value)  # as it comes where types are not checked at each call
     with pytest.raises(UsageError, match=message):
-        _settle(config)
+        config.__post_init__()
 
 
 def test_a_path_can_stand_where_a_text_is_wanted(tmp_path: Path) -> None:

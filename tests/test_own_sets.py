@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from spcnet import cli, dataset_commands, sweep
+from spcnet import cli
+from spcnet.commands.data import data_of
 from spcnet.config import OwnSet, RunConfig, as_dict, from_dict, read_color, read_sets
 from spcnet.errors import DataError, SpcnetError, UsageError
 from spcnet.files import with_text_keys
+from spcnet.studies import sweep
 
 NAMES = {(128, 64, 128): "road", (0, 0, 142): "car", (0, 0, 0): "void"}
 
@@ -207,12 +209,10 @@ def test_a_recipe_is_read_alike_by_the_command_line_by_sweeps_and_by_data_comman
 """
     recipe = written(tmp_path, f"data:\n  sources: [town, streets/game]\n  sets:{town}", "recipe.yaml")
     expected = read_sets(recipe)
-    options = cli.make_parser().parse_args(["train", "--config", str(recipe)])
-    assert cli.make_parser().instantiate(options).train.data.sets == expected
-    assert dataset_commands.data_of(str(recipe)).sets == expected
+    assert cli.parse(["train", "--config", str(recipe)]).arguments["config"].data.sets == expected
+    assert data_of(str(recipe)).sets == expected
     assert sweep._reader(recipe)({"data.workers": "0"}).data.sets == expected
     flow = "{images: a/*.png, labels: [b/*.png, c/*.png], splits: [all], colors: %s}"
     if "\n" not in SPELLINGS[spelling]:
         given = ["train", "--data.sources", "[town]", "--data.sets.town", flow % SPELLINGS[spelling]]
-        options = cli.make_parser().parse_args(given)
-        assert cli.make_parser().instantiate(options).train.data.sets == expected
+        assert cli.parse(given).arguments["config"].data.sets == expected

@@ -2,6 +2,9 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -193,6 +196,23 @@ def test_what_the_image_copies_is_there_and_all_that_the_wheel_is_built_from() -
     assert set(sources) == wanted
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert {line.removeprefix("!") for line in ignored if line.startswith("!")} == wanted
+
+
+def test_what_the_image_copies_is_enough_to_build_the_package(tmp_path: Path) -> None:
+    for name, text in instructions():
+        if name == "COPY":
+            *sources, target = text.split()
+            for source in sources:
+                place = tmp_path / target.strip("/") / ("" if (ROOT / source).is_dir() else source)
+                copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+                place.parent.mkdir(parents=True, exist_ok=True)
+                copy(ROOT / source, place)
+    (installing,) = (text for name, text in instructions() if name == "RUN" and "${EXTRAS}" in text)
+    assert '"/src[${EXTRAS}]"' in installing
+    build = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path))
+    built = subprocess.run(build, cwd=tmp_path / "src", capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    assert list(tmp_path.glob("spcnet-*.whl"))
 
 
 def test_the_image_runs_the_program_as_an_ordinary_user_in_a_folder_of_its_own() -> None:

@@ -27,8 +27,10 @@ from spcnet.config import (
 )
 from spcnet.data.catalog import DATASETS
 from spcnet.data.fixture import write_fixture
+from spcnet.dry_run import checks
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import DataError, UsageError
+from spcnet.reports.dry_run import Domain, Pace, Rehearsal, Statistics, num_checkpoints, num_evaluations, show
 from spcnet.runs import OpenRun, check_unseen
 from spcnet.types import Batch, StepResult
 from tests.support.sets import MODEL, run_of
@@ -169,7 +171,7 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path) -> None:
     assert found.peak
     assert found.needed > 4 * found.parameters
     console = Console(record=True, width=100, file=(tmp_path / "out.txt").open("w"))
-    dry_run.show(found, config, console)
+    show(found, config, console)
     text = console.export_text()
     assert "for 2 iterations" in text
     assert "Ready" in text
@@ -190,7 +192,7 @@ def test_a_dry_run_tells_all_that_is_missing_at_once(tmp_path: Path) -> None:
     assert "none.safetensors" in found.problems[0]
 
 
-def dry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **training: Any) -> tuple[dry_run.Rehearsal, list[Any]]:
+def dry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **training: Any) -> tuple[Rehearsal, list[Any]]:
     """A dry run on generated streets, and the trainer and the number of micro-batches of each of its steps."""
     steps: list[Any] = []
     step = Trainer.step
@@ -248,17 +250,17 @@ def test_the_promised_time_counts_what_a_run_does(tmp_path: Path) -> None:
     config = run_of(tmp_path, data={}, iterations=100)
     training = dataclasses.replace(config.training, log_every=30, checkpoint_every=40, evaluate_every=60)
     config = dataclasses.replace(config, training=training, logging=LoggingConfig(every=50))
-    report = dry_run.Rehearsal(
-        fresh=dry_run.Pace(2.0, 1.0),
-        known=dry_run.Pace(2.0, 0.5),
+    report = Rehearsal(
+        fresh=Pace(2.0, 1.0),
+        known=Pace(2.0, 0.5),
         fresh_iterations=20,
-        statistics=dry_run.Statistics(at=10, seconds=40.0, pace=dry_run.Pace(3.0, 0.5), unseen=0.25),
+        statistics=Statistics(at=10, seconds=40.0, pace=Pace(3.0, 0.5), unseen=0.25),
         checkpoint_seconds=7.0,
         log_seconds=0.1,
         sample_seconds=0.3,
         once_seconds=5.0,
         record_seconds=1.0,
-        domains=[dry_run.Domain("x", "test", 10, test_seconds=2.0, again_seconds=0.5)],
+        domains=[Domain("x", "test", 10, test_seconds=2.0, again_seconds=0.5)],
     )
     steps = 10 * 3.0 + 10 * (3.5 + 0.25 * 0.5) + 80 * 3.5
     # Checkpoints after 40, 60, 80 and 100 iterations, log lines after 30, 60, 90 and 100, samples after 50, 100 and the last.
@@ -279,8 +281,8 @@ def test_checkpoints_and_evaluations_are_counted_as_the_loop_makes_them(
     config = dataclasses.replace(config, training=training)
     evaluated = {i for i in range(1, iterations) if evaluate_every and i % evaluate_every == 0}
     saved = evaluated | {iterations} | {i for i in range(1, iterations) if i % checkpoint_every == 0}
-    assert dry_run._saves(config) == len(saved)
-    assert dry_run._evaluations(config) == len(evaluated) + 1
+    assert num_checkpoints(config) == len(saved)
+    assert num_evaluations(config) == len(evaluated) + 1
 
 
 @pytest.mark.slow
@@ -297,7 +299,7 @@ def test_a_dry_run_of_several_processes_tells_the_memory_of_each(tmp_path: Path)
 
 
 def test_a_step_that_cannot_fit_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dry_run, "_free", lambda device: 2**20)
+    monkeypatch.setattr(checks, "free_memory", lambda device: 2**20)
     found = dry_run.rehearse(run_of(tmp_path / "run", data={"sources": ["streets/game"]}))
     assert found.step_seconds is None
     assert "images_per_domain" in found.problems[0]
@@ -308,8 +310,8 @@ def test_a_dry_run_says_that_the_folder_holds_a_run(tmp_path: Path, monkeypatch:
     (tmp_path / "results.jsonl").write_text("{}\n")
 
     def said(**options: bool) -> list[str]:
-        report = dry_run.Rehearsal()
-        dry_run._check_folder(tmp_path, report, **{"resume": False, "overwrite": False, **options})
+        report = Rehearsal()
+        checks.check_folder(tmp_path, report, **{"resume": False, "overwrite": False, **options})
         return report.problems
 
     assert "already holds a run" in said()[0]
@@ -317,9 +319,9 @@ def test_a_dry_run_says_that_the_folder_holds_a_run(tmp_path: Path, monkeypatch:
     assert not said(overwrite=True)
     asked: list[dict[str, object]] = []
 
-    def rehearse(config: RunConfig, **options: object) -> dry_run.Rehearsal:
+    def rehearse(config: RunConfig, **options: object) -> Rehearsal:
         asked.append(options)
-        return dry_run.Rehearsal(problems=["none"])
+        return Rehearsal(problems=["none"])
 
     monkeypatch.setattr(dry_run, "rehearse", rehearse)
     assert main(["train", f"--output={tmp_path}", "--dry-run", "--overwrite"]) == 1

@@ -16,7 +16,8 @@ from spcnet import checkpoint, training
 from spcnet.commands.evaluate import evaluate
 from spcnet.commands.robustness import robustness
 from spcnet.config import DataConfig, EvaluationConfig, ModelConfig, OwnSet, RunConfig, TrainingConfig
-from spcnet.data.loading import check_labelled, file_names
+from spcnet.data.labelled import check_labelled
+from spcnet.data.loading import file_names
 from spcnet.dry_run import rehearse
 from spcnet.engine import membership, records
 from spcnet.engine.devices import make_fabric

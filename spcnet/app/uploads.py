@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet.data.images import FORMATS, MAX_SCANS, open_picture, too_many_scans
+from spcnet.data.image_files import FORMATS, MAX_SCANS, open_picture, too_many_scans
 from spcnet.errors import DataError, SpcnetError, UsageError
 from spcnet.inference.images import read_rgb
 from spcnet.inference.video import Frame, Video, open_video

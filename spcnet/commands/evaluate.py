@@ -39,12 +39,12 @@ def evaluate(
     Args:
         model: Folder of a run; file of weights of this package, RobustNet or SPC-Net; ONNX file of `spcnet export`; or
             folder of predictions, an image of class ids for each image of the domain.
-        targets: Evaluate on these domains alone, [] for the run's sources; a run's sources and targets by default.
+        targets: Domains to evaluate on, no others; [] for the run's sources; its sources and targets by default.
         roots: Folder of each data set, by its name, beside the run's own.
         sets: YAML file that describes data sets of your own, by name, beside the run's own.
         size: Height and width that images are brought to, [H,W]; those of the training by default.
         protocol: Whose evaluation: spcnet, robustnet, spcnet-official or rein.
-        limit: Evaluate on the first so many images of each domain; 0 for all.
+        limit: Most images of each domain, its first ones; 0 for all.
         batch_size: Images that the network sees together.
         panels: Images of each domain whose prediction is kept for the report.
         window: Slide a window of this height and width over each image, [H,W].

@@ -35,7 +35,7 @@ def export(
     Args:
         model: Folder of a run, or a file of weights.
         output: File to write, *.onnx or *.pt2.
-        format: onnx, or torch-export for a file that torch.export.load reads.
+        format: Format of the file: onnx, or torch-export for a file that torch.export.load reads.
         output_kind: What the file answers: the scores of each pixel, or its class.
         normalise: The file takes RGB 0..255 and normalises it itself.
         pixels: Type of the image with --normalise.
@@ -45,7 +45,7 @@ def export(
         calibration: Domain or folder of images to calibrate int8 with; of a domain its training split.
         calibration_images: How many of them, spread evenly.
         score: Domain to score the files on; the test split of the calibration's by default.
-        limit: Images of that domain at most; 0 for all.
+        limit: Most images of that domain; 0 for all.
         roots: Folder of each data set, by its name, beside the run's own.
         sets: YAML file that describes data sets of your own, by name, beside the run's own.
         repeats: Passes to time; 0 for none.

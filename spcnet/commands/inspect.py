@@ -28,11 +28,11 @@ def inspect(
 
     Args:
         models: Folders of runs.
-        targets: Unseen domains instead of the run's own, for example [cityscapes,cityscapes+fog].
+        targets: Domains to show as unseen instead of the run's own, for example [cityscapes,cityscapes+fog].
         limit: Most images of each domain, spread evenly over it; 0 for all.
         pixels: Most pixels of each class and domain on the maps.
         roots: Folder of each data set, by its name, beside the run's own.
-        sets: File that describes your own data sets, beside the run's own.
+        sets: YAML file that describes data sets of your own, by name, beside the run's own.
         batch_size: Images that the network sees together; the run's own by default.
         seed: Random seed of t-SNE and of which pixels are shown.
         accelerator: Where to compute: auto, cpu, cuda or mps.

@@ -1,4 +1,4 @@
-"""`spcnet ood`."""
+"""Fit the out-of-distribution (OOD) detector of a network, and measure what its score is worth."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ def fit(
         domains: What to fit on, for example [camvid@val,idd_lite@train]; the sources as they were trained on by default.
         limit: Most images of each domain, spread evenly over it; 0 for all.
         roots: Folder of each data set, by its name, beside the run's own.
-        sets: File that describes your own data sets, beside the run's own.
+        sets: YAML file that describes data sets of your own, by name, beside the run's own.
         batch_size: Images that the network sees together.
         accelerator: Where to compute: auto, cpu, cuda or mps.
         console: Where progress is shown; nowhere by default.
@@ -75,14 +75,14 @@ def evaluate(
 
     Args:
         model: Folder of a run.
-        targets: Unseen domains instead of the run's own, without those in a weather style.
+        targets: Domains to take as unseen instead of the run's own, without those in a weather style.
         corruptions: Which corruptions, [fog,snow]; [] for none; all by default.
         styles: Which weather styles, at full strength, [rain,night]; [] for none; all by default.
         severities: Severities of the corruptions, each 1..5.
         limit: Most clean images of each domain, spread evenly over it; 0 for all.
         varied: Images of each domain that are shown in every condition; 0 for none.
         roots: Folder of each data set, by its name, beside the run's own.
-        sets: File that describes your own data sets, beside the run's own.
+        sets: YAML file that describes data sets of your own, by name, beside the run's own.
         batch_size: Images that the network sees together.
         seed: Random seed for noise, snow and rain.
         accelerator: Where to compute: auto, cpu, cuda or mps.

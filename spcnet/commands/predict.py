@@ -54,10 +54,10 @@ def predict(
         batch_size: Images, frames or windows that the network sees together.
         overlay: Opacity of the colours over the image, 0..1; null for no overlays and no video.
         ids: What class maps hold: train ids 0..K-1, Cityscapes' label ids 7..33, or colours.
-        format: cityscapes: nothing but label ids, named as Cityscapes' own evaluation wants them.
+        format: Names and contents of the files; cityscapes: nothing but label ids, named as Cityscapes' own evaluation wants them.
         confidence: Also write how probable the class of each pixel is, as a grey image.
         every: Take one frame of so many of a video.
-        limit: Take so many frames of a video at most; 0 for all.
+        limit: Most frames of a video; 0 for all.
         frame_maps: Also write the class map of each frame of a video.
         speed: Run the network as it is (plain), or rewritten so that a processor is faster (fused); auto: where it pays.
         accelerator: Where to compute: auto, cpu, cuda or mps.

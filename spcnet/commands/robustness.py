@@ -40,7 +40,7 @@ def robustness(
         limit: Most images, spread evenly over the domain; 0 for all.
         worst: How many of the worst cases are shown as pictures.
         roots: Folder of each data set, by its name, beside the first run's own.
-        sets: File that describes your own data sets, beside the first run's own.
+        sets: YAML file that describes data sets of your own, by name, beside the first run's own.
         batch_size: Images that a network sees together.
         workers: Processes that corrupt images; 0 for none.
         seed: Random seed for noise, snow and rain.

@@ -9,24 +9,22 @@ BDD at 1024 pixels) has none and is left out; here the last tiles are cut off at
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from spcnet import labels
-from spcnet.data.datasets import FolderSet, SegmentationSet
-from spcnet.data.images import geometry_of, read_label
+from spcnet.data.datasets import SegmentationSet
+from spcnet.data.items import item_loader
 from spcnet.errors import DataError
 from spcnet.files import write_atomic
-from spcnet.signals import leave_signals_to_parent
 
 FORMAT = 2
-"""Version of the stored file; another one, and what was stored is made anew."""
+"""Version of the stored file; files of another version are written again."""
 CHUNK = 16
 """Labels that a worker process reads before it hands over."""
 
@@ -72,12 +70,12 @@ def tile_centres(
     pixels = np.bincount(key, length)
     rows = np.bincount(key, length * row)
     columns = np.bincount(key, length * (column + (length - 1) / 2))
-    found = np.flatnonzero(pixels)
-    found = found[found % 256 != labels.IGNORE]
+    keys = np.flatnonzero(pixels)
+    keys = keys[keys % 256 != labels.IGNORE]
     return (
-        (found % 256).astype(np.uint8),
-        (rows[found] // pixels[found]).astype(np.int64),
-        (columns[found] // pixels[found]).astype(np.int64),
+        (keys % 256).astype(np.uint8),
+        (rows[keys] // pixels[keys]).astype(np.int64),
+        (columns[keys] // pixels[keys]).astype(np.int64),
     )
 
 
@@ -93,62 +91,43 @@ def class_centres(
 ) -> Centres:
     """Where the classes lie in each image of a set.
 
-    Of a set on disk every label file is read once, and of its photo how it lies; what was found is stored in the folder
-    `.spcnet` beside the data, or where that cannot be written to, in the user's cache folder, and taken from there as long
-    as no file has changed. Generated scenes are all drawn once, which leaves them in their memory; nothing of them is stored.
+    Of a set on disk every label file is read once, and the orientation of its photo. The result is stored in the folder
+    `.spcnet` beside the data, or where that cannot be written to, in the user's cache folder, and read from there as long
+    as no file has changed. Generated scenes are all drawn once, which leaves them in memory; no file is stored of them.
 
     Args:
         images: the set. Of one with weather put on, the set below is taken.
         tile: side of a tile in pixels.
         workers: processes that read labels beside this one.
-        skip_bad: leave out labels that cannot be read; the training then meets them, and tells of them.
+        skip_bad: leave out labels that cannot be read; training then reports them.
         whole_tiles: as in `tile_centres`.
         on_progress: called with the number of images that are done, and of all.
-        store: write down what was found; what is stored is read in any case.
+        store: write the result to a file; an existing file is read in any case.
 
     Raises:
         DataError: a label cannot be read.
     """
-    plain = innermost(images)
-    stored = stored_centres(images, tile=tile, whole_tiles=whole_tiles)
-    if stored is not None:
-        return stored
-    found = _search(_Labels(plain, tile, whole_tiles), workers, skip_bad, on_progress or (lambda done, total: None))
-    for place in _places(plain, tile, whole_tiles) if store and isinstance(plain, FolderSet) else ():
+    files = _cache_files(images, tile, whole_tiles)
+    known = _read_cache(files, len(images))
+    if known is not None:
+        return known
+    centres = _search(_Labels(images, tile, whole_tiles), workers, skip_bad, on_progress or (lambda done, total: None))
+    for path in files if store else ():
         try:
-            write_atomic(place, lambda file: np.savez_compressed(file, **found._asdict()))
+            write_atomic(path, lambda file: np.savez_compressed(file, **centres._asdict()))
         except DataError:
-            continue  # not ours to write to: the next place, or none, and it is searched again the next time
+            continue  # not writable: the next place, or none, and the labels are read again the next time
         break
-    return found
+    return centres
 
 
 def stored_centres(images: SegmentationSet, *, tile: int, whole_tiles: bool = False) -> Centres | None:
     """What an earlier call of `class_centres` has stored of a set; None where there is nothing, or a label has changed."""
-    plain = innermost(images)
-    places = _places(plain, tile, whole_tiles) if isinstance(plain, FolderSet) else []
-    return next((found for place in places if (found := _stored(place, len(plain))) is not None), None)
-
-
-def innermost(images: SegmentationSet) -> SegmentationSet:
-    """The set below what was put on its images, such as weather."""
-    plain = images
-    while len(getattr(plain, "plain", ())) == len(images):
-        plain = plain.plain  # type: ignore[attr-defined]
-    return plain
-
-
-def class_map(images: SegmentationSet, index: int) -> NDArray[np.uint8]:
-    """Class of each pixel of an image, H×W, without reading its photo where it is a file.
-
-    Raises:
-        DataError: the label cannot be read.
-    """
-    return _Labels(innermost(images), 1, False)._label(index)
+    return _read_cache(_cache_files(images, tile, whole_tiles), len(images))
 
 
 class _Labels(Dataset[list[tuple[NDArray[np.generic], ...] | DataError]]):
-    """Class, row and column of the centres of each image, so many images at a time."""
+    """Class, row and column of the centres of each image, in chunks of images."""
 
     def __init__(self, plain: SegmentationSet, tile: int, whole_tiles: bool) -> None:
         self.plain, self.tile, self.whole_tiles = plain, tile, whole_tiles
@@ -162,7 +141,7 @@ class _Labels(Dataset[list[tuple[NDArray[np.generic], ...] | DataError]]):
 
     def _centres(self, index: int) -> tuple[NDArray[np.generic], ...] | DataError:
         try:
-            label = self._label(index)
+            label = self.plain.label_of(index)
         except DataError as error:
             return error
         kind, row, column = tile_centres(label, tile=self.tile, whole_tiles=self.whole_tiles)
@@ -170,23 +149,12 @@ class _Labels(Dataset[list[tuple[NDArray[np.generic], ...] | DataError]]):
         height, width = label.shape
         return kind, ((row + 0.5) / height).astype(np.float32), ((column + 0.5) / width).astype(np.float32)
 
-    def _label(self, index: int) -> NDArray[np.uint8]:
-        if not isinstance(self.plain, FolderSet):
-            return self.plain.read(index).label
-        pair = self.plain.pairs[index]
-        # The label as training sees it: turned along with a photo that is stored on its side.
-        try:
-            photo = geometry_of(pair.image)
-        except DataError:
-            photo = None  # reading the photo will say what is wrong
-        label = read_label(pair.label, self.plain.form, photo=photo)
-        return labels.apply(self.plain.table, label, str(pair.label))
-
 
 def _search(numbered: _Labels, workers: int, skip_bad: bool, on_progress: Callable[[int, int], None]) -> Centres:
     counts: list[int] = []
     columns: list[tuple[NDArray[np.generic], ...]] = []
-    for item in _items(numbered, workers):
+    loader = item_loader(numbered, workers=min(workers, len(numbered)))
+    for item in (item for chunk in loader for item in chunk):
         if isinstance(item, DataError):
             if not skip_bad:
                 raise item
@@ -202,29 +170,14 @@ def _search(numbered: _Labels, workers: int, skip_bad: bool, on_progress: Callab
     return Centres(np.repeat(np.arange(len(counts), dtype=np.int32), counts), kind, row, column)
 
 
-def _items(numbered: _Labels, workers: int) -> Iterator[tuple[NDArray[np.generic], ...] | DataError]:
-    loader = DataLoader(
-        numbered,
-        batch_size=None,
-        num_workers=min(workers, len(numbered)),
-        worker_init_fn=leave_signals_to_parent,
-        collate_fn=unchanged,
-        generator=torch.Generator(),
-    )
-    for chunk in loader:
-        yield from chunk
-
-
-def unchanged(item: Any) -> Any:
-    """What comes, for a loader that would make tensors of it."""
-    return item
-
-
-def _places(plain: FolderSet, tile: int, whole_tiles: bool) -> list[Path]:
-    """Where the centres of a set may be stored, the best place first.
+def _cache_files(images: SegmentationSet, tile: int, whole_tiles: bool) -> list[Path]:
+    """Where the centres of a set may be stored, the best place first; none for a set without files.
 
     The name is another one when anything that the centres depend on is another.
     """
+    plain = images.stored()
+    if plain is None:
+        return []
     root = Path(os.path.commonpath([path.absolute().parent for pair in plain.pairs for path in pair[1:]]))
     about_all = (FORMAT, tile, whole_tiles, plain.form, plain.table.tobytes())
     content = hashlib.sha256(repr(about_all).encode())
@@ -239,21 +192,24 @@ def _places(plain: FolderSet, tile: int, whole_tiles: bool) -> list[Path]:
             content.update(repr((os.path.relpath(path.absolute(), root), size, changed)).encode())
     name = f"centroids-{content.hexdigest()[:32]}.npz"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spcnet"
-    # Images and labels on two disks have no folder of their own in common.
+    # Images and labels on two disks have no folder in common.
     return [home / name] if root == Path(root.anchor) else [root / ".spcnet" / name, home / name]
 
 
-def _stored(path: Path, num_images: int) -> Centres | None:
-    """What a file holds, if it is there and whole."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = Centres(*(file[name] for name in Centres._fields))
-    except Exception:  # noqa: BLE001  # whatever a damaged file makes of NumPy and zipfile: it is made anew
-        return None
-    kinds = [(column.dtype, column.shape) for column in found]
-    wanted = [(np.dtype(dtype), found.image.shape) for dtype in (np.int32, np.uint8, np.float32, np.float32)]
-    if kinds != wanted or found.image.ndim != 1:
-        return None
-    if len(found.image) and not 0 <= found.image.min() <= found.image.max() < num_images:
-        return None
-    return found
+def _read_cache(files: Sequence[Path], num_images: int) -> Centres | None:
+    """The content of the first file that is there and whole."""
+    for path in files:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                centres = Centres(*(file[name] for name in Centres._fields))
+        except Exception:  # noqa: BLE001  # whatever a damaged file makes of NumPy and zipfile: it is written again
+            continue
+        image = centres.image
+        types = [(column.dtype, column.shape) for column in centres]
+        if (
+            types == [(np.dtype(dtype), image.shape) for dtype in (np.int32, np.uint8, np.float32, np.float32)]
+            and image.ndim == 1
+            and (not len(image) or 0 <= image.min() <= image.max() < num_images)
+        ):
+            return centres
+    return None

@@ -7,6 +7,7 @@ Everything that costs little to check is checked when a domain is opened, so tha
 names, folders, and that each photo has its label. What is inside a file is checked when it is read.
 """
 
+import copy
 import mmap
 import zlib
 from abc import ABC, abstractmethod
@@ -20,10 +21,14 @@ from rich.console import Console
 from spcnet import labels
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data.catalog import dataset
-from spcnet.data.folders import Pair, excluded_images, find_split, lines_without_image, old_copy, root_of
-from spcnet.data.images import read_label, read_photo, size_misfit
+from spcnet.data.exclude import Excluded
+from spcnet.data.folders import Pair, SetFolder
+from spcnet.data.images import geometry_of, read_photo, size_misfit
+from spcnet.data.label_formats import LabelFormat
+from spcnet.data.label_images import read_label
+from spcnet.data.roots import old_copy, root_of
 from spcnet.errors import DataError, UsageError, unknown_name_error
-from spcnet.labels import LabelFormat, LabelSpace
+from spcnet.labels import LabelSpace
 from spcnet.synthesis import streets, weather
 
 FIRST_TEST_SCENE = 1_000_000
@@ -47,7 +52,9 @@ class SegmentationSet(ABC):
     """Labelled images of one domain, in a fixed order."""
 
     remarks: tuple[str, ...] = ()
-    """What its user should hear of the files it was opened from, such as those that were left out; a line each."""
+    """Remarks about the files it was opened from, such as those that were left out; a line each."""
+    remembers = False
+    """Whether its images are made when they are first read, and then kept."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -60,6 +67,26 @@ class SegmentationSet(ABC):
         Raises:
             DataError: a file is unreadable, or image and label do not belong together.
         """
+
+    def name_of(self, index: int, /) -> str:
+        """What to call an image in messages, without reading it."""
+        return f"image {index}"
+
+    def stored(self) -> "FolderSet | None":
+        """The files that its images are read from, in the same order; None where there are none."""
+        return None
+
+    def label_of(self, index: int, /) -> NDArray[np.uint8]:
+        """Class of each pixel of an image, H×W, before its weather is changed; a photo that is a file is not decoded.
+
+        Raises:
+            DataError: the label cannot be read.
+        """
+        return self.read(index).label
+
+    def first(self, number: int, /) -> "SegmentationSet":
+        """The first images of the set, or the set itself where it cannot be cut."""
+        return self
 
 
 def print_remarks(sets: Iterable[SegmentationSet], console: Console) -> None:
@@ -102,6 +129,27 @@ class FolderSet(SegmentationSet):
                 f"{pair.image} does not fit {pair.label}: {misfit}; image and label must have the same size"
             )
         return Sample(photo.pixels, labels.apply(self.table, label, str(pair.label)), pair.name)
+
+    def name_of(self, index: int, /) -> str:
+        """Name of the pair."""
+        return self.pairs[index].name
+
+    def stored(self) -> "FolderSet":
+        """Itself."""
+        return self
+
+    def label_of(self, index: int, /) -> NDArray[np.uint8]:
+        """Read the label, turned along with a photo that is stored on its side; see `SegmentationSet.label_of`."""
+        pair = self.pairs[index]
+        try:
+            photo = geometry_of(pair.image)
+        except DataError:
+            photo = None  # reading the photo will say what is wrong
+        return labels.apply(self.table, read_label(pair.label, self.form, photo=photo), str(pair.label))
+
+    def first(self, number: int, /) -> "FolderSet":
+        """The first pairs."""
+        return FolderSet(self.pairs[:number], table=self.table, form=self.form, remarks=self.remarks)
 
 
 class SceneMemory:
@@ -199,30 +247,79 @@ class StreetsSet(SegmentationSet):
         self.num_scenes = num_scenes
         self.size = size
         self.table = table
-        self.first = FIRST_TEST_SCENE if split == "test" else 0
+        self.first_scene = FIRST_TEST_SCENE if split == "test" else 0
         self.seed = seed if split == "test" else seed + zlib.crc32(style.encode())
         self.memory = None if with_depth else SceneMemory(num_scenes, size=size)
 
     def __len__(self) -> int:
         return self.num_scenes
 
+    @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        """Whether scenes are kept."""
+        return self.memory is not None
+
     def read(self, index: int, /) -> Sample:
         """Generate one scene, or remember it; see `SegmentationSet.read`."""
         if not 0 <= index < self.num_scenes:
             raise IndexError(index)
-        name = f"{self.style}_{self.split}_{index:06d}"
+        name = self.name_of(index)
         known = self.memory.get(index) if self.memory else None
         if known:
             return Sample(*known, name)
-        scene = streets.generate(self.first + index, style=self.style, seed=self.seed, size=self.size)
+        scene = streets.generate(self.first_scene + index, style=self.style, seed=self.seed, size=self.size)
         label = labels.apply(self.table, scene.label, name)
         if self.memory is None:
             return Sample(scene.image, label, name, scene.depth)
         self.memory.put(index, scene.image, label)
         return Sample(scene.image, label, name)
 
+    def name_of(self, index: int, /) -> str:
+        """Style, split and number of the scene."""
+        return f"{self.style}_{self.split}_{index:06d}"
 
-class WeatherSet(SegmentationSet):
+    def first(self, number: int, /) -> "StreetsSet":
+        """The first scenes, with the same memory."""
+        fewer = copy.copy(self)
+        fewer.num_scenes = min(number, self.num_scenes)
+        return fewer
+
+
+class WrappedSet(SegmentationSet):
+    """The images of another set, changed after they are read: a subclass says how in `read`."""
+
+    def __init__(self, plain: SegmentationSet) -> None:
+        """Take the set as it is."""
+        self.plain, self.remarks = plain, plain.remarks
+
+    @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        """Whether the plain images are kept."""
+        return self.plain.remembers
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    def name_of(self, index: int, /) -> str:
+        """Name of the plain image."""
+        return self.plain.name_of(index)
+
+    def stored(self) -> FolderSet | None:
+        """The files of the plain set."""
+        return self.plain.stored()
+
+    def label_of(self, index: int, /) -> NDArray[np.uint8]:
+        """Label of the plain image."""
+        return self.plain.label_of(index)
+
+    def first(self, number: int, /) -> "WrappedSet":
+        """The first images of the plain set, changed likewise."""
+        fewer = copy.copy(self)
+        fewer.plain = self.plain.first(number)
+        return fewer
+
+
+class WeatherSet(WrappedSet):
     """A set whose images are seen in another weather. The same image always gets the same weather."""
 
     def __init__(self, plain: SegmentationSet, style: str, *, seed: int) -> None:
@@ -231,15 +328,10 @@ class WeatherSet(SegmentationSet):
         Args:
             plain: the set as it is.
             style: a name in `weather.WEATHER`.
-            seed: other seeds give other drops and flakes.
+            seed: random seed for rain, snow and noise.
         """
-        self.plain = plain
-        self.remarks = plain.remarks
-        self.style = style
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.plain)
+        super().__init__(plain)
+        self.style, self.seed = style, seed
 
     def read(self, index: int, /) -> Sample:
         """Read one image and change its weather; see `SegmentationSet.read`."""
@@ -267,49 +359,51 @@ def open_domain(
         DataError: the set's files are not where they should be.
     """
     info = dataset(spec.dataset, data)
-    for given in data.roots:
-        dataset(given, data)
-    if spec.subset is not None and spec.subset not in info.subsets:
-        if not info.subsets:
-            raise UsageError(f"the data set {spec.dataset} has no subsets: write {spec.dataset} instead of {spec}")
-        raise unknown_name_error(spec.subset, list(info.subsets), f"subset of {spec.dataset}")
-    if spec.split is not None and spec.split not in info.splits:
-        raise unknown_name_error(spec.split, list(info.splits), f"split of {spec.dataset}")
-    if spec.style is not None and spec.style not in weather.WEATHER:
-        raise unknown_name_error(spec.style, list(weather.WEATHER), "weather style")
-
+    for name in data.roots:
+        dataset(name, data)
+    if spec.subset is not None and not info.subsets:
+        raise UsageError(f"the data set {spec.dataset} has no subsets: write {spec.dataset} instead of {spec}")
+    for value, known, what in (
+        (spec.subset, info.subsets, f"subset of {spec.dataset}"),
+        (spec.split, info.splits, f"split of {spec.dataset}"),
+        (spec.style, weather.WEATHER, "weather style"),
+    ):
+        if value is not None and value not in known:
+            raise unknown_name_error(value, list(known), what)
     split = spec.split or (info.train_split if training else info.test_split)
-    opened: SegmentationSet
-    if not info.layouts:
-        if spec.subset is None:
-            raise UsageError(
-                f"{spec} does not say which rendering style: write {spec.dataset}/STYLE, where STYLE is one of "
-                f"{', '.join(info.subsets)}"
-            )
-        if data.size is None:
-            raise UsageError(f"data.size is null: the scenes of {spec} are drawn at that size, so name one")
-        opened = StreetsSet(
-            spec.subset,
-            split=split,
-            num_scenes=data.train_scenes if split == "train" else data.test_scenes,
-            size=data.size,
-            table=labels.remap(info.native, space, spec.dataset),
-            seed=seed,
-            with_depth=spec.style is not None,
-        )
-    else:
-        if spec.dataset in data.sets:
-            for name in info.native.values():
-                if name not in labels.known_names(space):
-                    known = labels.known_names(space)
-                    raise unknown_name_error(
-                        name, known, f"class of the label space {space.name} in data.sets.{spec.dataset}"
-                    )
-        root = root_of(spec.dataset, data)
-        excluded = excluded_images(spec.dataset, root, data)
-        found = find_split(spec.dataset, root, split=split, subset=spec.subset, data=data, excluded=excluded)
-        table = labels.remap(found.table, space, spec.dataset)
-        old = old_copy(root, spec.dataset)
-        remarks = (*([old] if old else []), *found.remarks, *lines_without_image(spec.dataset, excluded, data))
-        opened = FolderSet(found.pairs, table=table, form=found.form, remarks=remarks)
-    return WeatherSet(opened, spec.style, seed=seed) if spec.style else opened
+    plain = (_open_folder if info.layouts else _open_streets)(spec, split, data, space, seed)
+    return WeatherSet(plain, spec.style, seed=seed) if spec.style else plain
+
+
+def _open_streets(spec: DomainSpec, split: str, data: DataConfig, space: LabelSpace, seed: int) -> SegmentationSet:
+    info = dataset(spec.dataset, data)
+    if spec.subset is None:
+        styles = ", ".join(info.subsets)
+        raise UsageError(f"{spec} has no rendering style: write {spec.dataset}/STYLE, where STYLE is one of {styles}")
+    if data.size is None:
+        raise UsageError(f"data.size is null: the scenes of {spec} are drawn at that size, so set one")
+    return StreetsSet(
+        spec.subset,
+        split=split,
+        num_scenes=data.train_scenes if split == "train" else data.test_scenes,
+        size=data.size,
+        table=labels.remap(info.native, space, spec.dataset),
+        seed=seed,
+        with_depth=spec.style is not None,
+    )
+
+
+def _open_folder(spec: DomainSpec, split: str, data: DataConfig, space: LabelSpace, seed: int) -> SegmentationSet:
+    name = spec.dataset
+    if name in data.sets:
+        known = labels.known_names(space)
+        for native in dataset(name, data).native.values():
+            if native not in known:
+                raise unknown_name_error(native, known, f"class of the label space {space.name} in data.sets.{name}")
+    root = root_of(name, data)
+    excluded = Excluded(name, root, data)
+    files = SetFolder(name, root, data).find_split(split, spec.subset, excluded=excluded)
+    table = labels.remap(files.table, space, name)
+    old = old_copy(root, name)
+    remarks = (*([old] if old else []), *files.remarks, *excluded.remarks())
+    return FolderSet(files.pairs, table=table, form=files.form, remarks=remarks)

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet import labels
-from spcnet.data.catalog import DatasetInfo, Layout, dataset
-from spcnet.data.folders import filled, placed
+from spcnet import label_tables, labels
+from spcnet.data.catalog import dataset
+from spcnet.data.layouts import DatasetInfo, Layout
+from spcnet.data.patterns import filled, placed
 from spcnet.errors import DataError, UsageError, unknown_name_error
 from spcnet.files import write_atomic
 from spcnet.synthesis import streets
@@ -126,7 +127,7 @@ def _native_ids(name: str, table: Mapping[int, str]) -> tuple[NDArray[np.uint8],
             break
     classes = labels.remap(table, space, name)
     known = {int(classes[native_id]): native_id for native_id in sorted(table, reverse=True)}
-    wanted = labels.remap(labels.CITYSCAPES_TRAIN_IDS, space, name)
+    wanted = labels.remap(label_tables.CITYSCAPES_TRAIN_IDS, space, name)
     native = np.array([known.get(int(k), known[labels.IGNORE]) for k in wanted], np.uint8)
     palette = [c for k in classes for c in (space.colors[k] if k < len(space) else (0, 0, 0))]
     return native, palette
@@ -165,5 +166,5 @@ def _wide_png(pixels: NDArray[np.uint16]) -> bytes:
 
 def _write_configuration(folder: Path) -> Path:
     """The file that says what Mapillary's numbers of version 2.0 mean."""
-    entries = [{"name": name, "readable": name.rpartition("--")[2]} for name in labels.MAPILLARY_V20]
+    entries = [{"name": name, "readable": name.rpartition("--")[2]} for name in label_tables.MAPILLARY_V20]
     return _write(folder / "config_v2.0.json", json.dumps({"version": "2.0", "labels": entries}).encode())

@@ -102,19 +102,18 @@ def files_below(
     twins: list[str] | None = None,
     missing_ok: bool = True,
 ) -> Iterator[str]:
-    """Paths below the root, with slashes, of the files in a folder and in the folders in it, in no order.
+    """Paths below the root, with slashes, of the files in a folder and in its subfolders, in no order.
 
-    Linked folders are followed, each place once however many links lead to it, and never upwards. What is hidden (a name that begins with a dot) or lies
-    in a file server's own folders is left out.
+    Linked folders are followed, each place once however many links lead to it, and never upwards. Hidden files (a name that
+    begins with a dot) and the folders of file servers are left out.
 
     Args:
-        root: what the paths are relative to.
-        folder: where to begin, below the root.
-        deep: go into the folders in it.
-        skip: tells of the path of a folder whether it is left out.
+        root: folder that the paths are relative to.
+        folder: start, below the root.
+        deep: list subfolders.
+        skip: whether to leave out a folder, by its path.
         hidden: takes the paths of hidden files that end as pictures do.
-        twins: takes the paths of folders that are not entered because a link has led to what lies there before, or a link
-            leads to what lies there anyway.
+        twins: takes the paths of folders that are not entered because their content is listed by another path.
         missing_ok: whether a folder that does not exist has no files, instead of being an error.
 
     Raises:
@@ -123,12 +122,8 @@ def files_below(
     origin = os.path.realpath(root / folder)
     waiting, links, entered = [(folder, origin)], list[tuple[str, str]](), set[str]()
     while waiting or links:
-        if waiting:
-            inside, real = waiting.pop()
-        else:
-            # Folders come before links to them, and links in one order, so that the same is followed everywhere.
-            links.sort(reverse=True)
-            inside, real = links.pop()
+        # Folders come before links to them, and links in one order, so that the same is followed everywhere.
+        inside, real = waiting.pop() if waiting else links.pop(links.index(min(links)))
         if real in entered:
             if twins is not None:
                 twins.append(inside)
@@ -153,15 +148,10 @@ def files_below(
                             waiting.append((begin + name, f"{real.rstrip('/')}/{name}"))
                         elif not _leads_up(target := os.path.realpath(entry.path), real, origin):
                             links.append((begin + name, target))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            if not missing_ok:
-                raise _unlisted(root / inside, error) from None
         except OSError as error:
-            raise _unlisted(root / inside, error) from None
-
-
-def _unlisted(folder: Path, error: OSError) -> DataError:
-    return DataError(f"cannot list the folder {folder}: {error.strerror or error}. Check its permissions")
+            if not (missing_ok and isinstance(error, FileNotFoundError | NotADirectoryError)):
+                reason = error.strerror or error
+                raise DataError(f"cannot list the folder {root / inside}: {reason}. Check its permissions") from None
 
 
 def _leads_up(target: str, *places: str) -> bool:
@@ -243,7 +233,7 @@ def is_no_picture(ending: str) -> bool:
 
 
 class LeftOut:
-    """Files that were looked at and not taken, counted by what they are."""
+    """Files that are not used, counted by what they are."""
 
     def __init__(self, kinds: Iterable[str] = ()) -> None:
         """Begin with these.

@@ -32,7 +32,7 @@ def in_processes(
         work: a function of a module, or a `functools.partial` of one: it is sent to the processes.
         items: what to work on; their text names them where a process dies.
         workers: how many processes; with 0 the calling one does it all.
-        on_progress: told how many items of how many are done.
+        on_progress: called with the number of items that are done, and of all.
 
     Raises:
         UsageError: the number of workers is negative.
@@ -40,13 +40,13 @@ def in_processes(
     """
     if workers < 0:
         raise UsageError(f"there are {workers} workers: it must be 0 (no processes beside this one) or more")
-    tell = on_progress or (lambda done, total: None)
+    progress = on_progress or (lambda done, total: None)
     total = len(items)
-    tell(0, total)
+    progress(0, total)
     if workers == 0 or total <= _AT_ONCE:
         for done, item in enumerate(items, 1):
             result = work(item)
-            tell(done, total)
+            progress(done, total)
             yield result
         return
     pieces = [items[first : first + _AT_ONCE] for first in range(0, total, _AT_ONCE)]
@@ -59,7 +59,7 @@ def in_processes(
             while len(waiting) > 4 * workers or (waiting and piece is pieces[-1]):
                 results = waiting.popleft().result()
                 done += len(results)
-                tell(done, total)
+                progress(done, total)
                 yield from results
     except BrokenProcessPool:
         raise DataError(

@@ -92,12 +92,7 @@ def paint(class_map: NDArray[np.uint8], space: LabelSpace) -> NDArray[np.uint8]:
 
 
 def _cell(
-    image: NDArray[np.uint8],
-    label: NDArray[np.uint8],
-    name: str,
-    space: LabelSpace,
-    width: int,
-    font: Font,
+    image: NDArray[np.uint8], label: NDArray[np.uint8], name: str, space: LabelSpace, width: int, font: Font
 ) -> Image.Image:
     """One photo, its label beside it, its name below."""
     height = max(1, round(width * image.shape[0] / image.shape[1]))
@@ -121,12 +116,7 @@ def _fitted(text: str, font: Font, width: int) -> str:
     return shown
 
 
-def _legend(
-    pixels: NDArray[np.int64],
-    space: LabelSpace,
-    width: int,
-    font: Font,
-) -> Image.Image:
+def _legend(pixels: NDArray[np.int64], space: LabelSpace, width: int, font: Font) -> Image.Image:
     """Names, colours and shares of the classes that occur, most first, then of what is none of them."""
     total = int(pixels.sum())
     order = [int(k) for k in np.argsort(-pixels[: len(space)], kind="stable") if pixels[k]]

@@ -32,7 +32,7 @@ t40e17t17e1t15e7t44v1t3v1e6v1e2t8v1t86e12t28e5t72e7t10v12e23t15v21t30e11t87v1e32
 t15v21t25v22t2v6e34v1e39t13v49e8v11t51v61e3v39t54v34t15v20t4v1t6e4t1e10t1e10t1e2t9v6t1v1t70e2t1v2t13e61t17e11t5
 v17t41e23t28e7t11e11t11e25t17e2t39e29t61e11v18t11v41e5
 """
-"""Frames 1 to 24,966 in order: so many of train (t), val (v), test (e), or left out (x)."""
+"""Frames 1 to 24,966 in order: the number of frames in a row of train (t), val (v), test (e), or of none (x)."""
 
 _SYNTHIA = (
     "m<$Am3zIp8VI%^APzCJl5FB_W0gQ|Q0|CH<fLKvzp&Td@p)Ul_Km`H;NdUAIgIWNX3SmG1j4%v{5ey^?5;VY&fC8e7zzCjF01>SiloSHPapL"
@@ -56,12 +56,12 @@ _SYNTHIA = (
 @lru_cache(maxsize=1)
 def gtav() -> dict[str, frozenset[str]]:
     """Names without ending of GTAV's frames, by split; `full` has all 24,966, those of a single colour, too."""
-    found: dict[str, set[str]] = {"t": set(), "v": set(), "e": set(), "x": set()}
+    frames: dict[str, set[str]] = {"t": set(), "v": set(), "e": set(), "x": set()}
     number = 1
     for split, count in re.findall(r"([tvex])(\d+)", _GTAV):
-        found[split].update(f"{frame:05d}" for frame in range(number, number + int(count)))
+        frames[split].update(f"{frame:05d}" for frame in range(number, number + int(count)))
         number += int(count)
-    splits = {"train": found["t"], "val": found["v"], "test": found["e"], "full": set().union(*found.values())}
+    splits = {"train": frames["t"], "val": frames["v"], "test": frames["e"], "full": set().union(*frames.values())}
     return {name: frozenset(members) for name, members in splits.items()}
 
 

@@ -28,11 +28,11 @@ def style_sheet(
 ) -> Image.Image:
     """A sheet with a row for each style and a column for each strength; the photograph itself is the first column.
 
-    The styles are put on the photograph at its own size, and the outcome is made small.
+    The styles are applied at the size of the photograph, and the results are scaled down.
 
     Args:
         image: RGB, H×W×3.
-        styles: names in `WEATHER`, in the order of the rows; all of them where not given.
+        styles: names in `WEATHER`, in the order of the rows; all of them if not given.
         strengths: how much of a style, each in 0..1, in the order of the columns.
         seed: of lamps, streaks, flakes and noise; the same in each cell, so that a row shows one thing growing.
         width: of a thumbnail, in pixels.

@@ -1,7 +1,7 @@
 """What happens to an image and its label between the file and the network.
 
 The augmentation and its order are RobustNet's (Choi et al., CVPR 2021), which the paper trains with: a random scale, a
-random crop, a flip, colour jitter, blur; and a weather style between crop and padding, where one is asked for. All
+random crop, a flip, colour jitter, blur; and a weather style between crop and padding, where one is configured. All
 randomness comes from torch's CPU generator.
 """
 
@@ -201,7 +201,7 @@ def change_colours(image: UInt8[Tensor, "3 H W"], steps: Sequence[tuple[int, flo
 
 
 def _bands(image: Shaped[Tensor, "C H W"]) -> list[slice]:
-    """Rows that are worked on together, so many that what is made of them stays in the processor's cache."""
+    """Bands of rows that fit into the processor's cache with all intermediate results."""
     height = max(1, 32768 // max(1, image.shape[2]))
     return [slice(top, min(top + height, image.shape[1])) for top in range(0, image.shape[1], height)]
 
@@ -306,7 +306,7 @@ class TrainingTransform:
     """Image and label → augmented image and label of `data.crop`, as `data.augmentation` says.
 
     In this order: random scale and crop, a style, padding, flip, colour jitter, Gaussian blur. The style comes before
-    the padding, and is told where in the photograph the piece was, so that the horizon is where it was.
+    the padding, and gets the window of the piece in the photograph, so that the horizon stays where it was.
     """
 
     def __init__(self, data: DataConfig) -> None:
@@ -390,7 +390,7 @@ def photometric_transform() -> Callable[[Tensor], Tensor]:
 def evaluation_transform(data: DataConfig) -> Callable[[Tensor], Tensor]:
     """Image (bytes) → image (bytes) of `data.size`, or as it is where that is None; `normalise` comes after.
 
-    Labels are not given to it: they stay at their own size, to which the evaluator brings the class scores.
+    Labels are not given to it: they stay at their own size, to which the evaluator resizes the logits.
     """
     if data.size is None:
         return v2.Identity()  # type: ignore[no-any-return]

@@ -61,12 +61,14 @@ def open_trackers(config: RunConfig) -> list[Tracker]:
         DataError: it does not answer or does not let one in; or the run's folder cannot be written.
     """
     with ExitStack() as opened:
-        found = []
-        for name, make in TRACKERS.items():
-            if getattr(config.logging, name) is not None:
-                found.append(opened.enter_context(closing(make(config))))
+        settings = as_dict(config)
+        trackers = [
+            opened.enter_context(closing(make(settings["logging"][name], config.output, settings)))
+            for name, make in TRACKERS.items()
+            if settings["logging"][name] is not None
+        ]
         opened.pop_all()  # all answer: whoever asked closes them
-    return found
+    return trackers
 
 
 class WandbTracker(Tracker):
@@ -74,18 +76,17 @@ class WandbTracker(Tracker):
 
     name = "wandb"
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, project: str, output: Path, settings: Mapping[str, Any]) -> None:
         wandb = _package(self.name)
-        project = config.logging.wandb
         self.errors = (wandb.Error, OSError)
         try:
             self.run = wandb.init(
                 project=project,
-                id=_stored(config.output, self.name, project),
+                id=_stored(output, self.name, project),
                 resume="allow",
-                name=config.output.name,
-                dir=str(config.output),
-                config=as_dict(config),
+                name=output.name,
+                dir=str(output),
+                config=dict(settings),
                 settings={"console": "off"},  # it would take the progress bar for output
             )
         except self.errors as error:
@@ -93,7 +94,7 @@ class WandbTracker(Tracker):
                 f"Weights & Biases does not begin a run in logging.wandb {project!r} ({_line(error)}): run `wandb login`, "
                 "set WANDB_MODE=offline, or leave the option out"
             ) from error
-        _store(config.output, self.name, project, self.run.id)
+        _store(output, self.name, project, self.run.id)
         self.known = self.run.step - 1
 
     def log(self, values: Mapping[str, float], iteration: int) -> None:
@@ -110,24 +111,23 @@ class MlflowTracker(Tracker):
 
     name = "mlflow"
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, address: str, output: Path, settings: Mapping[str, Any]) -> None:
         self.mlflow = _package(self.name)
-        address = config.logging.mlflow
         self.errors = (self.mlflow.MlflowException, OSError)
-        earlier = _stored(config.output, self.name, address)
+        earlier = _stored(output, self.name, address)
         try:
             self.mlflow.set_tracking_uri(address)
-            run = self.mlflow.start_run(run_id=earlier, run_name=config.output.name)
+            run = self.mlflow.start_run(run_id=earlier, run_name=output.name)
             if earlier is None:
                 # Parameters cannot be changed there, and a resumed run may have, say, another accelerator.
-                self._log_parameters(_flat(as_dict(config)))
+                self._log_parameters(_flat(settings))
             history = self.mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
         except self.errors as error:
             raise DataError(
                 f"MLflow does not begin a run at logging.mlflow {address!r} ({_line(error)}): check the address and that its "
                 "server runs, or leave the option out"
             ) from error
-        _store(config.output, self.name, address, run.info.run_id)
+        _store(output, self.name, address, run.info.run_id)
         self.known = max((entry.step for entry in history), default=-1)
 
     def _log_parameters(self, values: Mapping[str, object]) -> None:
@@ -146,8 +146,11 @@ class MlflowTracker(Tracker):
         self.mlflow.end_run()
 
 
-TRACKERS: dict[str, Callable[[RunConfig], Tracker]] = {"wandb": WandbTracker, "mlflow": MlflowTracker}
-"""Option of `LoggingConfig`, which is the package's name, too → what it opens."""
+TRACKERS: dict[str, Callable[[str, Path, Mapping[str, Any]], Tracker]] = {
+    "wandb": WandbTracker,
+    "mlflow": MlflowTracker,
+}
+"""Option of `LoggingConfig`, which is the package's name, too → what it opens, of an address, the run's folder and its settings."""
 
 
 def _package(name: str) -> Any:

@@ -298,7 +298,7 @@ class Trainer:
 
     def _forward(self, network: nn.Module, batch: Batch) -> SegOutput:
         # Fabric hands over what a network returns in torch's default type; in double precision that has to be double.
-        self.method.prepare(self.network, batch)
+        self.method.prepare(self.network, batch, self.config.model)
         with self.fabric.strategy.precision.tensor_init_context():
             output: SegOutput = network(batch.image)
         return output

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from spcnet.config import DomainSpec
-from spcnet.data.datasets import FolderSet, Sample, SegmentationSet, WeatherSet
+from spcnet.data.datasets import Sample, SegmentationSet, WrappedSet
 from spcnet.errors import lookup
 from spcnet.evaluation.tta import TestTimeAugmentation
 
@@ -62,7 +62,7 @@ class Protocol:
         return text if other is None else other + text[len(spec.dataset) :]
 
 
-class ProtocolSet(SegmentationSet):
+class ProtocolSet(WrappedSet):
     """A set whose images and labels come as a protocol has them."""
 
     def __init__(self, plain: SegmentationSet, prepare: Prepare, *, dataset: str) -> None:
@@ -73,11 +73,8 @@ class ProtocolSet(SegmentationSet):
             prepare: what becomes of each sample.
             dataset: name of the set, on which that may depend.
         """
-        self.remarks = plain.remarks
-        self.plain, self.prepare, self.dataset = plain, prepare, dataset
-
-    def __len__(self) -> int:
-        return len(self.plain)
+        super().__init__(plain)
+        self.prepare, self.dataset = prepare, dataset
 
     def read(self, index: int, /) -> Sample:
         """Read and prepare one image; see `SegmentationSet.read`."""
@@ -96,8 +93,8 @@ def protocol_set(plain: SegmentationSet, protocol: Protocol, *, dataset: str) ->
 
 def _halved(plain: SegmentationSet) -> bool:
     """Whether a set lies in the halved copies that Rein's tool makes of Mapillary (`val_img`, `val_label`)."""
-    inner = plain.plain if isinstance(plain, WeatherSet) else plain
-    return isinstance(inner, FolderSet) and inner.pairs[0].image.parent.name.endswith("_img")
+    files = plain.stored()
+    return files is not None and files.pairs[0].image.parent.name.endswith("_img")
 
 
 def unchanged(sample: Sample, dataset: str) -> Sample:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from spcnet.config import plain_lists
-from spcnet.data.images import open_picture, photo_of
+from spcnet.data.image_files import open_picture
+from spcnet.data.images import photo_of
 from spcnet.data.listing import (
     FILMS,
     PICTURES,

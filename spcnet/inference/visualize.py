@@ -12,7 +12,8 @@ from spcnet.errors import UsageError, unknown_name_error
 from spcnet.evaluation.evaluator import label_image
 from spcnet.formatting import whole_percent
 from spcnet.glossary import Layers, words_of
-from spcnet.labels import CITYSCAPES_IDS, IGNORE, LabelSpace
+from spcnet.label_tables import CITYSCAPES_IDS
+from spcnet.labels import IGNORE, LabelSpace
 
 Ids = Literal["train", "label", "color"]
 """What the pixels of a written class map are: class ids 0..K-1, Cityscapes' own label ids, or colours."""

@@ -88,12 +88,13 @@ class Method(ABC):
             CheckpointError: the backbone's weights cannot be read or do not fit.
         """
 
-    def prepare(self, network: Any, batch: Batch) -> None:
-        """Tell the network of a batch that it is about to be trained on what its images do not show; nothing by default.
+    def prepare(self, network: Any, batch: Batch, model: ModelConfig) -> None:
+        """Tell the network what the images of a batch do not show, before it is trained on them; nothing by default.
 
         Args:
             network: what `build` made.
             batch: the batch.
+            model: the settings that the network was built with.
         """
         return
 

@@ -33,37 +33,20 @@ class Settings:
 
 
 class StyleMixer(nn.Module):
-    """Mixes the styles of a batch's images at one layer; in evaluation, and with the probability 0, the identity.
+    """Mixes the styles of a batch's images at one layer, as it was told to; in evaluation the identity."""
 
-    What it draws comes from the processor's generator, which training seeds for each iteration, micro-batch and process:
-    so it is a function of these, on every device, and the same when a run is resumed or a micro-batch is computed twice.
-    Partners are images of the same micro-batch of the same process; with more processes or micro-batches each image has
-    fewer to be mixed with, and so another partner.
-    """
-
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.settings = settings
-        self.domain: Tensor | None = None
-        """Domain of each image of the next batch; None where nobody said."""
+        self.partner: Tensor | None = None
+        """Of each image of the next batch the one whose style it gets a part of; None where nothing is mixed."""
+        self.strength: Tensor | None = None
+        """How much of its own style each image keeps, 0..1."""
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         """Mix, or leave all images as they are."""
-        if not self.training or float(torch.rand(())) >= self.settings.probability:
+        if not self.training or self.partner is None or self.strength is None:
             return feature
-        images = len(feature)
-        if self.settings.mix == "random":
-            partner = torch.randperm(images)
-        else:
-            if self.domain is None or len(self.domain) != images:
-                raise UsageError(
-                    "model.settings.mix is cross-domain: the network must be told the domain of each image"
-                )
-            partner = other_domain(self.domain.cpu())
-        alpha = torch.tensor(self.settings.alpha, dtype=torch.float64)
-        strength = torch.distributions.Beta(alpha, alpha).sample((images,))
-        return mix_styles(feature, partner.to(feature.device), strength.to(feature.device, torch.float32))
+        return mix_styles(feature, self.partner, self.strength)
 
 
 def mix_styles(
@@ -105,13 +88,27 @@ class MixStyle(RobustNet):
             raise UsageError(
                 f"model.settings.layers names {unknown[0]}: the backbone {model.backbone} has {', '.join(channels)}"
             )
-        return {place: StyleMixer(settings) for place in channels if place in layers}
+        return {place: StyleMixer() for place in channels if place in layers}
 
-    def prepare(self, network: Segmentor, batch: Batch) -> None:
-        """Tell the mixers the domains of the images."""
-        for module in network.modules():
-            if isinstance(module, StyleMixer):
-                module.domain = batch.domain
+    def prepare(self, network: Segmentor, batch: Batch, model: ModelConfig) -> None:
+        """Draw for each mixer whether it mixes, with which partners, and how much.
+
+        What is drawn comes from the processor's generator, which training seeds for each iteration, micro-batch and
+        process: so it is a function of these, on every device, and the same when a run is resumed or a micro-batch is
+        computed twice. Partners are images of the same micro-batch of the same process: with more processes or
+        micro-batches each image has fewer to be mixed with.
+        """
+        settings: Settings = self.own_settings(model)
+        device, images = batch.image.device, len(batch.image)
+        alpha = torch.tensor(settings.alpha, dtype=torch.float64)
+        for mixer in network.modules():
+            if not isinstance(mixer, StyleMixer):
+                continue
+            mixer.partner = mixer.strength = None
+            if float(torch.rand(())) < settings.probability:
+                partner = torch.randperm(images) if settings.mix == "random" else other_domain(batch.domain.cpu())
+                strength = torch.distributions.Beta(alpha, alpha).sample((images,)).float()
+                mixer.partner, mixer.strength = partner.to(device), strength.to(device)
 
 
 MIXSTYLE = MixStyle(

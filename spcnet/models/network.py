@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -93,14 +92,14 @@ class Segmentor(Network):
                 before[place] = feature
             return result if isinstance(result, Tensor) else result.feature
 
-        padded = _pad_to_multiple(image, self.backbone.pixel_multiple)
-        maps = self.backbone.features(padded, read, tap, recompute=self.recompute) | before
+        prepared = self.backbone.prepare(image)
+        maps = self.backbone.features(prepared, read, tap, recompute=self.recompute) | before
         decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
         classified = self.classifier(decoded)
         scores = classified if isinstance(classified, Tensor) else classified.scores
         # Whole planes of a class: what cross-entropy reads fastest.
-        logits = resize(scores.contiguous(), (padded.shape[2], padded.shape[3]))
-        if padded is not image:
+        logits = resize(scores.contiguous(), (prepared.shape[2], prepared.shape[3]))
+        if self.backbone.pixel_multiple > 1:
             logits = logits[:, :, : size[0], : size[1]]
         restyled = [result for result in results if isinstance(result, Restyled)]
         embedding = getattr(classified, "embedding", None)
@@ -134,10 +133,3 @@ class Segmentor(Network):
         if self.prototype_head is not None:
             return self.prototype_head.prototypes.shape[1]
         return len(self.style_layers[0].base_mean) if self.style_layers else None
-
-
-def _pad_to_multiple(image: Float[Tensor, "B 3 H W"], multiple: int) -> Float[Tensor, "B 3 H2 W2"]:
-    """Zeros below and beside a normalised image, its mean colour, so that a number of pixels divides both its sides."""
-    if multiple == 1:
-        return image
-    return F.pad(image, (0, -image.shape[3] % multiple, 0, -image.shape[2] % multiple))

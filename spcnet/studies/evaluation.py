@@ -22,10 +22,11 @@ from spcnet.errors import DataError, UsageError
 from spcnet.evaluation import evaluator
 from spcnet.evaluation.protocols import Protocol, protocol_named, protocol_set
 from spcnet.evaluation.tta import check_overlap
-from spcnet.export import FileNetwork, onnx_metadata, onnx_program
+from spcnet.export.onnx_files import FileNetwork, onnx_metadata, onnx_program
 from spcnet.file_kinds import FileKind, kind_of, split_part
 from spcnet.formatting import percent
 from spcnet.labels import LabelSpace, label_space
+from spcnet.models.network import Segmentor
 from spcnet.reports.scores import class_table, domain_scores
 from spcnet.runs import OpenRun, plain_data
 from spcnet.studies.predictions import Ids, Predictions
@@ -103,7 +104,11 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
     subject = _subject(run, options)
     names = list(dict.fromkeys(map(protocol.domain, run.names)))
     tests = opened(names, subject.data, subject.space, protocol)
-    fabric = make_fabric(subject.training)
+    training = TrainingConfig(accelerator="cpu")  # of ONNX Runtime, and of predictions, which need none
+    if isinstance(subject.model, Segmentor):
+        accelerator = options.accelerator or run.training.accelerator
+        training = replace(run.training, devices=options.devices, nodes=1, accelerator=accelerator)
+    fabric = make_fabric(training)
     if not fabric.is_global_zero:
         console = Console(quiet=True)
     print_remarks(tests.values(), console)
@@ -183,12 +188,7 @@ def _subject(run: OpenRun, options: EvaluateOptions) -> Subject:
         data,
         run.card.method,
         replace(run.evaluation, **options.changes),
-        replace(
-            run.training,
-            devices=options.devices,
-            nodes=1,
-            accelerator=options.accelerator or run.training.accelerator,
-        ),
+        run.training.seed,
         run.sources,
         run.iteration,
     )
@@ -230,8 +230,7 @@ def _exported(run: OpenRun, options: EvaluateOptions) -> Subject:
         run.options.merge(plain_data(space.name, about.get("size"))),
         str(about.get("method", "onnx")),
         EvaluationConfig(**options.changes),
-        TrainingConfig(accelerator="cpu"),
-        tuple(map(str, about.get("domains", []))),
+        sources=tuple(map(str, about.get("domains", []))),
     )
 
 
@@ -258,7 +257,6 @@ def _predictions(run: OpenRun, options: EvaluateOptions) -> Subject:
         run.options.merge(plain_data(predictions.space.name, DataConfig().size)),
         "predictions",
         EvaluationConfig(**options.changes),
-        TrainingConfig(accelerator="cpu"),
     )
 
 

@@ -15,6 +15,7 @@ from spcnet.data.datasets import SegmentationSet, print_remarks
 from spcnet.engine.progress import bar
 from spcnet.errors import UsageError
 from spcnet.evaluation.metrics import mean_iou
+from spcnet.export import comparison, deployment, onnx_files, quantisation
 from spcnet.files import write_atomic
 from spcnet.inference.images import find_images
 from spcnet.reports.html import counted
@@ -25,13 +26,13 @@ from spcnet.runs import OpenRun
 class ExportOptions:
     """How a network is written as a file for other programs, and what is said of the file."""
 
-    format: exporting.Format = "onnx"
-    output_kind: exporting.Kind = "logits"
+    format: deployment.Format = "onnx"
+    output_kind: deployment.Kind = "logits"
     normalise: bool = False
     """Let the file normalise images 0..255 itself."""
-    pixels: exporting.Pixels = "uint8"
+    pixels: deployment.Pixels = "uint8"
     """Type of those images."""
-    opset: int = exporting.OPSET
+    opset: int = onnx_files.OPSET
     licence: str | None = None
     int8: bool = False
     """Write a second file whose convolutions compute in 8-bit integers."""
@@ -46,7 +47,7 @@ class ExportOptions:
     """Passes to time; 0 for none."""
 
     @property
-    def given_pixels(self) -> exporting.Pixels | None:
+    def given_pixels(self) -> deployment.Pixels | None:
         """Type of the images that the file takes; None for normalised ones."""
         return self.pixels if self.normalise else None
 
@@ -104,11 +105,11 @@ def export(run: OpenRun, output: Path, options: ExportOptions, console: Console)
         opset=options.opset,
         licence=options.licence,
     )
-    deployed = exporting.Deployed(run.network, run.card, kind=options.output_kind, pixels=options.given_pixels)
+    deployed = deployment.Deployed(run.network, run.card, kind=options.output_kind, pixels=options.given_pixels)
     checks = {output: written.checks}
     if calibration is not None:
-        images = exporting.calibration_pictures(calibration, run.data.size, limit=options.calibration_images)
-        content = exporting.quantise(output.read_bytes(), map(deployed.given, images))
+        images = quantisation.calibration_pictures(calibration, run.data.size, limit=options.calibration_images)
+        content = quantisation.quantise(output.read_bytes(), map(deployed.given, images))
         small = output.with_name(f"{output.stem}.int8{output.suffix}")
         write_atomic(small, lambda file: file.write(content))
         checks[small] = ()
@@ -135,18 +136,18 @@ def _calibration(run: OpenRun, calibration: str | None) -> SegmentationSet | Pat
 
 def _compare(
     path: Path,
-    checks: tuple[exporting.Check, ...],
+    checks: tuple[comparison.Check, ...],
     run: OpenRun,
-    deployed: exporting.Deployed,
+    deployed: deployment.Deployed,
     options: ExportOptions,
     tested: SegmentationSet | None,
 ) -> dict[str, Any]:
     """What the report says of one file."""
     content = path.read_bytes()
-    program = exporting.onnx_program(content) if options.format == "onnx" else exporting.torch_program(content)
-    checks = checks or exporting.compare(deployed, program, exporting.checked_sizes(run.card.size))
+    program = onnx_files.onnx_program(content) if options.format == "onnx" else deployment.torch_program(content)
+    checks = checks or comparison.compare(deployed, program, comparison.checked_sizes(run.card.size))
     size = run.card.size or _PLAIN_SIZE
-    timing = exporting.timed(deployed, program, size, repeats=options.repeats) if options.repeats else None
+    timing = comparison.timed(deployed, program, size, repeats=options.repeats) if options.repeats else None
     entry: dict[str, Any] = {
         "bytes": len(content),
         "checks": [check._asdict() for check in checks],
@@ -157,7 +158,7 @@ def _compare(
     }
     if tested is not None:
         data = replace(run.data, workers=0)
-        result = exporting.score(program, deployed, tested, data, num_classes=len(run.space), limit=options.limit)
+        result = quantisation.score(program, deployed, tested, data, num_classes=len(run.space), limit=options.limit)
         entry |= {"images": result.images, "miou": mean_iou(result.counts)}
     return entry
 

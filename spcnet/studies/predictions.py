@@ -13,14 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from spcnet import distributed, labels
-from spcnet.data.datasets import FolderSet, SegmentationSet, WeatherSet
-from spcnet.data.images import read_label
+from spcnet import distributed, label_tables, labels
+from spcnet.data import label_formats
+from spcnet.data.datasets import SegmentationSet
+from spcnet.data.label_formats import LabelFormat
+from spcnet.data.label_images import read_label
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.evaluator import DomainResult
 from spcnet.evaluation.metrics import confusion, outcome
 from spcnet.inference.results import CLASSES_SUFFIX
-from spcnet.labels import LabelFormat, LabelSpace, label_space
+from spcnet.labels import LabelSpace, label_space
 
 Ids = Literal["auto", "train", "label", "color"]
 """What the pixels of predictions are: train ids 0..K-1, Cityscapes' label ids, or colours; `auto` looks at the names."""
@@ -148,7 +150,9 @@ def read_prediction(path: Path, *, space: LabelSpace, ids: Ids = "auto") -> npt.
     colors = tuple((color, k) for k, color in enumerate(space.colors))
     form = {
         "train": LabelFormat(classes, colors),
-        "label": LabelFormat.of(labels.CITYSCAPES_IDS, labels.cityscapes_colors(labels.CITYSCAPES_IDS)),
+        "label": LabelFormat.of(
+            label_tables.CITYSCAPES_IDS, label_tables.cityscapes_colors(label_tables.CITYSCAPES_IDS)
+        ),
         "color": LabelFormat(classes, colors, numbers=()),
     }[kind]
     read_as = {"train": "train ids", "label": "label ids", "color": "colours"}[kind]
@@ -156,10 +160,10 @@ def read_prediction(path: Path, *, space: LabelSpace, ids: Ids = "auto") -> npt.
     rule = f"read as {read_as}: each pixel must have one of the {len(space)} classes of {space.name}; --ids says what the pixels are"
     try:
         pixels = read_label(path, form)
-    except labels.UnknownLabelError as error:
+    except label_formats.UnknownLabelError as error:
         raise DataError(f"{error}; {rule}") from None
     if kind == "label":
-        table = labels.remap(labels.CITYSCAPES_IDS, space, "predictions")
+        table = labels.remap(label_tables.CITYSCAPES_IDS, space, "predictions")
         pixels = np.asarray(table[pixels])
     if (worst := int(pixels.max(initial=0))) >= len(space):
         came = "no class" if kind == "label" or worst == labels.IGNORE else f"the class {worst}"
@@ -202,8 +206,9 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _file_names(images: SegmentationSet) -> list[str]:
     """What the files of a set's images are called; of generated ones their names."""
-    inner = images.plain if isinstance(images, WeatherSet) else images
-    if isinstance(inner, FolderSet):
-        stems = [pair.image.name for pair in inner.pairs]
-        return stems if len(set(map(_core, stems))) == len(stems) else [pair.name for pair in inner.pairs]
-    return [inner.read(index).name for index in range(len(inner))]
+    files = images.stored()
+    if files is not None:
+        stems = [pair.image.name for pair in files.pairs]
+        if len(set(map(_core, stems))) == len(stems):
+            return stems
+    return [images.name_of(index) for index in range(len(images))]

@@ -13,7 +13,7 @@ from spcnet.reports.costs import NetworkCost
 from spcnet.reports.page import write_report
 from spcnet.reports.runs import Run, load_run
 from spcnet.reports.tables import ranked, render_terminal, summary_table
-from spcnet.runs import OpenRun, domain_names
+from spcnet.runs import OpenRun
 
 
 def show_table(folders: Sequence[Path], console: Console, *, baseline: str = "deeplabv3plus") -> None:
@@ -68,7 +68,7 @@ def network_costs(runs: Sequence[Run]) -> dict[Path, NetworkCost]:
         try:
             config = OpenRun(run.folder).config
             size = config.data.size or config.data.crop or PAPER_SIZE
-            num_classes, num_domains = len(run.final.classes), len(domain_names(config.data))
+            num_classes, num_domains = len(run.final.classes), len(config.data.domain_names)
             key = repr((config.method, config.model, size, num_classes, num_domains))
             if key not in known:
                 counted = cost(

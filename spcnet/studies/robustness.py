@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from spcnet import checkpoint
 from spcnet.config import DataConfig, DomainSpec, TrainingConfig
-from spcnet.data.centroids import unchanged
 from spcnet.data.datasets import Sample, SegmentationSet, open_domain, print_remarks
-from spcnet.data.loading import labelled
+from spcnet.data.items import unchanged
+from spcnet.data.labelled import labelled
 from spcnet.data.transforms import evaluation_transform, normalise
 from spcnet.engine import records
 from spcnet.engine.devices import make_fabric

@@ -11,10 +11,11 @@ from rich.console import Console
 from torch import nn
 
 from spcnet import distributed
-from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, TrainingConfig, as_dict
+from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, RunConfig, as_dict
 from spcnet.data.datasets import SegmentationSet
-from spcnet.data.folders import root_of
 from spcnet.data.loading import evaluation_batches
+from spcnet.data.roots import root_of
+from spcnet.data.sampling import Shard
 from spcnet.engine import records
 from spcnet.engine.devices import scorer
 from spcnet.engine.progress import bar
@@ -23,7 +24,7 @@ from spcnet.evaluation import evaluator
 from spcnet.evaluation.protocols import PROTOCOLS, Protocol, as_published
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented
 from spcnet.labels import LabelSpace
-from spcnet.runs import resized, source_tests
+from spcnet.runs import resized
 from spcnet.studies.predictions import Predictions
 
 Record = dict[str, Any]
@@ -43,8 +44,8 @@ class Subject:
     """Says where the data sets lie, and to which size a network's images are brought."""
     method: str
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    """Says where a network computes, and its seed."""
+    seed: int = 0
+    """Of its training."""
     sources: Sequence[str] = ()
     """Domains that it was trained on."""
     iteration: int = 0
@@ -59,8 +60,8 @@ class Subject:
             config.data,
             config.method,
             config.evaluation,
-            config.training,
-            source_tests(config.data),
+            config.training.seed,
+            config.data.source_tests,
         )
 
     def evaluate(
@@ -135,8 +136,7 @@ class Subject:
                 domain=index,
                 batch_size=options.batch_size,
                 limit=options.limit,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
+                shard=Shard(distributed.rank(), distributed.world_size()),
                 on_skip=on_skip,
             )
             return evaluator.evaluate(
@@ -162,7 +162,7 @@ class Subject:
             origin=evaluator.Origin(
                 self.name,
                 self.method,
-                self.training.seed,
+                self.seed,
                 self.iteration,
                 self.evaluation.views if protocol.views is None else None,
             ),

@@ -14,9 +14,9 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +26,8 @@ from torch import Tensor
 from spcnet.errors import CheckpointError
 from spcnet.file_kinds import FileKind, refuse_other
 from spcnet.weights.mindspore import pytorch_names, read_mindspore
+
+T = TypeVar("T")
 
 _DEEPEST = 4
 """Dictionaries within each other that are searched; programs nest two or three."""
@@ -347,6 +349,20 @@ def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool
     if names != {name for name in other if "num_batches" not in name}:
         return False
     return all(one[name].shape == other[name].shape and torch.equal(one[name], other[name]) for name in names)
+
+
+def distinct(found: Iterable[tuple[Reading, Mapping[str, Tensor], T]], name: str | None) -> list[T]:
+    """Of several that may be meant one for each set of numbers; the one of that name alone, where there is one.
+
+    Args:
+        found: of each the reading, the tensors that count, and what to return.
+        name: what the user wrote behind a `#`.
+    """
+    different: list[tuple[Reading, Mapping[str, Tensor], T]] = []
+    for one in found:
+        if not any(same_tensors(one[1], other[1]) for other in different):
+            different.append(one)
+    return [item for reading, _, item in different if reading.name == name] or [item for *_, item in different]
 
 
 def ambiguous(file: WeightFile, what: str, fitting: Sequence[Reading]) -> CheckpointError:

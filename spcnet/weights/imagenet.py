@@ -21,11 +21,11 @@ from spcnet.weights.files import (
     ambiguous,
     apart,
     check_finite,
+    distinct,
     named_readings,
     overview,
     read_weights,
     readings,
-    same_tensors,
     several,
 )
 
@@ -108,28 +108,43 @@ def reference_name(key: str, *, backbone: str, stem_norm: bool = False) -> str:
     raise KeyError(key)
 
 
-_TIMM_MOBILENET = (
-    (r"conv_stem\.", "features.0.0."),
-    (r"bn1\.", "features.0.1."),
-    (r"conv_head\.", "features.18.0."),
-    (r"bn2\.", "features.18.1."),
-)
-_TIMM_STAGES = (1, 2, 3, 4, 3, 3, 1)
-"""Blocks in each stage of MobileNetV2, as timm numbers them."""
-_MMPRETRAIN = (
-    (r"conv1\.conv\.", "features.0.0."),
-    (r"conv1\.bn\.", "features.0.1."),
-    (r"conv2\.conv\.", "features.18.0."),
-    (r"conv2\.bn\.", "features.18.1."),
-)
-_CSAIL_STEM = (
-    (r"conv1\.", "conv1.0."),
-    (r"bn1\.", "conv1.1."),
-    (r"conv2\.", "conv1.3."),
-    (r"bn2\.", "conv1.4."),
-    (r"conv3\.", "conv1.6."),
-    (r"bn3\.", "bn1."),
-)
+_MOBILENET_STAGES = (1, 2, 3, 4, 3, 3, 1)
+"""Blocks in each stage of MobileNetV2."""
+_TIMM_BLOCK = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+_TIMM_FIRST_BLOCK = ("conv_dw", "bn1", "conv_pw", "bn2")
+
+
+def _mobilenet_names(maker: str) -> dict[str, str]:
+    """Torchvision's name of each layer of MobileNetV2, by that of timm or mmpretrain."""
+    timm = maker == "timm"
+    ends = ("conv_stem", "bn1", "conv_head", "bn2") if timm else ("conv1.conv", "conv1.bn", "conv2.conv", "conv2.bn")
+    names = dict(zip(ends, ("features.0.0", "features.0.1", "features.18.0", "features.18.1"), strict=True))
+    blocks = [(stage, block) for stage, number in enumerate(_MOBILENET_STAGES) for block in range(number)]
+    for number, (stage, block) in enumerate(blocks, start=1):
+        ours = ("0.0", "0.1", "1.0", "1.1", "2", "3") if stage else ("0.0", "0.1", "1", "2")
+        if timm:
+            theirs = [f"blocks.{stage}.{block}.{layer}" for layer in (_TIMM_BLOCK if stage else _TIMM_FIRST_BLOCK)]
+        else:
+            layers = [f"{place // 2}.{('conv', 'bn')[place % 2]}" for place in range(len(ours))]
+            theirs = [f"layer{stage + 1}.{block}.conv.{layer}" for layer in layers]
+        names.update(zip(theirs, (f"features.{number}.conv.{place}" for place in ours), strict=True))
+    return names
+
+
+_TIMM, _MMPRETRAIN = _mobilenet_names("timm"), _mobilenet_names("mmpretrain")
+_CSAIL = {
+    "conv1": "conv1.0",
+    "bn1": "conv1.1",
+    "conv2": "conv1.3",
+    "bn2": "conv1.4",
+    "conv3": "conv1.6",
+    "bn3": "bn1",
+}
+
+
+def _timm_blocks(names: Iterable[str]) -> set[str]:
+    """What names of blocks begin with: those of EfficientNet have the same form, and are others."""
+    return {".".join(name.split(".")[:3]) for name in names if name.startswith("blocks.")}
 
 
 def torchvision_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
@@ -142,55 +157,20 @@ def torchvision_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Ten
     Raises:
         CheckpointError: two tensors would get the same name.
     """
-    maker, renamed = "torchvision", dict(tensors)
-    if "conv_stem.weight" in tensors and _timm_blocks(tensors) == _timm_blocks():
-        maker, renamed = "timm", {_renamed(_timm_block(k), _TIMM_MOBILENET): v for k, v in tensors.items()}
+    maker, layers = "torchvision", {}
+    if "conv_stem.weight" in tensors and _timm_blocks(tensors) == _timm_blocks(_TIMM):
+        maker, layers = "timm", _TIMM
     elif "conv1.conv.weight" in tensors and "layer1.0.conv.0.conv.weight" in tensors:
-        maker, renamed = "mmpretrain", {_renamed(_mmpretrain_block(k), _MMPRETRAIN): v for k, v in tensors.items()}
+        maker, layers = "mmpretrain", _MMPRETRAIN
     elif "conv3.weight" in tensors and "layer1.0.conv1.weight" in tensors:
-        maker, renamed = "MIT CSAIL", {_renamed(k, _CSAIL_STEM): v for k, v in tensors.items()}
+        maker, layers = "MIT CSAIL", _CSAIL
+    renamed = {}
+    for name, value in tensors.items():
+        layer, dot, leaf = name.rpartition(".")
+        renamed[f"{layers.get(layer, layer)}{dot}{leaf}"] = value
     if len(renamed) != len(tensors):
         raise CheckpointError(f"the file has {maker}'s names and torchvision's for the same tensors: fetch it again")
     return maker, renamed
-
-
-def _renamed(name: str, table: Sequence[tuple[str, str]]) -> str:
-    for theirs, ours in table:
-        if re.match(theirs, name):
-            return re.sub(rf"^{theirs}", ours, name)
-    return name
-
-
-def _timm_block(name: str) -> str:
-    found = re.match(r"blocks\.(\d)\.(\d+)\.(\w+)\.(\w+)$", name)
-    if not found or int(found[1]) >= len(_TIMM_STAGES):
-        return name
-    stage, block, layer, leaf = int(found[1]), int(found[2]), found[3], found[4]
-    first = stage == 0
-    places = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"}
-    if not first:
-        places = {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "conv_pwl": "2", "bn3": "3"}
-    number = 1 + sum(_TIMM_STAGES[:stage]) + block
-    return f"features.{number}.conv.{places.get(layer, layer)}.{leaf}"
-
-
-def _timm_blocks(names: Iterable[str] | None = None) -> set[tuple[int, int]]:
-    """Stage and number of each block that timm's names speak of; of MobileNetV2 by default. EfficientNet's have the same form."""
-    if names is None:
-        return {(stage, block) for stage, number in enumerate(_TIMM_STAGES) for block in range(number)}
-    found = (re.match(r"blocks\.(\d+)\.(\d+)\.", name) for name in names)
-    return {(int(one[1]), int(one[2])) for one in found if one}
-
-
-def _mmpretrain_block(name: str) -> str:
-    """Torchvision's name of a tensor in a block of mmpretrain's MobileNetV2."""
-    found = re.match(r"layer([1-7])\.(\d+)\.conv\.([0-2])\.(conv|bn)\.(\w+)$", name)
-    if not found:
-        return name
-    stage, block, layer, kind, leaf = int(found[1]) - 1, int(found[2]), int(found[3]), found[4], found[5]
-    last = 1 if stage == 0 else 2
-    place = f"{layer + (kind == 'bn')}" if layer == last else f"{layer}.{int(kind == 'bn')}"
-    return f"features.{1 + sum(_TIMM_STAGES[:stage]) + block}.conv.{place}.{leaf}"
 
 
 def backbone_of(tensors: Mapping[str, Tensor]) -> str | None:
@@ -313,14 +293,9 @@ def choose_backbone(
     whole = [fit for fit in fits if fit.whole]
     if not whole:
         raise _no_backbone(file, info, part, fits)
-    different = [whole[0]]
-    for fit in whole[1:]:
-        if not any(same_tensors(fit.given, other.given) for other in different):
-            different.append(fit)
-    exact = [fit for fit in different if fit.reading.name == part]
-    if len(different) > 1 and not exact:
-        raise ambiguous(file, f"{info.weights} backbones", [fit.reading for fit in different])
-    chosen = (exact or different)[0]
+    chosen, *others = distinct([(fit.reading, fit.given, fit) for fit in whole], part)
+    if others:
+        raise ambiguous(file, f"{info.weights} backbones", [fit.reading for fit in (chosen, *others)])
     check_finite(file.path, chosen.given)
     return chosen
 

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spcnet.config import DataConfig, DomainSpec, OwnSet
-from spcnet.data.cache import MARKER, Form, nearest, write_cache
+from spcnet.data.cache import CacheFormat, Form, nearest, write_cache
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.doctor import check
+from spcnet.data.exclude import write_excluded
 from spcnet.data.fixture import write_fixture
-from spcnet.data.folders import write_excluded
+from spcnet.data.roots import MARKER
 from spcnet.errors import DataError, UsageError
 from spcnet.labels import label_space
 from tests.support.pictures import STORED, turned
@@ -88,7 +89,7 @@ def test_the_copy_opens_like_the_set_with_the_same_labels_and_nearly_the_same_ph
 
 
 def test_a_copy_of_another_size_is_resized_as_evaluation_resizes(root: Path, tmp_path: Path) -> None:
-    write_cache("camvid", root, tmp_path / "copy", size=(20, 30), quality=100)
+    write_cache("camvid", root, tmp_path / "copy", CacheFormat(size=(20, 30), quality=100))
     copy = opened("camvid", tmp_path / "copy", split="train")
     for index, (seed, _) in enumerate(enumerate(NAMES)):
         sample = copy.read(index)
@@ -153,7 +154,7 @@ def test_the_copy_is_upright_and_on_white_and_its_labels_fit(
             white = Image.alpha_composite(Image.new("RGBA", veil.shape[1::-1], (255,) * 4), Image.fromarray(veil))
             save(plain / photo.relative_to(root), np.asarray(white.convert("RGB")))
     for source in (root, plain):
-        report = write_cache("camvid", source, tmp_path / f"copy of {source.name}", size=size, form=form)
+        report = write_cache("camvid", source, tmp_path / f"copy of {source.name}", CacheFormat(size=size, form=form))
         assert (report.images, dict(report.failed)) == (4, {})
     one, other = (contents(tmp_path / f"copy of {name}") for name in (root.name, plain.name))
     assert [(path, digest) for path, digest in one.items() if MARKER not in path] == [
@@ -202,7 +203,7 @@ def test_of_an_old_copy_only_what_is_shown_otherwise_is_copied_again(root: Path,
 
 
 def test_a_raw_copy_holds_the_very_pixels_and_is_read_where_it_is_looked_at(root: Path, tmp_path: Path) -> None:
-    report = write_cache("camvid", root, tmp_path / "copy", form="raw")
+    report = write_cache("camvid", root, tmp_path / "copy", CacheFormat(form="raw"))
     assert report.images == 4
     assert {path.suffix for path in (tmp_path / "copy").rglob("*") if path.is_file()} == {".npy", ".json"}
     before = contents(tmp_path / "copy")
@@ -216,7 +217,7 @@ def test_a_raw_copy_holds_the_very_pixels_and_is_read_where_it_is_looked_at(root
             theirs.image[:] = 0  # what is done to an image stays in memory
             torch.from_numpy(theirs.image)
     assert contents(tmp_path / "copy") == before
-    assert write_cache("camvid", root, tmp_path / "copy", form="raw").written == 0
+    assert write_cache("camvid", root, tmp_path / "copy", CacheFormat(form="raw")).written == 0
     with pytest.raises(DataError, match="form raw and not jpeg"):
         write_cache("camvid", root, tmp_path / "copy")
 
@@ -224,7 +225,7 @@ def test_a_raw_copy_holds_the_very_pixels_and_is_read_where_it_is_looked_at(root
 @pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.layouts])
 def test_every_set_opens_from_a_raw_copy(name: str, tmp_path: Path) -> None:
     write_fixture(name, tmp_path / "set", images_per_split=1, size=(32, 48))
-    write_cache(name, tmp_path / "set", tmp_path / "copy", form="raw")
+    write_cache(name, tmp_path / "set", tmp_path / "copy", CacheFormat(form="raw"))
     space = "idd7" if name in ("camvid", "idd_lite") else "cityscapes19"
     for split in DATASETS[name].splits:
         plain, copy = (opened(name, tmp_path / folder, split=split, space=space) for folder in ("set", "copy"))
@@ -308,14 +309,14 @@ def test_a_label_with_an_id_that_the_set_does_not_have_is_left_out_of_the_copy(
     label = truth(0).copy()
     label[0, 0] = 77  # so that a smaller copy would not have it
     save(root / "trainannot" / "0001TP_1.png", label)
-    report = write_cache("camvid", root, tmp_path / "copy", size=size)
+    report = write_cache("camvid", root, tmp_path / "copy", CacheFormat(size=size))
     assert [*report.failed] == ["train/0001TP_1.png"]
     assert "label ids [77]" in report.failed["train/0001TP_1.png"]
 
 
 def test_a_photo_and_a_label_of_different_sizes_do_not_become_a_pair(root: Path, tmp_path: Path) -> None:
     save(root / "train" / f"{NAMES[0]}.png", smooth(0)[:40])
-    report = write_cache("camvid", root, tmp_path / "copy", size=(20, 30))
+    report = write_cache("camvid", root, tmp_path / "copy", CacheFormat(size=(20, 30)))
     assert "is 64×40, its label 64×48" in report.failed[f"train/{NAMES[0]}.png"]
 
 
@@ -340,7 +341,7 @@ def test_only_the_splits_that_are_named_are_copied(root: Path, tmp_path: Path) -
 
 
 def test_the_marker_says_what_the_copy_is_of(root: Path, tmp_path: Path) -> None:
-    write_cache("camvid", root, tmp_path / "copy", size=(20, 30), quality=90)
+    write_cache("camvid", root, tmp_path / "copy", CacheFormat(size=(20, 30), quality=90))
     marker = json.loads((tmp_path / "copy" / MARKER).read_text())
     assert {key: marker[key] for key in ("version", "set", "source", "size", "form", "quality")} == {
         "version": 2, "set": "camvid", "source": str(root.resolve()), "size": [20, 30], "form": "jpeg", "quality": 90
@@ -375,12 +376,12 @@ def test_wide_labels_and_labels_of_colours_become_plain_ids(tmp_path: Path) -> N
 
 
 def test_the_table_of_a_set_goes_with_its_copy(tmp_path: Path) -> None:
-    from spcnet import labels
+    from spcnet import label_tables
 
     root = tmp_path / "set"
     save(root / "training" / "images" / "a.jpg", smooth(0))
     save(root / "training" / "labels" / "a.png", truth(0))
-    names = [{"name": name} for name in labels.MAPILLARY_V12]
+    names = [{"name": name} for name in label_tables.MAPILLARY_V12]
     (root / "config.json").write_text(json.dumps({"labels": names}))
     write_cache("mapillary", root, tmp_path / "copy")
     assert (tmp_path / "copy" / "config.json").read_bytes() == (root / "config.json").read_bytes()
@@ -420,8 +421,8 @@ _OUTSIDE = '{"version":1,"set":"camvid","size":null,"form":"jpeg","quality":95,"
         (_strange_marker("[]"), "cannot read"),
         (_strange_marker("[" * 100_000), "cannot read"),
         (_strange_marker(_OUTSIDE), "do not lie below it"),
-        (lambda root, copy: write_cache("camvid", root, copy, quality=80), "quality 80 and not 95"),
-        (lambda root, copy: write_cache("camvid", root, copy, size=(4, 4)), r"size \[4, 4\] and not None"),
+        (lambda root, copy: write_cache("camvid", root, copy, CacheFormat(quality=80)), "quality 80 and not 95"),
+        (lambda root, copy: write_cache("camvid", root, copy, CacheFormat(size=(4, 4))), r"size \[4, 4\] and not None"),
     ],
 )
 def test_a_folder_with_something_else_in_it_is_left_alone(
@@ -445,9 +446,11 @@ def test_no_copy_is_written_into_the_set_or_around_it(root: Path, folder: str) -
 
 
 def test_what_no_copy_can_be_is_said(root: Path, tmp_path: Path) -> None:
-    for wrong, told in (({"quality": 0}, "quality"), ({"size": (0, 5)}, "0×5"), ({"splits": ["tset"]}, "split")):
-        with pytest.raises(UsageError, match=told):
-            write_cache("camvid", root, tmp_path / "copy", **wrong)  # type: ignore[arg-type]
+    for form, names in ((CacheFormat(quality=0), "quality"), (CacheFormat((0, 5)), "0×5")):
+        with pytest.raises(UsageError, match=names):
+            write_cache("camvid", root, tmp_path / "copy", form)
+    with pytest.raises(UsageError, match="split"):
+        write_cache("camvid", root, tmp_path / "copy", splits=["tset"])
     with pytest.raises(DataError, match="camvid@val"):
         write_cache("camvid", root, tmp_path / "copy", splits=["train", "val"])
     with pytest.raises(UsageError, match="generated"):
@@ -493,7 +496,7 @@ def test_real_photos_are_hardly_changed_by_the_copy(tmp_path: Path) -> None:
         for folder, ending in (("test", ".jpg"), ("testannot", ".png")):
             (tmp_path / "set" / folder).mkdir(parents=True, exist_ok=True)
             shutil.copy(REAL / folder / f"{name}{ending}", tmp_path / "set" / folder)
-    write_cache("camvid", tmp_path / "set", tmp_path / "copy", size=(180, 240))
+    write_cache("camvid", tmp_path / "set", tmp_path / "copy", CacheFormat(size=(180, 240)))
     copy, plain = opened("camvid", tmp_path / "copy", split="test"), opened("camvid", tmp_path / "set", split="test")
     for index in range(len(names)):
         photo = Image.fromarray(plain.read(index).image).resize((240, 180), Image.Resampling.BILINEAR)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spcnet.config import DataConfig, DomainSpec
-from spcnet.data import centroids
 from spcnet.data.centroids import Centres, class_centres, tile_centres
 from spcnet.data.datasets import FolderSet, WeatherSet, open_domain
 from spcnet.data.folders import Pair
@@ -152,7 +151,7 @@ def test_what_was_found_is_stored_beside_the_data_and_read_from_there(
     first = class_centres(made.set, tile=16)
     (file,) = stored(tmp_path)
     assert not (tmp_path / "home").exists()
-    monkeypatch.setattr(centroids, "read_label", None)  # is not needed again
+    monkeypatch.setattr(FolderSet, "label_of", None)  # is not needed again
     assert same(class_centres(made.set, tile=16), first)
     assert same(class_centres(WeatherSet(made.set, "fog", seed=0), tile=16), first)
     assert file.name.startswith("centroids-")

@@ -9,14 +9,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet import labels
+from spcnet import label_tables, labels
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data import datasets, splits
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import SceneMemory, SegmentationSet, open_domain
-from spcnet.data.folders import find_pairs
+from spcnet.data.folders import SetFolder
+from spcnet.data.label_formats import UnknownLabelError
 from spcnet.errors import DataError, UsageError
-from spcnet.labels import CITYSCAPES_IDS, IGNORE, UnknownLabelError, label_space
+from spcnet.label_tables import CITYSCAPES_IDS
+from spcnet.labels import IGNORE, label_space
 from spcnet.synthesis import streets, weather
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -70,11 +72,6 @@ def opened(
 
 def names(domain: SegmentationSet) -> list[str]:
     return [domain.read(i).name for i in range(len(domain))]
-
-
-@pytest.fixture(autouse=True)
-def no_data_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SPCNET_DATA", raising=False)
 
 
 def test_camvid_trains_on_its_train_split_and_is_tested_on_its_test_split(tmp_path: Path) -> None:
@@ -287,12 +284,12 @@ def test_scenes_need_a_size_to_be_drawn_at() -> None:
 def test_cityscapes_prefers_train_ids_to_ids(tmp_path: Path) -> None:
     root = make_cityscapes(tmp_path, "leftImg8bit", "gtFine", "labelIds", value=26)
     make_cityscapes(root, "leftImg8bit", "gtFine", "labelTrainIds", value=13)
-    pairs, table = find_pairs("cityscapes", root, split="val")
+    pairs, table, *_ = SetFolder("cityscapes", root).find_split("val")
     assert {pair.label.name for pair in pairs} == {
         "flat_000000_gtFine_labelTrainIds.png",
         "flat_000001_gtFine_labelTrainIds.png",
     }
-    assert table == labels.CITYSCAPES_TRAIN_IDS
+    assert table == label_tables.CITYSCAPES_TRAIN_IDS
 
 
 def test_the_image_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -14,11 +14,14 @@ from rich.console import Console
 
 from spcnet.config import DataConfig, OwnSet
 from spcnet.data.catalog import DATASETS
-from spcnet.data.doctor import EXPECTED, CheckReport, Problem, check
-from spcnet.data.folders import find_pairs, read_excluded, write_excluded
+from spcnet.data.check_report import CheckReport, Problem
+from spcnet.data.doctor import EXPECTED, check
+from spcnet.data.exclude import write_excluded
+from spcnet.data.folders import SetFolder
 from spcnet.data.parallel import in_processes
 from spcnet.errors import DataError, UsageError
 from tests.support.pictures import STORED, film, jpegs, turned
+from tests.support.sets import read_excluded
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
 SIZE = (12, 20)
@@ -214,7 +217,7 @@ def test_without_the_images_of_the_list_the_set_opens_and_is_in_order(root: Path
     write_excluded(tmp_path / "bad.txt", report.excluded())
     left_out = read_excluded([str(tmp_path / "bad.txt")])["camvid"]
     assert left_out == {"train/0001TP_1.png", PHOTO}
-    pairs, _ = find_pairs("camvid", root, split="train", excluded=left_out)
+    pairs, *_ = SetFolder("camvid", root).find_split("train", excluded=left_out)
     assert [pair.name for pair in pairs] == ["0016E5_3"]
     again = check("camvid", root, data=DataConfig(exclude=[str(tmp_path / "bad.txt")]))
     assert again.exit_code == 0

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spcnet import labels
+from spcnet import label_tables, labels
 from spcnet.config import DataConfig, DomainSpec
 from spcnet.data import splits
 from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import FolderSet, open_domain
 from spcnet.data.fixture import write_fixture
-from spcnet.data.folders import survey
+from spcnet.data.folders import SetFolder
 from spcnet.errors import DataError, SpcnetError, UsageError
 from spcnet.synthesis import streets
 
@@ -46,7 +46,7 @@ def test_each_set_in_each_layout_is_found_whole_and_has_the_labels_of_its_street
             )
             images |= {pair.image for pair in domain.pairs}
             if not full:
-                listing = survey(name, tmp_path, split=split, subset=subset or next(iter(info.subsets), None))
+                listing = SetFolder(name, tmp_path).survey(split, subset or next(iter(info.subsets), None))
                 assert listing.layout.table == layout.table or callable(layout.table)
                 assert not listing.orphans
             known = set(domain.table[domain.table < len(space)].tolist())
@@ -58,7 +58,7 @@ def test_each_set_in_each_layout_is_found_whole_and_has_the_labels_of_its_street
                     seed=0,
                     size=SMALL,
                 )
-                expected = labels.remap(labels.CITYSCAPES_TRAIN_IDS, space, name)[scene.label]
+                expected = labels.remap(label_tables.CITYSCAPES_TRAIN_IDS, space, name)[scene.label]
                 expected[~np.isin(expected, list(known))] = labels.IGNORE
                 assert np.array_equal(sample.label, expected)
                 assert len(np.unique(expected)) > 3
@@ -172,7 +172,7 @@ def test_both_parts_of_idd_are_read(tmp_path: Path) -> None:
     assert len(samples) == 4
     assert len({sample.name for sample in samples}) == 4
     assert len({sample.image.tobytes() for sample in samples}) == 4
-    listing = survey("idd", tmp_path, split="train")
+    listing = SetFolder("idd", tmp_path).survey("train")
     assert (listing.bare, listing.orphans) == ([], [])
 
 

@@ -23,10 +23,11 @@ from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import WeatherSet
 from spcnet.data.doctor import check
 from spcnet.data.fixture import write_fixture
-from spcnet.data.folders import find_pairs, pictures_without_photos, survey
+from spcnet.data.folders import SetFolder
 from spcnet.data.listing import LeftOut, files_below, kind_by_content, package_for, plug_in_loaded, spellings
 from spcnet.errors import DataError
 from spcnet.labels import label_space
+from spcnet.reports.dry_run import Rehearsal
 from spcnet.studies import exports, inspection, robustness
 from spcnet.studies.subject import Subject
 from tests.support.sets import opened, refusal, write
@@ -69,7 +70,7 @@ def test_a_set_whose_files_all_end_in_another_spelling_is_the_same_set(
     for name in ("a", "north/b"):
         pair(tmp_path, name, end, label_end)
     data = own(tmp_path)
-    assert [one.name for one in find_pairs("town", tmp_path, split="train", data=data)[0]] == ["a", "north_b"]
+    assert [one.name for one in SetFolder("town", tmp_path, data).find_split("train")[0]] == ["a", "north_b"]
     assert opened("town@train", data).read(1).name == "north_b"
     report = check("town", tmp_path, data=data)
     assert [(split.pairs, split.no_label, split.no_photo) for split in report.splits] == [(2, 0, 0)]
@@ -80,7 +81,7 @@ def test_stems_keep_their_case(tmp_path: Path) -> None:
     for name in ("a", "A"):
         pair(tmp_path, name, ".JPG")
     label(tmp_path / "masks/train/B.png")
-    listed = survey("town", tmp_path, split="train", data=own(tmp_path))
+    listed = SetFolder("town", tmp_path, own(tmp_path)).survey("train")
     assert [(one.name, one.label.name) for one in listed.pairs] == [("A", "A.png"), ("a", "a.png")]
     assert [path.name for path in listed.orphans] == ["B.png"]
 
@@ -93,7 +94,7 @@ def test_every_set_is_opened_whatever_the_case_of_its_endings(name: str, tmp_pat
             path.rename(path.with_suffix({".png": ".PNG", ".jpg": ".JPEG"}[path.suffix]))
     by_folder = any("{subset}" in pattern for layout in info.layouts for pattern in layout.images)
     subset = next(iter(info.subsets)) if by_folder else None
-    listed = survey(name, tmp_path, split=info.train_split, subset=subset)
+    listed = SetFolder(name, tmp_path).survey(info.train_split, subset)
     assert listed.pairs
     assert (listed.bare, listed.orphans, listed.passed_over, listed.twins) == ([], [], (), ())
 
@@ -103,7 +104,7 @@ def test_of_two_spellings_of_one_photo_the_pattern_s_is_used_and_the_other_told_
     photo(tmp_path / "photos/train/a.JPG", 7)
     label(tmp_path / "masks/train/a.PNG", 7)
     data = own(tmp_path)
-    assert [one.image.name for one in find_pairs("town", tmp_path, split="train", data=data)[0]] == ["a.jpg"]
+    assert [one.image.name for one in SetFolder("town", tmp_path, data).find_split("train")[0]] == ["a.jpg"]
     report = check("town", tmp_path, data=data)
     assert [(one.kind, one.image, one.detail) for one in report.problems] == [
         ("two spellings", "masks/train/a.PNG", "masks/train/a.png is used instead"),
@@ -117,7 +118,7 @@ def test_of_two_spellings_of_one_photo_the_pattern_s_is_used_and_the_other_told_
 def test_a_photo_as_png_and_as_jpeg_is_told_of(tmp_path: Path) -> None:
     written = write_fixture("kitti", tmp_path, size=SMALL)
     photo(written[0].with_suffix(".jpeg"))
-    assert [two.other.suffix for two in survey("kitti", tmp_path, split="train").twins] == [".jpeg"]
+    assert [two.other.suffix for two in SetFolder("kitti", tmp_path).survey("train").twins] == [".jpeg"]
     assert ("two spellings", f"training/image_2/{written[0].stem}.jpeg") in [
         (one.kind, one.image) for one in check("kitti", tmp_path).problems
     ]
@@ -167,7 +168,7 @@ def test_a_split_that_has_nothing_but_other_pictures_is_told_of(tmp_path: Path) 
     assert "(left out 1 file: 1 .png)" in refusal(DataError, "town@val", data)
     report = check("town", tmp_path, data=data)
     assert dict(report.passed_over) == {".png": 1}
-    assert len(pictures_without_photos("town", tmp_path, split="val", data=data)) == 1
+    assert len(SetFolder("town", tmp_path, data).pictures_of_missing_split("val")) == 1
 
 
 def test_other_kinds_of_labels_beside_photos_are_not_told_of(tmp_path: Path) -> None:
@@ -176,18 +177,18 @@ def test_other_kinds_of_labels_beside_photos_are_not_told_of(tmp_path: Path) -> 
     label(tmp_path / "a_mask.png")
     label(tmp_path / "a_instances.png")
     photo(tmp_path / "b.webp", kind="WEBP")
-    listed = survey("town", tmp_path, split="all", data=DataConfig(sets={"town": both}))
+    listed = SetFolder("town", tmp_path, DataConfig(sets={"town": both})).survey("all")
     assert [one.path.name for one in listed.passed_over] == ["b.webp"]
 
 
 def test_names_that_do_not_fit_and_photos_of_no_split_are_told_of(tmp_path: Path) -> None:
     written = write_fixture("cityscapes", tmp_path / "city", layout="ids", size=SMALL)
     photo(written[0].with_name("strange.png"), kind="PNG")
-    (one,) = survey("cityscapes", tmp_path / "city", split="train").passed_over
+    (one,) = SetFolder("cityscapes", tmp_path / "city").survey("train").passed_over
     assert one.what == ".png whose names do not fit *_leftImg8bit"
     write_fixture("gtav", tmp_path / "game", layout="as downloaded", size=SMALL)
     photo(tmp_path / "game/images/copy (1).png", kind="PNG")
-    (one,) = survey("gtav", tmp_path / "game", split="train").passed_over
+    (one,) = SetFolder("gtav", tmp_path / "game").survey("train").passed_over
     assert one.what == ".png that belong to no split"
 
 
@@ -195,7 +196,7 @@ def test_whole_sets_leave_nothing_out(tmp_path: Path) -> None:
     for number, layout in enumerate(DATASETS["gtav"].layouts):
         write_fixture("gtav", tmp_path / str(number), layout=layout.name, size=SMALL)
         for split in DATASETS["gtav"].splits:
-            assert survey("gtav", tmp_path / str(number), split=split).passed_over == ()
+            assert SetFolder("gtav", tmp_path / str(number)).survey(split).passed_over == ()
 
 
 def test_training_tells_of_what_is_left_out_before_it_begins(
@@ -268,7 +269,7 @@ def test_every_command_tells_of_what_is_left_out(
             export(run, output=output, int8=True, calibration="town", console=console, **given)
         else:
             data = DataConfig(sources=["town@val"], targets=[], roots=given["roots"], sets=read_sets(given["sets"]))
-            report = dry_run.Rehearsal()
+            report = Rehearsal()
             dry_run._open(data, label_space("cityscapes19"), report)
             console.print(*report.notes, soft_wrap=True)
             raise _Enough
@@ -332,10 +333,10 @@ def test_photos_behind_a_link_beside_them_count_once_and_may_share_label_images(
     for kind in ("photos", "masks"):
         (tmp_path / kind / "train/b").symlink_to("a")
     data = own(tmp_path)
-    assert [one.name for one in find_pairs("town", tmp_path, split="train", data=data)[0]] == ["a_1"]
+    assert [one.name for one in SetFolder("town", tmp_path, data).find_split("train")[0]] == ["a_1"]
     (tmp_path / "photos/train/b").unlink()
     photo(tmp_path / "photos/train/b/1.jpg", 5)
-    pairs = find_pairs("town", tmp_path, split="train", data=data)[0]
+    pairs = SetFolder("town", tmp_path, data).find_split("train")[0]
     assert [(one.name, one.label.relative_to(tmp_path).as_posix()) for one in pairs] == [
         ("a_1", "masks/train/a/1.png"),
         ("b_1", "masks/train/b/1.png"),
@@ -426,4 +427,4 @@ def test_the_command_that_makes_label_images_can_be_called_from_any_folder(
             path.with_name(path.name.replace("labelcsTrainIds.png", "polygons.json")).write_text("{}")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=re.escape(f"--datadir '{root}' --id-type csTrainId")):
-        find_pairs("idd", Path("my sets/idd"), split="train")
+        SetFolder("idd", Path("my sets/idd")).find_split("train")

@@ -9,23 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from spcnet.config import AugmentationConfig, DataConfig
 from spcnet.data import transforms
-from spcnet.data.centroids import Centres
 from spcnet.data.datasets import FolderSet, Sample, SegmentationSet, WeatherSet
 from spcnet.data.folders import Pair
-from spcnet.data.loading import (
-    Draw,
-    Stream,
-    TrainingSampler,
-    evaluation_batches,
-    photometric_trials,
-    training_batches,
-)
+from spcnet.data.loading import evaluation_batches, photometric_trials, training_batches
+from spcnet.data.sampling import Draw, Shard, Stream, TrainingSampler
 from spcnet.data.transforms import denormalise, evaluation_transform, normalise
 from spcnet.errors import DataError, UsageError
 from spcnet.types import IGNORE_INDEX, Batch
@@ -68,7 +59,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 def test_a_batch_has_the_shapes_and_types_that_the_network_takes() -> None:
-    (batch,) = training_batches(SETS, DATA, seed=0, iterations=1)
+    (batch,) = training_batches(SETS, DATA, seed=0, iterations=range(1))
     assert batch.image.shape == (9, 3, 36, 48)
     assert batch.label.shape == (9, 36, 48)
     assert (batch.image.dtype, batch.label.dtype, batch.domain.dtype) == (torch.float32, torch.int64, torch.int64)
@@ -77,39 +68,19 @@ def test_a_batch_has_the_shapes_and_types_that_the_network_takes() -> None:
 
 
 def test_every_batch_has_the_same_number_of_images_of_each_domain() -> None:
-    for batch in training_batches(SETS, DATA, seed=0, iterations=8):
+    for batch in training_batches(SETS, DATA, seed=0, iterations=range(8)):
         assert batch.domain.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
         assert [name[0] for name in batch.name] == list("aaabbbccc")
 
 
 def test_image_label_and_name_belong_together() -> None:
-    for batch in training_batches(SETS, DATA, seed=0, iterations=5):
+    for batch in training_batches(SETS, DATA, seed=0, iterations=range(5)):
         for label, name in zip(batch.label, batch.name, strict=True):
             assert set(label.unique().tolist()) <= {int(name[1:]) % 19, IGNORE_INDEX}
 
 
-@settings(max_examples=50, deadline=None)
-@given(length=st.integers(1, 40), seed=st.integers(0, 2**40), epoch=st.integers(0, 5), domain=st.integers(0, 3))
-def test_an_epoch_shows_every_image_once(length: int, seed: int, epoch: int, domain: int) -> None:
-    stream = Stream([length], seed=seed, first=domain)
-    draws = [stream.draw(epoch * length + i) for i in range(length)]
-    assert sorted(d.image for d in draws) == list(range(length))
-    assert len({d.seed for d in draws}) == length
-    assert {d.domain for d in draws} == {domain}
-
-
-def test_each_epoch_domain_and_seed_has_its_own_order() -> None:
-    def order(domain: int, epoch: int, seed: int) -> tuple[int, ...]:
-        stream = Stream([30], seed=seed, first=domain)
-        return tuple(stream.draw(epoch * 30 + i).image for i in range(30))
-
-    orders = {order(domain, epoch, seed) for domain in (0, 1) for epoch in (0, 1) for seed in (0, 1)}
-    assert len(orders) == 8
-    assert tuple(range(30)) not in orders
-
-
 def test_images_of_sets_of_unequal_size_come_equally_often_within_each_set() -> None:
-    seen = Counter(name for batch in training_batches(SETS, DATA, seed=0, iterations=14) for name in batch.name)
+    seen = Counter(name for batch in training_batches(SETS, DATA, seed=0, iterations=range(14)) for name in batch.name)
     # 14 iterations with 3 images are 6 epochs of 7 images, 2.1 of 20 and 21 of 2.
     assert {seen[f"a{i}"] for i in range(7)} == {6}
     assert {seen[f"b{i}"] for i in range(20)} == {2, 3}
@@ -117,63 +88,49 @@ def test_images_of_sets_of_unequal_size_come_equally_often_within_each_set() -> 
 
 
 def test_the_same_image_is_augmented_anew_each_time() -> None:
-    batches = list(training_batches([Pictures("a", 1)], DATA, seed=0, iterations=4))
+    batches = list(training_batches([Pictures("a", 1)], DATA, seed=0, iterations=range(4)))
     images = [image for batch in batches for image in batch.image]
     assert len({image.numpy().tobytes() for image in images}) == 12
 
 
 def test_a_run_resumed_at_any_iteration_sees_the_same_batches() -> None:
-    whole = list(training_batches(SETS, DATA, seed=3, iterations=6))
+    whole = list(training_batches(SETS, DATA, seed=3, iterations=range(6)))
     for start in (1, 4):
         torch.manual_seed(start)  # the state of the random numbers is another one
-        rest = list(training_batches(SETS, DATA, seed=3, iterations=6, start=start))
+        rest = list(training_batches(SETS, DATA, seed=3, iterations=range(start, 6)))
         assert len(rest) == 6 - start
         assert all(same(one, other) for one, other in zip(whole[start:], rest, strict=True))
 
 
 def test_a_longer_run_begins_like_a_shorter_one() -> None:
-    short = list(training_batches(SETS, DATA, seed=0, iterations=2))
-    long = list(training_batches(SETS, DATA, seed=0, iterations=4))
+    short = list(training_batches(SETS, DATA, seed=0, iterations=range(2)))
+    long = list(training_batches(SETS, DATA, seed=0, iterations=range(4)))
     assert all(same(one, other) for one, other in zip(short, long[:2], strict=True))
 
 
 def test_the_number_of_workers_changes_nothing() -> None:
-    alone = list(training_batches(SETS, DATA, seed=0, iterations=4))
-    helped = list(training_batches(SETS, replace(DATA, workers=2), seed=0, iterations=4))
+    alone = list(training_batches(SETS, DATA, seed=0, iterations=range(4)))
+    helped = list(training_batches(SETS, replace(DATA, workers=2), seed=0, iterations=range(4)))
     assert all(same(one, other) for one, other in zip(alone, helped, strict=True))
 
 
 def test_another_seed_gives_other_batches() -> None:
-    one, other = (next(iter(training_batches(SETS, DATA, seed=seed, iterations=1))) for seed in (0, 1))
+    one, other = (next(iter(training_batches(SETS, DATA, seed=seed, iterations=range(1)))) for seed in (0, 1))
     assert not torch.equal(one.image, other.image)
 
 
 def test_loading_leaves_the_random_state_alone() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    list(training_batches(SETS, DATA, seed=0, iterations=2))
+    list(training_batches(SETS, DATA, seed=0, iterations=range(2)))
     list(evaluation_batches(SETS[0], DATA, domain=0, batch_size=4))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_processes_that_train_together_share_an_epoch_between_them() -> None:
-    stream = Stream([20], seed=0)
-    ranks = [list(TrainingSampler([stream], images=2, iterations=5, rank=rank, world_size=2)) for rank in (0, 1)]
-    images = [d.image for iteration in zip(*ranks, strict=True) for draws in iteration for d in draws]
-    assert sorted(images) == list(range(20))
-
-
-def test_two_processes_draw_together_what_one_with_twice_the_batch_draws() -> None:
-    stream = Stream([20], seed=0)
-    alone = list(TrainingSampler([stream], images=4, iterations=5))
-    ranks = [list(TrainingSampler([stream], images=2, iterations=5, rank=rank, world_size=2)) for rank in (0, 1)]
-    assert alone == [first + second for first, second in zip(*ranks, strict=True)]
-
-
 def test_the_number_of_batches_is_known() -> None:
-    assert len(training_batches(SETS, DATA, seed=0, iterations=10, start=4)) == 6
-    assert len(training_batches(SETS, DATA, seed=0, iterations=10, start=10)) == 0
-    assert list(training_batches(SETS, DATA, seed=0, iterations=10, start=12)) == []
+    assert len(training_batches(SETS, DATA, seed=0, iterations=range(4, 10))) == 6
+    assert len(training_batches(SETS, DATA, seed=0, iterations=range(10, 10))) == 0
+    assert list(training_batches(SETS, DATA, seed=0, iterations=range(12, 10))) == []
 
 
 def test_pairs_are_an_altered_image_and_its_original() -> None:
@@ -196,7 +153,7 @@ def test_pairs_repeat_and_each_trial_has_its_own() -> None:
 
     assert taken(0) == taken(0) != taken(1)
     assert taken(0)[0] != taken(0)[1]
-    shares = [taken(0, rank=rank, world_size=2) for rank in range(2)]
+    shares = [taken(0, shard=Shard(rank, 2)) for rank in range(2)]
     for trial in range(2):
         assert sorted(shares[0][trial] + shares[1][trial]) == sorted(taken(0)[trial])
 
@@ -248,7 +205,7 @@ def test_a_limit_keeps_the_first_images(limit: int, count: int) -> None:
 def test_a_broken_file_stops_the_run_with_its_own_one_line(workers: int, training: bool) -> None:
     pictures, data = Pictures("a", 3, broken=1), replace(DATA, workers=workers)
     batches = (
-        training_batches([pictures], data, seed=0, iterations=5)
+        training_batches([pictures], data, seed=0, iterations=range(5))
         if training
         else evaluation_batches(pictures, data, domain=0, batch_size=2)
     )
@@ -260,14 +217,14 @@ def test_a_broken_file_stops_the_run_with_its_own_one_line(workers: int, trainin
 
 def test_what_goes_to_the_workers_can_be_sent_there() -> None:
     # On macOS and Windows, and in newer Pythons on Linux, workers do not inherit but receive the data set.
-    loader = training_batches(SETS, DATA, seed=0, iterations=1)
+    loader = training_batches(SETS, DATA, seed=0, iterations=range(1))
     pickle.loads(pickle.dumps((loader.dataset, loader.batch_sampler, loader.collate_fn)))
 
 
 def test_images_of_their_own_sizes_are_cut_for_training_and_whole_elsewhere() -> None:
     data = replace(DATA, size=None, crop=(34, 38))
     wide = [Pictures("a", 5, wide=(1, 2)), Pictures("b", 3, wide=(0,))]
-    for batch in training_batches(wide, data, seed=0, iterations=3):
+    for batch in training_batches(wide, data, seed=0, iterations=range(3)):
         assert batch.image.shape == (6, 3, 34, 38)
     widths = [batch.image.shape[3] for batch in evaluation_batches(wide[0], data, domain=0, batch_size=4)]
     assert widths == [60, 90, 60]
@@ -278,28 +235,27 @@ def test_images_of_their_own_sizes_are_cut_for_training_and_whole_elsewhere() ->
 
 
 def draws(streams: list[Stream], count: int, **options: Any) -> list[list[Draw]]:
-    return list(TrainingSampler(streams, iterations=count, **options))
+    return list(TrainingSampler(streams, iterations=range(count), **options))
 
 
 def test_joined_sources_come_in_proportion_and_each_image_once_an_epoch() -> None:
     data = replace(DATA, sampling="proportional", sources=["a/x", "b/x", "c/x"])
-    batches = list(training_batches(SETS, data, seed=0, iterations=29))  # 29 images in all, 9 in a batch
+    batches = list(training_batches(SETS, data, seed=0, iterations=range(29)))  # 29 images in all, 9 in a batch
     assert {len(batch.name) for batch in batches} == {9}
     assert set(Counter(name for batch in batches for name in batch.name).values()) == {9}
     for batch in batches:
         assert [name[0] for name in batch.name] == ["abc"[domain] for domain in batch.domain.tolist()]
     ranks = [
-        [d for one in draws([Stream([7, 20, 2], seed=0)], 29, images=1, rank=r, world_size=2) for d in one]
-        for r in (0, 1)
+        [d for one in draws([Stream([7, 20, 2], seed=0)], 29, images=1, shard=Shard(r, 2)) for d in one] for r in (0, 1)
     ]
     assert len({d[:2] for rank in ranks for d in rank[:14]}) == 28
 
 
 def test_alternating_sources_have_a_batch_each_in_turn() -> None:
     data = replace(DATA, sampling="alternating")
-    batches = list(training_batches(SETS, data, seed=0, iterations=7))
+    batches = list(training_batches(SETS, data, seed=0, iterations=range(7)))
     assert [batch.domain.tolist() for batch in batches] == [[i % 3] * 3 for i in range(7)]
-    balanced = list(training_batches(SETS, DATA, seed=0, iterations=3))
+    balanced = list(training_batches(SETS, DATA, seed=0, iterations=range(3)))
     for iteration, batch in enumerate(batches):
         turn, source = divmod(iteration, 3)
         assert batch.name == balanced[turn].name[3 * source : 3 * source + 3]
@@ -308,62 +264,9 @@ def test_alternating_sources_have_a_batch_each_in_turn() -> None:
 @pytest.mark.parametrize("sampling", ["proportional", "alternating"])
 def test_however_sources_are_sampled_a_resumed_run_sees_the_same(sampling: Any) -> None:
     data = replace(DATA, sampling=sampling)
-    whole = list(training_batches(SETS, data, seed=3, iterations=6))
-    rest = list(training_batches(SETS, replace(data, workers=2), seed=3, iterations=6, start=4))
+    whole = list(training_batches(SETS, data, seed=3, iterations=range(6)))
+    rest = list(training_batches(SETS, replace(data, workers=2), seed=3, iterations=range(4, 6)))
     assert all(same(one, other) for one, other in zip(whole[4:], rest, strict=True))
-
-
-def centres(*places: tuple[int, int]) -> Centres:
-    """Image and class of each; all in the middle."""
-    image, label = np.array(places).reshape(-1, 2).T
-    half = np.full(len(places), 0.5, np.float32)
-    return Centres(image.astype(np.int32), label.astype(np.uint8), half, half)
-
-
-def test_a_rare_class_is_drawn_as_often_as_a_common_one() -> None:
-    known = centres(*((i, 0) for i in range(100)), *((i, 1) for i in range(50)), (42, 2))
-    stream = Stream([100], seed=0, centres=[known], num_classes=5, share=0.5)
-    drawn = [stream.draw(i) for i in range(100 * 20)]
-    with_class = [d.image for d in drawn if d.centre is not None]
-    # Classes 0, 1 and 2 of five get a tenth each; the two that no image shows leave theirs to random images.
-    assert len(with_class) == 600
-    assert 200 <= with_class.count(42) <= 200 + 20
-    assert len({d.seed for d in drawn}) == 2000
-    rest = Counter(d.image for d in drawn if d.centre is None)
-    assert len(rest) == 100
-    assert max(rest.values()) <= 20
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=3),
-    num_classes=st.integers(1, 25),
-    share=st.floats(0.01, 1),
-    seed=st.integers(0, 99),
-)
-def test_over_the_epochs_each_class_gets_its_share(
-    lengths: list[int], num_classes: int, share: float, seed: int
-) -> None:
-    known = [centres(*((i, k) for i in range(length) for k in range(num_classes))) for length in lengths]
-    # The class of a draw is told by its row.
-    known = [one._replace(row=(one.label / 100).astype(np.float32)) for one in known]
-    stream = Stream(lengths, seed=seed, centres=known, num_classes=num_classes, share=share)
-    length, epochs = sum(lengths), 6
-    drawn = [stream.draw(i) for i in range(length * epochs)]
-    counts = Counter(round(d.centre[0] * 100) for d in drawn if d.centre)
-    dealt = int(epochs * length * share)
-    assert sum(counts.values()) == dealt
-    assert all(dealt // num_classes <= counts[k] <= dealt // num_classes + 1 for k in range(num_classes))
-    assert all(0 <= d.image < lengths[d.domain] for d in drawn)
-
-
-def test_a_draw_does_not_depend_on_those_before_it() -> None:
-    def stream() -> Stream:
-        return Stream([9], seed=1, centres=[centres((3, 0), (4, 0), (8, 1))], num_classes=2, share=0.6)
-
-    one = stream()
-    in_order = [one.draw(i) for i in range(40)]
-    assert [stream().draw(i) for i in reversed(range(40))] == in_order[::-1]
 
 
 def test_class_uniform_crops_show_the_rare_class() -> None:
@@ -379,7 +282,7 @@ def test_class_uniform_crops_show_the_rare_class() -> None:
     data = replace(DATA, size=None, crop=(40, 40), class_uniform=1.0, images_per_domain=19)
     steps: list[tuple[int, int]] = []
     loader = training_batches(
-        [Spotted("s", 20)], data, seed=0, iterations=20, on_progress=lambda *step: steps.append(step)
+        [Spotted("s", 20)], data, seed=0, iterations=range(20), on_progress=lambda *step: steps.append(step)
     )
     assert steps[-1] == (20, 20)
     shown = sum(int((label == 18).any()) for batch in loader for label in batch.label)
@@ -390,10 +293,12 @@ def test_class_uniform_crops_show_the_rare_class() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_images_are_skipped_and_told_of(workers: int) -> None:
     data = replace(DATA, workers=workers, on_bad_image="skip", images_per_domain=4)
-    loader = training_batches([Pictures("a", 8, broken=(2, 3)), Pictures("b", 4)], data, seed=0, iterations=4)
+    loader = training_batches([Pictures("a", 8, broken=(2, 3)), Pictures("b", 4)], data, seed=0, iterations=range(4))
     assert loader.skipped == {}
     whole = list(
-        training_batches([Pictures("a", 8), Pictures("b", 4)], replace(DATA, images_per_domain=4), seed=0, iterations=4)
+        training_batches(
+            [Pictures("a", 8), Pictures("b", 4)], replace(DATA, images_per_domain=4), seed=0, iterations=range(4)
+        )
     )
     for batch, plain in zip(loader, whole, strict=True):
         for name, wanted, image, original in zip(batch.name, plain.name, batch.image, plain.image, strict=True):
@@ -405,7 +310,7 @@ def test_unreadable_images_are_skipped_and_told_of(workers: int) -> None:
 def test_where_nothing_can_be_read_the_run_stops() -> None:
     data = replace(DATA, on_bad_image="skip")
     with pytest.raises(DataError, match=r"none of the 2 images of a source can be read; of image \d: a/\d.png is dam"):
-        list(training_batches([Pictures("a", 2, broken=(0, 1))], data, seed=0, iterations=1))
+        list(training_batches([Pictures("a", 2, broken=(0, 1))], data, seed=0, iterations=range(1)))
     (trial,) = photometric_trials([Pictures("a", 3, broken=1)], data, seed=0, trials=1, pairs=3)
     assert sum(len(batch.name) for batch in trial) == 6
     assert trial.skipped == {"image 1": "a/1.png is damaged"}
@@ -417,7 +322,7 @@ def test_an_unreadable_image_is_called_by_its_name(tmp_path: Path) -> None:
         Image.fromarray(np.zeros((50, 60), np.uint8)).convert("RGB" if path == pairs[0].image else "L").save(path)
     folder = WeatherSet(FolderSet(pairs, table=np.arange(256, dtype=np.uint8)), "fog", seed=0)
     data = replace(DATA, on_bad_image="skip")
-    loader = training_batches([folder], data, seed=0, iterations=1)
+    loader = training_batches([folder], data, seed=0, iterations=range(1))
     assert {name for batch in loader for name in batch.name} == {"street0"}
     assert list(loader.skipped) == ["street1"]
     told: list[tuple[str, str]] = []
@@ -440,7 +345,7 @@ def test_evaluation_leaves_out_only_what_it_may(workers: int) -> None:
 
 
 def test_a_run_that_stops_at_a_broken_file_ends_at_once() -> None:
-    batches = training_batches([Pictures("a", 2, broken=(0, 1))], replace(DATA, workers=2), seed=0, iterations=9)
+    batches = training_batches([Pictures("a", 2, broken=(0, 1))], replace(DATA, workers=2), seed=0, iterations=range(9))
     with pytest.raises(DataError):
         list(batches)
     start = time.perf_counter()
@@ -464,7 +369,7 @@ def test_domains_by_style_are_the_styles_and_the_images_as_they_are(monkeypatch:
 
     monkeypatch.setattr(transforms, "apply_weather_pair", paint)
     data = pseudo("style", styles=styles, scale=(1, 1), jitter=0, blur=None)
-    (batch,) = training_batches([Pictures("a", 30)], data, seed=0, iterations=1)
+    (batch,) = training_batches([Pictures("a", 30)], data, seed=0, iterations=range(1))
     found = denormalise(batch.image)
     seen = set()
     for image, domain in zip(found, batch.domain.tolist(), strict=True):
@@ -477,33 +382,17 @@ def test_domains_by_style_are_the_styles_and_the_images_as_they_are(monkeypatch:
 def test_domains_by_chance_are_a_fixed_division_of_the_images() -> None:
     data = pseudo("random", 4)
     parts: dict[str, set[int]] = {}
-    for batch in training_batches([Pictures("a", 10)], data, seed=0, iterations=3):
+    for batch in training_batches([Pictures("a", 10)], data, seed=0, iterations=range(3)):
         for name, domain in zip(batch.name, batch.domain.tolist(), strict=True):
             parts.setdefault(name, set()).add(domain)
     assert all(len(domains) == 1 for domains in parts.values())
     assert sorted(Counter(next(iter(domains)) for domains in parts.values()).values()) == [2, 2, 3, 3]
-    other = training_batches([Pictures("a", 10)], data, seed=1, iterations=1)
+    other = training_batches([Pictures("a", 10)], data, seed=1, iterations=range(1))
     assert any(parts[n] != {d} for batch in other for n, d in zip(batch.name, batch.domain.tolist(), strict=True))
     with pytest.raises(UsageError, match=r"data\.pseudo_domains is 4, but the source has 3 images"):
-        training_batches([Pictures("a", 3)], data, seed=0, iterations=1)
+        training_batches([Pictures("a", 3)], data, seed=0, iterations=range(1))
 
 
 def test_domains_by_cluster_are_left_to_the_network() -> None:
-    (batch,) = training_batches([Pictures("a", 10)], pseudo("cluster"), seed=0, iterations=1)
+    (batch,) = training_batches([Pictures("a", 10)], pseudo("cluster"), seed=0, iterations=range(1))
     assert set(batch.domain.tolist()) == {0}
-
-
-@pytest.mark.parametrize("alternate", [False, True])
-def test_all_parts_of_all_processes_hold_what_one_process_draws_at_once(alternate: bool) -> None:
-    streams = [Stream([7], seed=3, first=0), Stream([5], seed=3, first=1)]
-    whole = list(TrainingSampler(streams, images=6, iterations=4, alternate=alternate, start=1))
-    found: list[list[Draw]] = [[] for _ in whole]
-    for rank in range(2):
-        own = TrainingSampler(
-            streams, images=1, parts=3, iterations=4, alternate=alternate, start=1, rank=rank, world_size=2
-        )
-        assert len(own) == len(list(own)) == 9
-        for number, part in enumerate(own):
-            found[number // 3] += part
-    for mine, expected in zip(found, whole, strict=True):
-        assert sorted(mine) == sorted(expected)

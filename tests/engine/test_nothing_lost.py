@@ -26,7 +26,8 @@ from benchmarks.chaos import Kill
 from spcnet import checkpoint, training
 from spcnet.config import DataConfig, RunConfig
 from spcnet.data.datasets import Sample, SegmentationSet
-from spcnet.data.loading import Draw, Stream, TrainingSampler, training_batches
+from spcnet.data.loading import training_batches
+from spcnet.data.sampling import Draw, Shard, Stream, TrainingSampler
 from spcnet.engine import records
 from spcnet.engine.state import dead_workers_told
 from spcnet.errors import CheckpointError, DataError, Interrupted
@@ -363,12 +364,12 @@ def test_a_restart_shows_no_image_twice_and_leaves_none_out(sampling: str, worke
     uniform = sampling == "class_uniform"
     data = replace(DATA, class_uniform=0.5) if uniform else replace(DATA, sampling=sampling)  # type: ignore[arg-type]
     iterations, stops = 20, (0, 3, 4, 11, 20)
-    plain = list(training_batches(SETS, data, seed=5, iterations=iterations))
+    plain = list(training_batches(SETS, data, seed=5, iterations=range(iterations)))
     restarted = []
     for start, end in itertools.pairwise(stops):
         # Workers have read ahead when the run is killed; what they have read is read again.
         loader = iter(
-            training_batches(SETS, replace(data, workers=workers), seed=5, iterations=iterations, start=start)
+            training_batches(SETS, replace(data, workers=workers), seed=5, iterations=range(start, iterations))
         )
         restarted += [next(loader) for _ in range(end - start)]
     assert [batch.name for batch in restarted] == [batch.name for batch in plain]
@@ -401,12 +402,10 @@ def test_wherever_a_run_is_restarted_it_draws_the_same(
         sampler = TrainingSampler(
             streams,
             images=images,
-            iterations=12,
+            iterations=range(start, 12),
             parts=parts,
             alternate=alternate,
-            start=start,
-            rank=rank,
-            world_size=world_size,
+            shard=Shard(rank, world_size),
         )
         return list(sampler)[: (end - start) * parts]
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from spcnet.cli import main, with_recipes
+from spcnet.cli import main, parse
 from spcnet.config import LoggingConfig, ModelConfig, RunConfig, TrainingConfig, from_dict
 from spcnet.engine import observer as observing
 from spcnet.engine import profiling, progress, records
@@ -675,10 +675,10 @@ def test_without_the_option_nothing_is_profiled(network: Segmentor, tmp_path: Pa
 
 
 def test_profile_may_stand_alone_on_the_command_line() -> None:
-    assert with_recipes(["train", "--profile"])[1:] == ["--training.profile=10"]
-    assert with_recipes(["train", "--profile", "--resume"])[1:] == ["--training.profile=10", "--resume"]
-    assert with_recipes(["train", "--profile", "3"])[1:] == ["--training.profile", "3"]
-    assert with_recipes(["train", "--profile=3"])[1:] == ["--training.profile=3"]
+    for words, steps in (("--profile", 10), ("--profile --resume", 10), ("--profile 3", 3), ("--profile=3", 3)):
+        arguments = parse(["train", *words.split()]).arguments
+        assert arguments["config"].training.profile == steps
+        assert arguments["resume"] is ("--resume" in words)
 
 
 # The settings

@@ -19,7 +19,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from spcnet import checkpoint
-from spcnet.cli import make_parser, with_recipes
+from spcnet.cli import parse
 from spcnet.config import ModelConfig, Precision, RunConfig, TrainingConfig, WhiteningConfig
 from spcnet.cost import kept_for_backward
 from spcnet.engine import prepare as preparing
@@ -174,10 +174,9 @@ def test_a_missing_compiler_is_told_of_in_one_line(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_command_line_takes_compile_without_a_value() -> None:
-    parser = make_parser()
     for given in (["--compile"], ["--compile", "--seed", "3"], ["--compile", "true"]):
-        assert parser.parse_args(with_recipes(["train", *given])).train.training.compile is True
-    assert parser.parse_args(["train"]).train.training.compile is False
+        assert parse(["train", *given]).arguments["config"].training.compile is True
+    assert parse(["train"]).arguments["config"].training.compile is False
 
 
 class Step(NamedTuple):

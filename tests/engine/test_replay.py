@@ -15,11 +15,11 @@ from rich.console import Console
 from spcnet import checkpoint
 from spcnet.cli import main
 from spcnet.config import Precision, RunConfig, TrainingConfig
-from spcnet.debug_commands import Replayed, replay
 from spcnet.engine import records
 from spcnet.engine import replay as steps
 from spcnet.engine.optim import pack
 from spcnet.errors import CheckpointError, DataError
+from spcnet.studies.replay import Replayed, replay
 from spcnet.types import Batch
 from tests.support.training import batches, settings, trainer
 

@@ -28,6 +28,7 @@ from spcnet.data.datasets import open_domain
 from spcnet.data.transforms import normalise
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation import evaluator
+from spcnet.export import comparison, deployment, onnx_files, quantisation
 from spcnet.labels import label_space
 from spcnet.methods import METHODS, build_model, restore
 from spcnet.models.backbones import BACKBONES
@@ -48,18 +49,18 @@ MATRIX = list(dict.fromkeys([*one_backbone, *one_method]))
 @pytest.fixture(scope="module", autouse=True)
 def _tracing_without_checked_shapes() -> Iterator[None]:
     """While a network is traced its sizes are symbols, which are no `int` for the checks that tests run under."""
-    traced = ex.traced
+    traced = deployment.traced
 
-    def unchecked(deployed: ex.Deployed) -> torch.export.ExportedProgram:
+    def unchecked(deployed: deployment.Deployed) -> torch.export.ExportedProgram:
         config.update("jaxtyping_disable", True)
         try:
             return traced(deployed)
         finally:
             config.update("jaxtyping_disable", False)
 
-    ex.traced = unchecked
+    deployment.traced = unchecked
     yield
-    ex.traced = traced
+    deployment.traced = traced
 
 
 def made(method: str, backbone: str) -> Segmentor:
@@ -80,19 +81,19 @@ def card_of(method: str, backbone: str, size: tuple[int, int] | None = (48, 64))
     return ModelCard(method, model, SPACE.name, SPACE.classes, ("streets/game", "streets/toy"), size)
 
 
-def onnx_of(deployed: ex.Deployed, card: ModelCard, graph: torch.export.ExportedProgram) -> bytes:
-    return ex.to_onnx(graph, ex.describe(deployed, card, format="onnx", opset=ex.OPSET))
+def onnx_of(deployed: deployment.Deployed, card: ModelCard, graph: torch.export.ExportedProgram) -> bytes:
+    return onnx_files.to_onnx(graph, deployment.describe(deployed, card, format="onnx", opset=onnx_files.OPSET))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "backbone"), MATRIX)
 def test_every_method_and_backbone_answers_alike_at_any_size(method: str, backbone: str) -> None:
     card = card_of(method, backbone)
-    deployed = ex.Deployed(shortened(made(method, backbone)), card)
-    graph = ex.traced(deployed)
-    for program in (graph.module(), ex.onnx_program(onnx_of(deployed, card, graph))):
+    deployed = deployment.Deployed(shortened(made(method, backbone)), card)
+    graph = deployment.traced(deployed)
+    for program in (graph.module(), onnx_files.onnx_program(onnx_of(deployed, card, graph))):
         with torch.no_grad():
-            checks = ex.compare(deployed, program, SIZES)
+            checks = comparison.compare(deployed, program, SIZES)
         assert [check[:3] for check in checks] == list(SIZES)
         for check in checks:
             assert check.largest > 0.1
@@ -170,7 +171,7 @@ def test_the_format_version_is_the_least_that_the_operators_need(opset: int, ver
         onnx.helper.make_graph([node], "graph", [value], [answer]), opset_imports=domains, ir_version=13
     )
     model.metadata_props.add(key="classes", value="[]")
-    ex.least_ir_version(model)
+    onnx_files.least_ir_version(model)
     assert model.ir_version == version
     assert [one.key for one in model.metadata_props] == ["classes"]
     assert len(model.graph.node[0].metadata_props) == (version >= 10)  # nodes have them from format version 10 on
@@ -190,7 +191,7 @@ def test_the_report_lies_beside_the_file(exported: Path) -> None:
     report = json.loads(ex.report_path(exported).read_text())
     assert report["bytes"] == exported.stat().st_size
     sizes = [(check["images"], check["height"], check["width"]) for check in report["checks"]]
-    assert sizes == [*ex.CHECKED, (1, 48, 64)]
+    assert sizes == [*comparison.CHECKED, (1, 48, 64)]
     for check in report["checks"]:
         assert check["difference"] < 1e-4
         assert check["equal"] > 0.999
@@ -216,9 +217,9 @@ def test_a_file_scores_what_its_network_scores(exported: Path, trained: Path) ->
     network, card = restore(trained)
     data = DataConfig(size=(48, 64), space=SPACE.name, test_scenes=4, workers=0)
     domain = open_domain(DomainSpec.parse("streets/night"), data=data, space=SPACE, training=False)
-    deployed = ex.Deployed(network, card, kind="labels", pixels="uint8")
-    program = ex.onnx_program(exported.read_bytes())
-    found = ex.score(program, deployed, domain, data, num_classes=len(SPACE), batch_size=2)
+    deployed = deployment.Deployed(network, card, kind="labels", pixels="uint8")
+    program = onnx_files.onnx_program(exported.read_bytes())
+    found = quantisation.score(program, deployed, domain, data, num_classes=len(SPACE), batch_size=2)
     batches = ex.evaluation_batches(domain, data, domain=0, batch_size=2)
     wanted = evaluator.evaluate(network, batches, num_classes=len(SPACE))
     assert found.images == wanted.images == 4
@@ -227,7 +228,7 @@ def test_a_file_scores_what_its_network_scores(exported: Path, trained: Path) ->
 
 def test_the_example_runs_without_torch_and_spcnet(exported: Path, trained: Path, tmp_path: Path) -> None:
     photo, shown = tmp_path / "photo.png", tmp_path / "labels.png"
-    pixels = ex.pictures(1, 90, 120)[0].movedim(0, -1).numpy()
+    pixels = comparison.pictures(1, 90, 120)[0].movedim(0, -1).numpy()
     Image.fromarray(pixels).save(photo)
     program = (
         "import runpy, sys\n"
@@ -243,7 +244,7 @@ def test_the_example_runs_without_torch_and_spcnet(exported: Path, trained: Path
     small = Image.fromarray(pixels).resize((64, 48), Image.Resampling.BILINEAR)
     image = torch.from_numpy(np.array(small)).movedim(-1, 0)[None]
     with torch.no_grad():
-        wanted = ex.Deployed(network, card, kind="labels", pixels="uint8")(image)[0].numpy()
+        wanted = deployment.Deployed(network, card, kind="labels", pixels="uint8")(image)[0].numpy()
     wanted = np.asarray(Image.fromarray(wanted).resize((120, 90), Image.Resampling.NEAREST))
     with Image.open(shown) as picture:
         assert (np.asarray(picture) == wanted).mean() > 0.999
@@ -259,7 +260,7 @@ def test_a_file_of_torch_is_read_back_and_holds_no_pickle(trained: Path, tmp_pat
     assert [check.equal for check in written.checks] == [1, 1, 1]
     with zipfile.ZipFile(output) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
-    (metadata,) = (json.loads(value) for name, value in content.items() if name.endswith(ex.METADATA_FILE))
+    (metadata,) = (json.loads(value) for name, value in content.items() if name.endswith(deployment.METADATA_FILE))
     assert metadata["classes"] == list(SPACE.classes)
     assert metadata["input"]["type"] == "float32"
     assert "opset" not in metadata
@@ -271,17 +272,17 @@ def test_a_file_of_torch_is_read_back_and_holds_no_pickle(trained: Path, tmp_pat
 # What a file is refused for
 
 
-def check(**changed: float) -> ex.Check:
-    return ex.Check(2, 64, 96, **{"difference": 1e-5, "largest": 5.0, "equal": 1.0} | changed)
+def check(**changed: float) -> comparison.Check:
+    return comparison.Check(2, 64, 96, **{"difference": 1e-5, "largest": 5.0, "equal": 1.0} | changed)
 
 
 @pytest.mark.parametrize("wrong", [{"difference": 0.006}, {"difference": float("nan")}, {"equal": 0.998}])
 def test_a_file_that_answers_otherwise_is_refused(wrong: dict[str, float]) -> None:
-    ex.refuse_difference([check(), check(difference=0.004, equal=0.9991)])
+    comparison.refuse_difference([check(), check(difference=0.004, equal=0.9991)])
     with pytest.raises(
         DataError, match=r"on 2 images of 64×96 .* nothing was written. Choose another --opset"
     ) as found:
-        ex.refuse_difference([check(), check(**wrong)])
+        comparison.refuse_difference([check(), check(**wrong)])
     assert "\n" not in str(found.value)
 
 
@@ -289,9 +290,9 @@ def test_a_wrong_export_leaves_no_file_and_ends_with_1(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = restore(trained)[0]
-    monkeypatch.setattr(ex, "traced", lambda deployed: None)
-    monkeypatch.setattr(ex, "to_torch", lambda graph, metadata: b"")
-    monkeypatch.setattr(ex, "torch_program", lambda content: lambda image: right(image).logits.detach() + 0.1)
+    monkeypatch.setattr(deployment, "traced", lambda deployed: None)
+    monkeypatch.setattr(deployment, "to_torch", lambda graph, metadata: b"")
+    monkeypatch.setattr(deployment, "torch_program", lambda content: lambda image: right(image).logits.detach() + 0.1)
     output = tmp_path / "out" / "model.pt2"
     assert main(["export", str(trained), "--format=torch-export", f"--output={output}"]) == 1
     assert "the exported file is not the network: on 1 images of 33×33" in " ".join(capsys.readouterr().err.split())
@@ -299,8 +300,8 @@ def test_a_wrong_export_leaves_no_file_and_ends_with_1(
 
 
 @pytest.mark.parametrize("kind", ["labels", "logits"])
-def test_a_comparison_sees_one_wrong_pixel(kind: ex.Kind) -> None:
-    deployed = ex.Deployed(made("deeplabv3plus", "resnet18"), card_of("deeplabv3plus", "resnet18"), kind=kind)
+def test_a_comparison_sees_one_wrong_pixel(kind: deployment.Kind) -> None:
+    deployed = deployment.Deployed(made("deeplabv3plus", "resnet18"), card_of("deeplabv3plus", "resnet18"), kind=kind)
 
     def program(image: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -312,18 +313,18 @@ def test_a_comparison_sees_one_wrong_pixel(kind: ex.Kind) -> None:
             answer[0, worst, 5, 7] += 3
         return answer
 
-    (found,) = ex.compare(deployed, program, [(1, 40, 40)])
+    (found,) = comparison.compare(deployed, program, [(1, 40, 40)])
     assert found.difference > 0.01
     if kind == "labels":
         assert found.equal == 1 - 1 / 1600
 
 
 def test_a_comparison_refuses_another_shape() -> None:
-    deployed = ex.Deployed(made("deeplabv3plus", "resnet18"), card_of("deeplabv3plus", "resnet18"))
+    deployed = deployment.Deployed(made("deeplabv3plus", "resnet18"), card_of("deeplabv3plus", "resnet18"))
     with pytest.raises(
         DataError, match=r"answers with the shape \(1, 7, 1, 1\) where the network has \(1, 7, 40, 40\)"
     ):
-        ex.compare(deployed, lambda image: torch.zeros(1, 7, 1, 1), [(1, 40, 40)])
+        comparison.compare(deployed, lambda image: torch.zeros(1, 7, 1, 1), [(1, 40, 40)])
 
 
 @pytest.mark.parametrize(
@@ -360,7 +361,7 @@ def test_a_missing_package_is_told_with_the_remedy(
 def test_calibration_takes_images_from_the_whole_of_a_folder(tmp_path: Path) -> None:
     for number in range(10):
         Image.new("RGB", (80, 60), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    found = list(ex.calibration_pictures(tmp_path, (40, 50), limit=4))
+    found = list(quantisation.calibration_pictures(tmp_path, (40, 50), limit=4))
     assert [tuple(image.shape) for image in found] == [(1, 3, 40, 50)] * 4
     assert [int(image[0, 0, 0, 0]) for image in found] == [0, 3, 6, 9]
 
@@ -388,7 +389,7 @@ def test_8_bits_are_for_convolutions_and_what_lies_between_them() -> None:
         [],
         [],
     )
-    assert ex.kept_precise(graph) == ["lifted", "restyled", "logits"]
+    assert quantisation.kept_precise(graph) == ["lifted", "restyled", "logits"]
 
 
 def test_quantising_without_an_image_is_refused() -> None:
@@ -398,15 +399,15 @@ def test_quantising_without_an_image_is_refused() -> None:
         )
     )
     with pytest.raises(DataError, match="no image to calibrate with"):
-        ex.quantise(empty.SerializeToString(), iter(()))
+        quantisation.quantise(empty.SerializeToString(), iter(()))
 
 
 def test_normalising_inside_is_the_projects_normalisation() -> None:
     network, card = made("deeplabv3plus", "resnet18"), card_of("deeplabv3plus", "resnet18")
-    pixels = ex.pictures(2, 40, 56)
+    pixels = comparison.pictures(2, 40, 56)
     answers = []
     for kind in (None, "uint8", "float32"):
-        deployed = ex.Deployed(network, card, pixels=kind)
+        deployed = deployment.Deployed(network, card, pixels=kind)
         given = deployed.given(pixels)
         assert given.dtype == (torch.uint8 if kind == "uint8" else torch.float32)
         answers.append(deployed(given))
@@ -418,7 +419,7 @@ def test_normalising_inside_is_the_projects_normalisation() -> None:
 def test_a_file_leaves_out_what_only_training_needs() -> None:
     network = made("spcnet", "shufflenet_v2")
     assert network.auxiliary is not None
-    deployed = ex.Deployed(network, card_of("spcnet", "shufflenet_v2"))
+    deployed = deployment.Deployed(network, card_of("spcnet", "shufflenet_v2"))
     assert deployed.network.auxiliary is None
     assert network.auxiliary is not None
 

@@ -18,8 +18,8 @@ MORE = SHARED / "golden"
 needs_more = pytest.mark.skipif(not MORE.is_dir(), reason=f"the reference's other networks are not at {MORE}")
 
 
-def load(name: str) -> dict[str, torch.Tensor]:
-    """One golden file: inputs in float64, results as stored; a Python object, where there was no value, is left out."""
+def load(name: str, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """One golden file on a device: inputs in float64, results as stored; a Python object, where there was no value, is left out."""
     arrays: dict[str, Any] = {}
     with np.load(GOLDEN / name) as stored:
         for key in stored.files:
@@ -28,7 +28,7 @@ def load(name: str) -> dict[str, torch.Tensor]:
             except ValueError:  # it would have to be unpickled
                 continue
     return {
-        key: torch.from_numpy(np.asarray(value, dtype=np.float64 if value.dtype == np.float32 else value.dtype))
+        key: torch.from_numpy(np.asarray(value, np.float64 if value.dtype == np.float32 else value.dtype)).to(device)
         for key, value in arrays.items()
     }
 

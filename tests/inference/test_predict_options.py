@@ -17,7 +17,8 @@ from spcnet.inference import predictor as module
 from spcnet.inference.predictor import Predictor, certainty
 from spcnet.inference.results import Failure, FoundImage, Results, ResultWriter, Written
 from spcnet.inference.visualize import check_ids, class_image, confidence_image, label_ids
-from spcnet.labels import CITYSCAPES_IDS, label_space
+from spcnet.label_tables import CITYSCAPES_IDS
+from spcnet.labels import label_space
 from spcnet.methods import METHODS, card_for
 from tests.support.predicting import SEVEN, Shades, grey, make
 from tests.support.videos import make_video

@@ -15,7 +15,6 @@ from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.losses.segmentation import cross_entropy, frequency_weights
 from spcnet.methods import METHODS, build_model, card_for, method_named, restore
 from spcnet.methods.base import fill
-from spcnet.methods.mixstyle import StyleMixer
 from spcnet.methods.spcnet import Observed, SPCNet
 from spcnet.models.backbones import BACKBONES
 from spcnet.models.network import Segmentor
@@ -24,8 +23,6 @@ from spcnet.numerics import device_of
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult, internals_of
 
 CLASSES, DOMAINS = 5, 3
-MIXING = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.Dropout2d, SwitchableWhitening, StyleMixer)
-"""Layers that look at a batch as a whole, or draw, in training: in evaluation a batch equals its parts."""
 LARGE = {"resnet50", "resnet101"}
 """Backbones that only SPC-Net is tried on here, for time."""
 
@@ -51,6 +48,7 @@ def batch_of(domains: tuple[int, ...] = (2, 0, 2), *, seed: int = 0, size: tuple
 def step(
     method: str, network: Segmentor, batch: Batch, model: ModelConfig | None = None
 ) -> tuple[SegOutput, StepResult]:
+    METHODS[method].prepare(network, batch, model or config_of())
     output = network(batch.image)
     return output, METHODS[method].losses(network, output, batch, model or config_of())
 
@@ -206,7 +204,7 @@ def test_a_batch_in_parts_has_the_losses_and_gradients_of_the_whole(method: str)
         torch.manual_seed(0)
         made = METHODS[method].build(model, num_classes=CLASSES, num_domains=DOMAINS).double().train()
         for layer in made.modules():
-            if isinstance(layer, MIXING):
+            if isinstance(layer, (torch.nn.modules.batchnorm._BatchNorm, torch.nn.Dropout2d, SwitchableWhitening)):
                 layer.eval()
         for layer in made.whitening_layers:
             layer.mask.fill_(True).triu_(1)

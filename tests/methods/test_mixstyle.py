@@ -14,7 +14,8 @@ from spcnet.engine.devices import make_fabric
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import UsageError
 from spcnet.methods import METHODS, card_for, restore
-from spcnet.methods.mixstyle import Settings, StyleMixer, mix_styles, other_domain
+from spcnet.methods.mixstyle import StyleMixer, mix_styles, other_domain
+from spcnet.models.network import Segmentor
 from spcnet.types import Batch
 
 CLASSES = 4
@@ -22,6 +23,10 @@ CLASSES = 4
 
 def model_of(**own: Any) -> ModelConfig:
     return ModelConfig("shufflenet_v2", output_stride=32, weights=None, settings=own)
+
+
+def network_of(**own: Any) -> Segmentor:
+    return METHODS["mixstyle"].build(model_of(**own), num_classes=CLASSES, num_domains=2)
 
 
 def features(images: int = 4, *, seed: int = 0) -> Tensor:
@@ -97,33 +102,58 @@ def test_every_image_of_another_domain_may_be_the_partner() -> None:
     assert {partner[2] for partner in partners} == {0, 1, 3}
 
 
+def drawn(images: int = 4, *, seed: int = 0, **own: Any) -> list[StyleMixer]:
+    """The mixers of a network that is about to be trained on a batch."""
+    network, batch = network_of(**own), batch_of(0, images)
+    torch.manual_seed(seed)
+    METHODS["mixstyle"].prepare(network, batch, model_of(**own))
+    return [module for module in network.modules() if isinstance(module, StyleMixer)]
+
+
 def test_nothing_is_mixed_in_evaluation_or_with_the_probability_zero() -> None:
     feature = features()
-    torch.testing.assert_close(StyleMixer(Settings(probability=1.0)).eval()(feature), feature, rtol=0, atol=0)
-    torch.testing.assert_close(StyleMixer(Settings(probability=0.0)).train()(feature), feature, rtol=0, atol=0)
-    assert not torch.allclose(StyleMixer(Settings(probability=1.0)).train()(feature), feature)
+    for mixer in drawn(probability=1.0):
+        assert torch.equal(mixer.eval()(feature), feature)
+        assert not torch.allclose(mixer.train()(feature), feature)
+    for mixer in drawn(probability=0.0):
+        assert torch.equal(mixer.train()(feature), feature)
 
 
 def test_an_image_keeps_its_style_where_it_keeps_all_of_it_or_is_its_own_partner() -> None:
     feature = features()
-    torch.testing.assert_close(mix_styles(feature, torch.tensor([1, 0, 3, 2]), torch.ones(4)), feature)
+    assert torch.equal(mix_styles(feature, torch.tensor([1, 0, 3, 2]), torch.ones(4)), feature)
     torch.testing.assert_close(mix_styles(feature, torch.arange(4), torch.tensor([0.1, 0.5, 0.7, 0.0])), feature)
 
 
 def test_a_layer_mixes_as_often_as_the_probability_says() -> None:
+    network, batch, model = network_of(probability=0.25), batch_of(0), model_of(probability=0.25)
+    mixers = [module for module in network.modules() if isinstance(module, StyleMixer)]
+    assert len(mixers) == 2
     torch.manual_seed(0)
-    mixer, feature = StyleMixer(Settings(probability=0.25, alpha=1.0)).train(), features()
-    mixed = sum(not torch.equal(mixer(feature), feature) for _ in range(400))
+    mixed = 0
+    for _ in range(200):
+        METHODS["mixstyle"].prepare(network, batch, model)
+        mixed += sum(mixer.partner is not None for mixer in mixers)
     assert 70 < mixed < 130
 
 
-def test_what_is_drawn_is_a_function_of_the_seed() -> None:
-    mixer, feature, results = StyleMixer(Settings(probability=1.0)).train(), features(), []
-    for seed in (3, 3, 4):
-        torch.manual_seed(seed)
-        results.append(mixer(feature))
-    assert torch.equal(results[0], results[1])
-    assert not torch.equal(results[0], results[2])
+def test_strengths_are_of_the_beta_distribution() -> None:
+    for alpha in (0.1, 2.0):
+        (first, _) = drawn(4000, probability=1.0, alpha=alpha)
+        assert first.strength is not None
+        assert float(first.strength.mean()) == pytest.approx(0.5, abs=0.03)
+        assert float(first.strength.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+
+
+def test_what_is_drawn_is_a_function_of_the_seed_and_differs_between_layers() -> None:
+    once, again, other = (drawn(probability=1.0, seed=seed) for seed in (3, 3, 4))
+    for one, same, different in zip(once, again, other, strict=True):
+        assert one.strength is not None
+        assert same.strength is not None
+        assert different.strength is not None
+        assert torch.equal(one.strength, same.strength)
+        assert not torch.equal(one.strength, different.strength)
+    assert not torch.equal(once[0].strength, once[1].strength)  # type: ignore[arg-type]
 
 
 # the method
@@ -162,14 +192,6 @@ def test_a_resumed_run_goes_on_exactly_and_its_network_opens(mix: str, tmp_path:
     image = batch_of(9).image
     with torch.no_grad():
         assert torch.equal(network(image).logits, baseline.eval()(image).logits)
-
-
-def test_cross_domain_without_domains_is_refused() -> None:
-    network = METHODS["mixstyle"].build(
-        model_of(probability=1.0, mix="cross-domain"), num_classes=CLASSES, num_domains=2
-    )
-    with pytest.raises(UsageError, match=r"model\.settings\.mix"):
-        network.train()(batch_of(0).image)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from spcnet.errors import UsageError
 from spcnet.models.backbones import BACKBONES, Backbone, build_backbone
-from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
+from spcnet.models.backbones.torchvision import TORCHVISION
 
 SIZES = [(33, 33), (47, 64), (64, 97)]
 
@@ -57,8 +57,10 @@ def test_images_are_normalised_by_numbers_of_three_channels(backbone: Backbone) 
     assert backbone.pixel_multiple >= 1
 
 
-def test_those_of_torchvision_want_what_imagenet_has(backbone: Backbone) -> None:
-    assert (backbone.mean, backbone.std, backbone.pixel_multiple) == (IMAGENET_MEAN, IMAGENET_STD, 1)
+@pytest.mark.parametrize("name", sorted(TORCHVISION))
+def test_those_of_torchvision_take_the_package_s_images_as_they_are(name: str) -> None:
+    given = torch.empty(1, 3, 33, 51)
+    assert build_backbone(name, output_stride=32).prepare(given) is given
 
 
 def test_a_tap_that_changes_nothing_is_none(backbone: Backbone) -> None:

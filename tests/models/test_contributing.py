@@ -10,11 +10,13 @@ import torch
 
 from spcnet import checkpoint
 from spcnet.config import ModelConfig
+from spcnet.data.transforms import normalise
 from spcnet.errors import CheckpointError, UsageError
 from spcnet.inference.fast import fused
 from spcnet.methods import build_model, card_for, method_named, restore
 from spcnet.models.backbones import BACKBONES
 from spcnet.models.heads import DECODERS
+from spcnet.models.heads.deeplab import resize
 from spcnet.weights.imagenet import load_imagenet
 
 GUIDE = Path(__file__).parents[2] / "CONTRIBUTING.md"
@@ -68,10 +70,21 @@ def test_its_images_are_padded_and_the_scores_cut(patches: str) -> None:
     torch.manual_seed(0)
     network = build_model("deeplabv3plus", backbone=patches, num_classes=3).eval()
     image = torch.randn(1, 3, 40, 70)
-    padded = torch.zeros(1, 3, 64, 96)
+    padded = (-network.backbone.shift / network.backbone.scale).expand(1, 3, 64, 96).clone()  # the mean colour
     padded[:, :, :40, :70] = image
     with torch.no_grad():
-        assert torch.equal(network(image).logits, network(padded).logits[:, :, :40, :70])
+        torch.testing.assert_close(network(image).logits, network(padded).logits[:, :, :40, :70], rtol=1e-4, atol=1e-5)
+
+
+def test_its_images_are_normalised_as_it_was_pretrained(patches: str) -> None:
+    network = build_model("deeplabv3plus", backbone=patches, num_classes=3).eval()
+    image = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    own = (image / 255 - 0.5) / 0.5
+    torch.testing.assert_close(network.backbone.prepare(normalise(image)), own)
+    with torch.no_grad():
+        maps = network.backbone.features(own, network.decoder.places)
+        scores = network.classifier(network.decoder(*(maps[place] for place in network.decoder.places)))
+        torch.testing.assert_close(network(normalise(image)).logits, resize(scores, (64, 96)))
 
 
 def test_it_is_stored_restored_and_rewritten_for_a_processor(patches: str, tmp_path: Path) -> None:

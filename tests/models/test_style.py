@@ -21,28 +21,31 @@ from spcnet.models.style import (
 )
 from spcnet.types import StyleStats
 from tests import golden
+from tests.support.devices import mixed, near, rounded
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 DISTANCES: tuple[Distance, ...] = ("was", "abs", "kl")
 
 
 def layer_of(mean: Tensor, std: Tensor, **options: object) -> StyleProjection:
-    layer = StyleProjection(len(mean), mean.shape[1], **options).double()  # type: ignore[arg-type]
+    layer = StyleProjection(len(mean), mean.shape[1], **options).to(mean)  # type: ignore[arg-type]
     layer.base_mean.copy_(mean)
     layer.base_std.copy_(std)
     return layer
 
 
-def random_layer(seed: int = 0, *, domains: int = 3, channels: int = 4, **options: object) -> StyleProjection:
+def random_layer(
+    device: str, seed: int = 0, *, domains: int = 3, channels: int = 4, **options: object
+) -> StyleProjection:
     dice = torch.Generator().manual_seed(seed)
     mean = torch.randn(domains, channels, generator=dice, dtype=torch.double)
     std = 0.5 + torch.rand(domains, channels, generator=dice, dtype=torch.double)
-    return layer_of(mean, std, **options)
+    return layer_of(mean.to(device), std.to(device), **options)
 
 
-def random_feature(*shape: int, seed: int = 1) -> Tensor:
+def random_feature(device: str, *shape: int, seed: int = 1) -> Tensor:
     dice = torch.Generator().manual_seed(seed)
-    return 2 * torch.randn(*shape, generator=dice, dtype=torch.double) + 0.5
+    return (2 * torch.randn(*shape, generator=dice, dtype=torch.double) + 0.5).to(device)
 
 
 def agree(ours: Tensor, theirs: Tensor) -> None:
@@ -58,8 +61,8 @@ def single(ours: Tensor, theirs: Tensor) -> None:
 
 
 @pytest.mark.parametrize("file", golden.files("style_[!o]*.npz"))
-def test_projection_and_update_agree_with_the_reference(file: str) -> None:
-    given, said = golden.load(file), golden.settings(file)
+def test_projection_and_update_agree_with_the_reference(file: str, device: str) -> None:
+    given, said = golden.load(file, device), golden.settings(file)
     layer = layer_of(
         given["base_mu"],
         given["base_sig"],
@@ -67,7 +70,7 @@ def test_projection_and_update_agree_with_the_reference(file: str) -> None:
         channel_wise=said["per_channel"],
         momentum=said["momentum"],
     )
-    domain = torch.arange(said["N"]) // said["images_per_source"]
+    domain = torch.arange(said["N"], device=device) // said["images_per_source"]
     layer.eval()
     agree(layer(given["x"]).feature, given["y_eval__f64"])
     layer.train()
@@ -89,12 +92,12 @@ def test_projection_and_update_agree_with_the_reference(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", golden.files("style_odd_*.npz"))
-def test_absent_domains_stay_where_the_reference_writes_nan(file: str) -> None:
-    given, said = golden.load(file), golden.settings(file)
+def test_absent_domains_stay_where_the_reference_writes_nan(file: str, device: str) -> None:
+    given, said = golden.load(file, device), golden.settings(file)
     layer = layer_of(given["base_mu"], given["base_sig"], momentum=said["momentum"])
     result = layer(given["x"])
     single(result.feature, given["y_train__f32"])
-    domain = torch.arange(said["N"]) // said["images_per_source"]
+    domain = torch.arange(said["N"], device=device) // said["images_per_source"]
     known = domain < said["M"]  # the reference leaves images beyond the last source out of the update
     if not known.all():
         with pytest.raises(UsageError, match=r"the network knows the domains 0\.\.1"):
@@ -117,8 +120,8 @@ def test_absent_domains_stay_where_the_reference_writes_nan(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", golden.files("style_official_*.npz"))
-def test_the_divisor_of_the_official_inference_code_is_available(file: str) -> None:
-    given = golden.load(file)
+def test_the_divisor_of_the_official_inference_code_is_available(file: str, device: str) -> None:
+    given = golden.load(file, device)
     closest, other = (
         (layer_of(given["base_mu"], given["base_sig"], correction=c)(given["x"]).feature - given["y"]).abs().max()
         for c in (0, 1)
@@ -131,8 +134,8 @@ def test_the_divisor_of_the_official_inference_code_is_available(file: str) -> N
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_distances_are_those_of_the_normal_distributions(distance: Distance) -> None:
-    layer, feature = random_layer(), random_feature(2, 4, 3, 5)
+def test_distances_are_those_of_the_normal_distributions(distance: Distance, device: str) -> None:
+    layer, feature = random_layer(device), random_feature(device, 2, 4, 3, 5)
     stats = style_stats(feature)
     found = style_distance(stats, layer.base_mean, layer.base_std, distance=distance)
     for b, m, c in itertools.product(range(2), range(3), range(4)):
@@ -147,23 +150,42 @@ def test_distances_are_those_of_the_normal_distributions(distance: Distance) -> 
         agree(found[b, m, c], expected)
 
 
-def test_an_unknown_distance_is_refused() -> None:
-    stats = style_stats(random_feature(1, 4, 2, 2))
+def test_an_unknown_distance_is_refused(device: str) -> None:
+    stats = style_stats(random_feature(device, 1, 4, 2, 2))
     with pytest.raises(UsageError, match="unknown style distance 'cosine': known are was, abs, kl"):
-        style_distance.__wrapped__(stats, torch.zeros(1, 4), torch.ones(1, 4), distance="cosine")  # type: ignore[attr-defined]
+        style_distance.__wrapped__(
+            stats, torch.zeros(1, 4, device=device), torch.ones(1, 4, device=device), distance="cosine"
+        )  # type: ignore[attr-defined]
 
 
-def test_a_map_of_a_single_cell_has_no_variance() -> None:
-    stats = style_stats(torch.tensor([[[[3.0]], [[-1.0]]]]))
+def test_a_map_of_a_single_cell_has_no_variance(device: str) -> None:
+    stats = style_stats(torch.tensor([[[[3.0]], [[-1.0]]]], device=device))
     assert stats.mean.tolist() == [[3.0, -1.0]]
-    torch.testing.assert_close(stats.std, torch.full((1, 2), VARIANCE_EPS**0.5))
+    torch.testing.assert_close(stats.std, torch.full((1, 2), VARIANCE_EPS**0.5, device=device))
 
 
-def test_statistics_of_half_precision_are_taken_in_single() -> None:
-    feature = (100 + torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(0))).bfloat16()
+def test_statistics_of_half_precision_are_taken_in_single(device: str) -> None:
+    feature = (100 + torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(0))).to(device).bfloat16()
     stats = style_stats(feature)
     assert stats.mean.dtype == torch.float32
     torch.testing.assert_close(stats.mean, feature.double().mean((2, 3)).float())
+
+
+@pytest.mark.parametrize("mode", ["projection", "normalization", "substitution"])
+def test_in_each_precision_style_and_update_are_those_of_double(mode: str, device: str, dtype: torch.dtype) -> None:
+    exact, domain = random_layer(device, mode=mode), torch.tensor([0, 1, 1], device=device)
+    layer = layer_of(exact.base_mean.float(), exact.base_std.float(), mode=mode)
+    feature, same = rounded(random_feature(device, 3, 4, 9, 8), dtype)
+    with mixed(device, dtype):
+        ours = layer(feature)
+        layer.update(ours.stats, domain)
+    theirs = exact(same)
+    exact.update(theirs.stats, domain)
+    assert ours.feature.dtype == dtype
+    assert layer.base_mean.dtype == ours.stats.mean.dtype == torch.float32
+    near(ours.feature, theirs.feature, dtype)
+    for name in ("base_mean", "base_std"):
+        near(getattr(layer, name), getattr(exact, name), torch.float32, within=16)
 
 
 # property -------------------------------------------------------------------------------------------------------------
@@ -173,10 +195,10 @@ MODES = ("projection", "normalization", "substitution")
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("mode", MODES)
-def test_forward_does_not_change_the_layer(mode: str, training: bool) -> None:
-    layer = random_layer(mode=mode).train(training)
+def test_forward_does_not_change_the_layer(mode: str, training: bool, device: str) -> None:
+    layer = random_layer(device, mode=mode).train(training)
     before = {name: value.clone() for name, value in layer.state_dict().items()}
-    first, second = layer(random_feature(2, 4, 5, 5)), layer(random_feature(2, 4, 5, 5))
+    first, second = layer(random_feature(device, 2, 4, 5, 5)), layer(random_feature(device, 2, 4, 5, 5))
     assert torch.equal(first.feature, second.feature)
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
     assert not list(layer.parameters())
@@ -184,9 +206,9 @@ def test_forward_does_not_change_the_layer(mode: str, training: bool) -> None:
 
 @pytest.mark.parametrize("channel_wise", [False, True])
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_weights_sum_to_one_and_favour_the_near(distance: Distance, channel_wise: bool) -> None:
-    layer = random_layer(distance=distance, channel_wise=channel_wise)
-    result = layer(random_feature(5, 4, 6, 6))
+def test_weights_sum_to_one_and_favour_the_near(distance: Distance, channel_wise: bool, device: str) -> None:
+    layer = random_layer(device, distance=distance, channel_wise=channel_wise)
+    result = layer(random_feature(device, 5, 4, 6, 6))
     assert result.weights is not None
     assert result.weights.shape == ((5, 3, 4) if channel_wise else (5, 3))
     agree(result.weights.sum(1), torch.ones_like(result.weights.sum(1)))
@@ -195,26 +217,26 @@ def test_weights_sum_to_one_and_favour_the_near(distance: Distance, channel_wise
     assert torch.equal(result.weights.argsort(1, descending=True), distances.argsort(1))
 
 
-def test_sharpness_widens_the_weights_and_one_is_the_paper() -> None:
-    distance = torch.tensor([[0.0, 1e9]], dtype=torch.double)
-    agree(style_weights(distance), torch.softmax(torch.tensor([[1.0, 0.0]], dtype=torch.double), dim=1))
+def test_sharpness_widens_the_weights_and_one_is_the_paper(device: str) -> None:
+    distance = torch.tensor([[0.0, 1e9]], dtype=torch.double, device=device)
+    agree(style_weights(distance), torch.softmax(torch.tensor([[1.0, 0.0]], dtype=torch.double, device=device), dim=1))
     assert style_weights(distance, sharpness=10)[0, 0] > 0.9999
 
 
-def test_channel_wise_weighs_each_channel_by_its_own_distance() -> None:
-    mean = torch.tensor([[0.0, 5.0], [5.0, 0.0]], dtype=torch.double)
-    layer = layer_of(mean, torch.ones(2, 2, dtype=torch.double), channel_wise=True)
+def test_channel_wise_weighs_each_channel_by_its_own_distance(device: str) -> None:
+    mean = torch.tensor([[0.0, 5.0], [5.0, 0.0]], dtype=torch.double, device=device)
+    layer = layer_of(mean, torch.ones(2, 2, dtype=torch.double, device=device), channel_wise=True)
     feature = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.double)
-    weights = layer(feature).weights
+    weights = layer(feature.to(device)).weights
     assert weights is not None
     assert weights[0, 0, 0] > weights[0, 1, 0]
     assert weights[0, 1, 1] > weights[0, 0, 1]
 
 
-def test_substitution_gives_each_image_the_style_of_the_nearest_base() -> None:
-    layer = random_layer(mode="substitution")
+def test_substitution_gives_each_image_the_style_of_the_nearest_base(device: str) -> None:
+    layer = random_layer(device, mode="substitution")
     mean, std = layer.base_mean[[2, 0]], layer.base_std[[2, 0]]
-    feature = random_feature(2, 4, 9, 9)
+    feature = random_feature(device, 2, 4, 9, 9)
     near = restyle(feature, style_stats(feature), mean + 0.01, std)
     result = layer(near)
     assert result.weights is not None
@@ -224,36 +246,42 @@ def test_substitution_gives_each_image_the_style_of_the_nearest_base() -> None:
     torch.testing.assert_close(after.std, std, rtol=0, atol=1e-5)
 
 
-def test_normalization_gives_mean_zero_and_deviation_one() -> None:
-    result = random_layer(mode="normalization")(random_feature(3, 4, 7, 5))
+def test_normalization_gives_mean_zero_and_deviation_one(device: str) -> None:
+    result = random_layer(device, mode="normalization")(random_feature(device, 3, 4, 7, 5))
     assert result.weights is None
-    torch.testing.assert_close(result.feature.mean((2, 3)), torch.zeros(3, 4, dtype=torch.double), rtol=0, atol=1e-12)
-    torch.testing.assert_close(result.feature.std((2, 3)), torch.ones(3, 4, dtype=torch.double), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        result.feature.mean((2, 3)), torch.zeros(3, 4, dtype=torch.double, device=device), rtol=0, atol=1e-12
+    )
+    torch.testing.assert_close(
+        result.feature.std((2, 3)), torch.ones(3, 4, dtype=torch.double, device=device), rtol=0, atol=1e-5
+    )
 
 
-def test_projected_images_have_the_weighted_style() -> None:
-    layer = random_layer()
-    result = layer(random_feature(3, 4, 7, 5))
+def test_projected_images_have_the_weighted_style(device: str) -> None:
+    layer = random_layer(device)
+    result = layer(random_feature(device, 3, 4, 7, 5))
     assert result.weights is not None
     after = style_stats(result.feature)
     torch.testing.assert_close(after.mean, result.weights @ layer.base_mean, rtol=0, atol=1e-9)
     torch.testing.assert_close(after.std, result.weights @ layer.base_std, rtol=0, atol=1e-5)
 
 
-def test_a_flat_map_stays_finite() -> None:
+def test_a_flat_map_stays_finite(device: str) -> None:
     for mode, distance in itertools.product(MODES, DISTANCES):
-        result = random_layer(mode=mode, distance=distance)(torch.zeros(1, 4, 3, 3, dtype=torch.double))
+        result = random_layer(device, mode=mode, distance=distance)(
+            torch.zeros(1, 4, 3, 3, dtype=torch.double, device=device)
+        )
         assert bool(result.feature.isfinite().all())
 
 
 @examples(max_examples=30, deadline=None)
 @given(domains=st.lists(st.integers(0, 3), min_size=1, max_size=7), seed=st.integers(0, 1000))
-def test_batch_order_does_not_matter_and_absent_domains_stay(domains: list[int], seed: int) -> None:
+def test_batch_order_does_not_matter_and_absent_domains_stay(domains: list[int], seed: int, device: str) -> None:
     dice = torch.Generator().manual_seed(seed)
-    feature, domain = random_feature(len(domains), 3, 2, 4, seed=seed), torch.tensor(domains)
-    one, other = (random_layer(domains=4, channels=3) for _ in range(2))
+    feature, domain = random_feature(device, len(domains), 3, 2, 4, seed=seed), torch.tensor(domains, device=device)
+    one, other = (random_layer(device, domains=4, channels=3) for _ in range(2))
     before = one.base_mean.clone(), one.base_std.clone()
-    order = torch.randperm(len(domains), generator=dice)
+    order = torch.randperm(len(domains), generator=dice).to(device)
     one.update(one(feature).stats, domain)
     other.update(other(feature[order]).stats, domain[order])
     for ours, shuffled, old, stat in zip(
@@ -270,27 +298,27 @@ def test_batch_order_does_not_matter_and_absent_domains_stay(domains: list[int],
             torch.testing.assert_close(ours[m], expected, rtol=0, atol=1e-12)
 
 
-def test_two_processes_that_sum_equal_one() -> None:
-    feature, domain = random_feature(5, 4, 3, 3), torch.tensor([0, 1, 1, 2, 0])
-    whole = random_layer()
+def test_two_processes_that_sum_equal_one(device: str) -> None:
+    feature, domain = random_feature(device, 5, 4, 3, 3), torch.tensor([0, 1, 1, 2, 0], device=device)
+    whole = random_layer(device)
     whole.update(style_stats(feature), domain)
     shares = [slice(0, 2), slice(2, 5)]
     sent: list[Tensor] = []
     for share in shares:  # what each would send
-        random_layer().update(style_stats(feature[share]), domain[share], reduce=lambda t: sent.append(t) or t)
+        random_layer(device).update(style_stats(feature[share]), domain[share], reduce=lambda t: sent.append(t) or t)
     for share in shares:
-        part = random_layer()
+        part = random_layer(device)
         part.update(style_stats(feature[share]), domain[share], reduce=lambda t: torch.stack(sent).sum(0))
         torch.testing.assert_close(part.base_mean, whole.base_mean, rtol=0, atol=1e-12)
         torch.testing.assert_close(part.base_std, whole.base_std, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("strange", [3, -1])
-def test_a_domain_that_the_layer_does_not_know_is_refused_and_nothing_changes(strange: int) -> None:
-    layer = random_layer()
+def test_a_domain_that_the_layer_does_not_know_is_refused_and_nothing_changes(strange: int, device: str) -> None:
+    layer = random_layer(device)
     before = layer.base_mean.clone()
     with pytest.raises(UsageError, match=r"the network knows the domains 0\.\.2"):
-        layer.update(style_stats(random_feature(2, 4, 3, 3)), torch.tensor([0, strange]))
+        layer.update(style_stats(random_feature(device, 2, 4, 3, 3)), torch.tensor([0, strange], device=device))
     assert torch.equal(layer.base_mean, before)
 
 
@@ -299,8 +327,8 @@ def test_a_domain_that_the_layer_does_not_know_is_refused_and_nothing_changes(st
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_the_gradient_takes_the_images_own_statistics_as_constants(mode: str, distance: Distance) -> None:
-    layer, feature = random_layer(mode=mode, distance=distance), random_feature(2, 4, 3, 3)
+def test_the_gradient_takes_the_images_own_statistics_as_constants(mode: str, distance: Distance, device: str) -> None:
+    layer, feature = random_layer(device, mode=mode, distance=distance), random_feature(device, 2, 4, 3, 3)
     fixed = layer(feature)
     if fixed.weights is None:
         mean, std = torch.zeros_like(fixed.stats.mean), torch.ones_like(fixed.stats.std)

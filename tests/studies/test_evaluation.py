@@ -19,6 +19,7 @@ from rich.console import Console
 
 from spcnet import cli, runs
 from spcnet.commands import ood as ood_command
+from spcnet.commands.convert import convert
 from spcnet.commands.evaluate import evaluate
 from spcnet.commands.export import export as export_command
 from spcnet.commands.inspect import inspect
@@ -32,11 +33,12 @@ from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.metrics import confusion
 from spcnet.evaluation.protocols import rein
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented
-from spcnet.export import FileNetwork, export
+from spcnet.export import export
+from spcnet.export.onnx_files import FileNetwork
 from spcnet.inference.results import Results
-from spcnet.labels import CITYSCAPES_IDS, label_space, remap
+from spcnet.label_tables import CITYSCAPES_IDS
+from spcnet.labels import label_space, remap
 from spcnet.methods import restore
-from spcnet.model_commands import convert
 from spcnet.reports.runs import load_run
 from spcnet.runs import DataOptions, OpenRun
 from spcnet.studies import ood, robustness

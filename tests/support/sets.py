@@ -1,5 +1,6 @@
 """Sets on disk and runs that read them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 from PIL import Image
 
 from spcnet import labels
-from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
+from spcnet.config import DataConfig, DomainSpec, EvaluationConfig, ModelConfig, OwnSet, RunConfig, TrainingConfig
 from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.exclude import excluded_lines
 from spcnet.errors import SpcnetError
 
 
@@ -46,3 +48,24 @@ def run_of(output: Path, *, data: dict[str, Any], method: str = "spcnet", iterat
         evaluation=EvaluationConfig(batch_size=1, panels=0, limit=1),
         output=output,
     )
+
+
+def read_excluded(files: Sequence[str]) -> dict[str, set[str]]:
+    """The images to leave out, by data set, as they are written in lists."""
+    images: dict[str, set[str]] = {}
+    for line in excluded_lines(files):
+        images.setdefault(line.name, set()).add(line.path)
+    return images
+
+
+OWN = OwnSet("photos/{split}/**/*.jpg", "masks/{split}/**/*_mask.png", {0: "void", 1: "road", 7: "car"})
+
+
+def mine(root: Path, *names: str, split: str = "train", label: int = 7) -> None:
+    for name in names:
+        write(root / f"photos/{split}/{name}.jpg")
+        write(root / f"masks/{split}/{name}_mask.png", label)
+
+
+def own_data(root: Path, own: OwnSet = OWN, **options: object) -> DataConfig:
+    return DataConfig(roots={"mytown": str(root)}, sets={"mytown": own}, **options)

@@ -4,15 +4,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from spcnet.data import transforms
 from spcnet.errors import UsageError
-from spcnet.synthesis.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, blur, corrupt, digital, weather
+from spcnet.synthesis.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, blur, corrupt, digital, noise, weather
 from spcnet.synthesis.corruptions.frost import frost_picture
-from spcnet.synthesis.corruptions.pixels import Tap, gaussian_plane, weighted_sum
+from spcnet.synthesis.corruptions.pixels import (
+    Tap,
+    fused_sum,
+    gaussian,
+    gaussian_plane,
+    quick_sum,
+    weighted_photo,
+    weighted_sum,
+)
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "cityscapes256" / "leftImg8bit" / "val"
 NAMES = sorted(CORRUPTIONS)
@@ -104,12 +114,12 @@ def test_a_blur_leaves_one_colour_as_it_is(name: str) -> None:
 
 @pytest.mark.parametrize(("severity", "deviation"), [(1, 0.08), (3, 0.18)])
 def test_gaussian_noise_has_the_published_deviation(severity: int, deviation: float) -> None:
-    noise = corrupt(grey(127), "gaussian_noise", severity=severity, seed=0).astype(float) - 127
-    assert noise.std() == pytest.approx(255 * deviation, rel=0.03)
-    assert abs(noise.mean()) < 0.6
+    seen = corrupt(grey(127), "gaussian_noise", severity=severity, seed=0).astype(float) - 127
+    assert seen.std() == pytest.approx(255 * deviation, rel=0.03)
+    assert abs(seen.mean()) < 0.6
     # Independent from pixel to pixel and from channel to channel.
-    assert abs(np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]) < 0.02
-    assert abs(np.corrcoef(noise[:, 1:, 0].ravel(), noise[:, :-1, 0].ravel())[0, 1]) < 0.02
+    assert abs(np.corrcoef(seen[..., 0].ravel(), seen[..., 1].ravel())[0, 1]) < 0.02
+    assert abs(np.corrcoef(seen[:, 1:, 0].ravel(), seen[:, :-1, 0].ravel())[0, 1]) < 0.02
 
 
 @pytest.mark.parametrize(("value", "severity", "photons"), [(40, 1, 60), (100, 2, 25), (128, 5, 3)])
@@ -169,7 +179,53 @@ def test_a_weighted_sum_is_that_of_shifted_pictures(street: NDArray[np.uint8]) -
     taps = [Tap(-2, 1, 0.5), Tap(0, 0, 0.3), Tap(3, -4, 0.2)]
     padded = np.pad(street, ((5, 5), (5, 5), (0, 0)), mode="edge").astype(float)
     slow = sum(tap.weight * padded[5 + tap.down : 101 + tap.down, 5 + tap.right : 165 + tap.right] for tap in taps)
-    assert np.allclose(weighted_sum(street, taps), slow, atol=1e-3)
+    assert np.abs(weighted_photo(street, taps) - slow).max() < 0.5001
+    plane = street[..., 1].astype(np.float32)
+    assert np.allclose(weighted_sum(plane, taps), slow[..., 1], atol=1e-3)
+
+
+def test_a_sum_is_rounded_once_for_each_product_where_it_is_near_a_half() -> None:
+    # 3 · 0.1f lies above 0.3; in single precision the product alone is rounded, and with it what is left of 0.3.
+    part, rest = np.array([3], np.float32), np.array([-0.3], np.float32)
+    exact = float(rest[0]) + 3 * float(np.float32(0.1))
+    assert fused_sum([rest, part], [1, 0.1])[0] == np.float32(exact)
+    assert quick_sum([rest, part], [1, 0.1])[0] != np.float32(exact)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0.2, 7), st.integers(1, 50), st.integers(1, 50))
+def test_a_gaussian_blur_is_that_of_the_training_augmentation(sigma: float, height: int, width: int) -> None:
+    photo = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+    expected = transforms.gaussian_blur(torch.from_numpy(photo).permute(2, 0, 1).contiguous(), sigma=sigma)
+    away = np.abs(gaussian(photo, sigma).astype(int) - expected.permute(1, 2, 0).numpy())
+    assert away.max() <= 1  # where torch has no FMA, a value that is nearly a half may be rounded to the other byte
+    assert away.sum() <= 2 + 1e-4 * away.size
+
+
+def test_pixels_from_elsewhere_are_what_grid_sample_gives() -> None:
+    rng = np.random.default_rng(3)
+    photo = rng.integers(0, 256, (41, 57, 3), np.uint8)
+    down, across = (rng.uniform(-60, 120, (41, 57)).astype(np.float32) for _ in range(2))
+    places = np.stack([across * (2 / 56) - 1, down * (2 / 40) - 1], axis=-1)
+    image = torch.from_numpy(photo).permute(2, 0, 1)[None].float()
+    expected = torch.nn.functional.grid_sample(
+        image, torch.from_numpy(places)[None], padding_mode="reflection", align_corners=True
+    )
+    away = np.abs(digital.moved(photo, down, across) - expected[0].round().permute(1, 2, 0).numpy())
+    assert away.max() <= 1
+    assert away.sum() <= 2
+
+
+def test_the_tables_of_noise_are_the_quantiles_of_their_distributions() -> None:
+    shares = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
+    quantiles = torch.special.ndtri(shares)
+    normal = np.rint(128 + 255 * 0.18 * (quantiles / quantiles.std(correction=0)).numpy()).clip(0, 255)
+    assert np.array_equal(noise._gaussian(0.18)[128], normal)
+    counts = torch.arange(200, dtype=torch.float64)
+    for byte in (1, 100, 255):
+        likely = torch.distributions.Poisson(torch.tensor(byte / 255 * 25).double()).log_prob(counts).exp().cumsum(0)
+        photons = np.rint(torch.searchsorted(likely, shares).numpy() * 255 / 25).clip(0, 255)
+        assert np.array_equal(noise._shot(25)[byte], photons)
 
 
 @settings(max_examples=20, deadline=None)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from spcnet.errors import UsageError
-from spcnet.labels import CITYSCAPES_TRAIN_IDS, IGNORE
+from spcnet.label_tables import CITYSCAPES_TRAIN_IDS
+from spcnet.labels import IGNORE
 from spcnet.synthesis.streets import STYLES, Scene, generate
 
 ROAD, BUILDING, VEGETATION, SKY, CAR = 0, 2, 8, 10, 13

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -23,9 +25,13 @@ class Backbone(nn.Module):
         channels: of the feature map at each place, the shallow ones first, beginning with the stem.
         strides: image size divided by the size of the feature map at each place, as this backbone is built.
         pixel_multiple: height and width of its images are multiples of this.
-        mean: of red, green and blue, for images in 0..1: subtracted before the network.
-        std: by which red, green and blue are then divided.
+        mean: what it was pretrained to have subtracted from red, green and blue of an image in 0..1.
+        std: what red, green and blue were then divided by. All images of the package have ImageNet's mean and std, see
+            `prepare`.
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(
         self,
@@ -39,6 +45,11 @@ class Backbone(nn.Module):
         super().__init__()
         self.channels, self.strides, self.pixel_multiple = dict(channels), dict(strides), pixel_multiple
         self.mean, self.std = mean, std
+        self.renormalises = (mean, std) != (IMAGENET_MEAN, IMAGENET_STD)
+        if self.renormalises:
+            ours = torch.tensor([IMAGENET_MEAN, IMAGENET_STD, mean, std]).view(4, 3, 1, 1)
+            self.register_buffer("scale", ours[1] / ours[3], persistent=False)
+            self.register_buffer("shift", (ours[0] - ours[2]) / ours[3], persistent=False)
         self.published: dict[str, str] = {}
         """Name of each tensor in files of pretrained weights, by its name here."""
 
@@ -46,6 +57,14 @@ class Backbone(nn.Module):
     def places(self) -> tuple[str, ...]:
         """Names of the stem and the stages, the shallow ones first."""
         return tuple(self.channels)
+
+    def prepare(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
+        """Images of the package as this backbone wants them: normalised by its own mean and std, sides padded with zeros."""
+        if self.renormalises:
+            image = torch.addcmul(self.shift, image, self.scale)
+        if self.pixel_multiple > 1:
+            image = F.pad(image, (0, -image.shape[3] % self.pixel_multiple, 0, -image.shape[2] % self.pixel_multiple))
+        return image
 
     def features(
         self,
@@ -58,7 +77,7 @@ class Backbone(nn.Module):
         """Feature maps at some places.
 
         Args:
-            image: normalised; height and width are multiples of `pixel_multiple`.
+            image: from `prepare`.
             places: of which to return the map.
             tap: is called at every place, and may replace the map there.
             recompute: compute the stem, and of the stages each block, again when the gradient is taken, to save memory.

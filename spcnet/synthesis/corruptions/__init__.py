@@ -2,7 +2,7 @@
 
 Fifteen make up the benchmark, four more are for validation (Hendrycks & Dietterich, ICLR 2019). The parameters are the
 published ones, which were chosen for pictures of 224×224, and they stay as they are for larger pictures, as Michaelis et
-al. (2019) do for Cityscapes. Written anew on NumPy, torch and Pillow; what is not as in the published code:
+al. (2019) do for Cityscapes. Written anew on NumPy and Pillow; what is not as in the published code:
 
 - `frost`: the photographs of frost are not ours to hand on, so the frost is drawn.
 - `glass_blur`: pixels swap places in another order.
@@ -154,8 +154,9 @@ def corrupt(image: NDArray[np.uint8], name: str, *, severity: int, seed: int) ->
         raise UsageError(f"an image of {image.dtype} {image.shape} came: a corruption takes RGB bytes, H×W×3")
     if severity == 0:
         return image.copy()
-    photo = np.require(image, requirements=["C", "W"])  # torch wants memory that it might write to
-    return corruption.function(photo, corruption.levels[severity - 1], np.random.default_rng(seed))
+    return corruption.function(
+        np.ascontiguousarray(image), corruption.levels[severity - 1], np.random.default_rng(seed)
+    )
 
 
 __all__ = ["CORRUPTIONS", "FAMILIES", "SEVERITIES", "Corruption", "corrupt"]

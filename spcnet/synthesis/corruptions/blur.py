@@ -3,11 +3,13 @@
 import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchvision.transforms import v2
+from PIL import Image
 
-from spcnet.synthesis.corruptions.pixels import BAND, Level, Photo, Tap, bands, gaussian, to_bytes, weighted_sum
+from spcnet.synthesis.corruptions.pixels import Level, Photo, Tap, bands, gaussian, weighted_photo
+
+SWAP_BLOCKS = 8
+"""Neighbourhoods, one below the other, whose pixels swap before those above: they stay in the processor's cache."""
 
 
 def gaussian_blur(photo: Photo, level: Level, rng: np.random.Generator) -> Photo:
@@ -26,16 +28,16 @@ def defocus_blur(photo: Photo, level: Level, rng: np.random.Generator) -> Photo:
     blurred = np.empty_like(photo)
     area = sum(2 * half + 1 for half in halves)
     for rows in bands(height):
-        band = torch.from_numpy(padded[rows.start : rows.stop + 2 * radius])
         # A row of the disk is a difference of two running sums.
-        running = torch.cumsum(band, dim=1, dtype=torch.int32).view(len(band), -1)
-        total = torch.zeros(rows.stop - rows.start, width * channels, dtype=torch.int32)
+        running = np.cumsum(padded[rows.start : rows.stop + 2 * radius], axis=1, dtype=np.int32)
+        running = running.reshape(len(running), -1)
+        total = np.full((rows.stop - rows.start, width * channels), area // 2, np.int32)
         for step, half in enumerate(halves):
             line = running[step : step + len(total)]
             right, left = (radius + 1 + half) * channels, (radius - half) * channels
             total += line[:, right : right + width * channels]
             total -= line[:, left : left + width * channels]
-        blurred[rows] = total.add_(area // 2).div_(area, rounding_mode="floor").view(-1, width, channels).numpy()
+        blurred[rows] = (total // area).reshape(-1, width, channels)
     return blurred
 
 
@@ -73,8 +75,8 @@ def _swap(packed: NDArray[np.uint32], reach: int, rng: np.random.Generator) -> N
     other += (rows[:, None] * width + columns).astype(np.int32)
     inner = packed[reach : height - reach, reach : width - reach]
     # Some rows after the other: they and what they reach stay in the processor's cache.
-    for first in range(0, rows.size, apart * BAND // 8)[::-1]:
-        band = slice(first, first + apart * BAND // 8)
+    for first in range(0, rows.size, apart * SWAP_BLOCKS)[::-1]:
+        band = slice(first, first + apart * SWAP_BLOCKS)
         for top in range(apart)[::-1]:
             for left in range(apart)[::-1]:
                 there = other[band][top::apart, left::apart]
@@ -92,7 +94,7 @@ def motion_blur(photo: Photo, level: Level, rng: np.random.Generator) -> Photo:
         level: half the length of the trail in pixels, and how fast it fades.
         rng: draws the angle.
     """
-    return to_bytes(weighted_sum(photo, trail(level[0], level[1], rng.uniform(-45, 45))))
+    return weighted_photo(photo, trail(level[0], level[1], rng.uniform(-45, 45)))
 
 
 def trail(radius: float, sigma: float, angle: float) -> list[Tap]:
@@ -123,13 +125,16 @@ def zoom_blur(photo: Photo, level: Level, rng: np.random.Generator) -> Photo:
         rng: not used.
     """
     height, width = photo.shape[:2]
-    image = torch.from_numpy(photo).permute(2, 0, 1)
+    image = Image.fromarray(photo)
     factors = np.arange(1, level[0], level[1])
-    total = image.to(torch.int16) * 2  # the first factor is 1
+    total = photo.astype(np.uint16) * 2  # the first factor is 1
+    near = np.empty_like(total)
     for factor in factors[1:]:
         seen = math.ceil(height / factor), math.ceil(width / factor)
-        box = ((height - seen[0]) // 2, (width - seen[1]) // 2, *seen)
-        # Where bytes lie colour by colour of each pixel, torchvision enlarges them in a fifth of the time.
-        total += v2.functional.resized_crop(image, *box, [height, width], antialias=True)
+        top, left = (height - seen[0]) // 2, (width - seen[1]) // 2
+        part = image.crop((left, top, left + seen[1], top + seen[0]))
+        near[...] = np.asarray(part.resize((width, height), Image.Resampling.BILINEAR))
+        total += near
     total += (len(factors) + 1) // 2
-    return np.ascontiguousarray((total // (len(factors) + 1)).byte().permute(1, 2, 0).numpy())
+    total //= len(factors) + 1
+    return total.astype(np.uint8)

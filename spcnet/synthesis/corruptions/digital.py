@@ -3,11 +3,22 @@
 import io
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet.synthesis.corruptions.pixels import Level, Photo, Plane, by_band, enlarged, gaussian_plane
+from spcnet.synthesis.corruptions.pixels import (
+    Level,
+    Photo,
+    Plane,
+    bands,
+    by_band,
+    enlarged,
+    fused_sum,
+    gaussian_plane,
+    quick_sum,
+    ties,
+    to_bytes,
+)
 
 
 def brightness(photo: Photo, level: Level, rng: np.random.Generator) -> Photo:
@@ -92,13 +103,50 @@ def elastic_transform(photo: Photo, level: Level, rng: np.random.Generator) -> P
     down, across = (_hills((height, width), sigma, rng) * np.float32(level[0] * height * 0.005) for _ in range(2))
     across += np.arange(width, dtype=np.float32)
     down += np.arange(height, dtype=np.float32)[:, None]
-    # From 0..size-1 to -1..1, as `grid_sample` counts.
-    places = np.stack([across * (2 / max(width - 1, 1)) - 1, down * (2 / max(height - 1, 1)) - 1], axis=-1)
-    image = torch.from_numpy(photo).permute(2, 0, 1)[None].float()
-    moved = torch.nn.functional.grid_sample(
-        image, torch.from_numpy(places)[None], mode="bilinear", padding_mode="reflection", align_corners=True
-    )
-    return np.ascontiguousarray(moved[0].round_().clamp_(0, 255).byte().permute(1, 2, 0).numpy())
+    return moved(photo, down, across)
+
+
+def moved(photo: Photo, down: Plane, across: Plane) -> Photo:
+    """A photograph whose pixels come from other places, bilinear; beyond its edge it is seen in a mirror.
+
+    Args:
+        photo: RGB.
+        down: row that each pixel comes from, H×W.
+        across: its column, H×W.
+    """
+    height, width = photo.shape[:2]
+    pixels = np.zeros((height, width, 4), np.uint8)
+    pixels[..., :3] = photo
+    packed = pixels.view(np.uint32).reshape(-1)
+    made = np.empty_like(photo)
+    for rows in bands(height):
+        y, x = _mirrored(down[rows], height), _mirrored(across[rows], width)
+        top, left = np.floor(y), np.floor(x)
+        low, right = y - top, x - left
+        high, near = 1 - low, 1 - right
+        first, second = (np.minimum(top + k, height - 1).astype(np.int32) * width for k in (0, 1))
+        here, next_ = (np.minimum(left + k, width - 1).astype(np.int32) for k in (0, 1))
+        places = first + here, first + next_, second + here, second + next_
+        # All four bytes of a pixel, so that a row is one run of numbers.
+        parts = [np.take(packed, place).view(np.uint8).astype(np.float32) for place in places]
+        shares = [share.repeat(4, axis=1) for share in (near * high, right * high, near * low, right * low)]
+        values = quick_sum(parts, shares)
+        tied = ties(values)
+        values[tied] = fused_sum([part[tied] for part in parts], [share[tied] for share in shares])
+        made[rows] = to_bytes(values).reshape(-1, width, 4)[..., :3]
+    return made
+
+
+def _mirrored(places: Plane, size: int) -> Plane:
+    """Places within 0..size-1, where those outside are seen in mirrors at the first and the last."""
+    # By way of -1..1: the published pictures are rounded so.
+    last = np.float32(size - 1)
+    if size == 1:
+        return np.zeros_like(places)
+    places = np.abs((places * np.float32(2 / (size - 1)) - 1 + 1) * np.float32((size - 1) / 2))
+    places -= np.trunc(places / (2 * last)) * (2 * last)
+    mirrored: Plane = np.clip(np.minimum(places, 2 * last - places), 0, last)
+    return mirrored
 
 
 def _hills(size: tuple[int, int], sigma: tuple[float, float], rng: np.random.Generator) -> Plane:

@@ -4,10 +4,11 @@ So each of them is a table: for each byte 4096 outcomes that are equally likely,
 image draws a number for each value and looks up; the noise of photons then costs no more than the other kinds.
 """
 
+import math
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from spcnet.synthesis.corruptions.pixels import Level, Photo, bands
@@ -52,10 +53,14 @@ def _bytes() -> NDArray[np.float64]:
     return np.arange(256, dtype=np.float64)[:, None]
 
 
+def _shares() -> NDArray[np.float64]:
+    """The middle of each of `STEPS` equal shares of 0..1."""
+    return (np.arange(STEPS) + 0.5) / STEPS
+
+
 def _normal() -> NDArray[np.float64]:
     """`STEPS` quantiles of the standard normal distribution, the middle one of each share."""
-    shares = (torch.arange(STEPS, dtype=torch.float64) + 0.5) / STEPS
-    quantiles: NDArray[np.float64] = torch.special.ndtri(shares).numpy()
+    quantiles = np.array([NormalDist().inv_cdf(share) for share in _shares()])
     quantiles /= quantiles.std()  # what the cut tails take from the deviation
     return quantiles
 
@@ -76,12 +81,11 @@ def _speckle(deviation: float) -> Table:
 
 @lru_cache(maxsize=8)
 def _shot(photons: float) -> Table:
-    counts = torch.arange(int(photons + 12 * photons**0.5 + 12), dtype=torch.float64)
-    mean = torch.from_numpy(_bytes() / 255 * photons).clamp_min(1e-12)
-    likely = torch.exp(counts * mean.log() - mean - torch.lgamma(counts + 1))
-    shares = (torch.arange(STEPS, dtype=torch.float64) + 0.5) / STEPS
-    seen = torch.searchsorted(likely.cumsum(dim=1), shares.expand(256, -1).contiguous())
-    return _table(seen.double().numpy() * 255 / photons)
+    counts = np.arange(int(photons + 12 * photons**0.5 + 12), dtype=np.float64)
+    mean = np.maximum(_bytes() / 255 * photons, 1e-12)
+    factorials = np.array([math.lgamma(count + 1) for count in counts])
+    below = np.exp(counts * np.log(mean) - mean - factorials).cumsum(axis=1)
+    return _table(np.stack([np.searchsorted(row, _shares()) for row in below]) * 255 / photons)
 
 
 @lru_cache(maxsize=8)

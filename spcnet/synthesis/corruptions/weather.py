@@ -41,7 +41,7 @@ def snow(photo: Photo, level: Level, rng: np.random.Generator) -> Photo:
     flakes = enlarged(grains, (height, width)).copy()
     flakes[flakes < least] = 0
     np.minimum(flakes, 1, out=flakes)
-    falling = weighted_sum(flakes[..., None], trail(radius, sigma, rng.uniform(-135, -45)))
+    falling = weighted_sum(flakes, trail(radius, sigma, rng.uniform(-135, -45)))[..., None]
     # And the same once more, turned upside down.
     flakes = 255 * (falling + falling[::-1, ::-1])
 
@@ -172,15 +172,15 @@ def _relief(drops: NDArray[np.bool_]) -> Plane:
     inner[:, :-1] &= drops[:, 1:]
     away = distance(drops & ~inner, reach=20)
     box = [Tap(down, right, 1 / 9) for down in (-1, 0, 1) for right in (-1, 0, 1)]
-    away = np.floor(weighted_sum(away[..., None], box)[..., 0])
+    away = np.floor(weighted_sum(away, box))
     # Equalised: as many pixels darker as brighter than the middle.
     depth = away.astype(np.uint8)
     share = np.bincount(depth.ravel(), minlength=256).cumsum() / depth.size
     first = share[depth.min()]
     table = np.rint(255 * (share - first) / max(1 - first, 1e-9)).clip(0, 255).astype(np.float32)
     lit = [Tap(-1, -1, -2), Tap(-1, 0, -1), Tap(0, -1, -1), Tap(0, 0, 1), Tap(0, 1, 1), Tap(1, 0, 1), Tap(1, 1, 2)]
-    shaded = weighted_sum(table[depth][..., None], lit)
-    return weighted_sum(np.clip(shaded, 0, 255), box)[..., 0]
+    shaded = weighted_sum(table[depth], lit)
+    return weighted_sum(np.clip(shaded, 0, 255), box)
 
 
 def distance(marks: NDArray[np.bool_], *, reach: int) -> Plane:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spcnet.labels import CITYSCAPES_TRAIN_IDS
+from spcnet.label_tables import CITYSCAPES_TRAIN_IDS
 from spcnet.synthesis.streets.canvas import SEE_THROUGH, Canvas, Ints, Point, plane
 from spcnet.synthesis.streets.dice import Dice
 

@@ -13,10 +13,10 @@ import yaml
 from rich.console import Console
 
 from spcnet import checkpoint
-from spcnet.demo import Training, demo, watch
+from spcnet.commands.demo import demo
 from spcnet.engine import records
 from spcnet.errors import SpcnetError
-from spcnet.training_process import LOG_FILE, TrainingProcess
+from spcnet.training_process import LOG_FILE, RecipeTraining, TrainingProcess, run_together
 
 SETTINGS: dict[str, Any] = {
     "model": {"backbone": "shufflenet_v2", "output_stride": 32, "weights": None},
@@ -41,7 +41,7 @@ def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for method in ("deeplabv3plus", "spcnet"):
         (folder / f"{method}.yaml").write_text(yaml.safe_dump({"method": method, **SETTINGS}))
     paths = tuple(str(folder / f"{method}.yaml") for method in ("deeplabv3plus", "spcnet"))
-    monkeypatch.setattr("spcnet.demo.RECIPES", paths)
+    monkeypatch.setattr("spcnet.commands.demo.RECIPES", paths)
     return folder
 
 
@@ -75,7 +75,7 @@ def test_one_that_fails_stops_the_other_and_says_why(recipes: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_ctrl_c_saves_both_and_says_how_to_go_on(recipes: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from spcnet import demo, cli; demo.RECIPES = tuple(sys.argv[1:3]); "
+        "import sys; from spcnet import cli; from spcnet.commands import demo; demo.RECIPES = tuple(sys.argv[1:3]); "
         "sys.exit(cli.main(['demo', '--output', sys.argv[3], '--iterations=100000']))"
     )
     paths = [str(path) for path in sorted(recipes.iterdir())]
@@ -121,7 +121,7 @@ def test_a_training_that_saves_is_not_asked_to_end_a_second_time(
 
 
 def test_a_process_that_the_system_killed_is_told_of(recipes: Path, tmp_path: Path) -> None:
-    training = Training(str(recipes / "spcnet.yaml"), tmp_path / "out", iterations=100_000, seed=0, beside=2)
+    training = RecipeTraining(str(recipes / "spcnet.yaml"), tmp_path / "out", iterations=100_000, seed=0, jobs=2)
     start = training.start
 
     def killed() -> TrainingProcess:
@@ -131,12 +131,13 @@ def test_a_process_that_the_system_killed_is_told_of(recipes: Path, tmp_path: Pa
 
     training.start = killed  # type: ignore[method-assign]
     with pytest.raises(SpcnetError, match="training spcnet: ended by signal 9"):
-        watch([training], Console(quiet=True))
+        run_together([training], Console(quiet=True))
 
 
 def test_each_training_has_its_share_of_the_processor(recipes: Path, tmp_path: Path) -> None:
     shares = [
-        Training(str(recipes / "spcnet.yaml"), tmp_path, iterations=None, seed=0, beside=n).threads for n in (1, 2, 999)
+        RecipeTraining(str(recipes / "spcnet.yaml"), tmp_path, iterations=None, seed=0, jobs=n).threads
+        for n in (1, 2, 999)
     ]
     assert shares[0] >= shares[1] >= shares[2] == 1
     assert shares[0] in (os.cpu_count(), len(os.sched_getaffinity(0)))

@@ -14,29 +14,23 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from spcnet import labels, training
+from spcnet import label_tables, labels, training
 from spcnet.commands.evaluate import evaluate
 from spcnet.config import Color, DataConfig, DomainSpec, OwnSet, read_sets
-from spcnet.data.cache import write_cache
-from spcnet.data.catalog import DATASETS, own_format
+from spcnet.data import label_formats
+from spcnet.data.cache import CacheFormat, write_cache
+from spcnet.data.catalog import DATASETS
 from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.doctor import check
-from spcnet.data.images import read_label
+from spcnet.data.label_formats import LabelFormat, UnknownLabelError
+from spcnet.data.label_images import read_label
+from spcnet.data.own_sets import own_format
 from spcnet.data.preview import contact_sheet
 from spcnet.errors import DataError, UsageError
-from spcnet.labels import (
-    CITYSCAPES_IDS,
-    CITYSCAPES_TRAIN_IDS,
-    GTAV,
-    IGNORE,
-    SPACES,
-    VOID,
-    LabelFormat,
-    UnknownLabelError,
-    cityscapes_colors,
-    label_space,
-)
+from spcnet.label_tables import CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, GTAV, cityscapes_colors
+from spcnet.labels import IGNORE, SPACES, VOID, label_space
 from spcnet.runs import OpenRun
+from spcnet.studies.predictions import read_prediction
 from tests.support.pictures import png
 from tests.support.sets import run_of
 
@@ -316,8 +310,8 @@ def test_unknown_colours_are_counted_and_their_cause_is_named(tmp_path: Path) ->
 
 
 def test_void_colours_of_cityscapes_are_known(tmp_path: Path) -> None:
-    void = np.array([[*labels.CITYSCAPES_VOID_COLORS, (20, 20, 20)]], np.uint8)
-    assert len(labels.CITYSCAPES_VOID_COLORS) == 12
+    void = np.array([[*label_tables.CITYSCAPES_VOID_COLORS, (20, 20, 20)]], np.uint8)
+    assert len(label_tables.CITYSCAPES_VOID_COLORS) == 12
     ids = read(tmp_path, Image.fromarray(void).convert("RGBA"))
     assert {GTAV[int(i)] for i in ids[0]} == {VOID, "pole", "car"}
 
@@ -352,7 +346,7 @@ def test_camvid_and_mapillary_have_colours_of_their_own(tmp_path: Path) -> None:
     camvid = DATASETS["camvid"]
     form = camvid.label_format(camvid.layouts[0], camvid.native, tmp_path)
     ids = ids_of(*range(12))
-    colors = dict(enumerate(labels.CAMVID_COLORS))
+    colors = dict(enumerate(label_tables.CAMVID_COLORS))
     assert np.array_equal(read(tmp_path, Image.fromarray(as_colors(ids, colors)), form), ids)
     assert np.array_equal(read(tmp_path, with_palette(ids, colors, 12).remap_palette([*range(11, -1, -1)]), form), ids)
     assert np.array_equal(read(tmp_path, with_palette(ids, FOR_THE_EYE["PASCAL VOC"]), form), ids)
@@ -363,11 +357,11 @@ def test_camvid_and_mapillary_have_colours_of_their_own(tmp_path: Path) -> None:
         assert np.array_equal(read(tmp_path, with_palette(ids, FOR_THE_EYE["PASCAL VOC"]), form), ids)
 
     mapillary = DATASETS["mapillary"]
-    table = labels.mapillary(labels.MAPILLARY_V12)
+    table = label_tables.mapillary(label_tables.MAPILLARY_V12)
     form = mapillary.label_format(mapillary.layouts[0], table, tmp_path)
-    assert len({*labels.MAPILLARY_V12_COLORS}) == len(labels.MAPILLARY_V12) == len(form.colors) == 66
+    assert len({*label_tables.MAPILLARY_V12_COLORS}) == len(label_tables.MAPILLARY_V12) == len(form.colors) == 66
     ids = ids_of(*range(66))
-    colors = dict(enumerate(labels.MAPILLARY_V12_COLORS))
+    colors = dict(enumerate(label_tables.MAPILLARY_V12_COLORS))
     assert np.array_equal(read(tmp_path, with_palette(ids, colors), form), ids)
     image = with_palette(ids, colors).remap_palette([*range(33, 66), *range(33)])
     assert np.array_equal(read(tmp_path, image, form), ids)
@@ -478,12 +472,12 @@ def test_sets_of_ones_own_are_read_checked_and_copied(tmp_path: Path, kind: str)
     }  # fmt: skip
     for form in ("jpeg", "raw"):
         copy = tmp_path / form
-        assert write_cache("town", root, copy, form=form, data=data).exit_code == 0  # type: ignore[arg-type]
+        assert write_cache("town", root, copy, CacheFormat(form=form), data=data).exit_code == 0  # type: ignore[arg-type]
         copied = opened(copy, own)
         assert len(copied) == len(domain)
         for index in range(len(domain)):
             assert seen(copied, index) == expected
-        again = write_cache("town", root, copy, form=form, data=data)  # type: ignore[arg-type]
+        again = write_cache("town", root, copy, CacheFormat(form=form), data=data)  # type: ignore[arg-type]
         assert (again.images, again.written) == (len(domain), 0)
 
 
@@ -605,7 +599,7 @@ def test_the_slow_way_to_read_colours_gives_the_same() -> None:
     Image.fromarray(pixels).save(memory, "PNG")
     named = {**dict(reversed(FORM.colors)), (153, 153, 153): 17, (0, 0, 142): 26}
     slow = [[GTAV[named[tuple(map(int, color))]] for color in row] for row in pixels]
-    assert [[GTAV[int(i)] for i in row] for row in labels.color_ids(pixels, FORM, "here")] == slow
+    assert [[GTAV[int(i)] for i in row] for row in label_formats.color_ids(pixels, FORM, "here")] == slow
 
 
 def test_label_ids_of_cityscapes_as_16_bit_files_are_read(tmp_path: Path) -> None:
@@ -623,7 +617,7 @@ def test_a_car_at_a_void_index_is_a_car(tmp_path: Path) -> None:
 
 
 def test_the_sets_on_the_page_about_data_are_read_as_they_stand(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "docs/data.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/data.md").read_text()
     _, recipe, alone = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     for name, content in (("recipe.yaml", recipe), ("sets.yaml", alone)):
         (tmp_path / name).write_text(content)

@@ -7,33 +7,29 @@ them. So are the method's statistics, a checkpoint, a line of the log, and some 
 What has to be written for that goes into a temporary folder and with it; the run's folder is not touched.
 """
 
-import copy
 import dataclasses
 import math
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from contextlib import closing
 from itertools import pairwise, repeat
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from lightning.fabric import Fabric
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from spcnet import distributed, training
 from spcnet.config import DataConfig, DomainSpec, LoggingConfig, RunConfig
-from spcnet.cost import kept_for_backward
-from spcnet.data.centroids import class_centres, innermost, stored_centres
-from spcnet.data.datasets import FolderSet, SegmentationSet, StreetsSet, open_domain
-from spcnet.data.loading import check_labelled, labelled, photometric_trials
+from spcnet.data.centroids import class_centres, stored_centres
+from spcnet.data.datasets import SegmentationSet, open_domain
+from spcnet.data.labelled import check_labelled, labelled
+from spcnet.data.loading import photometric_trials
+from spcnet.data.sampling import Shard
+from spcnet.dry_run.checks import check_folder, check_machine, micro_batch_size
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.observer import Observer
 from spcnet.engine.trackers import check_installed
@@ -45,7 +41,15 @@ from spcnet.labels import LabelSpace, label_space
 from spcnet.methods import method_named
 from spcnet.models.network import Segmentor
 from spcnet.numerics import peak_memory
-from spcnet.runs import check_unseen, domain_names, source_tests
+from spcnet.reports.dry_run import (
+    Domain,
+    Pace,
+    Rehearsal,
+    Statistics,
+    num_evaluations,
+    num_scored,
+)
+from spcnet.runs import check_unseen
 from spcnet.studies.subject import Subject, save_evaluation
 from spcnet.types import IGNORE_INDEX, Batch, StepResult
 
@@ -57,181 +61,6 @@ LABELS = 64
 """Images of each source whose classes are looked for, where that was never done; see `data.class_uniform`."""
 TRIAL_BATCHES = 4
 """Batches from which the time of the method's statistics is told."""
-
-
-@dataclass(frozen=True)
-class Domain:
-    """One domain of a run, as it was found."""
-
-    name: str
-    role: str
-    """source or test."""
-    images: int = 0
-    size: tuple[int, int] | None = None
-    """Height and width of its first image."""
-    read_seconds: float = 0.0
-    """To read that one."""
-    test_seconds: float | None = None
-    """To score one image, where that was timed, on all devices together."""
-    again_seconds: float | None = None
-    """The same at a later evaluation, when generated scenes are known; None where it is as the first."""
-    problem: str = ""
-
-
-class Device(NamedTuple):
-    """The memory of one device of a run."""
-
-    name: str
-    available: int | None
-    """Bytes that were free; None where it does not tell. On a processor all processes have them together."""
-    peak: int
-    """Bytes that this process took at most: on a GPU by its tensors, elsewhere in all."""
-
-
-class Pace(NamedTuple):
-    """How fast iterations follow each other."""
-
-    step: float
-    """Seconds of a step, its batch at hand."""
-    wait: float = 0.0
-    """Seconds of waiting for its batch."""
-
-    @property
-    def seconds(self) -> float:
-        """Of one iteration."""
-        return self.step + self.wait
-
-
-@dataclass
-class Statistics:
-    """What it takes to select what a whitening loss removes, once in a run."""
-
-    at: int
-    """Iteration before which that is done."""
-    seconds: float
-    pace: Pace
-    """Of the iterations after it."""
-    unseen: float
-    """Share of the generated scenes that were neither trained on before nor in the statistics."""
-
-
-@dataclass
-class Rehearsal:
-    """What was found out."""
-
-    domains: list[Domain] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """What is not as one would wish, and does not stop the run."""
-    parameters: int = 0
-    needed: int = 0
-    """Bytes that a step needs, counted: weights, gradients, momentum, and what is kept for the backward pass."""
-    devices: list[Device] = field(default_factory=list)
-    """Of each process."""
-    once_seconds: float = 0.0
-    """What is done once: opening the domains, building the network, what the first step takes beyond another one, writing the
-    finished network."""
-    labels_seconds: float = 0.0
-    """To find the classes in the source labels, with `data.class_uniform`, where that was not stored before."""
-    fresh: Pace | None = None
-    """The pace while generated scenes are drawn for the first time; of sets of files the only one."""
-    known: Pace | None = None
-    """The pace once all generated scenes are known; None where there are none."""
-    fresh_iterations: float = math.inf
-    """How many iterations the first of these paces lasts."""
-    statistics: Statistics | None = None
-    checkpoint_seconds: float = 0.0
-    log_seconds: float = 0.0
-    """Of a line of the log."""
-    sample_seconds: float = 0.0
-    """Of what is shown every `logging.every` iterations."""
-    record_seconds: float = 0.0
-    """To note an evaluation, with its panels."""
-    made_up: bool = False
-    """Whether the steps were made with random images, because a source is missing."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether nothing is in the way."""
-        return not self.problems and not any(domain.problem for domain in self.domains)
-
-    @property
-    def available(self) -> int | None:
-        """Bytes that the device with the least has free; None where none tells."""
-        return min((device.available for device in self.devices if device.available is not None), default=None)
-
-    @property
-    def peak(self) -> int | None:
-        """Most bytes that the steps took on a device; None where none were made."""
-        return max((device.peak for device in self.devices), default=None) if self.fresh is not None else None
-
-    @property
-    def step_seconds(self) -> float | None:
-        """Of one training step, its batch at hand."""
-        return None if self.fresh is None else (self.known or self.fresh).step
-
-    @property
-    def batch_seconds(self) -> float | None:
-        """To wait for one batch."""
-        return None if self.fresh is None else (self.known or self.fresh).wait
-
-    def training_seconds(self, config: RunConfig) -> float:
-        """From the first iteration to the last, with statistics, logs and checkpoints, without evaluations."""
-        if self.fresh is None:
-            return 0.0
-        training, known = config.training, self.known or self.fresh
-        iterations = training.iterations
-        fresh = min(self.fresh_iterations, iterations)
-        first = self.fresh.seconds - known.seconds
-        seconds = iterations * known.seconds + first * fresh
-        if self.statistics is not None:
-            at = self.statistics.at
-            seconds += self.statistics.seconds + (iterations - at) * (self.statistics.pace.seconds - known.seconds)
-            seconds -= first * max(0, fresh - at) * (1 - self.statistics.unseen)
-        lines = iterations // training.log_every + (iterations % training.log_every > 0)
-        samples = iterations // config.logging.every + 1 if config.logging.every else 0
-        return (
-            seconds
-            + _saves(config) * self.checkpoint_seconds
-            + lines * self.log_seconds
-            + samples * self.sample_seconds
-        )
-
-    def testing_seconds(self, config: RunConfig) -> float:
-        """Of all evaluations together."""
-        times = _evaluations(config)
-        return times * self.record_seconds + sum(
-            _scored(domain.images, config)
-            * (domain.test_seconds + (times - 1) * (domain.again_seconds or domain.test_seconds))
-            for domain in self.domains
-            if domain.test_seconds is not None
-        )
-
-    def total_seconds(self, config: RunConfig) -> float:
-        """Of the whole run."""
-        return self.once_seconds + self.labels_seconds + self.training_seconds(config) + self.testing_seconds(config)
-
-
-def _saves(config: RunConfig) -> int:
-    """How many checkpoints a run writes."""
-    training = config.training
-    last = training.iterations - 1
-    saves = 1 + last // training.checkpoint_every
-    if training.evaluate_every:
-        saves += last // training.evaluate_every
-        saves -= last // math.lcm(training.evaluate_every, training.checkpoint_every)
-    return saves
-
-
-def _evaluations(config: RunConfig) -> int:
-    """How many times a run is scored."""
-    every = config.training.evaluate_every
-    return 1 + ((config.training.iterations - 1) // every if every else 0)
-
-
-def _scored(images: int, config: RunConfig) -> int:
-    """How many images of a domain each evaluation scores."""
-    return min(images, config.evaluation.limit or images)
 
 
 def rehearse(
@@ -265,7 +94,7 @@ def rehearse(
     report = Rehearsal()
     fabric = make_fabric(config.training)
     if not fabric.is_global_zero:
-        say = _silent
+        say = lambda text: None  # noqa: E731
     say("opening the domains")
     began = time.perf_counter()
     sources, tests = _open(config.data, space, report)
@@ -273,28 +102,14 @@ def rehearse(
     experiment = training.Experiment(config, method, space, sources, tests)
     network = _build(experiment, report)
     report.once_seconds = time.perf_counter() - began - sum(domain.read_seconds for domain in report.domains)
-    report.parameters = sum(p.numel() for p in network.parameters())
     network.recompute = config.training.activation_checkpointing
-    report.needed = _counted(network, config, len(space))
-    report.devices = distributed.gather(
-        Device(_name(fabric), _free(fabric.device), int(2**20 * peak_memory(fabric.device)))
-    )
-    _check_folder(config.output, report, resume=resume, overwrite=overwrite)
-    _check_disk(config.output, report)
-    _check_memory(config, fabric, report)
+    check_machine(config, network, fabric, report)
+    check_folder(config.output, report, resume=resume, overwrite=overwrite)
     report.made_up = distributed.any_of(len(sources) < len(config.data.sources))[0]
-    too_large = distributed.any_of(report.available is not None and report.needed > report.available)[0]
-    if too_large:
+    if distributed.any_of(report.available is not None and report.needed > report.available)[0]:
         return _joined(report)
     with tempfile.TemporaryDirectory(prefix="spcnet-dry-run-") as folder:
-        # All that is written goes there, and no server hears of it.
-        aside = dataclasses.replace(
-            config,
-            output=Path(folder) / "run",
-            logging=LoggingConfig(every=config.logging.every),
-            training=dataclasses.replace(config.training, profile=0),
-        )
-        aside.output.mkdir()
+        aside = _aside(config, Path(folder) / "run")
         try:
             _measure(dataclasses.replace(experiment, config=aside), network, fabric, report, say)
         except torch.OutOfMemoryError as error:
@@ -309,8 +124,13 @@ def rehearse(
     return _joined(report)
 
 
-def _silent(text: str) -> None:
-    pass
+def _aside(config: RunConfig, output: Path) -> RunConfig:
+    """The run with another folder, which is made, and no server that hears of it."""
+    output.mkdir()
+    training = dataclasses.replace(config.training, profile=0)
+    return dataclasses.replace(
+        config, output=output, logging=LoggingConfig(every=config.logging.every), training=training
+    )
 
 
 def _joined(report: Rehearsal) -> Rehearsal:
@@ -326,7 +146,7 @@ def _open(
     sources: dict[str, SegmentationSet] = {}
     tests: dict[str, SegmentationSet] = {}
     wanted = [(text, "source") for text in data.sources]
-    wanted += [(text, "test") for text in dict.fromkeys((*source_tests(data), *data.targets))]
+    wanted += [(text, "test") for text in data.tests]
     for text, role in wanted:
         try:
             opened = open_domain(DomainSpec.parse(text), data=data, space=space, training=role == "source")
@@ -371,43 +191,6 @@ def _build(experiment: training.Experiment, report: Rehearsal) -> Segmentor:
         return experiment.build_network(pretrained=False)
 
 
-def _in_batch(data: DataConfig) -> int:
-    """Images of a micro-batch of one process."""
-    return data.images_per_domain * (1 if data.sampling == "alternating" else len(data.sources))
-
-
-def _counted(network: Segmentor, config: RunConfig, num_classes: int) -> int:
-    """Bytes of a training step of one process in single precision, from shapes alone."""
-    size = config.data.crop or config.data.size
-    assert size is not None
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        kept = kept_for_backward(network, torch.empty(1, 3, *size))
-    network.zero_grad(set_to_none=True)
-    pixels = size[0] * size[1]
-    scores = 4 * num_classes * pixels
-    own = sum(p.numel() * p.element_size() for p in network.parameters())
-    # The scores' logarithms are kept for the backward pass of the loss, and their gradient is as large again. All
-    # micro-batches are on the device, three floats and a whole number a pixel, but the network has one at a time.
-    images = _in_batch(config.data)
-    return 3 * own + images * (kept + 2 * scores) + (config.training.accumulate - 1) * images * 20 * pixels
-
-
-def _check_memory(config: RunConfig, fabric: Fabric, report: Rehearsal) -> None:
-    """Note where a step does not fit; processes on one machine's processor have its memory together."""
-    beside = fabric.world_size // config.training.nodes if fabric.device.type == "cpu" else 1
-    report.needed *= max(1, beside)
-    if report.available is not None and report.needed > report.available:
-        scarce = min(
-            (device for device in report.devices if device.available is not None),
-            key=lambda device: device.available or 0,
-        )
-        report.problems.append(
-            f"a step needs about {_bytes(report.needed)} and {scarce.name} has {_bytes(report.available)} free: lower "
-            "data.images_per_domain (training.accumulate makes up for it) or data.crop, raise model.output_stride, or use "
-            "training.activation_checkpointing or training.precision bf16-mixed"
-        )
-
-
 def _measure(
     experiment: training.Experiment,
     network: Segmentor,
@@ -437,13 +220,13 @@ def _measure(
 
     parts = config.training.accumulate
     say(
-        f"making some steps of {f'{parts} micro-batches of ' if parts > 1 else ''}{_in_batch(config.data)} images on "
+        f"making some steps of {f'{parts} micro-batches of ' if parts > 1 else ''}{micro_batch_size(config.data)} images on "
         + (f"each of {fabric.world_size} devices" if fabric.world_size > 1 else str(fabric.device))
     )
     made = _paced(trainer, batches())
     report.fresh = made.pace
     report.once_seconds += max(0.0, made.first - made.pace.seconds)
-    scenes = [len(one) for one in sources.values() if _is_remembered(one)]
+    scenes = [len(one) for one in sources.values() if one.remembers]
     report.fresh_iterations = math.inf
     if scenes and not report.made_up:
         trainer.iteration = 0
@@ -509,12 +292,6 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _is_remembered(images: SegmentationSet) -> bool:
-    """Whether its images are made when they are first read, and then kept."""
-    stored = innermost(images)
-    return isinstance(stored, StreetsSet) and stored.memory is not None
-
-
 def _first_epoch(scenes: Sequence[int], config: RunConfig, fabric: Fabric) -> float:
     """Iterations until all generated scenes were drawn."""
     data = config.data
@@ -535,7 +312,7 @@ def _with_known_classes(
         if stored_centres(images, tile=data.tile) is not None:
             fewer[name] = images
             continue
-        fewer[name] = _first_of(images, LABELS)
+        fewer[name] = images.first(LABELS)
         began = time.perf_counter()
         class_centres(
             fewer[name],
@@ -545,19 +322,6 @@ def _with_known_classes(
             store=False,
         )
         report.labels_seconds += (time.perf_counter() - began) * len(images) / len(fewer[name])
-    return fewer
-
-
-def _first_of(images: SegmentationSet, number: int) -> SegmentationSet:
-    """The first images of a set."""
-    fewer = copy.copy(images)
-    inner = innermost(images)
-    if images is not inner:
-        fewer.plain = _first_of(images.plain, number)  # type: ignore[attr-defined]
-    elif isinstance(fewer, FolderSet):
-        fewer.pairs = fewer.pairs[:number]
-    elif isinstance(fewer, StreetsSet):
-        fewer.num_scenes = min(number, fewer.num_scenes)
     return fewer
 
 
@@ -581,8 +345,7 @@ def _time_statistics(
                 seed=config.training.seed,
                 trials=1,
                 pairs=pairs,
-                rank=fabric.global_rank,
-                world_size=fabric.world_size,
+                shard=Shard(fabric.global_rank, fabric.world_size),
             )
 
     trainer.take_statistics(trials())
@@ -628,11 +391,11 @@ def _time_records(trainer: Trainer, space: LabelSpace, made: _Made, report: Rehe
 def _made_up(config: RunConfig, num_classes: int) -> Batch:
     size = config.data.crop or config.data.size
     assert size is not None
-    images = _in_batch(config.data)
+    images = micro_batch_size(config.data)
     random = torch.Generator().manual_seed(0)
     label = torch.randint(0, num_classes, (images, *size), generator=random)
     label[:, 0] = IGNORE_INDEX
-    domain = torch.arange(images) % len(domain_names(config.data))
+    domain = torch.arange(images) % len(config.data.domain_names)
     image = torch.randn(images, 3, *size, generator=random)
     return Batch(image, label, domain, tuple(f"made up {i}" for i in range(images)))
 
@@ -661,7 +424,7 @@ def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: L
     for index, domain in enumerate(report.domains):
         if domain.role == "source" or domain.name not in tests:
             continue
-        scored = _scored(domain.images, config)
+        scored = num_scored(domain.images, config)
         few, more = (
             min(scored, number * fabric.world_size)
             for number in (FEW_TESTS, max(MORE_TESTS, 2 * config.evaluation.batch_size))
@@ -673,7 +436,7 @@ def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: L
                 longer = timed(domain.name, more)
                 each = max(0.0, longer - seconds) / (more - few)
                 fixed = max(0.0, longer - more * each)
-                if _is_remembered(tests[domain.name]) and _evaluations(config) > 1:
+                if tests[domain.name].remembers and num_evaluations(config) > 1:
                     again = timed(domain.name, more) / more
         except SpcnetError as error:
             report.domains[index] = dataclasses.replace(domain, problem=str(error))
@@ -686,143 +449,12 @@ def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: L
                 dataclasses.replace(Subject.of_config(config, trainer.network, space), iteration=1),
                 results,
                 config.output,
-                names=[*source_tests(config.data), *config.data.targets],
+                names=config.data.tests,
                 write=fabric.is_global_zero,
             )
         report.record_seconds = time.perf_counter() - began
 
 
-def _check_folder(output: Path, report: Rehearsal, *, resume: bool, overwrite: bool) -> None:
-    """Whether the training itself would begin there."""
-    if distributed.rank() > 0:
-        return
-    try:
-        training.check_claim(output, resume=resume, overwrite=overwrite)
-    except SpcnetError as error:
-        report.problems.append(str(error))
-    else:
-        if resume:
-            report.notes.append("the times are those of the whole run, not of what is left of it")
-
-
-def _check_disk(output: Path, report: Rehearsal) -> None:
-    there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    free, wanted = shutil.disk_usage(there).free, 2 * 2 * 4 * report.parameters
-    if not os.access(there, os.W_OK):
-        report.problems.append(f"cannot write to {there}: choose another --output")
-    if free < wanted:
-        report.problems.append(
-            f"{there} has {_bytes(free)} free, and the run's checkpoints take {_bytes(wanted)}: make room or choose "
-            "another --output"
-        )
-
-
-def _name(fabric: Fabric) -> str:
-    """The device of this process."""
-    device = fabric.device
-    name = f"{torch.cuda.get_device_name(device)} ({device})" if device.type == "cuda" else str(device)
-    return f"{name} of process {fabric.global_rank}" if fabric.world_size > 1 else name
-
-
-def _free(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type != "cpu":
-        return None
-    amounts = []
-    with suppress(OSError, ValueError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        amounts += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    with suppress(OSError, ValueError):  # the limit of a container
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        amounts.append(int(Path("/sys/fs/cgroup/memory.max").read_text()) - used)
-    return min(amounts, default=None)
-
-
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def show(report: Rehearsal, config: RunConfig, console: Console) -> None:
-    """Print what was found out."""
-    table = Table(box=SIMPLE)
-    for title in ("domain", "role"):
-        table.add_column(title)
-    for title in ("images", "first image", "read ms", "test"):
-        table.add_column(title, justify="right")
-    for domain in report.domains:
-        if domain.problem:
-            table.add_row(domain.name, domain.role, "missing", "", "", "", style="red")
-            continue
-        height, width = domain.size or (0, 0)
-        whole = "" if domain.test_seconds is None else _time(domain.test_seconds * _scored(domain.images, config))
-        table.add_row(
-            domain.name,
-            domain.role,
-            f"{domain.images:,}",
-            f"{width}×{height}",
-            f"{1000 * domain.read_seconds:.0f}",
-            whole,
-        )
-    console.print(table)
-    for line in _lines(report, config):
-        console.print(line, highlight=False, markup=False)
-    for note in report.notes:
-        console.print(f"note        {note}", style="yellow", highlight=False, markup=False)
-    for problem in dict.fromkeys((*(d.problem for d in report.domains if d.problem), *report.problems)):
-        console.print(f"problem     {problem}", style="red", highlight=False, markup=False)
-    console.print("Ready: nothing was written." if report.ready else "Not ready: see the problems.", highlight=False)
-
-
-def _lines(report: Rehearsal, config: RunConfig) -> Iterator[str]:
-    """What was found out of the run as a whole."""
-    training = config.training
-    yield f"network     {report.parameters / 1e6:.1f} million parameters"
-    yield f"memory      a step needs about {_bytes(report.needed)} in single precision"
-    for device in report.devices:
-        free = "" if device.available is None else f"{_bytes(device.available)} free"
-        peak = f"{_bytes(device.peak)} taken at most" if report.fresh is not None else ""
-        yield f"            {device.name}: {', '.join(part for part in (free, peak) if part) or 'does not tell'}"
-    if report.fresh is not None:
-        pace = report.known or report.fresh
-        parts = f" ({training.accumulate} micro-batches)" if training.accumulate > 1 else ""
-        how = "with random images" if report.made_up else f"and {_time(pace.wait)} of waiting for data"
-        yield f"a step      {_time(pace.step)}{parts} {how}"
-        if report.known is not None and report.fresh_iterations:
-            first = min(math.ceil(report.fresh_iterations), training.iterations)
-            yield f"            {_time(report.fresh.seconds)} in the first {first:,} iterations, which draw the scenes"
-        if report.labels_seconds:
-            yield f"classes     {_time(report.labels_seconds)} to find them in the labels, once"
-        if report.statistics is not None:
-            taken = report.statistics
-            yield (
-                f"statistics  {_time(taken.seconds)} before iteration {taken.at + 1:,}, then {_time(taken.pace.seconds)} "
-                "an iteration"
-            )
-        saves = _saves(config)
-        yield f"training    {_time(report.training_seconds(config))} for {training.iterations:,} iterations"
-        yield f"            with {saves:,} checkpoint{'s' if saves > 1 else ''} of {_time(report.checkpoint_seconds)}"
-        times = _evaluations(config)
-        if any(domain.test_seconds is not None for domain in report.domains):
-            yield f"testing     {_time(report.testing_seconds(config))}{f' for {times} evaluations' if times > 1 else ''}"
-        yield f"altogether  {_time(report.total_seconds(config))}"
-    if config.expected:
-        yield f"expected    {config.expected}"
-
-
-def _bytes(amount: int) -> str:
-    return f"{amount / 2**30:.1f} GiB" if amount >= 2**30 else f"{amount / 2**20:.0f} MiB"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 1:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 600:
-        return f"{round(seconds) // 60} min {round(seconds) % 60:02d} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes < 48 * 60 else f"{minutes / 60 / 24:.0f} days"

@@ -1,4 +1,4 @@
-"""What the actions of `spcnet debug` do: look again at what went wrong in a run."""
+"""A kept training step whose loss was not finite, repeated: where does it go wrong?"""
 
 import dataclasses
 import math

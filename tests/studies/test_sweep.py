@@ -20,11 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from spcnet import checkpoint, sweep
+from spcnet import checkpoint
 from spcnet.cli import main
 from spcnet.engine import records
 from spcnet.errors import SpcnetError, UsageError
 from spcnet.reports.runs import load_run
+from spcnet.studies import sweep, sweep_processes
 from spcnet.training_process import TrainingProcess
 
 RECIPE: dict[str, Any] = {
@@ -94,7 +95,7 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program.write_text(PRETENDING)
     monkeypatch.setattr("spcnet.training_process.PROGRAM", (sys.executable, "-S", str(program)))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # -S: no start-up of a package
-    monkeypatch.setattr("spcnet.sweep.LOOK_EVERY", 0.02)
+    monkeypatch.setattr("spcnet.studies.sweep_processes.LOOK_EVERY", 0.02)
     (tmp_path / "out").mkdir()
     order(tmp_path)
 
@@ -378,7 +379,7 @@ def test_a_second_sweep_is_kept_out_as_long_as_a_training_of_the_first_lives(rec
     (planned,) = sweep.plan(recipe, output=tmp_path / "out")
     with (tmp_path / "out" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        orphan = sweep.Training(planned, [lock.fileno()])
+        orphan = sweep_processes.Training(planned, [lock.fileno()])
         process = orphan.start({})
     try:
         with pytest.raises(UsageError, match="is in use"):

@@ -1,0 +1,410 @@
+"""Every setting of a run as frozen values: the options in their groups, each with its default, its rule and its meaning.
+
+The defaults are the paper's (Huang et al., CVPR 2023) and, for what the paper leaves open, those of the framework it
+was trained in (RobustNet, Choi et al., CVPR 2021).
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from spcnet.config.domains import DomainSpec, OwnSet
+from spcnet.config.options import Decides, Option, Settings, option, require, walk
+
+OUTPUT_STRIDES = (8, 16, 32)
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
+
+
+@dataclass(frozen=True)
+class StyleConfig(Settings, group="model.style"):
+    """Style projection (paper §3.2), for the methods that have style layers."""
+
+    mode: Literal["projection", "normalization", "substitution"] | None = option("result", None)
+    """What replaces an image's style: the weighted sum of the bases (projection), nothing (normalization), or the nearest base (substitution). Default: what the method's name says."""
+    distance: Literal["was", "abs", "kl"] = option("result", "was")
+    """Distance between two styles: Wasserstein, difference of mean/std, or Kullback-Leibler divergence."""
+    channel_wise: bool = option("result", False)
+    """Weigh the bases for each channel by itself instead of for the whole image."""
+    momentum: float = option("result", 0.9, least=0, most=1)
+    """Share of a style base that one update keeps (α)."""
+    sharpness: float = option("result", 1.0, above=0)
+    """Factor on the similarities 1/(1+distance) before the softmax over the bases; 1 is the paper's Eq. 4, more lets the nearest base weigh more."""
+
+
+@dataclass(frozen=True)
+class ClusteringConfig(Settings, group="model.clustering"):
+    """Semantic clustering (paper §3.3), for the methods that classify by prototypes."""
+
+    embedding_dim: int = option("result", 256, least=1)
+    """Size D of a pixel embedding and of a prototype."""
+    momentum: float = option("result", 0.999, least=0, most=1)
+    """Share of a prototype that one update keeps (γ)."""
+    ramp_up: bool = option("result", False)
+    """Let the momentum grow over the run as exp(-0.1·(1-t/T)²), t/T being the share of the run that is done, instead of the fixed value."""
+    temperature: float = option("result", 0.1, above=0)
+    """Divisor τ of the similarities in the discrimination loss."""
+    var_weight: float = option("result", 1.0, least=0, noun="a loss weight", zero="off")
+    """Weight β of the compactness loss L_var (pixels to their prototype). In no public source; see docs/LOG.md."""
+    dis_weight: float = option("result", 0.1, least=0, noun="a loss weight", zero="off")
+    """Weight of the discrimination loss L_dis (class means away from other classes). In no public source; see docs/LOG.md."""
+
+
+@dataclass(frozen=True)
+class WhiteningConfig(Settings, group="model.whitening"):
+    """The whitening losses (Choi et al., CVPR 2021), for networks with iw, irw or isw in their norm slots."""
+
+    weight: float = option("result", 0.6, least=0, noun="a loss weight", zero="off")
+    """Weight of the whitening loss."""
+    relax: int = option("result", 0, least=0, zero="none")
+    """Above 0: irw's margin is the number of covariances divided by this (0: by 64); isw takes so large a share of them instead of clusters."""
+    start: float = option("result", 0.12, least=0, below=1, noun="a fraction of the run")
+    """Share of the run that isw trains without the loss, before it takes the statistics; RobustNet's six epochs of GTAV."""
+    clusters: int = option("result", 3, least=2)
+    """k of the k-means over the variances of the covariances; isw removes those outside the lowest cluster."""
+    trials: int = option("result", 10, least=1)
+    """How many statistics isw takes; a covariance must be sensitive in all of them."""
+    pairs: int = option("result", 500, least=1)
+    """Pairs of an image and its photometric alteration in one trial."""
+    legacy: bool = option("result", False)
+    """Cluster the zeros below the diagonal, too, as the released code does."""
+
+
+Weighting = Literal["none", "class", "image", "batch"]
+
+
+@dataclass(frozen=True)
+class LossConfig(Settings, group="model.loss"):
+    """The cross-entropy, with the forms that RobustNet offers. Those for images and borders leave the auxiliary head out."""
+
+    weighting: Weighting = option("result", "none")
+    """Weights of the classes: none, fixed ones (class), or by how rare each is in its image (image) or in the batch (batch)."""
+    class_weights: list[float] | None = option("result", None, above=0, noun="every weight")
+    """For the weighting 'class', a weight for each class; default: RobustNet's for the 19 Cityscapes classes."""
+    bound: float = option("result", 1.0, least=0)
+    """For the weightings 'image' and 'batch': how much more than 1 the rarest class may weigh."""
+    border: int = option("result", 0, least=0, zero="none", unit="pixels")
+    """A pixel with other classes within so many pixels may have any of them (label relaxation); 0 for none, RobustNet's is 1."""
+    border_until: float = option("result", 1.0, least=0, most=1, noun="a fraction of the run")
+    """Share of the run after which borders count like any pixel."""
+    strict: list[int] = option("result", factory=list)
+    """Numbers of the classes that keep their own label at a border."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.class_weights is None or self.weighting == "class",
+            f"model.loss.class_weights is {self.class_weights}: it goes with loss.weighting class, which is {self.weighting}",
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig(Settings, group="model"):
+    """The network."""
+
+    backbone: str = option("result", "resnet50", compared="backbone")
+    """Feature extractor: resnet18, resnet50, resnet101, mobilenet_v2 or shufflenet_v2."""
+    decoder: str = option("result", "deeplabv3plus", compared="decoder")
+    """What joins the backbone's feature maps: deeplabv3plus."""
+    output_stride: int = option("result", 16, choices=OUTPUT_STRIDES, compared="output stride")
+    """Image size divided by the size of the deepest feature map: 8, 16 or 32. Smaller is finer and costs more."""
+    weights: str | None = option("result", "imagenet", compared="start of the backbone")
+    """Where the backbone starts: 'imagenet' (downloaded by torchvision), a local file (FILE#NAME for one of several networks in it), or null for random values."""
+    style: StyleConfig = field(default_factory=StyleConfig)
+    """Style projection."""
+    clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
+    """Semantic clustering."""
+    whitening: WhiteningConfig = field(default_factory=WhiteningConfig)
+    """The whitening losses."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The cross-entropy."""
+    norms: dict[str, str] | list[int] | None = option("result", None)
+    """Instance norms in the backbone: slot (stem, layer1 … layer4) → kind (ibn, is, iw, irw, isw, sw), or RobustNet's seven wt_layer codes. Default: what the method's name says."""
+    auxiliary_weight: float = option("result", 0.0, least=0, noun="a loss weight", zero="off")
+    """Weight of the loss of an auxiliary head on the third stage; 0 builds none. RobustNet's is 0.4."""
+    settings: dict[str, Any] = option("result", factory=dict)
+    """Settings that only this method has, by name; docs/methods.md lists them."""
+
+
+@dataclass(frozen=True)
+class AugmentationConfig(Settings, group="data.augmentation"):
+    """What happens to a training image, in this order; RobustNet's values."""
+
+    scale: tuple[float, float] = option("result", (0.5, 2.0), above=0, rising=True, noun="both factors")
+    """Range of the random factor on the image's size."""
+    flip: float = option("result", 0.5, least=0, most=1, noun="a probability")
+    """Probability of a left-right flip."""
+    jitter: float = option("result", 0.5, least=0, most=1, noun="a probability")
+    """Probability of a change of brightness, contrast, saturation (each ±0.4) and hue (±0.1)."""
+    blur: tuple[float, float] | None = option("result", (0.15, 1.3), above=0, rising=True, noun="both values")
+    """Range of the standard deviation of a Gaussian blur, in pixels; null for none."""
+    styles: list[str] = option("result", factory=list)
+    """Weather and road styles of which an image gets one; empty for none (`spcnet data styles` shows them)."""
+    style_probability: float = option("result", 0.5, least=0, most=1, noun="a probability")
+    """Probability that an image gets one of the styles."""
+    style_strength: tuple[float, float] = option("result", (0.3, 1.0), least=0, most=1, rising=True, noun="both values")
+    """Range of the strength of a style."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        doubled = sorted({s for s in self.styles if self.styles.count(s) > 1})
+        require(not doubled, f"data.augmentation.styles names {', '.join(doubled)} twice")
+
+
+@dataclass(frozen=True)
+class DataConfig(Settings, group="data"):
+    """What is trained on and what is tested on."""
+
+    sources: list[str] = option("result", factory=lambda: ["streets/game", "streets/toy"], compared="sources")
+    """Domains to train on, each SET[/SUBSET][@SPLIT]; their order gives the domain index."""
+    targets: list[str] = option(
+        "result",
+        factory=lambda: [f"streets/{s}" for s in ("overcast", "dusk", "night", "fog", "rain", "snow")],
+        compared="targets",
+    )
+    """Domains to test on that are never trained on, each SET[/SUBSET][@SPLIT][+STYLE]."""
+    space: str = option("result", "cityscapes19", compared="label space")
+    """Label space: cityscapes19, or a named merge such as idd7."""
+    roots: dict[str, str] = option("place", factory=dict)
+    """Folder of each data set that lies on disk, by the set's name."""
+    root: str | None = option("place", None)
+    """Folder that holds one folder for each data set, named as the set is; for those that data.roots leaves out."""
+    sets: dict[str, OwnSet] = option("result", factory=dict)
+    """Data sets of your own, by the name that sources and targets give them."""
+    exclude: list[str] = option("result", factory=list)
+    """Files that list images to leave out, as `spcnet data check` writes them."""
+    on_bad_image: Literal["stop", "skip"] = option("result", "stop")
+    """What an unreadable image or label does: stop the run, or skip it, which is counted, listed and reported."""
+    sampling: Literal["balanced", "proportional", "alternating"] = option("schedule", "balanced")
+    """What a training batch holds: as many images of each source (balanced), of all sources as they come (proportional), or of one source, another each step (alternating)."""
+    class_uniform: float = option("schedule", 0.0, least=0, most=1, noun="a fraction")
+    """Share of the images that are drawn class by class, the crop around that class; 0 for none, RobustNet's is 0.5."""
+    tile: int = option("result", 1024, least=16, unit="pixels")
+    """Side in pixels of the tiles of an image in which the centre of each class is looked for, for data.class_uniform."""
+    pseudo_domains: int = option("result", 0, least=0, zero="none")
+    """Above 0: divide the only source into so many domains; the paper has 10."""
+    pseudo_by: Literal["style", "cluster", "random"] = option("result", "style")
+    """What divides it: the style that augmentation gave the image, clusters of the style statistics during training, or chance."""
+    size: tuple[int, int] | None = option(
+        "result", (128, 256), least=33, unit="pixels", noun="height and width", compared="image size"
+    )
+    """Height and width in pixels that every image is brought to; null leaves each as large as it is."""
+    crop: tuple[int, int] | None = option("result", None, least=33, unit="pixels", noun="height and width")
+    """Height and width of the piece of an image, brought to that size, that is trained on; default: data.size."""
+    images_per_domain: int = option("result", 4, least=1, compared="images per domain in a batch")
+    """Images of each source in a training batch."""
+    workers: int = option("place", 1, least=0, zero="none beside the one that trains")
+    """Processes that prepare training images beside the one that trains; 0 prepares them in the same."""
+    train_scenes: int = option("schedule", 2000, least=1, compared="number of training scenes")
+    """Generated scenes to train on, for the set `streets`."""
+    test_scenes: int = option("result", 100, least=1, compared="number of test scenes")
+    """Generated scenes to test on, for the set `streets`; never among those trained on."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """What happens to a training image."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sources", "targets"):
+            for text in getattr(self, name):
+                DomainSpec.parse(text)
+        require(len(self.sources) >= 1, "data.sources is empty: name at least one domain to train on")
+        doubled = sorted({s for s in self.sources if self.sources.count(s) > 1})
+        require(not doubled, f"data.sources names {', '.join(doubled)} twice: each source is one domain")
+        both = sorted(set(self.sources) & set(self.targets))
+        require(not both, f"{', '.join(both)} stands in data.sources and data.targets: a target is never trained on")
+        require(
+            self.pseudo_domains == 0 or (self.pseudo_domains >= 2 and len(self.sources) == 1),
+            f"data.pseudo_domains is {self.pseudo_domains} with {len(self.sources)} sources: it divides a single source, "
+            "into two or more; 0 for not at all",
+        )
+        require(
+            self.pseudo_domains == 0
+            or self.pseudo_by != "style"
+            or len(self.augmentation.styles) >= self.pseudo_domains - 1,
+            f"data.pseudo_domains is {self.pseudo_domains} by style, but data.augmentation.styles has "
+            f"{len(self.augmentation.styles)}: one domain is the images as they are, each other needs a style of its own",
+        )
+        require(
+            self.pseudo_domains == 0 or self.pseudo_by != "style" or 0 < self.augmentation.style_probability < 1,
+            f"data.augmentation.style_probability is {self.augmentation.style_probability}: with domains by style there "
+            "must be images with a style and images without",
+        )
+        require(
+            self.size is not None or self.crop is not None,
+            "data.size is null: name data.crop, for images of a batch must be of one size",
+        )
+
+    @property
+    def source_tests(self) -> list[str]:
+        """The sources as domains to test on: their test splits, whatever split was trained on."""
+        return [str(replace(DomainSpec.parse(text), split=None)) for text in self.sources]
+
+    @property
+    def tests(self) -> list[str]:
+        """All domains to test on, sources first."""
+        return list(dict.fromkeys([*self.source_tests, *self.targets]))
+
+    @property
+    def domain_names(self) -> list[str]:
+        """The domains that a network learns to tell apart: the sources, or the parts of the only one if it is divided."""
+        if not self.pseudo_domains:
+            return self.sources
+        return [f"{self.sources[0]}#{number + 1}" for number in range(self.pseudo_domains)]
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Settings, group="training"):
+    """The loop: stochastic gradient descent for a number of iterations."""
+
+    iterations: int = option("schedule", 40_000, least=1, compared="number of iterations")
+    """Optimiser steps."""
+    learning_rate: float = option("schedule", 0.01, above=0)
+    """Learning rate at the start."""
+    momentum: float = option("result", 0.9, least=0, below=1)
+    """Momentum of stochastic gradient descent."""
+    weight_decay: float = option("result", 5e-4, least=0)
+    """Weight decay."""
+    poly_power: float = option("schedule", 0.9, least=0)
+    """Exponent of the schedule: the learning rate falls as (1 - iteration/iterations)^power."""
+    restart: float = option("schedule", 1.0, above=0, most=1, noun="a fraction of the run")
+    """Share of the run after which the schedule starts anew (RobustNet's scl-poly, there when borders stop being relaxed); 1 for never."""
+    restart_factor: float = option("schedule", 1.0, above=0)
+    """Factor on the learning rate at the restart."""
+    restart_power: float = option("schedule", 1.5, least=0)
+    """Exponent of the schedule after the restart."""
+    seed: int = option("order", 0, least=0)
+    """Seed of everything random."""
+    log_every: int = option("place", 20, least=1)
+    """Iterations between two lines of the training log."""
+    checkpoint_every: int = option("place", 500, least=1)
+    """Iterations between two checkpoints."""
+    evaluate_every: int = option("place", 0, least=0, zero="at the end only")
+    """Iterations between two evaluations during training; 0 evaluates at the end only."""
+    accelerator: str = option("place", "auto")
+    """Where to compute: auto, cpu, cuda or mps."""
+    devices: int | str = option("place", 1)
+    """How many devices, a process on each, or 'auto' for all; what torchrun or srun started needs no number."""
+    nodes: int = option("place", 1, least=1)
+    """How many machines with so many devices each."""
+    accumulate: int = option("result", 1, least=1)
+    """Parts of a batch that are looked at one after the other before an optimiser step, so that only one has to fit into memory; data.images_per_domain is of one part and process."""
+    freeze_batchnorm: bool = option("result", False)
+    """Batch norms keep the statistics that they have, for small batches or a finished network."""
+    precision: Precision = option("result", "32-true")
+    """Precision: 32-true, bf16-mixed, 16-mixed or 64-true."""
+    deterministic: bool = option("place", True)
+    """Refuse operations that do not repeat bit for bit, where the device offers others."""
+    profile: int = option("place", 0, least=0, zero="off", unit="steps")
+    """Steps, after a warm-up, whose operations are timed by torch.profiler and written to the run's folder profile/; 0 for none."""
+    compile: bool = option("place", False)
+    """Translate the network's forward and backward into code for this device first (torch.compile): the first step takes minutes, the others are faster."""
+    activation_checkpointing: bool = option("place", False)
+    """Compute backbone and decoder anew for their gradients instead of keeping what they computed: less memory, more time; the losses are the same."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Settings, group="evaluation"):
+    """How a trained network is scored: at the size of the labels; by default in whole images, at one scale."""
+
+    batch_size: int = option("place", 8, least=1)
+    """Images scored together."""
+    panels: int = option("place", 4, least=0)
+    """Images of each domain whose prediction is kept for the report."""
+    limit: int = option("result", 0, least=0, zero="all", compared="limit of scored images")
+    """Score only the first so many images of each domain; 0 scores all."""
+    window: tuple[int, int] | None = option("result", None, least=33, unit="pixels", noun="height and width")
+    """Height and width in pixels of a window that slides over each image; null looks at the whole image."""
+    overlap: float = option("result", 0.3333)
+    """Share of a window that the next one covers, too."""
+    window_weights: Literal["uniform", "hann"] = option("result", "uniform")
+    """How much the pixels of a window count where windows overlap: all alike, or less towards its border."""
+    scales: list[float] = option("result", factory=lambda: [1.0], above=0, noun="every factor")
+    """Factors on the image's size; the probabilities at all of them are averaged."""
+    flip: bool = option("result", False)
+    """Look at the mirror image of each image, too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.overlap < 1, f"evaluation.overlap is {self.overlap}: a share of a window, below 1")
+
+    @property
+    def views(self) -> str | None:
+        """How images are looked at, in words; None where it is one look at the whole image."""
+        window = [] if self.window is None else [f"windows of {self.window[0]}×{self.window[1]}, {self.window_weights}"]
+        if self.window is not None and self.overlap != type(self).overlap:
+            window[0] += f", overlap {self.overlap:g}"
+        scales = [] if self.scales == [1.0] else [f"scales {', '.join(f'{scale:g}' for scale in self.scales)}"]
+        return "; ".join([*window, *scales, *(["mirrored"] if self.flip else [])]) or None
+
+
+@dataclass(frozen=True)
+class LoggingConfig(Settings, group="logging"):
+    """What is told of a run while it trains, beside train.jsonl and TensorBoard's losses."""
+
+    every: int = option("place", 500, least=0, zero="off")
+    """Iterations between two sample predictions, histograms of style weights and prototype similarities on TensorBoard; 0 for none."""
+    wandb: str | None = option("place", None)
+    """Project of Weights & Biases that gets the figures, too; needs pip install wandb."""
+    mlflow: str | None = option("place", None)
+    """Address of MLflow, such as http://localhost:5000 or sqlite:///mlflow.db, that gets the figures, too; needs pip install mlflow."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("wandb", "mlflow"):
+            value = getattr(self, name)
+            require(value is None or value.strip() != "", f"logging.{name} is empty: name one, or leave it out")
+
+
+@dataclass(frozen=True)
+class RunConfig(Settings):
+    """A run from beginning to end: which method, on what, for how long."""
+
+    method: str = option("result", "spcnet")
+    """Name of a method in `spcnet.METHODS`."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """What is trained and tested on."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """The training loop."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """How the result is scored."""
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    """What is told of it meanwhile."""
+    output: Path = option("place", Path("runs/spcnet"))
+    """Folder of the run: its log, checkpoints and results."""
+    expected: str = option("place", "")
+    """What this recipe should give, in words and figures with their source; not used by the program."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.training.accumulate == 1 or self.model.loss.weighting != "batch",
+            f"training.accumulate is {self.training.accumulate} and model.loss.weighting is batch, whose weights depend on "
+            "the labels of all parts: choose the weighting image, or one part",
+        )
+
+
+@cache
+def options() -> dict[str, Option]:
+    """Every option of a run by its dotted path, in the order of the fields."""
+    return {one.path: one for _, one in walk(RunConfig, "")}
+
+
+def decides(path: str) -> Decides:
+    """What the option at a dotted path decides; one within a mapping (`data.roots.gtav`) what the mapping does.
+
+    An option that is not known, of a newer version, counts as one that decides the result.
+    """
+    known = options()
+    while path:
+        if path in known:
+            return known[path].rule.decides
+        path = path.rpartition(".")[0]
+    return "result"
+
+
+def kept_on_resume(group: str) -> tuple[str, ...]:
+    """Names of the options in a group, such as `training`, that a resumed run must keep."""
+    paths = [path for path, one in options().items() if one.rule.decides in ("schedule", "order")]
+    return tuple(name for path in paths for head, _, name in [path.rpartition(".")] if head == group)

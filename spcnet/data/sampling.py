@@ -1,0 +1,178 @@
+"""Which images are in each training batch, as a pure function of the seed and the iteration.
+
+Nothing is drawn from a random state that has to be kept: each place of each batch has a number, and the number gives the
+image and the seed of its augmentation. So a run that is resumed at iteration t sees what it would have seen, whatever the
+number of worker processes.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from spcnet.config import DataConfig
+from spcnet.data.centroids import Centres
+from spcnet.errors import UsageError
+
+
+class Draw(NamedTuple):
+    """One place of a training batch: which image, and how it is augmented."""
+
+    domain: int
+    """Which of the source sets."""
+    image: int
+    """Which image of it."""
+    seed: int
+    """Of the augmentation, 0..2⁶³-1."""
+    centre: tuple[float, float] | None = None
+    """Row and column, as shares of height and width, of a pixel that the crop must contain."""
+
+
+class Stream:
+    """The endless series of draws from one source, or from several that are joined.
+
+    It goes in epochs, each with as many draws as there are images, in a new random order. Without centres, each
+    image comes once an epoch. With them, a share of the draws is dealt out to the classes in turn, so that over the
+    epochs all get equally many: for each the images that show it take turns, the crop around its centre. The other
+    draws are random images, each at most once an epoch; so are those of classes that no image shows.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        seed: int,
+        first: int = 0,
+        centres: Sequence[Centres] = (),
+        num_classes: int = 0,
+        share: float = 0.0,
+    ) -> None:
+        """Plan a stream.
+
+        Args:
+            lengths: number of images of each of its sources.
+            seed: of the run.
+            first: domain index of the first of its sources.
+            centres: for each of its sources, where the classes are.
+            num_classes: K.
+            share: of the draws that classes get.
+        """
+        self.seed, self.first, self.share, self.num_classes = seed, first, share, num_classes
+        self.begins = np.cumsum([0, *lengths])
+        """Number of the first image of each source among those of all, and the number of all."""
+        joined = [one._replace(image=one.image + begin) for one, begin in zip(centres, self.begins, strict=False)]
+        self.centres = Centres(*map(np.concatenate, zip(*joined, strict=True))) if joined else None
+        self.epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
+
+    def __len__(self) -> int:
+        return int(self.begins[-1])
+
+    def draw(self, position: int) -> Draw:
+        """The draw at a position: 0, 1, 2, ... along the stream."""
+        number, place = divmod(position, len(self))
+        if number not in self.epochs:
+            # A batch may end one epoch and begin the next.
+            self.epochs = {known: plan for known, plan in self.epochs.items() if known == number - 1}
+            self.epochs[number] = self._plan(number)
+        images, centres = self.epochs[number]
+        image = int(images[place])
+        source = int(np.searchsorted(self.begins, image, side="right")) - 1
+        augmentation = np.random.SeedSequence([self.seed, self.first, position]).generate_state(1, np.uint64)[0]
+        row, column = (float(share) for share in centres[place])
+        return Draw(
+            self.first + source,
+            image - int(self.begins[source]),
+            int(augmentation >> 1),
+            None if np.isnan(row) else (row, column),
+        )
+
+    def _plan(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Image of each place of an epoch, and its centre: N×2, NaN for none."""
+        length = len(self)
+        rng = np.random.default_rng([self.seed, self.first, epoch])
+        images = rng.permutation(length)
+        centres = np.full((length, 2), np.nan, np.float32)
+        if self.centres is None:
+            return images, centres
+        turns = np.arange(int(epoch * length * self.share), int((epoch + 1) * length * self.share))
+        wanted = np.bincount(turns % self.num_classes, minlength=self.num_classes)
+        known = [np.flatnonzero(self.centres.label == label) for label in range(self.num_classes)]
+        drawn = [np.resize(rng.permutation(n), count) for n, count in zip(known, wanted, strict=True) if len(n)]
+        picked = np.concatenate([*drawn, np.empty(0, np.int64)])
+        images[: len(picked)] = self.centres.image[picked]
+        centres[: len(picked), 0] = self.centres.row[picked]
+        centres[: len(picked), 1] = self.centres.column[picked]
+        order = rng.permutation(length)
+        return images[order], centres[order]
+
+
+class Shard(NamedTuple):
+    """Which of the processes that work together this one is; each gets images of its own."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+class TrainingSampler(Sampler[list[Draw]]):
+    """The draws of each micro-batch."""
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        *,
+        images: int,
+        iterations: range,
+        parts: int = 1,
+        alternate: bool = False,
+        shard: Shard = Shard(),  # noqa: B008  # immutable
+    ) -> None:
+        """Plan a run.
+
+        Args:
+            streams: sources of draws.
+            images: images of each stream in a micro-batch of this process.
+            iterations: the iterations to make, one after the other.
+            parts: micro-batches of an iteration; over the processes they are one large batch.
+            alternate: one stream has all of a batch, another one of the next.
+            shard: this process.
+        """
+        self.streams, self.images, self.iterations = list(streams), images, iterations
+        self.parts, self.alternate, self.shard = parts, alternate, shard
+
+    def __len__(self) -> int:
+        return len(self.iterations) * self.parts
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for iteration in self.iterations:
+            turn, which = divmod(iteration, len(self.streams)) if self.alternate else (iteration, None)
+            streams = self.streams if which is None else [self.streams[which]]
+            for part in range(self.parts):
+                first = ((turn * self.parts + part) * self.shard.world_size + self.shard.rank) * self.images
+                yield [stream.draw(first + slot) for stream in streams for slot in range(self.images)]
+
+
+class DomainIndex:
+    """The domain index of each image: its source's, or that of its part of the only source."""
+
+    def __init__(self, data: DataConfig, lengths: Sequence[int], *, seed: int) -> None:
+        self.parts, self.by = data.pseudo_domains, data.pseudo_by
+        if self.parts and self.by == "random":
+            if lengths[0] < self.parts:
+                raise UsageError(
+                    f"data.pseudo_domains is {self.parts}, but the source has {lengths[0]} images: every domain needs one"
+                )
+            order = np.random.default_rng([seed, 2**32 - 1]).permutation(lengths[0])
+            self.part = np.empty(lengths[0], np.int64)
+            self.part[order] = np.arange(lengths[0]) % self.parts
+
+    def of(self, source: int, image: int, style: int | None) -> int:
+        """The index; 0 of all where the network finds the clusters."""
+        if not self.parts:
+            return source
+        if self.by == "random":
+            return int(self.part[image])
+        if self.by == "cluster" or style is None:
+            return 0
+        return 1 + style % (self.parts - 1)

@@ -1,0 +1,98 @@
+"""What stands in the way of a run: its folder, the disk, the memory of a step."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from spcnet import distributed, training
+from spcnet.config import DataConfig, RunConfig
+from spcnet.cost import kept_for_backward
+from spcnet.errors import SpcnetError
+from spcnet.labels import label_space
+from spcnet.models.network import Segmentor
+from spcnet.numerics import free_memory, peak_memory
+from spcnet.reports.dry_run import Device, Rehearsal, size_text
+
+
+def micro_batch_size(data: DataConfig) -> int:
+    """Images of a micro-batch of one process."""
+    return data.images_per_domain * (1 if data.sampling == "alternating" else len(data.sources))
+
+
+def check_machine(config: RunConfig, network: Segmentor, fabric: Fabric, report: Rehearsal) -> None:
+    """Note the network's size, the memory that a step needs and each device has, and what there is too little of."""
+    report.parameters = sum(p.numel() for p in network.parameters())
+    report.needed = _counted(network, config)
+    report.devices = distributed.gather(
+        Device(_name(fabric), free_memory(fabric.device), int(2**20 * peak_memory(fabric.device)))
+    )
+    _check_disk(config.output, report)
+    _check_memory(config, fabric, report)
+
+
+def _counted(network: Segmentor, config: RunConfig) -> int:
+    """Bytes of a training step of one process in single precision, from shapes alone."""
+    size = config.data.crop or config.data.size
+    assert size is not None
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        kept = kept_for_backward(network, torch.empty(1, 3, *size))
+    network.zero_grad(set_to_none=True)
+    pixels = size[0] * size[1]
+    scores = 4 * len(label_space(config.data.space)) * pixels
+    own = sum(p.numel() * p.element_size() for p in network.parameters())
+    # The scores' logarithms are kept for the backward pass of the loss, and their gradient is as large again. All
+    # micro-batches are on the device, three floats and a whole number a pixel, but the network has one at a time.
+    images = micro_batch_size(config.data)
+    return 3 * own + images * (kept + 2 * scores) + (config.training.accumulate - 1) * images * 20 * pixels
+
+
+def _check_memory(config: RunConfig, fabric: Fabric, report: Rehearsal) -> None:
+    """Note where a step does not fit; processes on one machine's processor have its memory together."""
+    beside = fabric.world_size // config.training.nodes if fabric.device.type == "cpu" else 1
+    report.needed *= max(1, beside)
+    if report.available is not None and report.needed > report.available:
+        scarce = min(
+            (device for device in report.devices if device.available is not None),
+            key=lambda device: device.available or 0,
+        )
+        report.problems.append(
+            f"a step needs about {size_text(report.needed)} and {scarce.name} has {size_text(report.available)} free: lower "
+            "data.images_per_domain (training.accumulate makes up for it) or data.crop, raise model.output_stride, or use "
+            "training.activation_checkpointing or training.precision bf16-mixed"
+        )
+
+
+def check_folder(output: Path, report: Rehearsal, *, resume: bool, overwrite: bool) -> None:
+    """Whether the training itself would begin there."""
+    if distributed.rank() > 0:
+        return
+    try:
+        training.check_claim(output, resume=resume, overwrite=overwrite)
+    except SpcnetError as error:
+        report.problems.append(str(error))
+    else:
+        if resume:
+            report.notes.append("the times are those of the whole run, not of what is left of it")
+
+
+def _check_disk(output: Path, report: Rehearsal) -> None:
+    there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    free, wanted = shutil.disk_usage(there).free, 2 * 2 * 4 * report.parameters
+    if not os.access(there, os.W_OK):
+        report.problems.append(f"cannot write to {there}: choose another --output")
+    if free < wanted:
+        report.problems.append(
+            f"{there} has {size_text(free)} free, and the run's checkpoints take {size_text(wanted)}: make room or choose "
+            "another --output"
+        )
+
+
+def _name(fabric: Fabric) -> str:
+    """The device of this process."""
+    device = fabric.device
+    name = f"{torch.cuda.get_device_name(device)} ({device})" if device.type == "cuda" else str(device)
+    return f"{name} of process {fabric.global_rank}" if fabric.world_size > 1 else name
