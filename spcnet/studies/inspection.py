@@ -65,7 +65,7 @@ def inspect(
 
     Args:
         run: the folder of a run, opened. Its sources are shown with any targets, for others are compared with them.
-        limit: images of each domain, spread evenly over it; 0 for all.
+        limit: images of each domain; 0 for all.
         pixels: most pixels of each class and domain whose embeddings are shown.
         batch_size: images that the network sees together; the run's own by default.
         seed: of t-SNE and of which pixels are shown.
@@ -102,12 +102,7 @@ def inspect(
             insides.append(inside)
             done += len(chosen)
     inspection = _Views(run, list(tests), insides, seed).inspection()
-    folder = inspection.folder
-    _keep_pictures(inspection, list(tests.values()))
-    write_figures(inspection, folder)
-    write_text(folder / NEAREST_FILE, report.nearest_csv(inspection))
-    write_page([inspection], folder / PAGE_FILE)
-    report.write_inspection(inspection, folder)
+    _write(inspection, list(tests.values()))
     return inspection
 
 
@@ -138,6 +133,16 @@ class Chosen(SegmentationSet):
         sample = self.whole.read(self.places[index])
         self.known[sample.name] = self.places[index]
         return sample
+
+
+def _write(inspection: Inspection, sets: Sequence[Chosen]) -> None:
+    """Write the record and all that is drawn from it."""
+    folder = inspection.folder
+    _keep_pictures(inspection, sets)
+    write_figures(inspection, folder)
+    write_text(folder / NEAREST_FILE, report.nearest_csv(inspection))
+    write_page([inspection], folder / PAGE_FILE)
+    report.write_inspection(inspection, folder)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Fitting the OOD detector of a run on images of its sources, and measuring what its score is worth."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,36 @@ def evaluate_ood(
         for name, images in tests.items()
         for condition in (conditions if varied else conditions[:1])
     ]
+    scored = _score_all(detector, run, tests, plan, batch_size=batch_size, seed=seed, console=console)
+    images = {name: sum(len(places) for n, c, places in plan if (n, c.name) == (name, CLEAN)) for name in tests}
+    result = {
+        **_about(run, detector, images),
+        "varied": varied,
+        "conditions": [f"{c.name} {c.severity}" for c in conditions],
+    }
+    result |= {
+        "separation": separation(scored, set(run.sources)),
+        "prediction": prediction(scored),
+        "groups": groups(scored),
+        "environment": records.environment(),
+    }
+    folder = ood_file(run.path).parent
+    write_text(folder / IMAGES_FILE, "".join(json.dumps(image.as_json()) + "\n" for image in scored))
+    write_text(folder / RESULT_FILE, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+    return result
+
+
+def _score_all(
+    detector: OODDetector,
+    run: OpenRun,
+    tests: Mapping[str, SegmentationSet],
+    plan: Sequence[tuple[str, Condition, list[int]]],
+    *,
+    batch_size: int,
+    seed: int,
+    console: Console,
+) -> list[ScoredImage]:
+    """Score the images of a plan: of each domain in each condition those at some indices."""
     scored: list[ScoredImage] = []
     with (
         bar(console, sum(len(places) for *_, places in plan), 0, "evaluate OOD score") as show,
@@ -129,25 +159,19 @@ def evaluate_ood(
             for output, items in _outputs(run, tests[name], places, condition, batch_size=batch_size, seed=seed):
                 scored += _scored(detector, output, items, name, condition)
                 show(len(scored), {})
-    sources = set(run.sources)
-    result = {
+    return scored
+
+
+def _about(run: OpenRun, detector: OODDetector, images: dict[str, int]) -> dict[str, Any]:
+    """What was evaluated on which clean images."""
+    return {
         "run": run.path.name,
         "method": run.card.method,
         "known": {"domains": list(detector.domains), "images": len(detector.known)},
-        "sources": sorted(sources & set(tests)),
-        "unseen": sorted(set(tests) - sources),
-        "images": {name: sum(len(places) for n, c, places in plan if (n, c.name) == (name, CLEAN)) for name in tests},
-        "varied": varied,
-        "conditions": [f"{condition.name} {condition.severity}" for condition in conditions],
-        "separation": separation(scored, sources),
-        "prediction": prediction(scored),
-        "groups": groups(scored),
-        "environment": records.environment(),
+        "sources": sorted(set(run.sources) & set(images)),
+        "unseen": sorted(set(images) - set(run.sources)),
+        "images": images,
     }
-    folder = ood_file(run.path).parent
-    write_text(folder / IMAGES_FILE, "".join(json.dumps(image.as_json()) + "\n" for image in scored))
-    write_text(folder / RESULT_FILE, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    return result
 
 
 def _outputs(

@@ -137,11 +137,7 @@ def robustness_card(
     data = resized(run.data, contenders[0].size or DataConfig().size)
     images = open_domain(DomainSpec.parse(target), data=data, space=space, training=False)
     print_remarks([images], console)
-    if not labelled(target, images, workers=options.workers):
-        raise DataError(f"no image of {target} has a labelled pixel in the space {space.name}")
-    places = spread(len(images), options.limit)
-    if not places:
-        raise UsageError(f"{target} has no image: choose another set or split")
+    places = _places(target, images, options, space)
     scoring = Scoring(contenders, space, output / SCORES_FILE, options)
     with bar(console, len(options.conditions) * len(places), 0, "robustness") as show, ExitStack() as stack:
         for contender in contenders:
@@ -168,11 +164,15 @@ def robustness_card(
         seed=options.seed,
         environment=records.environment(),
     )
+    _write(card, output)
+    return card
+
+
+def _write(card: Card, output: Path) -> None:
     write_text(output / CARD_FILE, json.dumps(as_json(card), ensure_ascii=False, indent=1) + "\n")
     write_text(output / TABLE_FILE, to_markdown(card))
     write_heat_map(card, output / HEAT_FILE)
     write_page(card, output / PAGE_FILE, pictures=output / WORST_FOLDER)
-    return card
 
 
 def blocks(images: SegmentationSet, places: Sequence[int], *, limit: int) -> Iterator[Block]:
@@ -196,6 +196,16 @@ def blocks(images: SegmentationSet, places: Sequence[int], *, limit: int) -> Ite
             digest.update(part)
     if samples:
         yield Block(samples, digest.hexdigest())
+
+
+def _places(target: str, images: SegmentationSet, options: CardOptions, space: LabelSpace) -> list[int]:
+    """Which images of the set are evaluated."""
+    if not labelled(target, images, workers=options.workers):
+        raise DataError(f"no image of {target} has a labelled pixel in the space {space.name}")
+    places = spread(len(images), options.limit)
+    if not places:
+        raise UsageError(f"{target} has no image: choose another set or split")
+    return places
 
 
 def _contenders(runs: Sequence[OpenRun], accelerator: str) -> list[Contender]:

@@ -142,7 +142,7 @@ def test_an_image_whose_style_is_a_domains_own_scores_lowest(detector, network, 
     for space in detector.spaces:
         centre = torch.from_numpy(space.centres[1])[None].float()
         parts.append(StyleStats(*centre.tensor_split(2, dim=1)))
-    ideal = detector.scores(output._replace(styles=tuple(parts)))[0]
+    ideal = detector.scores(output._replace(extras=output.extras._replace(styles=tuple(parts))))[0]
     assert ideal.parts["style"] < min(r.parts["style"] for r in detector.scores(look(network, fresh)))
     assert ideal.times < 0.01
 
@@ -157,7 +157,7 @@ def test_an_image_whose_style_is_a_domains_own_scores_lowest(detector, network, 
             )
             for stats in parts
         )
-        assert detector.scores(output._replace(styles=moved))[0].score > ideal.score
+        assert detector.scores(output._replace(extras=output.extras._replace(styles=moved)))[0].score > ideal.score
 
     elsewhere()
 
@@ -167,7 +167,7 @@ def test_the_base_distance_of_an_image_with_a_bases_statistics_is_zero(network, 
     styles = tuple(
         StyleStats(layer.base_mean[[0, 1]].clone(), layer.base_std[[0, 1]].clone()) for layer in network.style_layers
     )
-    assert signals(network, output._replace(styles=styles)).distance.abs().max() < 1e-9
+    assert signals(network, output._replace(extras=output.extras._replace(styles=styles))).distance.abs().max() < 1e-9
     assert signals(network, output).distance.min() > 0
 
 
