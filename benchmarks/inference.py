@@ -41,7 +41,6 @@ from torch import Tensor, nn
 
 from spcnet import export, training
 from spcnet.config import DataConfig, EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
-from spcnet.convert import load_any
 from spcnet.data.transforms import normalise
 from spcnet.errors import UsageError
 from spcnet.export import comparison, onnx_files
@@ -49,6 +48,7 @@ from spcnet.inference.fast import STEPS, Step, fused
 from spcnet.inference.predictor import Predictor
 from spcnet.labels import label_space
 from spcnet.numerics import keep_freed_memory
+from spcnet.runs import OpenRun
 
 NETWORKS = ("spcnet/mobilenet_v2", "deeplabv3plus/mobilenet_v2", "spcnet/resnet50", "deeplabv3plus/resnet50")
 SIZE = (512, 1024)
@@ -86,8 +86,8 @@ def way(name: str, folder: Path, picture: Tensor) -> Callable[[], Tensor]:
     if name == "onnx":
         program = onnx_files.onnx_program((folder / "model.onnx").read_bytes())
         return lambda: program(image)
-    network, card = load_any(folder)
-    network.eval()
+    run = OpenRun(folder)
+    network, card = run.network, run.card
     if name in PICTURES:
         predictor = Predictor(
             network,
@@ -234,7 +234,8 @@ def main() -> None:
                 shutil.copytree(args.run, folder, dirs_exist_ok=True)
             else:
                 trained(network, folder, args.steps)
-            model, card = load_any(folder)
+            run = OpenRun(folder)
+            model, card = run.network, run.card
             try:
                 export.export(model, card, folder / "model.onnx", checked=[(1, 64, 96)])
             except UsageError as error:

@@ -23,7 +23,7 @@ from spcnet.errors import CheckpointError, UsageError
 from spcnet.file_kinds import FileKind, refuse_other, split_part
 from spcnet.files import write_atomic
 from spcnet.labels import SPACES, label_space
-from spcnet.methods import card_for, method_named, restore
+from spcnet.methods import card_for, method_named
 from spcnet.methods.baseline import Baseline
 from spcnet.methods.robustnet import RobustNet
 from spcnet.models.backbones import backbone_info, build_backbone
@@ -438,22 +438,6 @@ def is_foreign(path: Path) -> bool:
     if own and part is not None:
         raise UsageError(f"{file} holds one network alone: leave out #{part}")
     return not own
-
-
-def load_any(path: Path | str) -> tuple[Segmentor, ModelCard]:
-    """The network of a run, of a checkpoint of this package, or of any file that `load_foreign` reads.
-
-    What a file is, its content says; its name plays no part. `FILE#NAME` names one of several networks in a file.
-
-    Raises:
-        CheckpointError: nothing is there, or it cannot be read.
-        UsageError: its classes fit no label space, or it is an exported network.
-    """
-    path = Path(path)
-    if is_foreign(path):
-        network, card, _ = load_foreign(path)
-        return network, card
-    return restore(path)
 
 
 def write_robustnet(network: Segmentor, card: ModelCard, path: Path) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from spcnet.errors import UsageError
+
 
 def at_least_single(value: Tensor) -> Tensor:
     """The value itself in single or double precision; a half-precision one in single precision."""
@@ -29,6 +31,24 @@ def without_autocast(value: Tensor) -> torch.autocast:
 def device_of(module: nn.Module) -> torch.device:
     """The device that a network's parameters are on."""
     return next(module.parameters()).device
+
+
+def find_device(name: torch.device | str = "auto") -> torch.device:
+    """The device of that name; 'auto' takes an accelerator if there is one.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    if str(name) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises any of these for a missing one
+        raise UsageError(f"there is no device {str(name)!r} here: use auto, or cpu, which is everywhere") from error
+    return device
 
 
 def pixels_at_a_time(device: torch.device) -> int:
@@ -82,3 +102,9 @@ def free_memory(device: torch.device) -> int | None:
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
         amounts.append(int(Path("/sys/fs/cgroup/memory.max").read_text()) - used)
     return min(amounts, default=None)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of a device or of the machine does not suffice."""
+    words = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)

@@ -16,10 +16,10 @@ from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.engine.records import CONFIG_FILE
 from spcnet.errors import DataError, UsageError, lookup
 from spcnet.files import read_yaml
-from spcnet.inference.predictor import find_device
 from spcnet.labels import LabelSpace, label_space
 from spcnet.methods import rebuild
 from spcnet.models.network import Segmentor
+from spcnet.numerics import find_device
 from spcnet.synthesis.weather import WEATHER
 
 

@@ -18,10 +18,10 @@ from spcnet import checkpoint
 from spcnet.cli import COMMANDS, main, parse, summary
 from spcnet.config import RunConfig, recipes_folder
 from spcnet.engine import records
-from spcnet.methods import restore
 from spcnet.runs import OpenRun
 from tests.support.commands import every_option, every_parser
 from tests.support.tiny import SMALL, train
+from tests.support.weight_files import restore
 
 RECIPES = sorted(str(path.relative_to(recipes_folder()).with_suffix("")) for path in recipes_folder().rglob("*.yaml"))
 

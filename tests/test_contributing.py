@@ -46,7 +46,7 @@ def test_a_data_set_is_one_entry(
     assert len(list(root.glob("truth/*/**/*_ids.png"))) == 12
     assert main(["data", "list"]) == 0
     assert info.title in capsys.readouterr().out
-    assert main(["data", "check", "village", str(root)]) == 0
+    assert main(["data", "check", "village", str(root), f"--output={tmp_path}"]) == 0
     options = ("--data.sources=[village]", f"--data.roots={{village: {root}}}")
     assert tiny.train(run, "--method=deeplabv3plus", *options, iterations=1) == 0
     domains = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()][-1]["domains"]

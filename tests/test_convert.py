@@ -22,14 +22,14 @@ from spcnet.cli import main
 from spcnet.convert import load_backbone, load_foreign, write_backbone
 from spcnet.errors import CheckpointError, UsageError
 from spcnet.labels import label_space
-from spcnet.methods import build_model, restore
+from spcnet.methods import build_model
 from spcnet.models.backbones import backbone_info, build_backbone
 from spcnet.weights.imagenet import CLASSIFIER_KEYS, load_imagenet
 from tests import golden
 from tests.support.backbones import classifier_state, published
 from tests.support.reference import formula
 from tests.support.weight_files import checkpoint as mindspore_file
-from tests.support.weight_files import onnx_file, torch_export_file
+from tests.support.weight_files import onnx_file, restore, torch_export_file
 
 SNAPSHOT = {"optimizer": {"lr": 0.01}, "epoch": 3, "mean_iu": np.float64(0.4), "command": "train.py --arch x"}
 

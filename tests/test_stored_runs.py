@@ -21,8 +21,8 @@ from spcnet import checkpoint
 from spcnet.cli import main
 from spcnet.data.transforms import normalise
 from spcnet.inference.ood import OODDetector
-from spcnet.methods import restore
 from spcnet.synthesis.streets import generate
+from tests.support.weight_files import restore
 
 STORED = Path(__file__).parent / "fixtures" / "v0.1.0"
 METHODS = ("isw", "spcnet")

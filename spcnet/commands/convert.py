@@ -44,6 +44,7 @@ def convert(
     from spcnet import checkpoint
     from spcnet import convert as conversion
     from spcnet.file_kinds import split_part
+    from spcnet.runs import OpenRun
 
     console = console or Console(quiet=True)
     if to not in ("spcnet", "robustnet"):
@@ -73,7 +74,8 @@ def convert(
             names = ("method", "output_stride", "wt_layer", "space", "domains", "allow_missing")
             if idle := [name for name, value in zip(names, options, strict=True) if value is not None]:
                 raise UsageError(f"{source} says itself what network it holds: leave out {', '.join(idle)}")
-            network, card = conversion.load_any(source)
+            run = OpenRun(source)
+            network, card = run.network, run.card
             lines = [f"spcnet checkpoint: {len(network.state_dict())} tensors loaded"]
         if to == "spcnet":
             checkpoint.write(output, network.state_dict(), card)

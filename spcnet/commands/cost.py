@@ -42,9 +42,9 @@ def cost(
 
     from spcnet.cost import costs
     from spcnet.engine.progress import bar
-    from spcnet.inference.predictor import find_device
     from spcnet.methods import METHODS, method_named
     from spcnet.models.backbones import BACKBONES, backbone_info
+    from spcnet.numerics import find_device
     from spcnet.reports.html import counted
 
     for name in methods or ():

@@ -87,8 +87,6 @@ def predict(
     run = OpenRun(model)
     views = TestTimeAugmentation(window, overlap, weights=window_weights, scales=tuple(scales), flip=flip)
     image_size = None if full_size else size or run.card.size
-    # The detector knows what it was fitted on alone: whole images at the size of the training.
-    scored = views.plain and image_size is not None and image_size == run.card.size and ood_file(model).is_file()
     predictor = Predictor(
         run.network,
         space=run.space,
@@ -98,8 +96,10 @@ def predict(
         views=views,
         batch_size=batch_size,
         speed=speed,
-        unfamiliarity=OODDetector.read(model, run.network) if scored else None,
     )
+    # The detector is fitted on whole images at the size of the training.
+    if ood_file(model).is_file() and views.plain and image_size is not None and image_size == run.card.size:
+        predictor.score_ood(OODDetector.read(model, run.network))
     search = search_images(inputs, output=output, videos=True)
     titles = ["predict", *(["frames"] if any(is_video(one.path) for one in search.images) else [])]
     with bars(console, titles, [0] * len(titles)) as shows:
@@ -136,7 +136,7 @@ def _show(predictions: "Predictions", output: Path, left_out: str | None, consol
     say(f"{' and '.join(parts)} labelled in {output}")
     if left_out:
         say(f"left out {left_out}", style="yellow")
-    scores = {one.path: one.unfamiliarity for one in predictions.written if one.unfamiliarity}
+    scores = {one.path: one.ood_score for one in predictions.written if one.ood_score}
     strange = {path: reading.score for path, reading in scores.items() if reading.percentile == 1}
     if strange:
         say(

@@ -156,3 +156,21 @@ def bootstrap_mean_iou(
 def absent(counts: Int[Tensor, "K K"]) -> list[int]:
     """Classes without a single truth pixel. Their IoU, 0 or NaN, says nothing about how well they are found."""
     return [int(k) for k in (counts.sum(dim=1) == 0).nonzero()]
+
+
+def certainty(scores: Float[Tensor, "K h w"], chosen: Int[Tensor, "H W"]) -> Float[Tensor, "H W"]:
+    """Probability of the chosen class of each pixel, from scores of any size: the softmax, 0..1.
+
+    The scores are brought to the size of `chosen` as `classify` does.
+    """
+    height, width = chosen.shape
+    total: Tensor | None = None
+    own = torch.empty(height, width, device=scores.device)
+    # Class by class, as `classify` does: the scores at full size would be K images large.
+    for k, score in enumerate(scores.float()):
+        if score.shape != (height, width):
+            score = F.interpolate(score[None, None], size=(height, width), mode="bilinear", align_corners=True)[0, 0]
+        total = score.clone() if total is None else torch.logaddexp(total, score)
+        own = torch.where(chosen == k, score, own)
+    assert total is not None
+    return (own - total).exp()

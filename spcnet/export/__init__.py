@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from spcnet.checkpoint import ModelCard
 from spcnet.errors import UsageError, unknown_name_error
@@ -20,7 +20,7 @@ from spcnet.export.onnx_files import OPSET, check_opset, onnx_program, to_onnx
 from spcnet.files import write_atomic, write_text
 from spcnet.models.network import Segmentor
 
-SUFFIXES: dict[str, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
 """How the name of a file ends, by its format."""
 
 
@@ -39,7 +39,6 @@ def export(
     card: ModelCard,
     output: Path,
     *,
-    format: Format = "onnx",
     kind: Kind = "logits",
     pixels: Pixels | None = None,
     opset: int = OPSET,
@@ -49,10 +48,9 @@ def export(
     """Write a network as a file, after it has answered as the network does.
 
     Args:
-        network: what `restore` or `build_model` made.
+        network: a trained network, see `spcnet.runs.OpenRun`.
         card: what it is.
-        output: file to write, `*.onnx` or `*.pt2`.
-        format: `onnx`, or `torch-export` for a file that `torch.export.load` reads.
+        output: file to write: `*.onnx`, or `*.pt2` for a file that `torch.export.load` reads.
         kind: `logits` for the scores of each pixel, `labels` for its class.
         pixels: type of images 0..255 that the file normalises itself; None for images that come normalised.
         opset: version of the ONNX operators.
@@ -63,11 +61,12 @@ def export(
         UsageError: an option is wrong, or the packages for ONNX are not installed.
         DataError: the file answers otherwise than the network, or cannot be written.
     """
-    for value, known, what in ((format, tuple(SUFFIXES), "format"), (kind, ("logits", "labels"), "kind of output")):
-        if value not in known:
-            raise unknown_name_error(value, known, what)
-    if output.suffix.lower() != SUFFIXES[format]:
-        raise UsageError(f"the output is {output}: a file of the format {format} ends in {SUFFIXES[format]}")
+    if kind not in get_args(Kind):
+        raise unknown_name_error(kind, get_args(Kind), "kind of output")
+    formats: dict[str, Format] = {suffix: name for name, suffix in SUFFIXES.items()}
+    if output.suffix.lower() not in formats:
+        raise UsageError(f"the output is {output}: a file of weights ends in {' or '.join(formats)}")
+    format = formats[output.suffix.lower()]
     if format == "onnx":
         check_opset(opset)
     deployed = Deployed(network, card, kind=kind, pixels=pixels)

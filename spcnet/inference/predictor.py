@@ -11,8 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -21,28 +20,19 @@ from spcnet.config import plain_lists
 from spcnet.data.listing import ending_of, kind_by_content, kind_of_ending, package_for, plug_in_loaded
 from spcnet.data.transforms import normalise
 from spcnet.errors import DataError, SpcnetError, UsageError, WriteError, unknown_name_error
-from spcnet.evaluation.metrics import classify
+from spcnet.evaluation.metrics import certainty, classify
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented, check_overlap
 from spcnet.files import write_atomic
 from spcnet.glossary import Layers
 from spcnet.inference.fast import fused
 from spcnet.inference.images import find_images, read_rgb
 from spcnet.inference.ood import OODDetector, OODScore
-from spcnet.inference.results import (
-    Failure,
-    FoundImage,
-    Outcome,
-    Prediction,
-    Predictions,
-    Results,
-    ResultWriter,
-    VideoRecord,
-    WrittenVideo,
-)
+from spcnet.inference.result_files import ResultWriter, VideoRecord
+from spcnet.inference.results import Failure, FoundImage, Outcome, Prediction, Predictions, Results, WrittenVideo
 from spcnet.inference.video import Frame, VideoWriter, is_video, open_video, packages
 from spcnet.labels import LabelSpace
 from spcnet.models.network import MIN_SIZE, Segmentor
-from spcnet.numerics import keep_freed_memory
+from spcnet.numerics import find_device, is_out_of_memory, keep_freed_memory
 from spcnet.types import SegOutput
 
 WHOLE = TestTimeAugmentation()
@@ -74,8 +64,6 @@ class Predictor:
         views: how images are looked at: whole or in windows, at which scales, mirrored too.
         batch_size: most images of one size that go through the network together, and most windows.
         speed: `auto`, `plain` or `fused`, see `Speed`.
-        unfamiliarity: tells of each image how far it is from what the network was trained on; for whole images, looked at
-            once, at the size that it was made with.
 
     Raises:
         UsageError: the size or the batch is too small, the views make no sense, or there is no such device.
@@ -92,13 +80,7 @@ class Predictor:
         views: TestTimeAugmentation = WHOLE,
         batch_size: int = 1,
         speed: Speed = "auto",
-        unfamiliarity: OODDetector | None = None,
     ) -> None:
-        if unfamiliarity is not None and not views.plain:
-            raise UsageError(
-                "how unfamiliar an image is can only be told of whole images, looked at once: leave out windows, scales "
-                "and mirror images, or the unfamiliarity"
-            )
         if size is not None and min(size) < MIN_SIZE:
             raise UsageError(
                 f"the size {size[0]}×{size[1]} is too small: height and width must be at least {MIN_SIZE} pixels"
@@ -119,13 +101,26 @@ class Predictor:
         self.size = size
         self.source_names = tuple(source_names)
         self.views, self.batch_size = views, batch_size
-        self.unfamiliarity = unfamiliarity
+        self.ood_detector: OODDetector | None = None
         network = self.model
         if isinstance(network, Segmentor) and (speed == "fused" or (speed == "auto" and self.device.type == "cpu")):
             network = fused(network)
             if self.device.type == "cpu":
                 keep_freed_memory()
         self._forward = augmented(network, views, at_once=batch_size)
+
+    def score_ood(self, detector: OODDetector) -> None:
+        """Give each prediction an out-of-distribution score from now on.
+
+        Args:
+            detector: fitted on images of the size that this predictor brings images to.
+
+        Raises:
+            UsageError: images are seen in windows, at several scales or mirrored, for which no detector is fitted.
+        """
+        if not self.views.plain:
+            raise UsageError("OOD scores require whole images at one scale: leave out window, scales and flip")
+        self.ood_detector = detector
 
     def predict(self, image: npt.NDArray[Any] | Image.Image | Path | str, *, confidence: bool = False) -> Prediction:
         """Find the class of each pixel of an image.
@@ -191,7 +186,7 @@ class Predictor:
         try:
             found = self._labelled(images, confidence)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(images) > 1:
                 return [prediction for image in images for prediction in self._predict([image], confidence)]
@@ -206,7 +201,7 @@ class Predictor:
     def _labelled(self, images: Sequence[npt.NDArray[np.uint8]], confidence: bool) -> list[_Labelled]:
         output: SegOutput = self._forward(torch.stack([self._prepared(image) for image in images]))
         self._check(output)
-        readings = [None] * len(images) if self.unfamiliarity is None else self.unfamiliarity.scores(output)
+        readings = [None] * len(images) if self.ood_detector is None else self.ood_detector.scores(output)
         found: list[_Labelled] = []
         for number, rgb in enumerate(images):
             own_size = (rgb.shape[0], rgb.shape[1])
@@ -283,8 +278,8 @@ class Predictor:
         predictions = Predictions()
         done = 0
         try:
-            for video, alike in groupby(found, key=lambda one: is_video(one.path)):
-                some = list(alike)
+            for video, group in groupby(found, key=lambda one: is_video(one.path)):
+                some = list(group)
                 outcomes = (
                     (self.predict_video(one, output, results=results, on_frame=on_frame) for one in some)
                     if video
@@ -297,14 +292,11 @@ class Predictor:
                         progress(done, len(found), outcome)
                     if isinstance(outcome, WrittenVideo) and outcome.stopped:
                         raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            if done:
-                writer.index(predictions, size=self.size)
-            raise
-        except WriteError:
+        except (KeyboardInterrupt, WriteError) as error:
             # Where nothing more can be written, the list of what there is may be just what no longer fits.
             with suppress(WriteError):
-                writer.index(predictions, size=self.size)
+                if done or isinstance(error, WriteError):
+                    writer.index(predictions, size=self.size)
             raise
         writer.index(predictions, size=self.size)
         return predictions
@@ -427,7 +419,7 @@ class Predictor:
             except DataError as error:
                 return Failure(video.path, f"{video.path}: {error}")
             table = stack.enter_context(TemporaryFile("w+", encoding="utf-8", newline=""))
-            strange = self.unfamiliarity is not None
+            strange = self.ood_detector is not None
             record = VideoRecord(writer, video, opened, table, strange=strange, on_frame=on_frame)
             if record.video_file is None:
                 self._film(record, first, prediction, frames, None)
@@ -472,24 +464,6 @@ class Predictor:
         return ResultWriter(output, results, self.space, self.source_names)
 
 
-def certainty(scores: Float[Tensor, "K h w"], chosen: Int[Tensor, "H W"]) -> Float[Tensor, "H W"]:
-    """Probability of the chosen class of each pixel, from scores of any size: the softmax, 0..1.
-
-    The scores are brought to the size of `chosen` as `classify` does.
-    """
-    height, width = chosen.shape
-    total: Tensor | None = None
-    own = torch.empty(height, width, device=scores.device)
-    # Class by class, as `classify` does: the scores at full size would be K images large.
-    for k, score in enumerate(scores.float()):
-        if score.shape != (height, width):
-            score = F.interpolate(score[None, None], size=(height, width), mode="bilinear", align_corners=True)[0, 0]
-        total = score.clone() if total is None else torch.logaddexp(total, score)
-        own = torch.where(chosen == k, score, own)
-    assert total is not None
-    return (own - total).exp()
-
-
 def _fits(size: tuple[int, ...], views: TestTimeAugmentation) -> bool:
     """Whether an image of that height and width is large enough for the network at each scale."""
     return round(min(size) * min(views.scales)) >= MIN_SIZE
@@ -517,35 +491,10 @@ def check_views(views: TestTimeAugmentation, size: tuple[int, int] | None = None
     if not views.scales or min(views.scales) <= 0:
         raise UsageError(f"the scales are {list(views.scales)}: factors above 0, at least one")
     if views.window is None and (views.overlap, views.weights) != (WHOLE.overlap, WHOLE.weights):
-        raise UsageError(
-            "there are no windows for the overlap or the window weights to lie by: give a window, or leave them out"
-        )
+        raise UsageError("--overlap and --window_weights require --window")
 
 
 def _per_source(weights: torch.Tensor) -> list[float]:
     """One share per source of an image; weights per channel are averaged over the channels."""
     shares: list[float] = weights.float().reshape(len(weights), -1).mean(dim=1).tolist()
     return shares
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    words = ("not enough memory", "can't allocate memory", "out of memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)
-
-
-def find_device(name: torch.device | str = "auto") -> torch.device:
-    """The device of that name; 'auto' takes an accelerator if there is one.
-
-    Raises:
-        UsageError: there is no such device.
-    """
-    if str(name) == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises any of these for a missing one
-        raise UsageError(f"there is no device {str(name)!r} here: use auto, or cpu, which is everywhere") from error
-    return device

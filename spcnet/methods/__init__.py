@@ -5,7 +5,6 @@ What a method is stands in `spcnet.methods.base`. A new one is a module here and
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from spcnet import checkpoint
@@ -82,13 +81,6 @@ def build_model(
     auxiliary_weight = {"auxiliary_weight": 0.4} if auxiliary else {}
     config = from_dict(ModelConfig, {**named, **auxiliary_weight, **(options or {})})
     return method_named(method).build(config, num_classes=num_classes, num_domains=num_domains)
-
-
-def restore(path: Path | str) -> tuple[Segmentor, checkpoint.ModelCard]:
-    """Build the network that a run or a checkpoint file holds, and say what it is; see `spcnet.runs.OpenRun`."""
-    file = checkpoint.find(Path(path))
-    stored = checkpoint.read(file)
-    return rebuild(stored, str(file)), stored.card
 
 
 def rebuild(stored: checkpoint.Checkpoint, source: str) -> Segmentor:

@@ -59,15 +59,14 @@ def _row(
     backbone: str,
     sources: str,
     scores: Sequence[float | None],
-    protocol: str,
-    paper: str,
-    place: str,
+    origin: tuple[str, str, str],
     *,
     mean: float | None = None,
     verified: bool = True,
-    order: Sequence[str] = SETS,
 ) -> Published:
-    """A row from its figures in per cent, for the sets in that order."""
+    """A row from its figures in per cent, for the sets in the papers' order, and from its protocol, paper and place."""
+    protocol, paper, place = origin
+    order = _FROM_CITYSCAPES if sources == "cityscapes" else SETS
     known = {name: value / 100 for name, value in zip(order, scores, strict=False) if value is not None}
     if mean is None and all(name in known for name in SETS[:3]):
         mean = 100 * sum(known[name] for name in SETS[:3]) / 3
@@ -91,6 +90,7 @@ _REIN = ("rein", "Wei et al., CVPR 2024", "README of Rein")
 _SCSD = ("own", "SCSD, AAAI 2025", "README of SCSD")
 _FUSER = "MFuser (arXiv 2504.03193)"
 _TUNE = "Causal-Tune (arXiv 2512.16567)"
+_SOMA = ("own", "SoMA", "README of SoMA")
 _RECYCLE = ("own", "RecycleLoRA, CVPR 2026 Findings", "arXiv 2603.28142")
 _COPY = "a copied table"
 _UNKNOWN = "not noted"
@@ -107,19 +107,19 @@ def _copied(method: str, place: str) -> tuple[str, str, str]:
 
 PUBLISHED: tuple[Published, ...] = (
     # Trained on GTAV
-    _row("DeepLabV3+", "ResNet-101", "gtav", (30.06, 24.85, 31.50), *_CHOI),
-    _row("IBN-Net", "ResNet-101", "gtav", (33.63, 33.30, 36.50), *_CHOI),
-    _row("ISW (RobustNet)", "ResNet-101", "gtav", (37.09, 35.37, 38.50), *_CHOI),
-    _row("SPC-Net", "ResNet-50", "gtav", (44.10, 40.47, 45.62), *_LOGS),
-    _row("SCSD", "ResNet-50, CLIP text", "gtav", (51.72, 44.67, 56.98, None, 43.08), *_SCSD),
-    _row("TLDR", "ResNet-50", "gtav", (46.97,), "own", "TLDR", "README of TLDR, released weights"),
-    _row("Rein", "ResNet-50", "gtav", (49.1,), *_REIN),
-    _row("Rein", "ResNet-101", "gtav", (45.9,), *_REIN),
-    _row("Rein", "DINOv2-S", "gtav", (55.3,), *_REIN),
-    _row("Rein", "DINOv2-B", "gtav", (64.3,), *_REIN),
-    _row("Rein, released weights", "DINOv2-L", "gtav", (66.7, 60.0), *_REIN),
+    _row("DeepLabV3+", "ResNet-101", "gtav", (30.06, 24.85, 31.50), _CHOI),
+    _row("IBN-Net", "ResNet-101", "gtav", (33.63, 33.30, 36.50), _CHOI),
+    _row("ISW (RobustNet)", "ResNet-101", "gtav", (37.09, 35.37, 38.50), _CHOI),
+    _row("SPC-Net", "ResNet-50", "gtav", (44.10, 40.47, 45.62), _LOGS),
+    _row("SCSD", "ResNet-50, CLIP text", "gtav", (51.72, 44.67, 56.98, None, 43.08), _SCSD),
+    _row("TLDR", "ResNet-50", "gtav", (46.97,), _copied("TLDR", "README of TLDR, released weights")),
+    _row("Rein", "ResNet-50", "gtav", (49.1,), _REIN),
+    _row("Rein", "ResNet-101", "gtav", (45.9,), _REIN),
+    _row("Rein", "DINOv2-S", "gtav", (55.3,), _REIN),
+    _row("Rein", "DINOv2-B", "gtav", (64.3,), _REIN),
+    _row("Rein, released weights", "DINOv2-L", "gtav", (66.7, 60.0), _REIN),
     *(
-        _row(method, backbone, "gtav", scores, *_copied(paper, place), verified=False)
+        _row(method, backbone, "gtav", scores, _copied(paper, place), verified=False)
         for method, backbone, scores, paper, place in (
             ("SAN-SAW", "ResNet-101", (45.33, 41.18, 40.77), "SAN-SAW", f"Table 1 of {_FUSER}"),
             ("WildNet", "ResNet-101", (45.79, 41.73, 47.08), "WildNet", f"Table 1 of {_FUSER}"),
@@ -149,12 +149,12 @@ PUBLISHED: tuple[Published, ...] = (
             ("SoMA", "DINOv2-L", (71.82, 61.31, 71.67), "SoMA", "mean: README of SoMA; by set: a copied table"),
         )
     ),
-    _row("RecycleLoRA", "EVA02-L", "gtav", (), *_RECYCLE, mean=66.35, verified=False),
-    _row("RecycleLoRA", "DINOv2-L", "gtav", (73.01, 61.77, 72.07), *_RECYCLE, verified=False),
+    _row("RecycleLoRA", "EVA02-L", "gtav", (), _RECYCLE, mean=66.35, verified=False),
+    _row("RecycleLoRA", "DINOv2-L", "gtav", (73.01, 61.77, 72.07), _RECYCLE, verified=False),
     # Trained on GTAV and SYNTHIA
-    _row("SPC-Net", "ResNet-50", "gtav+synthia", (46.36, 43.21, 48.33, 71.88, 74.87), *_LOGS),
+    _row("SPC-Net", "ResNet-50", "gtav+synthia", (46.36, 43.21, 48.33, 71.88, 74.87), _LOGS),
     *(
-        _row(method, "ResNet-50", "gtav+synthia", (), *_paper("its comparison"), mean=mean, verified=own)
+        _row(method, "ResNet-50", "gtav+synthia", (), _paper("its comparison"), mean=mean, verified=own)
         for method, mean, own in (
             ("DeepLabV3+", 32.26, True),
             ("IBN-Net", 35.27, False),
@@ -166,7 +166,7 @@ PUBLISHED: tuple[Published, ...] = (
         )
     ),
     *(
-        _row(method, backbone, "gtav+synthia", (), *_paper("Table 4"), mean=mean)
+        _row(method, backbone, "gtav+synthia", (), _paper("Table 4"), mean=mean)
         for method, backbone, mean in (
             ("DeepLabV3+", "MobileNetV2", 25.24),
             ("SPC-Net", "MobileNetV2", 37.87),
@@ -176,26 +176,25 @@ PUBLISHED: tuple[Published, ...] = (
             ("SPC-Net", "ResNet-101", 46.78),
         )
     ),
-    _row("SPC-Net, style projection alone", "ResNet-50", "gtav+synthia", (), *_paper("Table 5"), mean=44.55),
-    _row("SPC-Net, clustering alone", "ResNet-50", "gtav+synthia", (), *_paper("Table 5"), mean=34.93),
-    _row("SCSD", "ResNet-50, CLIP text", "gtav+synthia", (52.43, 45.25, 56.58), *_SCSD),
-    _row("SoMA at 512", "DINOv2-L", "gtav+synthia", (), "own", "SoMA", "README of SoMA", mean=69.26),
+    _row("SPC-Net, style projection alone", "ResNet-50", "gtav+synthia", (), _paper("Table 5"), mean=44.55),
+    _row("SPC-Net, clustering alone", "ResNet-50", "gtav+synthia", (), _paper("Table 5"), mean=34.93),
+    _row("SCSD", "ResNet-50, CLIP text", "gtav+synthia", (52.43, 45.25, 56.58), _SCSD),
+    _row("SoMA at 512", "DINOv2-L", "gtav+synthia", (), _SOMA, mean=69.26),
     # Trained on three sources
-    _row("SPC-Net", "ResNet-50", "gtav+synthia+idd", (57.91, 53.25, 61.72, 74.36, 78.35, 76.07), *_LOGS),
-    _row("SoMA at 512", _UNKNOWN, "gtav+synthia+urbansyn", (), "own", "SoMA", "README of SoMA", mean=71.68),
-    _row("SoMA at 1024", _UNKNOWN, "gtav+synthia+urbansyn", (), "own", "SoMA", "README of SoMA", mean=73.12),
-    _row("Rein", _UNKNOWN, "gtav+synthia+urbansyn", (78.4,), *_REIN),
+    _row("SPC-Net", "ResNet-50", "gtav+synthia+idd", (57.91, 53.25, 61.72, 74.36, 78.35, 76.07), _LOGS),
+    _row("SoMA at 512", _UNKNOWN, "gtav+synthia+urbansyn", (), _SOMA, mean=71.68),
+    _row("SoMA at 1024", _UNKNOWN, "gtav+synthia+urbansyn", (), _SOMA, mean=73.12),
+    _row("Rein", _UNKNOWN, "gtav+synthia+urbansyn", (78.4,), _REIN),
     # Trained on Cityscapes
-    _row("SCSD", "ResNet-50, CLIP text", "cityscapes", (52.25, 62.51, 51.00, 39.77), *_SCSD, order=_FROM_CITYSCAPES),
+    _row("SCSD", "ResNet-50, CLIP text", "cityscapes", (52.25, 62.51, 51.00, 39.77), _SCSD),
     *(
         _row(
             method,
             backbone,
             "cityscapes",
             scores,
-            *_copied(method, f"Table 2 of {_FUSER}"),
+            _copied(method, f"Table 2 of {_FUSER}"),
             verified=False,
-            order=_FROM_CITYSCAPES,
         )
         for method, backbone, scores in (
             ("SHADE", "ResNet-101", (50.95, 60.67)),
@@ -209,10 +208,8 @@ PUBLISHED: tuple[Published, ...] = (
             ("MFuser", _UNKNOWN, (65.81, 77.93)),
         )
     ),
-    _row(
-        "SoMA", _UNKNOWN, "cityscapes", (67.02, 76.45), *_copied("SoMA", _COPY), verified=False, order=_FROM_CITYSCAPES
-    ),
-    _row("RecycleLoRA", _UNKNOWN, "cityscapes", (66.65, 77.54), *_RECYCLE, verified=False, order=_FROM_CITYSCAPES),
+    _row("SoMA", _UNKNOWN, "cityscapes", (67.02, 76.45), _copied("SoMA", _COPY), verified=False),
+    _row("RecycleLoRA", _UNKNOWN, "cityscapes", (66.65, 77.54), _RECYCLE, verified=False),
 )
 """Rows with a source, by what they were trained on."""
 

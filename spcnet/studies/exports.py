@@ -51,12 +51,18 @@ class ExportOptions:
         """Type of the images that the file takes; None for normalised ones."""
         return self.pixels if self.normalise else None
 
-    def check(self) -> None:
+    def check(self, output: Path) -> None:
         """Refuse options that do not go together.
+
+        Args:
+            output: file to write.
 
         Raises:
             UsageError: names them.
         """
+        suffix = exporting.SUFFIXES[self.format]
+        if output.suffix.lower() != suffix:
+            raise UsageError(f"the output is {output}: a file of the format {self.format} ends in {suffix}")
         if self.int8 and self.format != "onnx":
             raise UsageError(f"--int8 is for the format onnx, and the format is {self.format}: drop one of them")
         if self.int8 and self.calibration is None:
@@ -89,7 +95,7 @@ def export(run: OpenRun, output: Path, options: ExportOptions, console: Console)
     Raises:
         UsageError, DataError, CheckpointError: see the message.
     """
-    options.check()
+    options.check(output)
     calibration, score = _calibration(run, options.calibration), options.score
     if score is None and isinstance(calibration, SegmentationSet):
         score = str(replace(DomainSpec.parse(str(options.calibration)), split=None))
@@ -99,7 +105,6 @@ def export(run: OpenRun, output: Path, options: ExportOptions, console: Console)
         run.network,
         run.card,
         output,
-        format=options.format,
         kind=options.output_kind,
         pixels=options.given_pixels,
         opset=options.opset,

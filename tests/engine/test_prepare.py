@@ -25,13 +25,14 @@ from spcnet.cost import kept_for_backward
 from spcnet.engine import prepare as preparing
 from spcnet.engine.prepare import prepare
 from spcnet.errors import UsageError
-from spcnet.methods import METHODS, build_model, restore
+from spcnet.methods import METHODS, build_model
 from spcnet.models.network import Segmentor
 from spcnet.models.recompute import buffers_kept, recomputed
 from spcnet.models.whitening import SwitchableWhitening
 from spcnet.types import SegOutput, internals_of
 from tests.support.demo_networks import shortened
 from tests.support.training import batches, losses, pairs, settings, trainer
+from tests.support.weight_files import restore
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

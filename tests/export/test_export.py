@@ -30,10 +30,11 @@ from spcnet.errors import DataError, UsageError
 from spcnet.evaluation import evaluator
 from spcnet.export import comparison, deployment, onnx_files, quantisation
 from spcnet.labels import label_space
-from spcnet.methods import METHODS, build_model, restore
+from spcnet.methods import METHODS, build_model
 from spcnet.models.backbones import BACKBONES
 from spcnet.models.network import Segmentor
 from tests.support.demo_networks import shortened
+from tests.support.weight_files import restore
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_only.py"
 SIZES = ((1, 33, 33), (2, 64, 96), (3, 47, 71))
@@ -256,7 +257,7 @@ def test_the_example_runs_without_torch_and_spcnet(exported: Path, trained: Path
 def test_a_file_of_torch_is_read_back_and_holds_no_pickle(trained: Path, tmp_path: Path) -> None:
     network, card = restore(trained)
     output = tmp_path / "model.pt2"
-    written = ex.export(network, card, output, format="torch-export", kind="labels", pixels="float32", checked=SIZES)
+    written = ex.export(network, card, output, kind="labels", pixels="float32", checked=SIZES)
     assert [check.equal for check in written.checks] == [1, 1, 1]
     with zipfile.ZipFile(output) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}

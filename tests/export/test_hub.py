@@ -31,8 +31,9 @@ from spcnet.evaluation import evaluator
 from spcnet.export import hub
 from spcnet.export.hub import model_card
 from spcnet.labels import label_space
-from spcnet.methods import build_model, restore
+from spcnet.methods import build_model
 from spcnet.reports.runs import load_run
+from tests.support.weight_files import restore
 
 SPACE = label_space("idd7")
 DOMAINS = {"camvid": "source", "idd_lite@train": "source", "cityscapes": "unseen", "cityscapes+night": "unseen"}

@@ -12,10 +12,12 @@ from spcnet import checkpoint
 from spcnet.cli import main
 from spcnet.config import ModelConfig
 from spcnet.errors import DataError, UsageError
+from spcnet.evaluation.metrics import certainty
 from spcnet.evaluation.tta import TestTimeAugmentation
 from spcnet.inference import predictor as module
-from spcnet.inference.predictor import Predictor, certainty
-from spcnet.inference.results import Failure, FoundImage, Results, ResultWriter, Written
+from spcnet.inference.predictor import Predictor
+from spcnet.inference.result_files import ResultWriter
+from spcnet.inference.results import Failure, FoundImage, Results, Written
 from spcnet.inference.visualize import check_ids, class_image, confidence_image, label_ids
 from spcnet.label_tables import CITYSCAPES_IDS
 from spcnet.labels import label_space
@@ -171,8 +173,8 @@ def test_mirrored_looks_agree_with_plain_ones_where_the_network_is_symmetric():
         (TestTimeAugmentation(window=(64, 64), overlap=0.99), "the overlap is 0.99"),
         (TestTimeAugmentation(scales=()), "the scales are"),
         (TestTimeAugmentation(scales=(0.0,)), "factors above 0"),
-        (TestTimeAugmentation(overlap=0.5), "no windows for the overlap or the window weights"),
-        (TestTimeAugmentation(weights="hann"), "no windows for the overlap or the window weights"),
+        (TestTimeAugmentation(overlap=0.5), "--overlap and --window_weights"),
+        (TestTimeAugmentation(weights="hann"), "--overlap and --window_weights"),
         (TestTimeAugmentation(window=(64, 64), weights="hann"), None),
     ],
 )
@@ -359,7 +361,7 @@ def test_a_video_that_breaks_is_told_of_and_the_exit_code_says_so(trained, tmp_p
         (["--limit=-1"], 2, "limit -1"),
         (["--overlay=3"], 2, "opacity"),
         (["--full_size", "--size=[64,64]"], 2, "size is [64,64], and full_size leaves images at their own"),
-        (["--window_weights=hann"], 2, "no windows for"),
+        (["--window_weights=hann"], 2, "require --window"),
     ],
 )
 def test_options_that_make_no_sense_are_one_line(trained, tmp_path, capsys, options, code, message):

@@ -15,8 +15,9 @@ from PIL import Image
 from spcnet.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from spcnet.errors import DataError, UsageError
 from spcnet.inference.images import IMAGE_SUFFIXES, find_images, read_rgb, search_images
-from spcnet.inference.predictor import Predictor, find_device
+from spcnet.inference.predictor import Predictor
 from spcnet.inference.results import Failure, FoundImage, Results, Written
+from spcnet.numerics import find_device
 from tests.support.predicting import SEVEN, Shades, grey, make
 
 SHARED = Path(__file__).parents[2] / "../shared/data"

@@ -13,7 +13,7 @@ from spcnet.config import ClusteringConfig, LossConfig, ModelConfig, StyleConfig
 from spcnet.distributed import MicroBatchSums
 from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.losses.segmentation import cross_entropy, frequency_weights
-from spcnet.methods import METHODS, build_model, card_for, method_named, restore
+from spcnet.methods import METHODS, build_model, card_for, method_named
 from spcnet.methods.base import fill
 from spcnet.methods.spcnet import Observed, SPCNet
 from spcnet.models.backbones import BACKBONES
@@ -21,6 +21,7 @@ from spcnet.models.network import Segmentor
 from spcnet.models.whitening import SwitchableWhitening
 from spcnet.numerics import device_of
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput, StepResult, internals_of
+from tests.support.weight_files import restore
 
 CLASSES, DOMAINS = 5, 3
 LARGE = {"resnet50", "resnet101"}

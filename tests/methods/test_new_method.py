@@ -11,8 +11,9 @@ import torch
 
 from spcnet.config import ModelConfig
 from spcnet.errors import UsageError
-from spcnet.methods import METHODS, method_named, restore
+from spcnet.methods import METHODS, method_named
 from tests.support import tiny
+from tests.support.weight_files import restore
 
 GUIDE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 

@@ -13,11 +13,12 @@ from spcnet.config import ModelConfig
 from spcnet.data.transforms import normalise
 from spcnet.errors import CheckpointError, UsageError
 from spcnet.inference.fast import fused
-from spcnet.methods import build_model, card_for, method_named, restore
+from spcnet.methods import build_model, card_for, method_named
 from spcnet.models.backbones import BACKBONES
 from spcnet.models.heads import DECODERS
 from spcnet.models.heads.deeplab import resize
 from spcnet.weights.imagenet import load_imagenet
+from tests.support.weight_files import restore
 
 GUIDE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 

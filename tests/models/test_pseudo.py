@@ -9,10 +9,11 @@ from torch import Tensor
 from spcnet import checkpoint
 from spcnet.config import ModelConfig
 from spcnet.errors import UsageError
-from spcnet.methods import METHODS, card_for, restore
+from spcnet.methods import METHODS, card_for
 from spcnet.models.network import Segmentor
 from spcnet.models.pseudo import StyleClusters
 from spcnet.types import Batch, StyleStats
+from tests.support.weight_files import restore
 
 DOMAINS, CHANNELS = 5, 8
 MODEL = ModelConfig(backbone="shufflenet_v2", weights=None)

@@ -38,7 +38,6 @@ from spcnet.export.onnx_files import FileNetwork
 from spcnet.inference.results import Results
 from spcnet.label_tables import CITYSCAPES_IDS
 from spcnet.labels import label_space, remap
-from spcnet.methods import restore
 from spcnet.reports.runs import load_run
 from spcnet.runs import DataOptions, OpenRun
 from spcnet.studies import ood, robustness
@@ -46,7 +45,7 @@ from spcnet.studies.predictions import read_prediction
 from spcnet.studies.subject import Subject
 from spcnet.training import train
 from tests.support.pictures import STORED, turned
-from tests.support.weight_files import onnx_file, torch_export_file
+from tests.support.weight_files import onnx_file, restore, torch_export_file
 
 SIZE = (64, 128)
 

@@ -20,7 +20,7 @@ from spcnet.data.transforms import normalise
 from spcnet.engine import records
 from spcnet.inference.ood import OOD_FILE, OODDetector, OODScore
 from spcnet.labels import label_space
-from spcnet.methods import METHODS, card_for, restore
+from spcnet.methods import METHODS, card_for
 from spcnet.runs import OpenRun
 from spcnet.studies import ood
 from spcnet.studies.conditions import Condition
@@ -35,6 +35,7 @@ from spcnet.studies.ood_metrics import (
     separation,
 )
 from spcnet.synthesis import streets
+from tests.support.weight_files import restore
 
 SIZE = (48, 64)
 FEW = [

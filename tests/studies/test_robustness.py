@@ -24,7 +24,7 @@ from spcnet.errors import UsageError
 from spcnet.evaluation.evaluator import evaluate
 from spcnet.evaluation.metrics import mean_iou
 from spcnet.labels import label_space
-from spcnet.methods import METHODS, card_for, restore
+from spcnet.methods import METHODS, card_for
 from spcnet.reports import robustness as report
 from spcnet.reports import robustness_page as report_page
 from spcnet.reports.robustness import Card, ModelScores, Score, WorstCase, summary
@@ -33,6 +33,7 @@ from spcnet.studies.conditions import Condition, conditions, spread
 from spcnet.studies.robustness import image_score, worst_cases
 from spcnet.synthesis.corruptions import CORRUPTIONS
 from spcnet.synthesis.weather import WEATHER
+from tests.support.weight_files import restore
 
 SIZE = (48, 64)
 FEW = ["--corruptions=[pixelate,saturate]", "--styles=[tilt]", "--severities=[1,5]", "--limit=2", "--workers=0"]

@@ -3,10 +3,14 @@
 import io
 import tarfile
 import zipfile
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from spcnet.checkpoint import ModelCard
+from spcnet.models.network import Segmentor
+from spcnet.runs import OpenRun
 from spcnet.weights.mindspore import TYPES
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3)}
@@ -72,3 +76,9 @@ def checkpoint(**tensors: Tensor) -> bytes:
 SMALL = checkpoint(
     **{"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([1, -2]), "c": torch.tensor([0.5]).half()}
 )
+
+
+def restore(path: Path | str) -> tuple[Segmentor, ModelCard]:
+    """The network of a run or a file of weights, and what its card says."""
+    run = OpenRun(Path(path))
+    return run.network, run.card
