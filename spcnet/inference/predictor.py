@@ -254,8 +254,7 @@ class Predictor:
         For each image NAME: `NAME_classes.png` (palette PNG, pixel values are class ids), and `NAME_overlay.png` (the
         photo under the colours, with a legend and the mix of styles). For each video: see `predict_video`. For all
         together: `predictions.json`, and `styles.csv` (one line per image and style layer) where the network has
-        styles. What cannot be predicted is among the failures, and the others go on. Where the user stops it, what is
-        done until then stays, the video at hand included.
+        styles. What cannot be predicted is among the failures. Where the user stops it, what is done until then stays.
 
         Args:
             inputs: what to predict; see `find_images`; and webcams, `webcam:0`.

@@ -391,7 +391,7 @@ def line_street(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan, side: Side
                 far = z + length
         if dice.chance(0.35):
             attached = dice.pick(setting.buildings)
-        _block(stage, canvas, dice, plan, side, block, attached, z, far)
+        _block(stage, canvas, dice, plan, side, block, attached, (z, far))
         z = far
     # The street ends in a house or in trees, so that one never looks past its end.
     if dice.chance(0.6):
@@ -402,9 +402,10 @@ def line_street(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan, side: Side
 
 
 def _block(
-    stage: Stage, canvas: Canvas, dice: Dice, plan: Plan, side: Side, block: str, attached: str, near: float, far: float
+    stage: Stage, canvas: Canvas, dice: Dice, plan: Plan, side: Side, block: str, attached: str, reach: Point
 ) -> None:
     s = side.sign
+    near, far = reach
     if far < 2.0:
         return
     edge = side.front
@@ -452,6 +453,17 @@ def _block(
         upright(facades.wall, edge + 0.1)
     elif block == "fence":
         upright(facades.fence, edge + 0.1)
+    _grounds(stage, canvas, dice, plan, side, block, reach)
+
+
+def _grounds(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan, side: Side, block: str, reach: Point) -> None:
+    """What stands behind walls and fences, in parks and along hedges."""
+    s, edge = side.sign, side.front
+    near, far = reach
+
+    def at(offset: float, z: float) -> Point:
+        return plan.at(s * offset, z)
+
     if block in ("wall", "fence", "park", "hedge"):
         thick = {"park": 5, "hedge": 4}.get(block, 3)
         for _ in range(round((far - max(near, 1.5)) / 24 * thick) + 1):

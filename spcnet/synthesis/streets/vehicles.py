@@ -150,12 +150,7 @@ def _car(
     """A car from its body profile (rear bottom → front bottom) and cabin profile (rear base → front base)."""
     h, paint = width / 2, "paint"
     base = min(y for _, y in body)
-    faces = [
-        Face(((-length * 0.47, base + 0.1, -h * 0.9), (length * 0.47, base + 0.1, -h * 0.9), (length * 0.47, 0.12, -h * 0.9), (-length * 0.47, 0.12, -h * 0.9)), "tyre", 0, 0.5, False, (0.0, 0.0, -1.0)),
-        Face(((-length * 0.47, base + 0.1, h * 0.9), (length * 0.47, base + 0.1, h * 0.9), (length * 0.47, 0.12, h * 0.9), (-length * 0.47, 0.12, h * 0.9)), "tyre", 0, 0.5, False, (0.0, 0.0, 1.0)),
-        Face(((-length * 0.46, base + 0.05, -h * 0.85), (-length * 0.46, base + 0.05, h * 0.85), (-length * 0.46, 0.05, h * 0.85), (-length * 0.46, 0.05, -h * 0.85)), "tyre", 0, 0.5, False, (-1.0, 0.0, 0.0)),
-        Face(((length * 0.46, base + 0.05, -h * 0.85), (length * 0.46, base + 0.05, h * 0.85), (length * 0.46, 0.05, h * 0.85), (length * 0.46, 0.05, -h * 0.85)), "tyre", 0, 0.5, False, (1.0, 0.0, 0.0)),
-    ]  # fmt: skip
+    faces = _underside(length, h, base)
     faces += _prism(body, h * 0.97, h, [paint] * (len(body) - 1), paint, 1)
     belt, roof = cabin[0][1], max(y for _, y in cabin)
     top = h * 0.76
@@ -187,38 +182,44 @@ def _car(
                     (along(s, y), y, side * half(y) * 1.002) for s, y in ((a, low), (b, low), (b, high), (a, high))
                 )
                 faces.append(Face(ring, "glass", 3, 1.0, False, (0.0, 0.0, side)))
-            door = along(split, belt)
-            for x in (door, fx0 - 0.1):
-                faces.append(
-                    _patch(
-                        "left" if side < 0 else "right",
-                        side * h * 1.001,
-                        (x - 0.015, base + 0.15),
-                        (x + 0.015, belt),
-                        "trimming",
-                        3,
-                    )
-                )
-            faces.append(
-                _patch(
-                    "left" if side < 0 else "right",
-                    side * h * 1.001,
-                    (-length * 0.33, base),
-                    (length * 0.33, base + 0.09),
-                    "trimming",
-                    3,
-                )
-            )
-            # A mirror stands before the car where its side is seen, and else shows only past the car's outline.
-            ear = tuple(
-                (fx0 - 0.12, belt + y, side * (h + out))
-                for out, y in ((0, 0.02), (0.17, 0.02), (0.17, 0.18), (0, 0.18))
-            )
-            for layer, towards in ((6, (0.0, 0.0, side)), (0, (-1.0, 0.0, 0.0)), (0, (1.0, 0.0, 0.0))):
-                faces.append(Face(ear, "trimming", layer, 1.0, True, towards))
+            faces += _side_trimming(side, h, length, base, belt, along(split, belt), fx0)
+    faces += _front_and_back(body, h, base)
+    faces += _wheels(wheels, h, radius)
+    return _template(faces)
+
+
+def _underside(length: float, h: float, base: float) -> list[Face]:
+    """The dark space between the wheels, seen from each side."""
+    return [
+        Face(((-length * 0.47, base + 0.1, -h * 0.9), (length * 0.47, base + 0.1, -h * 0.9), (length * 0.47, 0.12, -h * 0.9), (-length * 0.47, 0.12, -h * 0.9)), "tyre", 0, 0.5, False, (0.0, 0.0, -1.0)),
+        Face(((-length * 0.47, base + 0.1, h * 0.9), (length * 0.47, base + 0.1, h * 0.9), (length * 0.47, 0.12, h * 0.9), (-length * 0.47, 0.12, h * 0.9)), "tyre", 0, 0.5, False, (0.0, 0.0, 1.0)),
+        Face(((-length * 0.46, base + 0.05, -h * 0.85), (-length * 0.46, base + 0.05, h * 0.85), (-length * 0.46, 0.05, h * 0.85), (-length * 0.46, 0.05, -h * 0.85)), "tyre", 0, 0.5, False, (-1.0, 0.0, 0.0)),
+        Face(((length * 0.46, base + 0.05, -h * 0.85), (length * 0.46, base + 0.05, h * 0.85), (length * 0.46, 0.05, h * 0.85), (length * 0.46, 0.05, -h * 0.85)), "tyre", 0, 0.5, False, (1.0, 0.0, 0.0)),
+    ]  # fmt: skip
+
+
+def _side_trimming(
+    side: float, h: float, length: float, base: float, belt: float, door: float, front: float
+) -> list[Face]:
+    """Seams of the doors, sill and mirror of one side (-1 left, 1 right)."""
+    place = ("left" if side < 0 else "right", side * h * 1.001)
+    faces = [_patch(*place, (x - 0.015, base + 0.15), (x + 0.015, belt), "trimming", 3) for x in (door, front - 0.1)]
+    faces.append(_patch(*place, (-length * 0.33, base), (length * 0.33, base + 0.09), "trimming", 3))
+    # A mirror stands before the car where its side is seen, and else shows only past the car's outline.
+    ear = tuple(
+        (front - 0.12, belt + y, side * (h + out)) for out, y in ((0, 0.02), (0.17, 0.02), (0.17, 0.18), (0, 0.18))
+    )
+    for layer, towards in ((6, (0.0, 0.0, side)), (0, (-1.0, 0.0, 0.0)), (0, (1.0, 0.0, 0.0))):
+        faces.append(Face(ear, "trimming", layer, 1.0, True, towards))
+    return faces
+
+
+def _front_and_back(body: Sequence[Point], h: float, base: float) -> list[Face]:
+    """Lamps, bumpers, grille and plates at both ends."""
     rear, front = min(x for x, _ in body), max(x for x, _ in body)
     deck_r = max(y for x, y in body if x < rear + 0.25)
     deck_f = max(y for x, y in body if x > front - 0.3)
+    faces = []
     for side in (-1.0, 1.0):
         faces.append(
             _patch(
@@ -235,8 +236,7 @@ def _car(
     faces.append(_patch("front", front + 0.012, (-h * 0.85, base + 0.02), (h * 0.85, base + 0.17), "trimming", 6))
     faces.append(_patch("front", front + 0.012, (-h * 0.5, deck_f - 0.2), (h * 0.5, deck_f - 0.09), "trimming", 6))
     faces.append(_patch("front", front + 0.015, (-0.26, base + 0.17), (0.26, base + 0.28), "plate", 7))
-    faces += _wheels(wheels, h, radius)
-    return _template(faces)
+    return faces
 
 
 def _box(
