@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,3 +140,9 @@ def test_what_is_to_be_added_goes_where_contributing_says() -> None:
 def test_the_pages_are_full_of_names() -> None:
     assert sum(len(list(paths_of(page))) for page in PAGES) > 100
     assert sum(len(names_of(page)) for page in PAGES) > 30
+
+
+def test_the_architecture_page_shows_the_layers_that_are_checked() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    assert "```\n" + "\n".join(layers) + "\n```" in (ROOT / "docs" / "architecture.md").read_text()
