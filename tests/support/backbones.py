@@ -16,4 +16,5 @@ def classifier_state(name: str) -> dict[str, Tensor]:
 
 def published(backbone: Backbone) -> dict[str, Tensor]:
     """A backbone's tensors by the names of pretrained files."""
-    return {name: backbone.state_dict()[key] for key, name in backbone.published.items()}
+    state = backbone.state_dict()
+    return {name: state[key] for key, name in backbone.published.items()}
