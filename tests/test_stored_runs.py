@@ -126,7 +126,7 @@ def test_a_stored_run_scores_what_it_did_and_is_reported(method: str, unpacked: 
 def test_the_ood_file_of_a_stored_run_is_read(unpacked: Path, image: torch.Tensor) -> None:
     network, _ = restore(unpacked / "spcnet")
     with torch.no_grad():
-        reading = OODDetector.read(unpacked / "spcnet", network).readings(network(image))[0]
+        reading = OODDetector.read(unpacked / "spcnet", network).scores(network(image))[0]
     stored = expected("spcnet")["ood"]
     assert reading.parts == pytest.approx(stored["parts"], rel=1e-3)
     assert (reading.score, reading.percentile, reading.times) == pytest.approx(

@@ -11,14 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from spcnet.config import DataConfig, DomainSpec, RunConfig, from_dict, plain_lists, recipe_path
-from spcnet.data.cache import CacheFormat, write_cache
-from spcnet.data.catalog import DATASETS, dataset, with_sets
-from spcnet.data.datasets import open_domain, print_remarks
-from spcnet.data.fixture import write_fixture
-from spcnet.data.images import read_image
-from spcnet.data.preview import contact_sheet
-from spcnet.data.style_sheet import style_sheet
-from spcnet.engine.progress import bar
 from spcnet.errors import DataError, lookup
 from spcnet.files import read_yaml, write_atomic, write_text
 
@@ -31,6 +23,8 @@ def list_sets(*, console: Console | None = None) -> None:
     Args:
         console: Where to print; nowhere by default.
     """
+    from spcnet.data.catalog import DATASETS
+
     console = console or Console(quiet=True)
     table = Table(box=SIMPLE)
     table.add_column("name", no_wrap=True)
@@ -75,6 +69,7 @@ def check(
     """
     from spcnet.data.doctor import check
     from spcnet.data.exclude import write_excluded
+    from spcnet.engine.progress import bar
 
     console = console or Console(quiet=True)
     data = data_of(recipe, sets)
@@ -134,6 +129,8 @@ def preview(
     Raises:
         UsageError, DataError: see the message.
     """
+    from spcnet.data.datasets import open_domain, print_remarks
+    from spcnet.data.preview import contact_sheet
     from spcnet.labels import label_space
 
     console = console or Console(quiet=True)
@@ -175,6 +172,8 @@ def styles(
     """
     import numpy as np
 
+    from spcnet.data.images import read_image
+    from spcnet.data.style_sheet import style_sheet
     from spcnet.synthesis.streets import generate
     from spcnet.synthesis.weather import WEATHER
 
@@ -231,6 +230,7 @@ def cache(
     Raises:
         UsageError, DataError: see the message.
     """
+    from spcnet.data.cache import CacheFormat, write_cache
     from spcnet.engine.progress import bar
 
     console = console or Console(quiet=True)
@@ -283,6 +283,9 @@ def fixture(
     Raises:
         UsageError, DataError: see the message.
     """
+    from spcnet.data.catalog import dataset
+    from spcnet.data.fixture import write_fixture
+
     chosen = int(layout) if layout is not None and layout.isdigit() else layout
     written = write_fixture(name, folder, layout=chosen, images_per_split=images, seed=seed)
     names = ", ".join(one.name for one in dataset(name).layouts)
@@ -297,11 +300,14 @@ def data_of(recipe: str | None, sets: Path | None = None) -> DataConfig:
         UsageError: there is no such recipe, or it or the file of sets is wrong.
         DataError: one of them cannot be read.
     """
+    from spcnet.data.catalog import with_sets
+
     values = {} if recipe is None else read_yaml(recipe_path(recipe), "recipe")
     return with_sets(from_dict(RunConfig, values).data, sets)
 
 
 def _check_exists(name: str, root: Path, data: DataConfig) -> None:
+    from spcnet.data.catalog import dataset
 
     dataset(name, data)
     if not root.is_dir():

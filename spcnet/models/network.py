@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
 
 from spcnet.errors import UsageError
 from spcnet.models.backbones import Backbone
@@ -75,7 +75,7 @@ class Segmentor(Network):
             return output._replace(extras=internals_of(output)._replace(whitened=tuple(whitened)))
         return self._forward(image, size)
 
-    def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> SegOutput:
+    def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int | SymInt, int | SymInt]) -> SegOutput:
         results: list[Any] = []
         before: dict[str, Tensor] = {}
         taps = dict(zip(self.tapped, self.styles, strict=True))

@@ -60,11 +60,11 @@ class ExportOptions:
         Raises:
             UsageError: names them.
         """
+        if self.int8 and self.format != "onnx":
+            raise UsageError(f"--int8 is for the format onnx, and the format is {self.format}: drop one of them")
         suffix = exporting.SUFFIXES[self.format]
         if output.suffix.lower() != suffix:
             raise UsageError(f"the output is {output}: a file of the format {self.format} ends in {suffix}")
-        if self.int8 and self.format != "onnx":
-            raise UsageError(f"--int8 is for the format onnx, and the format is {self.format}: drop one of them")
         if self.int8 and self.calibration is None:
             raise UsageError(
                 "--int8 needs --calibration: a domain, for example camvid, or a folder of images like those to come"

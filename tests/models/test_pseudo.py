@@ -142,7 +142,7 @@ def test_what_the_batch_says_of_domains_does_not_count(method: str) -> None:
         torch.manual_seed(1)
         result = METHODS[method].losses(network, network(batch.image), batch, MODEL)
         METHODS[method].update(network, result, progress=0.5)
-        assert result.domain is not None
+        assert result.extras.domain is not None
         states.append(network.state_dict())
     assert states[0]["clusters.share"].sum() > 0
     for name, value in states[0].items():

@@ -24,7 +24,7 @@ PRECISIONS = (
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
     """Give a test the devices, or devices and precisions, that it asks for."""
-    if "dtype" in metafunc.fixturenames:
+    if {"device", "dtype"} <= set(metafunc.fixturenames):
         metafunc.parametrize(("device", "dtype"), PRECISIONS)
     elif "device" in metafunc.fixturenames:
         metafunc.parametrize("device", DEVICES)

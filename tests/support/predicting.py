@@ -7,7 +7,7 @@ from torch import nn
 from spcnet.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from spcnet.inference.predictor import Predictor
 from spcnet.labels import label_space
-from spcnet.types import SegOutput
+from spcnet.types import Internals, SegOutput
 
 SEVEN = label_space("idd7")
 
@@ -31,7 +31,7 @@ class Shades(nn.Module):
         share = pixels.mean(dim=(2, 3))[:, :2].softmax(dim=1)
         if self.channels:
             share = share[..., None].expand(-1, -1, self.channels)
-        return SegOutput(logits=logits, style_weights=(share, share.flip(1)) if self.styles else ())
+        return SegOutput(logits=logits, extras=Internals(style_weights=(share, share.flip(1))) if self.styles else None)
 
 
 def grey(*levels, height=40, width=20):

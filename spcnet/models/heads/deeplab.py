@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
 
 from spcnet.models.heads.base import Decoder
 
@@ -60,7 +60,7 @@ def conv_bn(in_channels: int, out_channels: int, kernel: int = 1, *, dilation: i
     )
 
 
-def resize(feature: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Tensor, "B C h2 w2"]:
+def resize(feature: Float[Tensor, "B C h w"], size: tuple[int | SymInt, int | SymInt]) -> Float[Tensor, "B C h2 w2"]:
     """Bilinear with aligned corners, which every released weight file of this family was trained with."""
     return F.interpolate(feature, size=size, mode="bilinear", align_corners=True)
 
