@@ -25,6 +25,7 @@ from spcnet.checkpoint import ModelCard
 from spcnet.cli import main
 from spcnet.config import DataConfig, DomainSpec, ModelConfig, as_dict
 from spcnet.data.datasets import open_domain
+from spcnet.data.loading import evaluation_batches
 from spcnet.data.transforms import normalise
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation import evaluator
@@ -221,7 +222,7 @@ def test_a_file_scores_what_its_network_scores(exported: Path, trained: Path) ->
     deployed = deployment.Deployed(network, card, kind="labels", pixels="uint8")
     program = onnx_files.onnx_program(exported.read_bytes())
     found = quantisation.score(program, deployed, domain, data, num_classes=len(SPACE), batch_size=2)
-    batches = ex.evaluation_batches(domain, data, domain=0, batch_size=2)
+    batches = evaluation_batches(domain, data, domain=0, batch_size=2)
     wanted = evaluator.evaluate(network, batches, num_classes=len(SPACE))
     assert found.images == wanted.images == 4
     assert int((found.counts - wanted.counts).abs().sum()) <= 0.001 * int(wanted.counts.sum())
@@ -291,9 +292,9 @@ def test_a_wrong_export_leaves_no_file_and_ends_with_1(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = restore(trained)[0]
-    monkeypatch.setattr(deployment, "traced", lambda deployed: None)
-    monkeypatch.setattr(deployment, "to_torch", lambda graph, metadata: b"")
-    monkeypatch.setattr(deployment, "torch_program", lambda content: lambda image: right(image).logits.detach() + 0.1)
+    monkeypatch.setattr(ex, "traced", lambda deployed: None)
+    monkeypatch.setattr(ex, "to_torch", lambda graph, metadata: b"")
+    monkeypatch.setattr(ex, "torch_program", lambda content: lambda image: right(image).logits.detach() + 0.1)
     output = tmp_path / "out" / "model.pt2"
     assert main(["export", str(trained), "--format=torch-export", f"--output={output}"]) == 1
     assert "the exported file is not the network: on 1 images of 33×33" in " ".join(capsys.readouterr().err.split())

@@ -62,7 +62,7 @@ def conv_bn(in_channels: int, out_channels: int, kernel: int = 1, *, dilation: i
 
 def resize(feature: Float[Tensor, "B C h w"], size: tuple[int | SymInt, int | SymInt]) -> Float[Tensor, "B C h2 w2"]:
     """Bilinear with aligned corners, which every released weight file of this family was trained with."""
-    return F.interpolate(feature, size=size, mode="bilinear", align_corners=True)
+    return F.interpolate(feature, size=size, mode="bilinear", align_corners=True)  # type: ignore[arg-type]
 
 
 class ASPP(nn.Module):
