@@ -209,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="METHOD/BACKBONE, each trained anew")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="METHOD/BACKBONE, each trained again")
     parser.add_argument("--run", type=Path, default=None, help="folder of a trained network, instead of --networks")
     parser.add_argument("--steps", type=int, default=20, help="training steps of each network")
     parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()], help="numbers to try")

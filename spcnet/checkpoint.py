@@ -223,7 +223,7 @@ def read_latest(run: Path) -> Found:
         return Found(previous, *read_all(previous), damage=damage)
     except Damaged as error:
         raise CheckpointError(
-            f"both checkpoints of {run} are damaged: {damage}. {error}. Bring one back from a copy, or train anew with "
+            f"both checkpoints of {run} are damaged: {damage}. {error}. Bring one back from a copy, or train again with "
             "--overwrite"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Networks from other code: what a file holds is told from its content, and every tensor is accounted for.
+"""Networks from other code: what a file holds is recognised by its content, and every tensor is accounted for.
 
 Read are RobustNet's snapshots (`.pth`), the names of the author's SPC-Net in PyTorch, the official SPC-Net in MindSpore
 (`.ckpt`), this package's own files, and ImageNet backbones (torchvision, timm, MIT CSAIL). Written is this package's format, or a state dict with RobustNet's names.
@@ -74,15 +74,15 @@ class LoadReport:
 
     def lines(self) -> list[str]:
         """The report in words, a line for each kind."""
-        told = [f"{self.format}: {len(self.matched)} tensors loaded"]
+        messages = [f"{self.format}: {len(self.matched)} tensors loaded"]
         for what, names in (
             ("left out on purpose", self.left_out),
             ("missing", self.missing),
             ("unexpected", self.unexpected),
         ):
             if names:
-                told.append(f"{len(names)} {what}: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}")
-        return told
+                messages.append(f"{len(names)} {what}: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}")
+        return messages
 
 
 FORMATS: dict[FileKind, str] = {FileKind.MINDSPORE: "MindSpore checkpoint", FileKind.SAFETENSORS: "safetensors"}
@@ -133,7 +133,7 @@ def _head(tensors: Mapping[str, Tensor]) -> Tensor | None:
 
 
 def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Baseline, ModelConfig, int, int]:
-    """Method, network settings, number of classes and number of domains, told from names and shapes.
+    """Method, network settings, number of classes and number of domains, recognised by names and shapes.
 
     What leaves no trace in them has its default: the output stride (32 for ResNet-18, 16 for the others, as in
     RobustNet), and which slots hold an instance norm without gain and offset (RobustNet's, if the stem shows that

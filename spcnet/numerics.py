@@ -66,7 +66,7 @@ def pixels_at_a_time(device: torch.device) -> int:
 def keep_freed_memory() -> bool:
     """Let the C library keep what tensors on the CPU give back, for the next step needs the same again.
 
-    By default glibc returns each large block to the system and every step takes its pages anew; on small networks that
+    By default glibc returns each large block to the system and every step takes its pages again; on small networks that
     is a tenth of the time (docs/LOG.md). Does nothing where there is another C library.
 
     Returns:

@@ -149,7 +149,7 @@ def train(
     Args:
         config: the run.
         resume: go on where the folder's last checkpoint stands.
-        overwrite: begin anew in a folder that holds a run.
+        overwrite: start again in a folder that holds a run.
         console: where progress is shown; nowhere by default.
 
     Returns:
@@ -175,7 +175,7 @@ def train(
     with _claimed(config.output, fabric, resume=resume, overwrite=overwrite, say=say):
         if resume and not checkpoint.exists(config.output):
             resume = False
-            say(f"{config.output} ended before its first checkpoint: it begins anew", style="yellow")
+            say(f"{config.output} ended before its first checkpoint: it starts again", style="yellow")
         return _train(experiment, fabric, resume=resume, console=console)
 
 
@@ -262,15 +262,15 @@ def _claimed(
 
 
 def check_claim(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to write over a run, and to resume none; one that ended before its first checkpoint begins anew."""
+    """Refuse to write over a run, and to resume none; one that ended before its first checkpoint starts again."""
     resumable, tested = checkpoint.exists(output), (output / records.RESULTS_FILE).exists()
     exists = resumable or tested
     begun = (output / records.CONFIG_FILE).exists() and not tested and not (output / checkpoint.MODEL_FILE).exists()
     if resume and not resumable and not begun:
-        raise DataError(f"{output} has no {checkpoint.LATEST_FILE} to resume from: leave out --resume to begin anew")
+        raise DataError(f"{output} has no {checkpoint.LATEST_FILE} to resume from: leave out --resume to start again")
     if exists and not resume and not overwrite:
         raise UsageError(
-            f"{output} already holds a run: add --resume to go on, --overwrite to begin anew, or choose another --output"
+            f"{output} already holds a run: add --resume to go on, --overwrite to start again, or choose another --output"
         )
 
 

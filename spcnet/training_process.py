@@ -99,8 +99,8 @@ class TrainingProcess:
             file.seek(self._said_from)
             text = file.read().decode("utf-8", "replace")
         lines = [line for line in text.splitlines() if line.strip()]
-        told = [line.removeprefix("spcnet: ") for line in lines if line.startswith("spcnet: ")]
-        return (told or lines or ["it said nothing"])[-1]
+        messages = [line.removeprefix("spcnet: ") for line in lines if line.startswith("spcnet: ")]
+        return (messages or lines or ["it said nothing"])[-1]
 
 
 @contextmanager

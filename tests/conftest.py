@@ -52,7 +52,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _streets_are_drawn_once() -> Iterator[None]:
     """Many tests want the same few streets, and drawing them is a third of their time.
 
-    What a test imports by name, `from spcnet.synthesis.streets import generate`, is drawn anew each time.
+    What a test imports by name, `from spcnet.synthesis.streets import generate`, is drawn again each time.
     """
     draw = streets.generate
 

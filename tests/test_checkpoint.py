@@ -344,7 +344,7 @@ def test_two_damaged_checkpoints_are_one_error(tmp_path: Path) -> None:
     for name in (checkpoint.LATEST_FILE, checkpoint.PREVIOUS_FILE):
         damage(tmp_path / name)
     with pytest.raises(
-        CheckpointError, match=r"both checkpoints of .* are damaged.*train anew with --overwrite"
+        CheckpointError, match=r"both checkpoints of .* are damaged.*train again with --overwrite"
     ) as found:
         checkpoint.read_latest(tmp_path)
     assert "\n" not in str(found.value)

@@ -98,7 +98,7 @@ def test_a_run_can_be_loaded_in_python(run: Path) -> None:
 def test_training_over_a_run_is_refused_unless_asked_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / records.RESULTS_FILE).read_text()
     assert train(run) == 2
-    assert "already holds a run: add --resume to go on, --overwrite to begin anew" in said(capsys)
+    assert "already holds a run: add --resume to go on, --overwrite to start again" in said(capsys)
     assert (run / records.RESULTS_FILE).read_text() == before
 
 

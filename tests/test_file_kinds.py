@@ -1,4 +1,4 @@
-"""What a file is, is told from its content: every kind, under every name."""
+"""What a file is, is recognised by its content: every kind, under every name."""
 
 import pickle
 from collections.abc import Callable

@@ -81,17 +81,17 @@ def captions(left: str, right: str) -> str:
 
 
 def facts(sides: Sequence[Side], *, note: str = "") -> str:
-    """Everything that is told below the picture.
+    """Everything that is named below the picture.
 
     Args:
         sides: of one or two networks.
         note: said first.
     """
-    told = f'<p class="note">{escape(note)}</p>' if note else ""
+    remark = f'<p class="note">{escape(note)}</p>' if note else ""
     cards = "".join(f'<section class="network">{_card(side)}</section>' for side in sides)
     spaces = {side.space.classes for side in sides}
     tables = [_areas(sides)] if len(spaces) == 1 else [_areas([side]) for side in sides]
-    return f'<div class="facts">{told}<div class="networks">{cards}</div>{"".join(tables)}</div>'
+    return f'<div class="facts">{remark}<div class="networks">{cards}</div>{"".join(tables)}</div>'
 
 
 def _card(side: Side) -> str:

@@ -67,12 +67,12 @@ class Guard:
             await _answer(send, 507, b"the server's folder is full: try again later")
             return
 
-        async def told(message: Message) -> None:
+        async def send_checked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *HEADERS]
             await send(message)
 
-        await self.app(scope, receive, told)
+        await self.app(scope, receive, send_checked)
 
 
 def is_needed(path: str) -> bool:

@@ -1,6 +1,6 @@
 """What visitors bring: photos and videos that nobody vouches for, read within limits or refused in one line.
 
-What a file is, is told from its content and never from its name, and no message repeats the name or where the file lies.
+What a file is, is recognised by its content and never from its name, and no message repeats the name or where the file lies.
 FFmpeg reads playlists, which may name other files and servers, so it is shown only files that begin as a film does.
 """
 
@@ -123,7 +123,7 @@ def read_photo(path: Path, *, limits: Limits) -> NDArray[np.uint8]:
         raise _unknown(content) from error
     limits.check_pixels(image.height, image.width, "the picture")
     if too_many_scans(content):
-        raise DataError(f"the picture goes over its pixels more than {MAX_SCANS} times: no usual JPEG. Save it anew")
+        raise DataError(f"the picture goes over its pixels more than {MAX_SCANS} times: no usual JPEG. Save it again")
     try:
         shrink = math.sqrt(PHOTO_PIXELS / (image.width * image.height))
         if shrink >= 1:
@@ -139,10 +139,10 @@ def read_photo(path: Path, *, limits: Limits) -> NDArray[np.uint8]:
         return read_rgb(image)
     except SpcnetError:
         raise DataError(
-            "the picture is broken: not all of its pixels can be read. Save it anew, or give another"
+            "the picture is broken: not all of its pixels can be read. Save it again, or give another"
         ) from None
     except Exception as error:  # as above
-        raise DataError("the picture is broken: it cannot be decoded. Save it anew, or give another") from error
+        raise DataError("the picture is broken: it cannot be decoded. Save it again, or give another") from error
 
 
 def is_film(path: Path) -> bool:

@@ -56,7 +56,7 @@ def predict(
         ids: What class maps hold: train ids 0..K-1, Cityscapes' label ids 7..33, or colours.
         format: Names and contents of the files; cityscapes: nothing but label ids, named as Cityscapes' own evaluation wants them.
         confidence: Also write how probable the class of each pixel is, as a grey image.
-        every: Take one frame of so many of a video.
+        every: Take every Nth frame of a video.
         limit: Most frames of a video; 0 for all.
         frame_maps: Also write the class map of each frame of a video.
         speed: Run the network as it is (plain), or rewritten so that a processor is faster (fused); auto: where it pays.
@@ -64,7 +64,7 @@ def predict(
         console: Where progress is shown; nowhere by default.
 
     Returns:
-        The exit code: 1 where an image or video could not be predicted to its end; each is told of on the console.
+        The exit code: 1 where an image or video could not be predicted to its end; each is named on the console.
 
     Raises:
         UsageError, DataError, CheckpointError: see the message.

@@ -18,7 +18,7 @@ def train(
     Args:
         config: The run.
         resume: Continue from the last checkpoint of the run in --output.
-        overwrite: Start anew in a folder that already holds a run.
+        overwrite: Start again in a folder that already holds a run.
         dry_run: Only check data, memory and time: make and time some steps, the method's statistics, a checkpoint and an
             evaluation of some images; the run's folder is not touched.
         console: Where progress is shown; nowhere by default.

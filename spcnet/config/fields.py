@@ -84,7 +84,7 @@ class LossConfig(Settings, group="model.loss"):
     bound: float = option("result", 1.0, least=0)
     """For the weightings 'image' and 'batch': how much more than 1 the rarest class may weigh."""
     border: int = option("result", 0, least=0, zero="none", unit="pixels")
-    """A pixel with other classes within so many pixels may have any of them (label relaxation); 0 for none, RobustNet's is 1."""
+    """A pixel with other classes within this number of pixels may have any of them (label relaxation); 0 for none, RobustNet's is 1."""
     border_until: float = option("result", 1.0, least=0, most=1, noun="a fraction of the run")
     """Share of the run after which borders count like any pixel."""
     strict: list[int] = option("result", factory=list)
@@ -182,7 +182,7 @@ class DataConfig(Settings, group="data"):
     tile: int = option("result", 1024, least=16, unit="pixels")
     """Side in pixels of the tiles of an image in which the centre of each class is looked for, for data.class_uniform."""
     pseudo_domains: int = option("result", 0, least=0, zero="none")
-    """Above 0: divide the only source into so many domains; the paper has 10."""
+    """Above 0: number of domains that the only source is divided into; the paper has 10."""
     pseudo_by: Literal["style", "cluster", "random"] = option("result", "style")
     """What divides it: the style that augmentation gave the image, clusters of the style statistics during training, or chance."""
     size: tuple[int, int] | None = option(
@@ -267,7 +267,7 @@ class TrainingConfig(Settings, group="training"):
     poly_power: float = option("schedule", 0.9, least=0)
     """Exponent of the schedule: the learning rate falls as (1 - iteration/iterations)^power."""
     restart: float = option("schedule", 1.0, above=0, most=1, noun="a fraction of the run")
-    """Share of the run after which the schedule starts anew (RobustNet's scl-poly, there when borders stop being relaxed); 1 for never."""
+    """Share of the run after which the schedule starts again (RobustNet's scl-poly, there when borders stop being relaxed); 1 for never."""
     restart_factor: float = option("schedule", 1.0, above=0)
     """Factor on the learning rate at the restart."""
     restart_power: float = option("schedule", 1.5, least=0)
@@ -285,9 +285,9 @@ class TrainingConfig(Settings, group="training"):
     devices: int | str = option("place", 1)
     """How many devices, a process on each, or 'auto' for all; what torchrun or srun started needs no number."""
     nodes: int = option("place", 1, least=1)
-    """How many machines with so many devices each."""
+    """Number of machines, each with `devices` devices."""
     accumulate: int = option("result", 1, least=1)
-    """Parts of a batch that are looked at one after the other before an optimiser step, so that only one has to fit into memory; data.images_per_domain is of one part and process."""
+    """Micro-batches of gradient accumulation before an optimiser step, so that only one has to fit into memory; data.images_per_domain is of one part and process."""
     freeze_batchnorm: bool = option("result", False)
     """Batch norms keep the statistics that they have, for small batches or a finished network."""
     precision: Precision = option("result", "32-true")
@@ -299,7 +299,7 @@ class TrainingConfig(Settings, group="training"):
     compile: bool = option("place", False)
     """Translate the network's forward and backward into code for this device first (torch.compile): the first step takes minutes, the others are faster."""
     activation_checkpointing: bool = option("place", False)
-    """Compute backbone and decoder anew for their gradients instead of keeping what they computed: less memory, more time; the losses are the same."""
+    """Compute backbone and decoder again for their gradients instead of keeping what they computed: less memory, more time; the losses are the same."""
 
 
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ class EvaluationConfig(Settings, group="evaluation"):
     panels: int = option("place", 4, least=0)
     """Images of each domain whose prediction is kept for the report."""
     limit: int = option("result", 0, least=0, zero="all", compared="limit of scored images")
-    """Score only the first so many images of each domain; 0 scores all."""
+    """Number of images of each domain to evaluate, the first ones; 0 scores all."""
     window: tuple[int, int] | None = option("result", None, least=33, unit="pixels", noun="height and width")
     """Height and width in pixels of a window that slides over each image; null looks at the whole image."""
     overlap: float = option("result", 0.3333)
@@ -329,7 +329,7 @@ class EvaluationConfig(Settings, group="evaluation"):
 
     @property
     def views(self) -> str | None:
-        """How images are looked at, in words; None where it is one look at the whole image."""
+        """How images are viewed, in words; None where it is one look at the whole image."""
         window = [] if self.window is None else [f"windows of {self.window[0]}×{self.window[1]}, {self.window_weights}"]
         if self.window is not None and self.overlap != type(self).overlap:
             window[0] += f", overlap {self.overlap:g}"
@@ -339,7 +339,7 @@ class EvaluationConfig(Settings, group="evaluation"):
 
 @dataclass(frozen=True)
 class LoggingConfig(Settings, group="logging"):
-    """What is told of a run while it trains, beside train.jsonl and TensorBoard's losses."""
+    """What is logged of a run while it trains, beside train.jsonl and TensorBoard's losses."""
 
     every: int = option("place", 500, least=0, zero="off")
     """Iterations between two sample predictions, histograms of style weights and prototype similarities on TensorBoard; 0 for none."""
@@ -370,7 +370,7 @@ class RunConfig(Settings):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How the result is scored."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)
-    """What is told of it meanwhile."""
+    """What is logged of it meanwhile."""
     output: Path = option("place", Path("runs/spcnet"))
     """Folder of the run: its log, checkpoints and results."""
     expected: str = option("place", "")

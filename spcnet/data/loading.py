@@ -363,7 +363,7 @@ def evaluation_batches(
         data: size of the images, number of worker processes.
         domain: domain index that the batches carry.
         batch_size: most images in a batch.
-        limit: stop after so many images of all processes; 0 takes all.
+        limit: largest number of images of all processes; 0 takes all.
         shard: this process.
         on_skip: called with name and message of each image that cannot be read and is left out, where
             `data.on_bad_image` is to skip it; without it none is.

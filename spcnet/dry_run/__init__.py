@@ -60,7 +60,7 @@ MOST = 20.0
 LABELS = 64
 """Images of each source whose classes are looked for, where that was never done; see `data.class_uniform`."""
 TRIAL_BATCHES = 4
-"""Batches from which the time of the method's statistics is told."""
+"""Batches from which the time of the method's statistics is estimated."""
 
 
 def rehearse(
@@ -75,8 +75,8 @@ def rehearse(
     Args:
         config: the run.
         resume: whether it is to go on in its folder.
-        overwrite: whether it is to begin anew there, whatever the folder holds.
-        say: is told what is being done, in the first process.
+        overwrite: whether it is to start again there, whatever the folder holds.
+        say: called with what is being done, in the first process.
 
     Returns:
         The same problems in every process; the times of its own.

@@ -80,7 +80,7 @@ def make_fabric(config: TrainingConfig) -> Fabric:
         # Lightning's own checks: no such accelerator, more devices than there are, no number, another number of tasks.
         raise UsageError(
             f"training.accelerator {config.accelerator} with training.devices {asked.devices} and training.nodes "
-            f"{asked.nodes} is not to be had here: {' '.join(str(error).split())}"
+            f"{asked.nodes} is not available on this machine: {' '.join(str(error).split())}"
         ) from error
     fabric.launch()
     if fabric.device.type == "cpu":
@@ -89,7 +89,7 @@ def make_fabric(config: TrainingConfig) -> Fabric:
         # Some operations have no repeatable form on a GPU; those warn once instead of ending the run.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
-        # Memory that nothing is written to before it is read would be filled first, in each step anew.
+        # Memory that nothing is written to before it is read would be filled first, in each step again.
         setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - unknown to mypy
     return fabric
 

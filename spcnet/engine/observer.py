@@ -1,4 +1,4 @@
-"""What is told of a run while it goes on: train.jsonl, TensorBoard, tracking servers, the figures at the progress bar.
+"""What is logged of a run while it goes on: train.jsonl, TensorBoard, tracking servers, the figures at the progress bar.
 
 The trainer calls it three times an iteration: `timed` gives the batches, `look` sees what became of them, and `write`
 notes the losses where they are logged. Nothing here changes what is learnt.
@@ -40,11 +40,11 @@ class Observer:
         config: the run.
         method: says what there is to show.
         network: what is trained.
-        start: iterations that were finished before; what an earlier process told of later ones is forgotten.
+        start: iterations that were finished before; what an earlier process logged of later ones is dropped.
         enabled: whether this process notes anything.
         domains: names of the domains that the network tells apart.
         colors: RGB of each class, 0..255; without them no predictions are shown.
-        say: told of what the user should read.
+        say: called with what the user should read.
 
     Raises:
         UsageError: a tracking server's package is not installed.
@@ -168,8 +168,8 @@ class Observer:
             )
             speeds = {"speed/images_per_second": speed, "speed/data_wait": share, "speed/memory": memory}
             self._tell({"loss": loss, **{f"loss/{k}": v for k, v in parts.items()}, "rate": rate, **speeds}, iteration)
-        told = {"images_per_second": speed} if speed else {}
-        return {"loss": loss, **parts, "rate": rate, **told, "data_wait": share, "memory": memory}
+        throughput = {"images_per_second": speed} if speed else {}
+        return {"loss": loss, **parts, "rate": rate, **throughput, "data_wait": share, "memory": memory}
 
     def results(self, record: Mapping[str, Any]) -> None:
         """Note the mIoU of an evaluation, a line of results.jsonl."""

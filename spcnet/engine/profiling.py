@@ -28,7 +28,7 @@ class Profile:
         steps: how many steps to record.
         left: how many the run still makes; of a short run less is recorded or the warm-up is shorter.
         device: where it computes.
-        say: told of the table once it is there.
+        say: called with the table once it is there.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class Show(Protocol):
 LINE_EVERY = 30.0
 """Seconds between two lines where there is no terminal to draw on."""
 SPEED_OVER = 600.0
-"""Seconds from whose speed the time left is told; steps may take minutes."""
+"""Seconds from whose speed the time left is estimated; steps may take minutes."""
 
 FIGURES: dict[str, str] = {
     "rate": "rate {:.4g}",
@@ -30,7 +30,7 @@ FIGURES: dict[str, str] = {
     "data_wait": "{:.0f} % waiting for data",
     "memory": "{:.0f} MiB",
 }
-"""Figures that are no losses, and how they are told."""
+"""Figures that are no losses, and how they are shown."""
 
 
 @contextmanager
@@ -68,8 +68,8 @@ class _Bars(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
         for task in self.tasks:
-            if told := _told(task.fields["figures"]):
-                lines = _filled([f"{task.description}:", *told] if len(self.tasks) > 1 else told, self.console.width)
+            if shown := _told(task.fields["figures"]):
+                lines = _filled([f"{task.description}:", *shown] if len(self.tasks) > 1 else shown, self.console.width)
                 yield Text("\n".join(lines))
 
 

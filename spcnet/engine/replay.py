@@ -1,4 +1,4 @@
-"""A training step whose loss is not finite: noticed before it spoils the weights, kept on the disk, and looked at again.
+"""A training step whose loss is not finite: noticed before it spoils the weights, kept on the disk, and repeated.
 
 The loss is known when the forward pass is done. A GPU is asked for it then, and answers while it works on the backward
 pass, which is queued already, so that it never waits for the next order. So the optimiser's step is not made, and what is
@@ -182,8 +182,8 @@ def culprits(network: nn.Module) -> Iterator[list[Culprit]]:
 
 def remedy(training: TrainingConfig) -> str:
     """What helps a run whose numbers are not finite; the rate is none of what a run that goes on may change."""
-    anew = "begin anew with a lower training.learning_rate"
-    return f"go on with --training.precision 32-true, or {anew}" if training.precision.endswith("-mixed") else anew
+    again = "start again with a lower training.learning_rate"
+    return f"go on with --training.precision 32-true, or {again}" if training.precision.endswith("-mixed") else again
 
 
 def not_finite(tensors: dict[str, Tensor]) -> list[str]:

@@ -94,7 +94,7 @@ def how_to_go_on(run: Path) -> str:
         with suppress(CheckpointError):
             done = checkpoint.read_state(run / name)["iteration"]
             return f"Iteration {done} is saved; go on with: spcnet train --config {run}/config.yaml --resume"
-    return f"Nothing was saved yet; begin anew with: spcnet train --config {run}/config.yaml"
+    return f"Nothing was saved yet; start again with: spcnet train --config {run}/config.yaml"
 
 
 @contextmanager
@@ -114,9 +114,9 @@ def dead_workers_told(run: Path | None = None) -> Iterator[None]:
     except (RuntimeError, ConnectionError, EOFError) as error:
         said = " ".join(str(error).split())
         broken = not isinstance(error, RuntimeError)  # a worker that was killed while it handed a batch over
-        told = "" if run is None else f". {how_to_go_on(run)}"
+        hint = "" if run is None else f". {how_to_go_on(run)}"
         if distributed.world_size() > 1 and not broken and "onnection" in said:
-            raise DataError(f"another process of this run ended, see what it says{told}") from error
+            raise DataError(f"another process of this run ended, see what it says{hint}") from error
         if not broken and not said.startswith("DataLoader worker"):
             raise
         if "Bus error" in said:
@@ -125,4 +125,4 @@ def dead_workers_told(run: Path | None = None) -> Iterator[None]:
             cause, remedy = "something killed it, most often the system for want of memory", "lower data.workers"
         else:
             cause, remedy = f"PyTorch says: {said}", "set data.workers to 0 to see where"
-        raise DataError(f"a process that reads images ended: {cause}; {remedy}{told}") from error
+        raise DataError(f"a process that reads images ended: {cause}; {remedy}{hint}") from error

@@ -158,7 +158,7 @@ class Trainer:
             batches: `training.accumulate` for each iteration that is left, the first those of `self.iteration`; of
                 several processes each gets its own share of every batch.
             trials: makes what the method's statistics are taken from, the same at every call.
-            on_progress: told of every iteration.
+            on_progress: called after every iteration.
             on_evaluate: called every `training.evaluate_every` iterations, and not after the last.
             observer: notes the run; by default one that this makes and closes.
 
@@ -184,8 +184,8 @@ class Trainer:
                 observer.look(self.iteration, parts, result, self.classes)
                 if last or self.iteration % training.log_every == 0:
                     with distributed.raise_on_all_ranks():
-                        told = observer.write(self.iteration, result, poly_rate(self.iteration - 1, training))
-                    on_progress(self.iteration, told)
+                        figures = observer.write(self.iteration, result, poly_rate(self.iteration - 1, training))
+                    on_progress(self.iteration, figures)
                 else:
                     on_progress(self.iteration, {})
                 if distributed.any_of(bool(stopped))[0]:
@@ -307,7 +307,7 @@ class Trainer:
         """The gradient of a batch in parts: that of the whole batch, but for batch norms, which see one part at a time.
 
         The losses divide by what all parts have together, and the class means of the clustering are those of all
-        parts. So each part is looked at twice, first without gradient.
+        parts. So each micro-batch is evaluated twice, first without gradient.
         """
         sums, results = distributed.MicroBatchSums(), []
         before = [buffer.clone() for buffer in self.network.buffers()]

@@ -256,7 +256,7 @@ class Origin(NamedTuple):
     iteration: int
     """Finished iterations of the run."""
     views: str | None = None
-    """How images were looked at, in words; None for one look at the whole image."""
+    """How images were viewed, in words; None for one look at the whole image."""
 
 
 def record(

@@ -47,7 +47,7 @@ class Protocol:
     prepare: Prepare | None = None
     """What becomes of each image and label; None brings the image to the run's size."""
     views: TestTimeAugmentation | None = None
-    """How images are looked at; None leaves it to the options."""
+    """How images are viewed; None leaves it to the options."""
     align_corners: bool = True
     """How scores are brought to the label's size: with the corners of both on each other, or the edges."""
     swapped: bool = False

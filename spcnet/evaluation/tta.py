@@ -24,7 +24,7 @@ MOST_OVERLAP = 0.9
 
 
 class TestTimeAugmentation(NamedTuple):
-    """How an image is looked at."""
+    """How an image is viewed."""
 
     window: tuple[int, int] | None = None
     """Height and width in pixels of a window; None looks at the whole image."""

@@ -127,7 +127,7 @@ def onnx_program(content: bytes, what: str = "the file") -> Program:
     try:
         session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's errors have no common base
-        raise DataError(f"ONNX Runtime cannot read {what}: {' '.join(str(error).split())}. Export it anew") from error
+        raise DataError(f"ONNX Runtime cannot read {what}: {' '.join(str(error).split())}. Export it again") from error
     name = session.get_inputs()[0].name
 
     def run(image: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def onnx_metadata(content: bytes, what: str) -> dict[str, Any]:
         entries = {one.key: one.value for one in package.load_model_from_string(content).metadata_props}
         found = {key: json.loads(value) for key, value in entries.items()}
     except Exception as error:  # of the decoder of protocol buffers or of JSON
-        raise DataError(f"{what} is no ONNX file that can be read: export the network anew") from error
+        raise DataError(f"{what} is no ONNX file that can be read: export the network again") from error
     missing = [key for key in ("space", "classes", "output", "normalise", "input", "mean", "std") if key not in found]
     if missing:
         raise DataError(
@@ -262,7 +262,7 @@ class FileNetwork(nn.Module):
         if not fits:
             raise DataError(
                 f"the file answers with {self.kind} of the shape {tuple(answer.shape)}, and not of the {self.num_classes} "
-                "classes that it says to have: export the network anew"
+                "classes that it says to have: export the network again"
             )
         if self.kind == "labels":
             answer = F.one_hot(answer.long(), self.num_classes).movedim(-1, 1).float()

@@ -149,7 +149,7 @@ def score(
         data: size of the images.
         num_classes: K.
         batch_size: images that the file gets together.
-        limit: score so many images at most; 0 for all.
+        limit: largest number of images to evaluate; 0 for all.
 
     Raises:
         DataError: an image cannot be read.

@@ -80,7 +80,7 @@ def look_inside(
         num_classes: K.
         pixels: most pixels of a class that are kept.
         seed: others keep other pixels.
-        on_images: told of how many images have been seen.
+        on_images: called with the number of images done.
     """
     device = device_of(network)
     names: list[str] = []

@@ -1,6 +1,6 @@
 """A network rewritten for a processor: the same function of the image, with fewer operations.
 
-Nothing is approximated and nothing is trained anew; the scores differ by rounding alone. What is done, on a copy:
+Nothing is approximated and nothing is trained again; the scores differ by rounding alone. What is done, on a copy:
 
 - Batch norms are folded into the convolutions before them. Instance norms and whitening depend on the image and stay.
 - The decoder's first 3×3 convolution reads features that were just upsampled sixteenfold in area. Both are linear, so the

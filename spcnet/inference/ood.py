@@ -46,7 +46,7 @@ MAX_COMPONENTS = 16
 FOLDS = 5
 """Of the cross-validation by which known images are scored, as an image to come will be."""
 LOGIT_STRIDE = 4
-"""One in so many rows and columns of the logits, which have a fourth of the image's size, is read."""
+"""Step over the rows and columns of the logits, which have a fourth of the image's size, is read."""
 MIN_RELATIVE_SCALE = 0.01
 """Lower bound of a channel's scatter as a fraction of the median channel's: a dead channel has none."""
 MAX_SCORE = 1e6

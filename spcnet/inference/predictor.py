@@ -61,7 +61,7 @@ class Predictor:
         size: height and width in pixels that each image is brought to for the network; None keeps each image's own.
         device: auto (an accelerator if there is one), cpu, cuda, cuda:1, mps.
         source_names: of the source domains, in the order of the style bases.
-        views: how images are looked at: whole or in windows, at which scales, mirrored too.
+        views: how images are viewed: whole or in windows, at which scales, mirrored too.
         batch_size: most images of one size that go through the network together, and most windows.
         speed: `auto`, `plain` or `fused`, see `Speed`.
 
@@ -472,7 +472,7 @@ def check_views(views: TestTimeAugmentation, size: tuple[int, int] | None = None
     """Refuse ways to look at an image that make no sense.
 
     Args:
-        views: how images are looked at.
+        views: how images are viewed.
         size: height and width of the images, where they are known.
 
     Raises:

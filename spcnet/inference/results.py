@@ -100,7 +100,7 @@ class Written:
     mean_confidence: float | None = None
     """Its mean over the pixels, 0..1."""
     ood_score: OODScore | None = None
-    """How far the image is from all that the network was trained on, where that can be told."""
+    """How far the image is from all that the network was trained on, where there is a detector."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class WrittenVideo:
     mean_confidence: float | None = None
     """Mean over the pixels of all frames, 0..1, if asked for."""
     ood_score: float | None = None
-    """Mean score of the frames, where it can be told; see `spcnet.inference.ood.OODScore`."""
+    """Mean score of the frames, where there is a detector; see `spcnet.inference.ood.OODScore`."""
     note: str | None = None
     """What is wrong with the colours of the whole source, in one line."""
 
@@ -184,9 +184,9 @@ class Results:
     frame_maps: bool = False
     """Whether to write the class map of each frame of a video."""
     every: int = 1
-    """Of a video one frame of so many."""
+    """Every Nth frame of a video is predicted."""
     limit: int = 0
-    """Of a video so many frames at most; 0 for all."""
+    """Largest number of frames of a video; 0 for all."""
 
     def check(self, space: LabelSpace) -> None:
         """Refuse what cannot be written.

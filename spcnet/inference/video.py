@@ -92,8 +92,8 @@ class Video:
         """The frames in their order, until the end or the place where the source breaks; see `broken`.
 
         Args:
-            every: take one frame of so many, the first included.
-            limit: take so many frames at most; 0 for all.
+            every: take every Nth frame, the first included.
+            limit: take this number of frames at most; 0 for all.
 
         Raises:
             UsageError: `every` or `limit` makes no sense.

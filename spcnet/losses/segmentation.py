@@ -33,7 +33,7 @@ def cross_entropy(
     Sums first and divides last, so that a batch without any labelled pixel gives 0 and not NaN. In at least single
     precision.
 
-    With a border, a pixel that has other classes within so many pixels may have any of them: its loss is the negative
+    With a border, a pixel that has other classes within this number of pixels may have any of them: its loss is the negative
     logarithm of their summed probability, its weight the mean of theirs (label relaxation: Zhu et al., Improving
     Semantic Segmentation via Video Propagation and Label Relaxation, CVPR 2019, Eq. 5). An ignored pixel is no
     neighbour. Only those pixels cost more than the plain loss.

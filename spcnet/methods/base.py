@@ -267,14 +267,18 @@ def fill(network: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
             theirs, ours = tensors[key].shape[axis], wanted[key].shape[axis]
             if theirs != ours:
                 raise CheckpointError(
-                    f"{source} was trained with {theirs} {what}, the network has {ours}: build it with {theirs}, or train anew"
+                    f"{source} was trained with {theirs} {what}, the network has {ours}: build it with {theirs}, or train again"
                 )
     missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     misshapen = sorted(k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape)
-    for problem, keys in (("lacks", missing), ("has besides", unexpected), ("has in another shape", misshapen)):
+    for problem, keys in (
+        ("lacks {} tensors", missing),
+        ("has {} unexpected tensors", unexpected),
+        ("has {} tensors in another shape", misshapen),
+    ):
         if keys:
             raise CheckpointError(
-                f"{source} {problem} {len(keys)} tensors ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}): "
+                f"{source} {problem.format(len(keys))} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}): "
                 "it was trained with another method or backbone"
             )
     network.load_state_dict(tensors)

@@ -33,7 +33,7 @@ class Settings:
 
 
 class StyleMixer(nn.Module):
-    """Mixes the styles of a batch's images at one layer, as it was told to; in evaluation the identity."""
+    """Mixes the styles of a batch's images at one layer, as `prepare` drew; in evaluation the identity."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -54,7 +54,7 @@ class Segmentor(Network):
         """The taps; checkpoints know them by this name."""
         self.auxiliary, self.clusters = auxiliary, clusters
         self.recompute = False
-        """Whether backbone, decoder and auxiliary head are computed anew for their gradients, to save memory."""
+        """Whether backbone, decoder and auxiliary head are recomputed for their gradients, to save memory."""
         self.whitening_layers = [layer for layer in backbone.modules() if isinstance(layer, InstanceWhitening)]
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:

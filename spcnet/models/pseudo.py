@@ -1,4 +1,4 @@
-"""Pseudo-domains of a single source: which style base an image fills is told by its style, not by its data set.
+"""Pseudo-domains of a single source: which style base an image fills depends on its style, not by its data set.
 
 SPC-Net keeps ten bases for a single source and does not say what fills them. `StyleClusters` divides the images by
 online k-means over their shallow style statistics. A centre that gets hardly any images starts again at an image that

@@ -54,7 +54,7 @@ def _read(path: Path) -> Card:
             models=tuple(map(_model, values["models"])),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no robustness card: delete it, or write it anew with spcnet robustness") from error
+        raise DataError(f"{path} is no robustness card: delete it, or write it again with spcnet robustness") from error
 
 
 def _model(values: Mapping[str, Any]) -> ModelScores:

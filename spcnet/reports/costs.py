@@ -84,7 +84,7 @@ def costs(series: Sequence[Series], counted: Mapping[Path, NetworkCost]) -> str:
 
 
 def training_seconds(run: Run) -> float:
-    """Time spent training: the seconds begin anew with each process, so what each reached is added up."""
+    """Time spent training: the seconds start again with each process, so what each reached is added up."""
     total = last = 0.0
     for line in run.log:
         if not math.isfinite(line.seconds):

@@ -247,7 +247,7 @@ def reading(table: Table) -> str:
         "short training and few images. A small difference between single runs is noise; compare means over at least three "
         "seeds, and look at whether the sign of the difference is the same on each seed. ± is the spread of single runs, not the "
         "uncertainty of their mean.",
-        "<b>95 % interval</b>: the images of a domain drawn anew with replacement, many times, and scored each time; where the middle "
+        "<b>95 % interval</b>: the images of a domain drawn again with replacement, many times, and scored each time; where the middle "
         "95 % of these scores lie. It says how much depends on which images happened to be in the set, and nothing about another "
         "training.",
         "<b>Unseen</b> domains are used for scoring only, and the scores are those of the last evaluation of each run, not of its best.",

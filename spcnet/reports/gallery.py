@@ -82,7 +82,7 @@ def _panel_row(
     uri, size = figures.picture_uri(first.image, width=WIDTH)
     where = f"{escaped(name)} of {escaped(domain)}"
 
-    def told(column: int, words: str) -> str:
+    def attributes_of(column: int, words: str) -> str:
         """What the script needs to know of a picture."""
         return (
             f' data-row="{row}" data-column="{column}" data-where="{where}" data-words="{words}" '
@@ -90,10 +90,12 @@ def _panel_row(
         )
 
     cells = [
-        f'<div><img src="{uri}" alt="Image {where}" width="{size[0]}" height="{size[1]}" loading="lazy"{told(0, "image")}>'
+        f'<div><img src="{uri}" alt="Image {where}" width="{size[0]}" height="{size[1]}" loading="lazy"{attributes_of(0, "image")}>'
         f"<small>{escaped(name)}</small></div>",
         "<div>"
-        + label_picture(truth, colors, f"True classes of {where}", like=size, width=WIDTH, attributes=told(1, "truth"))
+        + label_picture(
+            truth, colors, f"True classes of {where}", like=size, width=WIDTH, attributes=attributes_of(1, "truth")
+        )
         + "</div>",
     ]
     for column, (panel, one) in enumerate(zip(panels, series, strict=True), start=2):
@@ -106,7 +108,7 @@ def _panel_row(
         words = f"{100 * share:.0f} % right" if share is not None else ""
         label = escaped(one.label)
         alt = f"Classes that {label} sees in {where}" + (f": {words}" if words else "")
-        known = told(column, label + (f", {words}" if words else ""))
+        known = attributes_of(column, label + (f", {words}" if words else ""))
         picture = label_picture(prediction, colors, alt, like=size, width=WIDTH, attributes=known)
         cells.append(f"<div>{picture}<small>{words}</small></div>")
     return cells

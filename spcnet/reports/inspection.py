@@ -183,19 +183,19 @@ class Inspection:
     @property
     def missing(self) -> tuple[str, ...]:
         """What this network does not have, in a sentence each."""
-        told = []
+        remarks = []
         if all(layer.mode is None for layer in self.layers):
-            told.append(
+            remarks.append(
                 f"{self.method} has no style layers: there is no style after projection and no λ, and the known styles are "
                 "the mean styles of the sources' images."
             )
         elif not any(layer.weights for layer in self.layers):
-            told.append(f"The style layers of {self.method} weigh no known styles: there is no λ.")
+            remarks.append(f"The style layers of {self.method} weigh no known styles: there is no λ.")
         if self.prototypes is None:
-            told.append(
+            remarks.append(
                 f"{self.method} has no prototypes: the pixels are shown by the decoder's features, before the classifier."
             )
-        return tuple(told)
+        return tuple(remarks)
 
 
 # --- The record ------------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def read_inspection(folder: Path) -> Inspection | None:
     if place is None:
         return None
     path = place / RECORD_FILE
-    remedy = "Make it anew with spcnet inspect, or delete it"
+    remedy = "Make it again with spcnet inspect, or delete it"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -338,13 +338,13 @@ def render_terminal(inspections: Sequence[Inspection]) -> rich.table.Table:
         shown.add_column(title, justify="right")
     for found in inspections:
         first, likeness = found.layers[0], found.prototypes
-        told, gap = [percent(first.told_before, 0, " %")], [figure_text(first.gap_before)]
+        values, gap = [percent(first.told_before, 0, " %")], [figure_text(first.gap_before)]
         if first.after:
-            told.append(percent(first.told_after, 0, " %"))
+            values.append(percent(first.told_after, 0, " %"))
             gap.append(figure_text(first.gap_after))
         shown.add_row(
             rich.text.Text(found.run),
-            " → ".join(told),
+            " → ".join(values),
             " → ".join(gap),
             percent(mean_of(unseen_matched(found)), 0, " %"),
             "–" if likeness is None else f"{likeness.within:.2f} in, {likeness.between:.2f} between classes",

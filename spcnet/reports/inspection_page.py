@@ -111,7 +111,7 @@ def _on_page(draw: Callable[[Axes], None], *, size: tuple[float, float], label: 
 
 
 def _styles_part(found: Inspection) -> str:
-    plots, told = [], []
+    plots, rows = [], []
     projected = any(layer.after for layer in found.layers)
     for layer in found.layers:
         for after in (False, True) if layer.after else (False,):
@@ -123,7 +123,7 @@ def _styles_part(found: Inspection) -> str:
             draw = partial(draw_styles, found=found, layer=layer, after=after, ink=PAGE)
             plots.append(html.figure(_on_page(draw, size=(3.4, 3.6), label=words)))
         cells = [html.escaped(layer.place), percent(layer.told_before, 0, " %"), figure_text(layer.gap_before)]
-        told.append([*cells, percent(layer.told_after, 0, " %"), figure_text(layer.gap_after)] if projected else cells)
+        rows.append([*cells, percent(layer.told_after, 0, " %"), figure_text(layer.gap_after)] if projected else cells)
     sizes = [len(found.of(domain)) / len(found.images) for domain in range(len(found.domains))]
     chance = sum(size * size for size in sizes)
     note = (
@@ -139,7 +139,7 @@ def _styles_part(found: Inspection) -> str:
         "the pairs."
     )
     heads = ["place", "told before", "gap before", "told after", "gap after"] if projected else ["place", "told", "gap"]
-    table = html.table(heads, told, caption="Styles in figures.", label="Styles in figures")
+    table = html.table(heads, rows, caption="Styles in figures.", label="Styles in figures")
     return (
         f'<p class="note">{note}</p>{_legend(found)}<div class="plots" style="{_NARROW}">{"".join(plots)}</div>'
         f'<p class="note">{measured}</p>{table}'
@@ -293,9 +293,9 @@ def _prototypes_part(found: Inspection) -> str:
             prototypes_figure(found, found.prototypes, PAGE),
             label="Cosines of all prototypes; the means stand beside it",
         )
-    told = f"Between classes the mean cosine is {found.prototypes.between:.2f}"
+    summary = f"Between classes the mean cosine is {found.prototypes.between:.2f}"
     if math.isfinite(found.prototypes.within):
-        told = (
+        summary = (
             f"The prototypes of one class in two domains have a mean cosine of {found.prototypes.within:.2f}, those of two "
             f"classes {found.prototypes.between:.2f}"
         )
@@ -307,7 +307,7 @@ def _prototypes_part(found: Inspection) -> str:
         ["classes", "cosine"], rows, caption="The classes that are most alike.", label="Most alike classes"
     )
     order = ", ".join(map(html.escaped, found.known))
-    note = f"{told}. In each class the order is {order}. A prototype whose class no training image of its domain showed stays near 0 to all others."
+    note = f"{summary}. In each class the order is {order}. A prototype whose class no training image of its domain showed stays near 0 to all others."
     return f'<p class="note">{note}</p><div class="plots large">{html.figure(svg)}<div>{table}</div></div>'
 
 

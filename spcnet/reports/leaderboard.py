@@ -166,8 +166,8 @@ def _result_cell(table: Table, row: Row, one: Series, place: int, digits: int) -
         text += f'<span class="below std">{cell.count} of {len(row.seeds)} seeds</span>'
     if cell.gap is not None:
         text += difference(cell.gap, digits, css="below")
-    told = "95 % interval over images: " + "; ".join(known)
-    title = f' title="{escaped(told)}"' if known else ""
+    tooltip = "95 % interval over images: " + "; ".join(known)
+    title = f' title="{escaped(tooltip)}"' if known else ""
     return f'<td class="{css}"{sortable(cell.value)}{title}>{text}</td>'
 
 
@@ -257,7 +257,7 @@ def _manner(run: Run, found: Evaluation) -> str:
 
 
 def _protocols(series: Sequence[Series], table: Table, digits: int) -> str:
-    """What the same networks score when looked at in another manner; empty where nothing else was tried."""
+    """What the same networks score with other views; empty where nothing else was tried."""
     having = [(one, run) for one, run in each_run(series) if run.others]
     if not having:
         return ""

@@ -209,10 +209,10 @@ def _networks_section(card: Card) -> str:
         for name in names:
             css = ' class="first"' if name == names[0] else ""
             cells = "".join(_cell(card, model, name, model.mean(name)) for model in card.models)
-            told = (
+            worst_cell = (
                 f'<th class="family" scope="rowgroup" rowspan="{len(names)}">{html.escaped(family)}</th>' if css else ""
             )
-            body += f'<tr{css}><th scope="row">{html.breakable(name)}</th>{cells}{told}</tr>'
+            body += f'<tr{css}><th scope="row">{html.breakable(name)}</th>{cells}{worst_cell}</tr>'
     heads += '<th scope="col"><span class="hidden">family</span></th>'
     table = f'<table class="heat"><thead><tr><th scope="col"></th>{heads}</tr></thead><tbody>{body}</tbody></table>'
     known = any(_trained(model, name) for model in card.models for name in card.conditions)

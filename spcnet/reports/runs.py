@@ -43,7 +43,7 @@ class LogLine:
     """Each term before its weight, by name."""
     learning_rate: float
     seconds: float
-    """Since the start of the process; begins anew when a run is resumed."""
+    """Since the start of the process; starts again when a run is resumed."""
     images_per_second: float
 
 
@@ -66,7 +66,7 @@ class DomainResult:
     seconds: float
     """Time it took to score; NaN if not recorded."""
     figures: Mapping[str, Layers]
-    """What the network told of the images beside the classes, mean over them, by name; see `spcnet.glossary.FIGURES`."""
+    """What the network gave for the images beside the classes, mean over them, by name; see `spcnet.glossary.FIGURES`."""
     interval: tuple[float, float] | None = None
     """Where the mIoU lies with 95 %, by bootstrap over the images, 0..1; None if not recorded, as for what follows."""
     precision: Mapping[str, float | None] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class Evaluation:
     mean_unseen_miou: float | None
     """The same over the domains never trained on."""
     views: str | None = None
-    """How images were looked at, in words; None for one look at the whole image."""
+    """How images were viewed, in words; None for one look at the whole image."""
     protocol: str | None = None
     """Whose manner of scoring it is; None for this package's own."""
     size: tuple[int, int] | None = None

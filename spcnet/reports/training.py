@@ -32,8 +32,8 @@ def training(series: Sequence[Series]) -> str:
             "Loss over iterations, one line for each run: faint as logged, strong as a running mean. "
             "The sums of methods with different parts cannot be compared."
         )
-        told = "; ".join(f"<b>{name}</b> {TERMS[name]}" for name in names if name in TERMS)
-        note += f" The parts: {told}." if len(names) > 1 and told else ""
+        explanation = "; ".join(f"<b>{name}</b> {TERMS[name]}" for name in names if name in TERMS)
+        note += f" The parts: {explanation}." if len(names) > 1 and explanation else ""
         parts.append(f'<p class="note">{note}</p>{legend(series, lines=True)}<div class="plots">{"".join(plots)}</div>')
     if any(len(run.evaluations) > 1 for _, run in each_run(series)):
         plots = []
@@ -88,12 +88,14 @@ def _shares_of(one: Series, figure_name: str) -> str:
     plots = []
     for layer in range(min(map(len, domains.values()))):
         values = [layers[layer] for layers in domains.values()]
-        told = "; ".join(
+        explanation = "; ".join(
             f"{domain}: " + ", ".join(f"{n} {100 * w:.0f} %" for n, w in zip(names, s, strict=True))
             for domain, s in zip(domains, values, strict=True)
         )
         title = f"{words.layer} {layer + 1}"
-        plots.append(figure(figures.shares_svg(title, [*domains], values, label=f"Stacked bars, {title}. {told}")))
+        plots.append(
+            figure(figures.shares_svg(title, [*domains], values, label=f"Stacked bars, {title}. {explanation}"))
+        )
     colors = figures.STYLE_COLORS
     entries = "".join(f"<li>{swatch(colors[i % len(colors)])}{escaped(name)}</li>" for i, name in enumerate(names))
     return (

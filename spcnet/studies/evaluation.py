@@ -298,7 +298,7 @@ def _show(
             )
     console.print(
         "mIoU and all else in %; 95 %: bootstrap over the images"
-        + (f"; looked at: {record['views']}" if record.get("views") else "")
+        + (f"; views: {record['views']}" if record.get("views") else "")
         + ("" if output is None else f". Added to {output}"),
         highlight=False,
         markup=False,

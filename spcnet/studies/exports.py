@@ -42,7 +42,7 @@ class ExportOptions:
     score: str | None = None
     """Domain that the files are scored on."""
     limit: int = 0
-    """Score so many images at most; 0 for all."""
+    """Largest number of images to evaluate; 0 for all."""
     repeats: int = 3
     """Passes to time; 0 for none."""
 
@@ -130,7 +130,7 @@ def export(run: OpenRun, output: Path, options: ExportOptions, console: Console)
 
 
 def _calibration(run: OpenRun, calibration: str | None) -> SegmentationSet | Path | None:
-    """The images that show how large activations are; what is wrong with them is told before the network is exported."""
+    """The images that show how large activations are; what is wrong with them is named before the network is exported."""
     if calibration is None:
         return None
     if Path(calibration).is_dir():

@@ -85,7 +85,7 @@ class Predictions:
 
         Args:
             images: the domain.
-            limit: evaluate the first so many images; 0 for all.
+            limit: number of images to evaluate, the first ones; 0 for all.
             what: name of the domain, for messages.
 
         Raises:

@@ -176,7 +176,7 @@ def _write(card: Card, output: Path) -> None:
 
 
 def blocks(images: SegmentationSet, places: Sequence[int], *, limit: int) -> Iterator[Block]:
-    """The images of a set, as many at a time as fit into so many bytes, at least one.
+    """The images of a set, as many at a time as fit into a number of bytes, at least one.
 
     Raises:
         DataError: an image or label cannot be read.

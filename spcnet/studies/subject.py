@@ -201,7 +201,7 @@ def own_sets(names: Iterable[str], data: DataConfig) -> dict[str, Record]:
 
 
 class Skipped:
-    """Images that a run goes on without: each is told of once, on the console and in the run's folder."""
+    """Images that a run goes on without: each is named once, on the console and in the run's folder."""
 
     def __init__(self, path: Path, console: Console) -> None:
         self.path, self.console = path, console

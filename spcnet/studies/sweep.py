@@ -364,9 +364,9 @@ def _check_same(planned: Planned) -> None:
     if spread and (batch_size(found) is None or batch_size(found) != batch_size(wanted)):
         changed += spread
     if changed:
-        told = "; ".join(f"{path} {found.get(path)}, now {wanted.get(path)}" for path in changed[:3])
+        differences = "; ".join(f"{path} {found.get(path)}, now {wanted.get(path)}" for path in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UsageError(
-            f"{planned.folder} holds a run with other settings ({told}{more}): choose another --output, give the "
+            f"{planned.folder} holds a run with other settings ({differences}{more}): choose another --output, give the "
             "settings of before, or delete that folder"
         )

@@ -188,15 +188,15 @@ def run_trainings(trainings: Sequence[Training], shares: Sequence[Mapping[str, s
 @contextmanager
 def _board(trainings: Sequence[Training], console: Console) -> Iterator[Callable[[], None]]:
     """A function that shows how far the trainings are: a table that stays in its place, or lines where that cannot be."""
-    told: dict[str, tuple[State, float]] = {}
+    shown_states: dict[str, tuple[State, float]] = {}
 
     def tell(*, every: float) -> None:
         now = time.monotonic()
         for training in trainings:
-            state, when = told.get(training.planned.name, ("waiting", now))
+            state, when = shown_states.get(training.planned.name, ("waiting", now))
             due = training.state == "running" and now - when >= every
             if training.state != state or due:
-                told[training.planned.name] = (training.state, now)
+                shown_states[training.planned.name] = (training.state, now)
                 if every < math.inf or training.state == "failed":
                     style = "red" if training.state == "failed" else None
                     console.print(_line(training), style=style, highlight=False, markup=False, soft_wrap=True)

@@ -34,7 +34,7 @@ _DEEPEST = 4
 _NO_WEIGHTS = re.compile(r"optim(?!i[sz]ed|al)|sched(?!uled)|scaler|rng|callbacks|loops|_metadata", re.IGNORECASE)
 """Names of dictionaries whose tensors are no weights, unless the file has no others."""
 _PROTOCOL = 2
-"""Protocol of pickle that `torch.save` writes, unless told otherwise."""
+"""Protocol of pickle that `torch.save` writes, by default."""
 _LISTED = 6
 """Parts of a file that a message lists at most."""
 
@@ -126,7 +126,7 @@ def _read_torch(path: Path) -> Any:
     try:
         # An open file, for of a path torch would look at the ending.
         with torch.serialization.safe_globals(_INERT), warnings.catch_warnings(), path.open("rb") as content:
-            warnings.simplefilter("ignore")  # of a damaged file's odd protocol; what is wrong with it is told below
+            warnings.simplefilter("ignore")  # of a damaged file's odd protocol; what is wrong with it is named below
             return torch.load(content, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise _damaged(path, error) from error
@@ -284,7 +284,7 @@ def _parts(
 
 
 def readings(file: WeightFile, *, at_least: int = 1) -> list[Reading]:
-    """Every reading of a file that has so many tensors, the outer dictionaries and the shorter prefixes first."""
+    """Every reading of a file with that number of tensors, the outer dictionaries and the shorter prefixes first."""
     found = []
     for part, tensors in file.parts.items():
         groups: dict[str, dict[str, Tensor]] = {"": tensors}

@@ -174,7 +174,7 @@ def torchvision_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Ten
 
 
 def backbone_of(tensors: Mapping[str, Tensor]) -> str | None:
-    """Which backbone an ImageNet file is of, told from torchvision's names; None where it is of none."""
+    """Which backbone an ImageNet file is of, recognised by torchvision's names; None where it is of none."""
     if "features.18.0.weight" in tensors and "features.1.conv.0.0.weight" in tensors:
         return "mobilenet_v2"
     if "stage2.0.branch1.0.weight" in tensors and "conv5.0.weight" in tensors:
@@ -209,8 +209,12 @@ class BackboneFit(NamedTuple):
 
     def problems(self) -> str:
         """What keeps it from fitting, in words."""
-        kinds = (("lacks", self.missing), ("has besides", self.unexpected), ("has in another shape", self.misshapen))
-        return ", ".join(f"{what} {len(names)} tensors, {several(names)}" for what, names in kinds if names)
+        kinds = (
+            ("lacks {} tensors", self.missing),
+            ("has {} unexpected tensors", self.unexpected),
+            ("has {} tensors in another shape", self.misshapen),
+        )
+        return ", ".join(f"{what.format(len(names))}, {several(names)}" for what, names in kinds if names)
 
 
 def backbone_fits(backbone: Backbone, info: BackboneInfo, found: Sequence[Reading]) -> list[BackboneFit]:

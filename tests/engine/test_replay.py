@@ -47,7 +47,7 @@ def test_a_rate_that_is_far_too_large_is_caught_in_its_step_and_replayed(
 ) -> None:
     config = settings(tmp_path, learning_rate=1e30, log_every=100)
     said = failed(config, batches(0, 8))
-    assert f"begin anew with a lower training.learning_rate; `spcnet debug replay {tmp_path}/nan`" in said
+    assert f"start again with a lower training.learning_rate; `spcnet debug replay {tmp_path}/nan`" in said
     kept = steps.read(tmp_path / "nan")
     assert not math.isfinite(kept.loss)
     assert kept.iteration < 3, "noticed in its own step, not at the next line of the log"
@@ -112,7 +112,7 @@ def inner_weight(tmp_path: Path) -> str:
 def test_the_remedy_is_one_that_a_resumed_run_takes(precision: Precision, other: bool) -> None:
     """Its precision may change, its learning rate may not."""
     told = steps.remedy(TrainingConfig(precision=precision))
-    assert "begin anew with a lower training.learning_rate" in told
+    assert "start again with a lower training.learning_rate" in told
     assert told.startswith("go on with --training.precision 32-true") == other
 
 
@@ -122,7 +122,7 @@ def test_weights_that_are_not_finite_are_in_no_checkpoint(iterations: int, tmp_p
     config = settings(tmp_path, iterations=iterations, learning_rate=3e38, momentum=0.0, checkpoint_every=1)
     said = failed(config, batches(0, iterations))
     assert "of the network's tensors are not finite after iteration 1 (" in said
-    assert "begin anew with a lower training.learning_rate. Nothing was saved yet" in said
+    assert "start again with a lower training.learning_rate. Nothing was saved yet" in said
     assert not checkpoint.exists(tmp_path)
 
 

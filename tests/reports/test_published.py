@@ -14,7 +14,7 @@ from tests.support.report_factory import small_domains, write_run
 
 
 def run_on(folder: Path, *targets: str, method: str = "spcnet", limit: int = 0, **settings: Any) -> Run:
-    """A run trained on GTAV at a size at which papers score, unless told otherwise."""
+    """A run trained on GTAV at a size at which papers score, by default."""
     data = DataConfig(**({"sources": ["gtav"], "targets": list(targets), "size": (512, 1024)} | settings))
     path = write_run(folder, method=method, data=data, domains=small_domains(**dict.fromkeys(targets, 0.4)))
     if limit:

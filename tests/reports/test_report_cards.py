@@ -25,7 +25,7 @@ def test_a_card_is_found_in_the_run_and_beside_it(run: Run, place: str) -> None:
 
 def test_a_card_about_other_networks_is_none(run: Run) -> None:
     write_card(run.folder.parent / "a", ["spcnet-1"], methods=["spcnet"])
-    write_card(run.folder.parent / "b", ["spcnet-0"], methods=["isw"])  # a folder that was used anew
+    write_card(run.folder.parent / "b", ["spcnet-0"], methods=["isw"])  # a folder that was used again
     write_card(run.folder.parent / "c", ["spcnet-0"], methods=["spcnet"], backbone="resnet18")
     assert read_cards([run]) == {}
     assert robustness(series_of([run], "deeplabv3plus")[0], {}, 1) == ""

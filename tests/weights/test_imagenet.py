@@ -104,8 +104,8 @@ def test_backbone_weights_come_from_a_file(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda w: w.pop("conv1.0.weight"), r"lacks 1 tensors, conv1\.0\.weight: it must be an ImageNet shufflenet"),
-        (lambda w: w.update(extra=torch.ones(1)), r"has besides 1 tensors, extra"),
-        (lambda w: w.update({"conv1.0.weight": torch.ones(1)}), r"has in another shape 1 tensors, conv1\.0\.weight"),
+        (lambda w: w.update(extra=torch.ones(1)), r"has 1 unexpected tensors, extra"),
+        (lambda w: w.update({"conv1.0.weight": torch.ones(1)}), r"has 1 tensors in another shape, conv1\.0\.weight"),
         (lambda w: [w.pop(key) for key in list(w) if key.startswith("stage2")], r"lacks \d+ tensors, .*, …"),
     ],
 )

@@ -99,7 +99,7 @@ class Backbone(nn.Module):
 
         Args:
             slot: its name.
-            make: the norm for so many channels.
+            make: the norm for a number of channels.
 
         Raises:
             UsageError: the backbone has no such slot.

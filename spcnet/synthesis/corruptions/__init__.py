@@ -2,7 +2,7 @@
 
 Fifteen make up the benchmark, four more are for validation (Hendrycks & Dietterich, ICLR 2019). The parameters are the
 published ones, which were chosen for pictures of 224×224, and they stay as they are for larger pictures, as Michaelis et
-al. (2019) do for Cityscapes. Written anew on NumPy and Pillow; what is not as in the published code:
+al. (2019) do for Cityscapes. Written again on NumPy and Pillow; what is not as in the published code:
 
 - `frost`: the photographs of frost are not ours to hand on, so the frost is drawn.
 - `glass_blur`: pixels swap places in another order.

@@ -224,7 +224,7 @@ SNOW: Palette = {
 
 @dataclass(frozen=True)
 class Style:
-    """Everything a style decides. Ranges are (low, high) and drawn anew for each scene."""
+    """Everything a style decides. Ranges are (low, high) and drawn again for each scene."""
 
     about: str
     palettes: tuple[Palette, ...] = (REAL,)
