@@ -179,26 +179,35 @@ def test_every_command_of_a_page_runs(page: Path, world: Path, tmp_path: Path, m
 def test_commands_and_options_within_sentences_exist() -> None:
     known = {"--help": set[str](), "--version": set[str](), **every_option()}
     known |= {command.split()[0]: set[str]() for command in known if " " in command}
+    old_options = {option for renamed in cli.OLD_OPTIONS.values() for option in renamed}
     every = set().union(
         *known.values(), SHORT, {"--quick", "--plot", "--steps", "--kills", "--images", "--flat", "--shm_size"}
     )
     seen, wrong = 0, []
     for page in PAGES:
+        migration = page.name == "migration.md"
+        names = {**known, **{name: set[str]() for name in cli.OLD_COMMANDS}} if migration else known
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
         for span in re.findall(r"`((?:spcnet |--)[^`]*)`", text):
             words = span.split()
             command = ""
             if words[0] == "spcnet":
                 two = " ".join(words[1:3])
-                command = two if two in known else words[1]
+                command = two if two in names else words[1]
             options = [
                 word.partition("=")[0].replace("-", "_").replace("__", "--", 1) for word in words if word[:2] == "--"
             ]
-            own = every if not command else known.get(command, set()) | (set(SHORT) if command == "train" else set())
+            own = (
+                every | (old_options if migration else set())
+                if not command
+                else names.get(command, set()) | (set(SHORT) if command == "train" else set())
+            )
             missing = [
-                o for o in options if o not in own and not o.startswith(("--roots.", "--data.roots.", "--data.sets."))
+                o
+                for o in options
+                if o not in own and not o.startswith(("--roots.", "--data.roots.", "--data.sets.", "--model.settings."))
             ]
-            if (command and command not in known) or missing:
+            if (command and command not in names) or missing:
                 wrong.append(f"{page.name}: {span} ({', '.join(missing) or command})")
             seen += 1
     assert not wrong, "\n".join(wrong)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from spcnet.cli import OLD_COMMANDS, OLD_OPTIONS
+
 PAGE = (Path(__file__).parents[1] / "docs" / "migration.md").read_text()
 
 
@@ -40,3 +42,16 @@ def test_new_names_are_there_and_old_ones_are_not(heading: str) -> None:
             assert thing(name) is not None, name
         for name in old:
             assert thing(f"spcnet.{name}") is None or f"spcnet.{name}" in new, name
+
+
+def test_commands_and_options_that_still_work_are_on_the_page() -> None:
+    lines = [line for line in PAGE.splitlines() if line.startswith("| `")]
+    for old, new in OLD_COMMANDS.items():
+        assert any(f"`spcnet {old}" in line and f"`spcnet {new}" in line for line in lines), old
+    for command, renamed in OLD_OPTIONS.items():
+        names = (command, *(old for old, new in OLD_COMMANDS.items() if new == command))
+        for old, new in renamed.items():
+            assert any(
+                f"`{old}`" in line and f"`{new}`" in line and any(f"`{name}`" in line for name in names)
+                for line in lines
+            ), (command, old)
