@@ -43,6 +43,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first the tests whose runs are forks: a process that has computed gradients cannot be forked to train."""
+    items.sort(key=lambda item: "test_nothing_lost" not in item.nodeid)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """See `tests.support.devices`."""
     devices.parametrize(metafunc)

@@ -47,7 +47,7 @@ SMALL = {
     "evaluate": ["--limit=2", "--devices=1"],
     "robustness": ["--limit=1", "--corruptions=[fog]", "--severities=[1]", "--accelerator=cpu"],
     "inspect": ["--limit=3", "--accelerator=cpu"],
-    "ood fit": ["--limit=2"],
+    "ood fit": ["--limit=10"],
     "ood evaluate": ["--limit=2", "--varied=1", "--corruptions=[fog]", "--styles=[]", "--severities=[5]"],
     "export": ["--repeats=0"],
 }  # fmt: skip
