@@ -439,7 +439,7 @@ def test_a_quick_look_does_not_take_the_place_of_the_runs_result(run: Path, tmp_
     found = evaluate(own, limit=1, console=Console(file=told, width=200))
     assert found["domains"]["cityscapes"]["images"] == 1
     assert found["views"] == "only the first image of each domain"
-    assert "looked at: only the first image" in told.getvalue()
+    assert "views: only the first image" in told.getvalue()
     assert (own / "results.jsonl").read_text() == before
     assert lines(own / "protocols.jsonl")[-1]["domains"] == found["domains"]
     settings = (own / "config.yaml").read_text()
