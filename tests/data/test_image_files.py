@@ -34,20 +34,12 @@ from tests.support.pictures import (
     header,
     ids,
     jpegs,
+    one_line,
     png,
     written,
 )
 
 WIDE = LabelFormat(wide=True)
-
-
-def one_line(path: Path, *, label: bool = False) -> str:
-    with pytest.raises(DataError) as raised:
-        read_label(path) if label else read_image(path)
-    text = str(raised.value)
-    assert str(path) in text
-    assert "\n" not in text
-    return text
 
 
 @pytest.mark.parametrize(

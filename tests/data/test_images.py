@@ -9,8 +9,6 @@ from PIL import Image
 
 from spcnet.data.images import geometry_of, photo_of, read_image, read_photo
 from spcnet.data.label_formats import LabelFormat
-from spcnet.data.label_images import read_label
-from spcnet.errors import DataError
 from tests.support.pictures import (
     ORIENTATION,
     STORED,
@@ -18,6 +16,7 @@ from tests.support.pictures import (
     chunk,
     colors,
     encoded,
+    one_line,
     png,
     tiff,
     turned,
@@ -25,15 +24,6 @@ from tests.support.pictures import (
 )
 
 WIDE = LabelFormat(wide=True)
-
-
-def one_line(path: Path, *, label: bool = False) -> str:
-    with pytest.raises(DataError) as raised:
-        read_label(path) if label else read_image(path)
-    text = str(raised.value)
-    assert str(path) in text
-    assert "\n" not in text
-    return text
 
 
 def test_a_photo_comes_as_it_was_written(tmp_path: Path) -> None:

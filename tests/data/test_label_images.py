@@ -17,21 +17,13 @@ from tests.support.pictures import (
     colors,
     encoded,
     ids,
+    one_line,
     png,
     turned,
     written,
 )
 
 WIDE = LabelFormat(wide=True)
-
-
-def one_line(path: Path, *, label: bool = False) -> str:
-    with pytest.raises(DataError) as raised:
-        read_label(path) if label else read_image(path)
-    text = str(raised.value)
-    assert str(path) in text
-    assert "\n" not in text
-    return text
 
 
 SIDEWAYS = (5, 6, 7, 8)

@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
+from spcnet.data.images import read_image
+from spcnet.data.label_images import read_label
+from spcnet.errors import DataError
 
 ORIENTATION = 274
 
@@ -124,3 +129,13 @@ def jpegs() -> dict[str, bytes]:
         "with a thumbnail": plain[:2] + note + plain[2:],
         "with filling": filled + b"\xff\xff\xff\xd9",
     }
+
+
+def one_line(path: Path, *, label: bool = False) -> str:
+    """What is said of a photo, or label image, that cannot be read: one line with its path."""
+    with pytest.raises(DataError) as raised:
+        read_label(path) if label else read_image(path)
+    text = str(raised.value)
+    assert str(path) in text
+    assert "\n" not in text
+    return text
