@@ -38,6 +38,15 @@ class StyleStats(NamedTuple):
     std: Float[Tensor, "B C"]
 
 
+class MaskPrediction(NamedTuple):
+    """What the queries of a mask head say: Q times a class and the mask of its pixels."""
+
+    classes: Float[Tensor, "B Q K1"]
+    """Class logits of each query; the last of K + 1 is "no object"."""
+    masks: Float[Tensor, "B Q h w"]
+    """Mask logits of each query: positive where the pixel belongs to it."""
+
+
 class SegOutput(NamedTuple):
     """What every network of this package returns, in training and in evaluation alike."""
 
@@ -47,6 +56,8 @@ class SegOutput(NamedTuple):
     """Class scores of the auxiliary head at its own size, where the network has one."""
     extras: Any = None
     """What only this kind of network tells, a named tuple of its own such as `Internals`; None for nothing."""
+    masks: tuple[MaskPrediction, ...] = ()
+    """Of a mask head, in training: the predictions of each of its layers that has a loss, the final one last."""
 
     @property
     def figures(self) -> dict[str, tuple[Float[Tensor, "B M ..."], ...]]:
@@ -113,6 +124,17 @@ class Network(nn.Module):
 
     recompute: bool = False
     """Whether its parts are computed once more for their gradients, to save memory."""
+
+    def depths(self) -> dict[str, int]:
+        """How deep each pretrained parameter lies, by its name in this network: 0 for the embedding or the stem.
+
+        Layer-wise learning-rate decay and the backbone's factor hold for these; a parameter of a head is not among them.
+        """
+        return {}
+
+    def embeddings(self) -> set[str]:
+        """Names of the parameters that are learned tokens or positions, which weight decay leaves alone."""
+        return set()
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:
         """Class scores for each pixel, and what the method's losses and updates need."""

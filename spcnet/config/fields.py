@@ -99,13 +99,83 @@ class LossConfig(Settings, group="model.loss"):
 
 
 @dataclass(frozen=True)
+class FeaturesConfig(Settings, group="model.features"):
+    """What is taken from the backbone, for those of timm."""
+
+    taps: list[int] | None = option("result", None, least=0)
+    """Numbers of the blocks of a vision transformer whose outputs the head reads, from 0. Default: four, at even distances, the last block among them."""
+    norm: bool = option("result", False)
+    """Apply the vision transformer's final norm to each of these outputs."""
+    patch_size: int | None = option("result", None, least=1, unit="pixels")
+    """Side of a vision transformer's patches. Default: 16 for weights of patch 14, whose kernel and positions are then resampled, else the model's own."""
+    resample: Literal["plain", "exact"] = option("result", "plain")
+    """How patch kernel and position embedding are brought to another size: bicubic interpolation as DINOv2's, Rein's and SoMA's code has it (plain), or pseudo-inverse kernel resize and antialiased positions, timm's default (exact)."""
+    pyramid: Literal["resize", "deconv", "none"] = option("result", "resize")
+    """How a vision transformer's maps come to the strides 4, 8, 16 and 32: bilinear resize, learned transposed convolutions, or not at all."""
+    drop_path: float = option("result", 0.0, least=0, below=1, noun="a probability")
+    """Stochastic depth of the last block, growing linearly over the depth."""
+
+
+@dataclass(frozen=True)
+class HeadConfig(Settings, group="model.head"):
+    """Settings of the decoders, each for those that it names."""
+
+    channels: int | None = option("result", None, least=1)
+    """Channels of the decoder's features; default: the decoder's own."""
+    dropout: float = option("result", 0.1, least=0, below=1, noun="a probability")
+    """Dropout before the classifier, for linear, conv4 and segformer."""
+    queries: int = option("result", 100, least=1)
+    """Number of queries of mask2former and eomt."""
+    fixed_queries: bool = option("result", False)
+    """One query for each class instead, matched to it without a Hungarian algorithm."""
+    layers: int = option("result", 9, least=1)
+    """Layers of mask2former's transformer decoder."""
+    pixel_decoder: bool = option("result", True)
+    """Give mask2former its pixel decoder of deformable attention; without it the maps are only projected and joined."""
+    blocks: int = option("result", 4, least=1)
+    """Last blocks of the vision transformer that eomt's queries go through."""
+    points: int = option("result", 12_544, least=1)
+    """Points at which the mask losses are evaluated."""
+
+
+@dataclass(frozen=True)
+class AdapterConfig(Settings, group="model.adapter"):
+    """What of the backbone is trained."""
+
+    kind: Literal["full", "frozen", "lora", "rein"] = option("result", "full", compared="adapter")
+    """Everything (full), nothing (frozen), low-rank updates of its layers (lora), or tokens beside its features (rein)."""
+    rank: int = option("result", 16, least=1)
+    """Rank of LoRA's updates, and of Rein's tokens."""
+    alpha: float | None = option("result", None, above=0)
+    """LoRA's update is scaled by alpha/rank; default: as the rank."""
+    targets: list[str] = option("result", factory=lambda: ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"])
+    """Patterns of the names of the layers that LoRA adapts, linear ones or convolutions; * stands for anything."""
+    start: Literal["default", "soma", "qr"] = option("result", "default")
+    """How LoRA starts: at zero (default), from the smallest singular triplets (soma), or from a pivoted QR decomposition (qr); all begin with the pretrained network."""
+    first_block: int = option("result", 0, least=0)
+    """The first block or stage that LoRA or Rein adapts."""
+    dropout: float = option("result", 0.0, least=0, below=1, noun="a probability")
+    """Dropout before LoRA's update."""
+    biases: bool = option("result", False)
+    """Train the biases of the layers that LoRA adapts, too."""
+    tokens: int = option("result", 100, least=2)
+    """Rein's tokens for each block."""
+
+
+@dataclass(frozen=True)
 class ModelConfig(Settings, group="model"):
     """The network."""
 
     backbone: str = option("result", "resnet50", compared="backbone")
-    """Feature extractor: resnet18, resnet50, resnet101, mobilenet_v2 or shufflenet_v2."""
+    """Feature extractor: resnet18, resnet50, resnet101, mobilenet_v2, shufflenet_v2, or timm/NAME for any model of timm by its name there."""
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    """What is taken from the backbone."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """What of the backbone is trained."""
     decoder: str = option("result", "deeplabv3plus", compared="decoder")
-    """What joins the backbone's feature maps: deeplabv3plus."""
+    """What makes class scores of the backbone's feature maps: deeplabv3plus, linear, conv4, segformer, mask2former or eomt."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """Settings of the decoder."""
     output_stride: int = option("result", 16, choices=OUTPUT_STRIDES, compared="output stride")
     """Image size divided by the size of the deepest feature map: 8, 16 or 32. Smaller is finer and costs more."""
     weights: str | None = option("result", "imagenet", compared="start of the backbone")

@@ -1,6 +1,5 @@
 """DeepLabV3+ without anything for other domains: the baseline, and what the other methods build upon."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -57,22 +56,22 @@ class Baseline(Method):
         """Backbone with its weights, norms, decoder, classifier, style layers and auxiliary head, made in this order."""
         self.check(model)
         self._check_numbers(model, num_classes, num_domains, cluster_domains)
-        backbone = build_backbone(model.backbone, output_stride=model.output_stride)
+        backbone = build_backbone(model.backbone, output_stride=model.output_stride, features=model.features)
         if pretrained and model.weights is not None:
             load_imagenet(backbone, backbone_info(model.backbone), model.weights)
         self.make_norms(backbone, model)
         channels = backbone.channels
-        decoder = DECODERS[model.decoder](channels, backbone.strides)
+        decoder = DECODERS[model.decoder](backbone, num_classes, model.head)
         classifier = CLASSIFIERS[self.classifier]
         return Segmentor(
             backbone,
             decoder,
-            classifier(decoder.out_channels, num_classes, num_domains, model.clustering),
-            taps=self.make_taps(model, num_domains, channels),
-            auxiliary=auxiliary_head(channels[backbone.places[-2]], num_classes)
+            None if decoder.masks else classifier(decoder.out_channels, num_classes, num_domains, model.clustering),
+            taps=self.make_taps(model, num_domains, backbone),
+            auxiliary=auxiliary_head(channels[backbone.pyramid[-2]], num_classes)
             if model.auxiliary_weight > 0
             else None,
-            clusters=StyleClusters(num_domains, channels[backbone.places[0]], distance=model.style.distance)
+            clusters=StyleClusters(num_domains, channels[backbone.style_places[0]], distance=model.style.distance)
             if cluster_domains
             else None,
         )
@@ -101,7 +100,7 @@ class Baseline(Method):
     def make_norms(self, backbone: Backbone, model: ModelConfig) -> None:
         """Change the backbone's norms, once it has its pretrained weights."""
 
-    def make_taps(self, model: ModelConfig, num_domains: int, channels: Mapping[str, int]) -> dict[str, nn.Module]:
+    def make_taps(self, model: ModelConfig, num_domains: int, backbone: Backbone) -> dict[str, nn.Module]:
         """Layers that replace the backbone's feature maps, by the place of the map."""
         return {}
 

@@ -1,6 +1,5 @@
 """MixStyle (Zhou et al., ICLR 2021): in training, an image's style at the first stages is mixed with that of another image."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from spcnet.config import ModelConfig, method_option
 from spcnet.errors import UsageError
 from spcnet.methods.robustnet import RobustNet
+from spcnet.models.backbones import Backbone
 from spcnet.models.network import Segmentor
 from spcnet.models.style import restyle, style_stats
 from spcnet.types import Batch
@@ -79,9 +79,10 @@ class MixStyle(RobustNet):
 
     settings: ClassVar[type] = Settings
 
-    def make_taps(self, model: ModelConfig, num_domains: int, channels: Mapping[str, int]) -> dict[str, nn.Module]:
+    def make_taps(self, model: ModelConfig, num_domains: int, backbone: Backbone) -> dict[str, nn.Module]:
         """A mixer at each of the layers."""
         settings: Settings = self.own_settings(model)
+        channels = backbone.channels
         layers = [*channels][1:3] if settings.layers is None else settings.layers
         unknown = [name for name in layers if name not in channels]
         if unknown:

@@ -1,6 +1,6 @@
 """SPC-Net (Huang et al., CVPR 2023): style projection at two places, and a classifier of prototypes; together or alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from spcnet.distributed import Reduce
 from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, image_sums, labels_at
 from spcnet.methods.base import Figures, Terms
 from spcnet.methods.robustnet import RobustNet
+from spcnet.models.backbones import Backbone
 from spcnet.models.network import Segmentor
 from spcnet.models.style import Mode, StyleProjection, domain_members
 from spcnet.types import Batch, ClassSums, SegOutput, StepResult, StyleStats, internals_of
@@ -48,7 +49,7 @@ class SPCNet(RobustNet):
         """The prototype head, where the method clusters."""
         return "prototypes" if self.clustering else "linear"
 
-    def make_taps(self, model: ModelConfig, num_domains: int, channels: Mapping[str, int]) -> dict[str, nn.Module]:
+    def make_taps(self, model: ModelConfig, num_domains: int, backbone: Backbone) -> dict[str, nn.Module]:
         """A style layer with M bases at each of the two shallowest places."""
         if self.style is None:
             return {}
@@ -56,14 +57,14 @@ class SPCNet(RobustNet):
         return {
             place: StyleProjection(
                 num_domains,
-                channels[place],
+                backbone.channels[place],
                 mode=config.mode or self.style,
                 distance=config.distance,
                 channel_wise=config.channel_wise,
                 momentum=config.momentum,
                 sharpness=config.sharpness,
             )
-            for place in [*channels][:2]
+            for place in backbone.style_places
         }
 
     def observe(self, network: Segmentor, output: SegOutput, batch: Batch, *, reduce: Reduce) -> Observed:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import SymInt, Tensor, nn
 
@@ -15,10 +16,9 @@ from spcnet.models.pseudo import StyleClusters
 from spcnet.models.recompute import recomputed
 from spcnet.models.style import Restyled, StyleProjection
 from spcnet.models.whitening import InstanceWhitening, outputs_of
-from spcnet.types import Internals, Network, SegOutput, internals_of
+from spcnet.numerics import without_autocast
+from spcnet.types import Internals, MaskPrediction, Network, SegOutput, internals_of
 
-PLACES = ("stem", "layer1", "layer2", "layer3", "layer4")
-"""Parts of a backbone after which a tap may stand."""
 MIN_SIZE = 33
 """Smallest height and width of an image, in pixels."""
 
@@ -29,7 +29,7 @@ class Segmentor(Network):
     Args:
         backbone: gives the feature maps.
         decoder: joins those at its `places` to one; see `spcnet.models.heads`.
-        classifier: gives scores for the decoder's features.
+        classifier: gives scores for the decoder's features; None behind a decoder with `masks`.
         taps: by place of the backbone, a layer that replaces the feature map there. It returns the new map, or a named
             tuple that has it as `feature`.
         auxiliary: head on the map before the deepest, or None.
@@ -40,14 +40,15 @@ class Segmentor(Network):
         self,
         backbone: Backbone,
         decoder: Decoder,
-        classifier: nn.Module,
+        classifier: nn.Module | None,
         *,
         taps: Mapping[str, nn.Module] | None = None,
         auxiliary: nn.Module | None = None,
         clusters: StyleClusters | None = None,
     ) -> None:
         super().__init__()
-        self.backbone, self.decoder, self.classifier = backbone, decoder, classifier
+        self.backbone, self.decoder = backbone, decoder
+        self.classifier: nn.Module | None = classifier
         self.tapped = tuple(taps or ())
         """The places of the taps."""
         self.styles = nn.ModuleList((taps or {}).values())
@@ -80,7 +81,7 @@ class Segmentor(Network):
         before: dict[str, Tensor] = {}
         taps = dict(zip(self.tapped, self.styles, strict=True))
         auxiliary = self.auxiliary if self.training else None
-        *_, second_deepest, _ = self.backbone.places
+        *_, second_deepest, _ = self.backbone.pyramid
         read = self.decoder.places if auxiliary is None else (*self.decoder.places, second_deepest)
 
         def tap(place: str, feature: Tensor) -> Tensor:
@@ -95,7 +96,8 @@ class Segmentor(Network):
         prepared = self.backbone.prepare(image)
         maps = self.backbone.features(prepared, read, tap, recompute=self.recompute) | before
         decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
-        classified = self.classifier(decoded)
+        masks: tuple[MaskPrediction, ...] = decoded if self.classifier is None else ()
+        classified = semantic_logits(masks[-1]) if self.classifier is None else self.classifier(decoded)
         scores = classified if isinstance(classified, Tensor) else classified.scores
         # Whole planes of a class: what cross-entropy reads fastest.
         logits = resize(scores.contiguous(), (prepared.shape[2], prepared.shape[3]))
@@ -111,11 +113,21 @@ class Segmentor(Network):
             logits=logits,
             auxiliary=None if auxiliary is None else self._part(auxiliary, maps[second_deepest]),
             extras=extras,
+            masks=masks if self.training else (),
         )
 
-    def _part(self, part: nn.Module, *given: Tensor) -> Tensor:
-        result: Tensor = recomputed(part, *given) if self.recompute else part(*given)
+    def _part(self, part: nn.Module, *given: Tensor) -> Any:
+        result: Any = recomputed(part, *given) if self.recompute else part(*given)
         return result
+
+    def depths(self) -> dict[str, int]:
+        """Those of the backbone."""
+        return {f"backbone.{name}": depth for name, depth in self.backbone.depths().items()}
+
+    def embeddings(self) -> set[str]:
+        """Those of backbone and decoder."""
+        parts = {"backbone": self.backbone.embeddings(), "decoder": self.decoder.embeddings()}
+        return {f"{part}.{name}" for part, names in parts.items() for name in names}
 
     @property
     def style_layers(self) -> list[StyleProjection]:
@@ -133,3 +145,15 @@ class Segmentor(Network):
         if self.prototype_head is not None:
             return self.prototype_head.prototypes.shape[1]
         return len(self.style_layers[0].base_mean) if self.style_layers else None
+
+
+def semantic_logits(prediction: MaskPrediction) -> Float[Tensor, "B K h w"]:
+    """Class scores of each cell from the queries: the log of Σ over queries of softmax(class) without "no object" · σ(mask).
+
+    Cheng et al. (CVPR 2022) take the largest of these sums; their logarithm has the same largest class, and a softmax over
+    it gives the sums divided by their total.
+    """
+    with without_autocast(prediction.masks):
+        classes = prediction.classes.float().softmax(-1)[..., :-1]
+        total = torch.einsum("bqk,bqhw->bkhw", classes, prediction.masks.float().sigmoid())
+        return total.clamp_min(torch.finfo(total.dtype).tiny).log()

@@ -14,7 +14,7 @@ from spcnet.data.transforms import normalise
 from spcnet.errors import CheckpointError, UsageError
 from spcnet.inference.fast import fused
 from spcnet.methods import build_model, card_for, method_named
-from spcnet.models.backbones import BACKBONES
+from spcnet.models.backbones import BACKBONES, build_backbone
 from spcnet.models.heads import DECODERS
 from spcnet.models.heads.deeplab import resize
 from spcnet.weights.imagenet import load_imagenet
@@ -103,7 +103,7 @@ def test_it_is_stored_restored_and_rewritten_for_a_processor(patches: str, tmp_p
 
 
 def test_it_starts_from_a_file_of_its_own_names(patches: str, tmp_path: Path) -> None:
-    one, other = (BACKBONES[patches].build(16) for _ in range(2))
+    one, other = (build_backbone(patches, output_stride=16) for _ in range(2))
     torch.save(one.state_dict(), tmp_path / "w.pth")
     load_imagenet(other, BACKBONES[patches], str(tmp_path / "w.pth"))
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())

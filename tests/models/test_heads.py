@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from spcnet.config import ClusteringConfig
+from spcnet.config import ClusteringConfig, HeadConfig
+from spcnet.models.backbones import Backbone
 from spcnet.models.heads import CLASSIFIERS, DECODERS
 from spcnet.models.heads.base import Decoder
 
@@ -14,7 +15,7 @@ STRIDES = {"stem": 2, "first": 4, "second": 8, "third": 16, "deep": 16}
 
 def decoder_of(name: str) -> Decoder:
     torch.manual_seed(0)
-    return DECODERS[name](CHANNELS, STRIDES)
+    return DECODERS[name](Backbone(CHANNELS, STRIDES), 5, HeadConfig())
 
 
 def maps(decoder: Decoder, size: tuple[int, int], images: int = 2) -> list[Tensor]:
@@ -54,7 +55,7 @@ def test_a_decoder_trains_on_one_image_of_the_least_size(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(DECODERS))
 def test_a_decoder_s_state_goes_from_one_to_another(name: str) -> None:
-    one, other = decoder_of(name).eval(), DECODERS[name](CHANNELS, STRIDES).eval()
+    one, other = decoder_of(name).eval(), DECODERS[name](Backbone(CHANNELS, STRIDES), 5, HeadConfig()).eval()
     other.load_state_dict(one.state_dict())
     read = maps(one, (64, 96))
     assert torch.equal(one(*read), other(*read))

@@ -1,5 +1,6 @@
 """Feature extractors by name. A further one is a `Backbone` in a module of its own, and its `BackboneInfo` in the table."""
 
+from spcnet.config import FeaturesConfig
 from spcnet.errors import lookup
 from spcnet.models.backbones.base import Backbone, BackboneInfo, Tap
 from spcnet.models.backbones.torchvision import TORCHVISION
@@ -19,14 +20,15 @@ def backbone_info(name: str) -> BackboneInfo:
     return lookup(name, BACKBONES, "backbone")
 
 
-def build_backbone(name: str, *, output_stride: int) -> Backbone:
+def build_backbone(name: str, *, output_stride: int, features: FeaturesConfig | None = None) -> Backbone:
     """The backbone of that name with random weights.
 
     Args:
         name: in `BACKBONES`.
         output_stride: image size divided by the size of the deepest feature map: 8, 16 or 32.
+        features: what is taken from it; the defaults by default.
 
     Raises:
         UsageError: no backbone has that name.
     """
-    return backbone_info(name).build(output_stride)
+    return backbone_info(name).build(output_stride, features or FeaturesConfig())

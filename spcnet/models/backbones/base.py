@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from spcnet.config import FeaturesConfig
 from spcnet.errors import UsageError
 from spcnet.models.recompute import recomputed
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
@@ -57,6 +58,24 @@ class Backbone(nn.Module):
     def places(self) -> tuple[str, ...]:
         """Names of the stem and the stages, the shallow ones first."""
         return tuple(self.channels)
+
+    @property
+    def pyramid(self) -> tuple[str, ...]:
+        """Places of the four maps that decoders read, the finest first; of a chain of stages all but the stem."""
+        return self.places[1:]
+
+    @property
+    def style_places(self) -> tuple[str, ...]:
+        """The two places after which style layers stand; the stem and the first stage."""
+        return self.places[:2]
+
+    def depths(self) -> dict[str, int]:
+        """How deep each parameter lies, by its name: 0 for the stem or the embedding, then a number a stage or a block."""
+        return {name: self.places.index(name.partition(".")[0]) for name, _ in self.named_parameters()}
+
+    def embeddings(self) -> set[str]:
+        """Names of the parameters that are learned tokens or positions, which weight decay leaves alone."""
+        return set()
 
     def prepare(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
         """Images of the package as this backbone wants them: normalised by its own mean and std, sides padded with zeros."""
@@ -111,8 +130,8 @@ class BackboneInfo(NamedTuple):
     """What is known of a backbone before it is built."""
 
     summary: str
-    build: Callable[[int], Backbone]
-    """Makes it with random weights for an output stride, at which the deepest of its maps then lies."""
+    build: Callable[[int, FeaturesConfig], Backbone]
+    """Makes it with random weights for an output stride, at which the deepest of its maps then lies, and settings."""
     weights: str = ""
     """What its ImageNet weights are called where they come from."""
     download: Callable[[], dict[str, Tensor]] | None = None

@@ -17,6 +17,7 @@ from torchvision.models import ShuffleNetV2, resnet
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from spcnet.config import FeaturesConfig
 from spcnet.errors import UsageError
 from spcnet.models.backbones.base import Backbone, BackboneInfo
 
@@ -100,7 +101,7 @@ class Cut(NamedTuple):
     """Makes the classifier, whose names pretrained files have; torchvision's by default."""
 
 
-def build(cut: Cut, output_stride: int) -> TorchvisionBackbone:
+def build(cut: Cut, output_stride: int, features: FeaturesConfig) -> TorchvisionBackbone:
     """A backbone whose stages beyond the output stride are dilated instead."""
     classifier = (cut.make or getattr(torchvision.models, cut.weights))()
     names = {id(value): name for name, value in classifier.state_dict(keep_vars=True).items()}

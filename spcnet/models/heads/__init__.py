@@ -1,22 +1,28 @@
 """What stands behind a backbone, by name: decoders, and classifiers of the decoder's features.
 
-A further one is a module of its own and a line in the table. A decoder is made from the channels and strides of the
-backbone's maps, and chooses those that it reads.
+A further one is a module of its own and a line in the table. A decoder is made for a backbone, and chooses the maps that it
+reads among `Backbone.pyramid`.
 A classifier returns the class scores, or a named tuple that has them as `scores` with whatever its method's losses need.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from torch import nn
 
-from spcnet.config import ClusteringConfig
+from spcnet.config import ClusteringConfig, HeadConfig
+from spcnet.models.backbones import Backbone
 from spcnet.models.heads.base import Decoder
 from spcnet.models.heads.deeplab import DeepLabDecoder
 from spcnet.models.heads.linear import linear_classifier
 from spcnet.models.heads.prototypes import PrototypeHead
 
-DECODERS: dict[str, Callable[[Mapping[str, int], Mapping[str, int]], Decoder]] = {"deeplabv3plus": DeepLabDecoder}
-"""Decoder by name: called with the channels and the strides of the backbone's maps."""
+
+def _deeplab(backbone: Backbone, num_classes: int, config: HeadConfig) -> Decoder:
+    return DeepLabDecoder(backbone.channels, backbone.strides, backbone.pyramid)
+
+
+DECODERS: dict[str, Callable[[Backbone, int, HeadConfig], Decoder]] = {"deeplabv3plus": _deeplab}
+"""Decoder by name: called with the backbone, the number of classes and the settings."""
 
 
 def _linear(in_channels: int, num_classes: int, num_domains: int, config: ClusteringConfig) -> nn.Module:

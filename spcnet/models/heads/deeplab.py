@@ -1,6 +1,6 @@
 """DeepLabV3+ (Chen et al., ECCV 2018) as RobustNet has it: ASPP and decoder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -92,11 +92,12 @@ class DeepLabDecoder(Decoder):
     Args:
         channels: of the backbone's maps, by place, the stem's first.
         strides: image size divided by the size of those maps.
+        pyramid: places that it may read, the finest first.
     """
 
-    def __init__(self, channels: Mapping[str, int], strides: Mapping[str, int]) -> None:
+    def __init__(self, channels: Mapping[str, int], strides: Mapping[str, int], pyramid: Sequence[str]) -> None:
         super().__init__()
-        _, fine, *_, deep = channels
+        fine, deep = pyramid[0], pyramid[-1]
         self.places, self.out_channels = (deep, fine), FEATURES
         self.aspp = ASPP(channels[deep], output_stride=strides[deep])
         self.reduce_deep = conv_bn(5 * FEATURES, FEATURES)
