@@ -77,8 +77,8 @@ class Segmentor(Network):
 
     def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int | SymInt, int | SymInt]) -> SegOutput:
         results: list[Any] = []
-        before: dict[str, Tensor] = {}
         taps = dict(zip(self.tapped, self.styles, strict=True))
+        before = [place for place, one in taps.items() if getattr(one, "decoder_reads_before", False)]
         auxiliary = self.auxiliary if self.training else None
         beside = auxiliary_place(self.backbone)
         read = self.decoder.places if auxiliary is None else (*self.decoder.places, beside)
@@ -88,12 +88,10 @@ class Segmentor(Network):
                 return feature
             result = taps[place](feature)
             results.append(result)
-            if getattr(taps[place], "decoder_reads_before", False) and place in self.decoder.places:
-                before[place] = feature
             return result if isinstance(result, Tensor) else result.feature
 
         prepared = self.backbone.prepare(image)
-        maps = self.backbone.features(prepared, read, tap, recompute=self.recompute) | before
+        maps = self.backbone.features(prepared, read, tap, untapped=before, recompute=self.recompute)
         decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
         masks: tuple[MaskPrediction, ...] = decoded if self.classifier is None else ()
         classified = semantic_logits(masks[-1]) if self.classifier is None else self.classifier(decoded)

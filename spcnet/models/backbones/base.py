@@ -91,6 +91,7 @@ class Backbone(nn.Module):
         places: Collection[str],
         tap: Tap | None = None,
         *,
+        untapped: Collection[str] = (),
         recompute: bool = False,
     ) -> dict[str, Tensor]:
         """Feature maps at some places.
@@ -99,6 +100,7 @@ class Backbone(nn.Module):
             image: from `prepare`.
             places: of which to return the map.
             tap: is called at every place, and may replace the map there.
+            untapped: those of `places` of which the map is returned that the tap was given.
             recompute: compute the stem, and of the stages each block, again when the gradient is taken, to save memory.
         """
         feature, maps = image, {}
@@ -107,10 +109,11 @@ class Backbone(nn.Module):
             # Block by block: a step then needs the memory of a block and not of a stage.
             for part in stage.children() if recompute and number else (stage,):
                 feature = recomputed(part, feature) if recompute else part(feature)
+            given = feature
             if tap is not None:
                 feature = tap(place, feature)
             if place in places:
-                maps[place] = feature
+                maps[place] = given if place in untapped else feature
         return maps
 
     def put_norm(self, slot: str, make: Callable[[int], nn.Module]) -> None:
