@@ -1,5 +1,6 @@
 """DeepLabV3+ without anything for other domains: the baseline, and what the other methods build upon."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -61,12 +62,15 @@ class Baseline(Method):
         """Backbone with its weights, norms, decoder, classifier, style layers and auxiliary head, made in this order."""
         self.check(model)
         self._check_numbers(model, num_classes, num_domains, cluster_domains)
-        backbone = build_backbone(model.backbone, output_stride=model.output_stride, features=model.features)
+        decode, features = decoder_named(model.decoder, model.head), model.features
+        if features.pyramid is None and not decode.pyramid:
+            features = replace(features, pyramid="none")
+        backbone = build_backbone(model.backbone, output_stride=model.output_stride, features=features)
         if pretrained and model.weights is not None:
             load_imagenet(backbone, backbone_info(model.backbone), model.weights)
         self.make_norms(backbone, model)
         channels = backbone.channels
-        decoder = decoder_named(model.decoder, model.head)(backbone, num_classes, model.head)
+        decoder = decode(backbone, num_classes, model.head)
         return Segmentor(
             backbone,
             decoder,
