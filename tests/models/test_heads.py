@@ -131,10 +131,11 @@ def ours_of(theirs: SegformerDecodeHead) -> tuple[SegformerDecoder, nn.Module]:
     state = {}
     for name, value in theirs.state_dict().items():
         if name.startswith("linear_projections"):
-            _, number, _, kind = name.split(".")
-            state[f"project.{number}.{kind}"] = value[..., None, None] if kind == "weight" else value
+            state[name.replace("linear_projections", "project").replace("proj.", "")] = value
+        elif name == "linear_fuse.weight":
+            state["fuse.weight"] = value[..., 0, 0]
         elif not name.startswith("classifier"):
-            state[name.replace("linear_fuse", "fuse").replace("batch_norm", "norm")] = value
+            state[name.replace("batch_norm", "norm")] = value
     decoder.load_state_dict(state)
     classifier.load_state_dict({"0.weight": theirs.classifier.weight, "0.bias": theirs.classifier.bias})
     assert isinstance(decoder, SegformerDecoder)
@@ -172,7 +173,8 @@ def test_conv4_is_one_convolution_of_the_joined_maps_and_two_transposed_ones(str
         else F.interpolate(feature, size=(height, width), mode="bilinear", align_corners=False)
         for feature in read
     ]
-    joined = F.group_norm(decoder.join(torch.cat(same, 1)), 32, decoder.norm.weight, decoder.norm.bias).relu()
+    weight = torch.cat([part.weight for part in decoder.join], 1)
+    joined = F.group_norm(F.conv2d(torch.cat(same, 1), weight), 32, decoder.norm.weight, decoder.norm.bias).relu()
     steps = [layer for layer in decoder.modules() if isinstance(layer, nn.ConvTranspose2d)]
     assert len(steps) == (1 if strides == "fine" else 2)
     for step in steps:
