@@ -110,8 +110,8 @@ class FeaturesConfig(Settings, group="model.features"):
     """Side of a vision transformer's patches. Default: 16 for weights of patch 14, whose kernel and positions are then resampled, else the model's own."""
     resample: Literal["plain", "exact"] = option("result", "plain")
     """How patch kernel and position embedding are brought to another size: bicubic interpolation as DINOv2's, Rein's and SoMA's code has it (plain), or pseudo-inverse kernel resize and antialiased positions, timm's default (exact)."""
-    pyramid: Literal["resize", "deconv", "none"] = option("result", "resize")
-    """How a vision transformer's maps come to the strides 4, 8, 16 and 32: bilinear resize, learned transposed convolutions, or not at all."""
+    pyramid: Literal["resize", "deconv", "none"] | None = option("result", None)
+    """How a vision transformer's maps come to the strides 4, 8, 16 and 32: bilinear resize, learned transposed convolutions, or not at all. Default: resize, or none for the decoder conv4."""
     drop_path: float = option("result", 0.0, least=0, below=1, noun="a probability")
     """Stochastic depth of the last block, growing linearly over the depth."""
 
@@ -176,8 +176,8 @@ class ModelConfig(Settings, group="model"):
     """What makes class scores of the backbone's feature maps: deeplabv3plus, linear, conv4, segformer, mask2former or eomt."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """Settings of the decoder."""
-    output_stride: int = option("result", 16, choices=OUTPUT_STRIDES, compared="output stride")
-    """Image size divided by the size of the deepest feature map: 8, 16 or 32. Smaller is finer and costs more."""
+    output_stride: int | None = option("result", 16, choices=OUTPUT_STRIDES, compared="output stride")
+    """Image size divided by the size of the deepest feature map: 8, 16 or 32, or null for the backbone's own. Smaller is finer and costs more; a backbone of timm that cannot be dilated takes its own alone."""
     weights: str | None = option("result", "imagenet", compared="start of the backbone")
     """Where the backbone starts: 'imagenet' (downloaded by torchvision), a local file (FILE#NAME for one of several networks in it), or null for random values."""
     style: StyleConfig = field(default_factory=StyleConfig)
