@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from spcnet.config.adapters import AdapterConfig
 from spcnet.config.domains import DomainSpec, OwnSet
 from spcnet.config.options import Decides, Option, Settings, option, require, walk
 from spcnet.config.training import TrainingConfig
@@ -136,30 +137,6 @@ class HeadConfig(Settings, group="model.head"):
     """Last blocks of the vision transformer that eomt's queries go through."""
     points: int = option("result", 12_544, least=1)
     """Points at which the mask losses are evaluated."""
-
-
-@dataclass(frozen=True)
-class AdapterConfig(Settings, group="model.adapter"):
-    """What of the backbone is trained."""
-
-    kind: Literal["full", "frozen", "lora", "rein"] = option("result", "full", compared="adapter")
-    """Everything (full), nothing (frozen), low-rank updates of its layers (lora), or tokens beside its features (rein)."""
-    rank: int = option("result", 16, least=1)
-    """Rank of LoRA's updates, and of Rein's tokens."""
-    alpha: float | None = option("result", None, above=0)
-    """LoRA's update is scaled by alpha/rank; default: as the rank."""
-    targets: list[str] = option("result", factory=lambda: ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"])
-    """Patterns of the names of the layers that LoRA adapts, linear ones or convolutions; * stands for anything."""
-    start: Literal["default", "soma", "qr"] = option("result", "default")
-    """How LoRA starts: at zero (default), from the smallest singular triplets (soma), or from a pivoted QR decomposition (qr); all begin with the pretrained network."""
-    first_block: int = option("result", 0, least=0)
-    """The first block or stage that LoRA or Rein adapts."""
-    dropout: float = option("result", 0.0, least=0, below=1, noun="a probability")
-    """Dropout before LoRA's update."""
-    biases: bool = option("result", False)
-    """Train the biases of the layers that LoRA adapts, too."""
-    tokens: int = option("result", 100, least=2)
-    """Rein's tokens for each block."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from spcnet.errors import UsageError
 from spcnet.losses.clustering import labels_at
 from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
 from spcnet.methods.base import Method, Terms
+from spcnet.models.adapters import adapt
 from spcnet.models.backbones import Backbone, backbone_info, build_backbone
 from spcnet.models.heads import CLASSIFIERS, decoder_named
 from spcnet.models.heads.base import Decoder
@@ -69,6 +70,7 @@ class Baseline(Method):
         if pretrained and model.weights is not None:
             load_imagenet(backbone, backbone_info(model.backbone), model.weights)
         self.make_norms(backbone, model)
+        rein = adapt(backbone, model.adapter, pretrained=pretrained)
         channels = backbone.channels
         decoder = decode(backbone, num_classes, model.head)
         return Segmentor(
@@ -82,6 +84,7 @@ class Baseline(Method):
             clusters=StyleClusters(num_domains, channels[backbone.style_places[0]], distance=model.style.distance)
             if cluster_domains
             else None,
+            rein=rein,
         )
 
     def _check_numbers(self, model: ModelConfig, num_classes: int, num_domains: int, cluster_domains: bool) -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import SymInt, Tensor, nn
 
 from spcnet.errors import UsageError
+from spcnet.models.adapters.rein import Rein
 from spcnet.models.backbones import Backbone
 from spcnet.models.heads.base import Decoder, resize
 from spcnet.models.heads.prototypes import PrototypeHead
@@ -33,6 +34,7 @@ class Segmentor(Network):
             tuple that has it as `feature`.
         auxiliary: head on the map at `auxiliary_place`, or None.
         clusters: what tells an image's domain from its style, or None where each batch says it.
+        rein: tokens that refine the backbone's maps before the taps get them, or None.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Segmentor(Network):
         taps: Mapping[str, nn.Module] | None = None,
         auxiliary: nn.Module | None = None,
         clusters: StyleClusters | None = None,
+        rein: Rein | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.decoder = backbone, decoder
@@ -53,6 +56,9 @@ class Segmentor(Network):
         self.styles = nn.ModuleList((taps or {}).values())
         """The taps; checkpoints know them by this name."""
         self.auxiliary, self.clusters = auxiliary, clusters
+        self.rein = rein
+        self.base: dict[str, str] | None = None
+        """Name and hash of the pretrained weights that its checkpoints leave out; None where they hold all."""
         self.recompute = False
         """Whether backbone, decoder and auxiliary head are recomputed for their gradients, to save memory."""
         self.whitening_layers = [layer for layer in backbone.modules() if isinstance(layer, InstanceWhitening)]
@@ -84,6 +90,8 @@ class Segmentor(Network):
         read = self.decoder.places if auxiliary is None else (*self.decoder.places, beside)
 
         def tap(place: str, feature: Tensor) -> Tensor:
+            if self.rein is not None:
+                feature = self.rein(place, feature)
             if place not in taps:
                 return feature
             result = taps[place](feature)
@@ -123,8 +131,10 @@ class Segmentor(Network):
         return {f"backbone.{name}": depth for name, depth in self.backbone.depths().items()}
 
     def embeddings(self) -> set[str]:
-        """Those of backbone and decoder."""
+        """Those of backbone and decoder, and Rein's tokens."""
         parts = {"backbone": self.backbone.embeddings(), "decoder": self.decoder.embeddings()}
+        if self.rein is not None:
+            parts["rein"] = self.rein.embeddings()
         return {f"{part}.{name}" for part, names in parts.items() for name in names}
 
     @property
