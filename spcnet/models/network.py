@@ -17,7 +17,7 @@ from spcnet.models.recompute import recomputed
 from spcnet.models.style import Restyled, StyleProjection
 from spcnet.models.whitening import InstanceWhitening, outputs_of
 from spcnet.numerics import without_autocast
-from spcnet.types import Internals, MaskPrediction, Network, SegOutput, internals_of
+from spcnet.types import Internals, KnownStyles, MaskPrediction, Network, SegOutput, internals_of
 
 MIN_SIZE = 33
 """Smallest height and width of an image, in pixels."""
@@ -153,6 +153,19 @@ class Segmentor(Network):
         if self.prototype_head is not None:
             return self.prototype_head.prototypes.shape[1]
         return len(self.style_layers[0].base_mean) if self.style_layers else None
+
+    def known_styles(self) -> dict[str, KnownStyles]:
+        """The bases of its style layers."""
+        layers = zip(self.tapped, self.styles, strict=True)
+        return {place: layer.known_styles() for place, layer in layers if isinstance(layer, StyleProjection)}
+
+    def prototypes(self) -> Float[Tensor, "K M D"] | None:
+        """Those of its classifier."""
+        return None if self.prototype_head is None else self.prototype_head.unit_prototypes
+
+    def drop_training_parts(self) -> None:
+        """Leave out the auxiliary head and the clusters of domains."""
+        self.auxiliary = self.clusters = None
 
 
 def auxiliary_place(backbone: Backbone) -> str:
