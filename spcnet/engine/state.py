@@ -1,7 +1,7 @@
 """The state of a run on the disk: what a checkpoint holds beside the network, and whether a run may go on from it."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from spcnet import checkpoint, distributed
 from spcnet.config import TrainingConfig, kept_on_resume
 from spcnet.engine.optim import pack, unpack
 from spcnet.errors import CheckpointError, DataError
-from spcnet.methods.base import fill
 from spcnet.types import Network
 
 
@@ -40,7 +39,7 @@ def save(
     schedule = {name: getattr(training, name) for name in kept_on_resume("training")}
     checkpoint.write(
         run / checkpoint.LATEST_FILE,
-        network.state_dict() | pack(optimizer),
+        network.stored() | pack(optimizer),
         card,
         {**more, "schedule": schedule},
         keep=run / checkpoint.PREVIOUS_FILE,
@@ -53,8 +52,18 @@ def resume(
     optimizer: torch.optim.Optimizer,
     card: checkpoint.ModelCard,
     training: TrainingConfig,
+    *,
+    restore: Callable[[Network, checkpoint.Checkpoint, str], None],
 ) -> tuple[dict[str, Any], str | None]:
     """Bring network and optimiser to where the run's last whole checkpoint stands.
+
+    Args:
+        run: folder of the run.
+        network: what `Method.build` made.
+        optimizer: its optimiser.
+        card: what the network is.
+        training: settings of the loop.
+        restore: fills the network, see `Method.restore`.
 
     Returns:
         What `save` got as `more`; and what the user should know, where it was not the last checkpoint.
@@ -75,7 +84,13 @@ def resume(
             f"{path} was trained with another training.{changed[0]} "
             f"({state['schedule'][changed[0]]}): a resumed run must keep its schedule, seed and iterations"
         )
-    fill(network, {k: v for k, v in tensors.items() if not k.startswith(checkpoint.OPTIMIZER)}, str(path))
+    adapters = [one.model.get("adapter", {}) for one in (found, card)]
+    if len({adapter.get("save_base", True) for adapter in adapters}) > 1:
+        raise CheckpointError(
+            f"{path} was written with model.adapter.save_base {adapters[0].get('save_base', True)}: a resumed run must keep it"
+        )
+    own = {name: value for name, value in tensors.items() if not name.startswith(checkpoint.OPTIMIZER)}
+    restore(network, checkpoint.Checkpoint(own, found, state), str(path))
     unpack(optimizer, tensors)
     if damage is None:
         return state, None

@@ -7,6 +7,7 @@ the same losses as one that was not.
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
@@ -87,7 +88,15 @@ class Trainer:
             CheckpointError: there is none, both are damaged, or it belongs to another run.
         """
         precision = self.fabric.strategy.precision
-        found, note = state.resume(self.config.output, self.network, self.optimizer, self.card, self.config.training)
+        found, note = state.resume(
+            self.config.output,
+            self.network,
+            self.optimizer,
+            self.card,
+            self.config.training,
+            restore=self.method.restore,
+        )
+        self.card = replace(self.card, base=self.network.base)
         if found.get("batch", self.batch) != self.batch:
             raise CheckpointError(
                 f"the run in {self.config.output} had {found['batch']} images of a stream in a batch, this has {self.batch} "
@@ -140,7 +149,7 @@ class Trainer:
         path = self.config.output / checkpoint.MODEL_FILE
         with distributed.raise_on_all_ranks():
             if self.fabric.is_global_zero:
-                checkpoint.write(path, self.network.state_dict(), self.card, {"iteration": self.iteration})
+                checkpoint.write(path, self.network.stored(), self.card, {"iteration": self.iteration})
         return path
 
     def fit(

@@ -5,19 +5,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spcnet.config import LossConfig, ModelConfig
+from spcnet.checkpoint import Checkpoint
+from spcnet.config import LossConfig, ModelConfig, from_dict
 from spcnet.distributed import Reduce
 from spcnet.errors import UsageError, lookup
 from spcnet.losses.clustering import labels_at
 from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
-from spcnet.methods.base import Method, Terms
-from spcnet.models.adapters import adapt
+from spcnet.methods.base import Method, Terms, fill
+from spcnet.models.adapters import adapt, based
 from spcnet.models.backbones import Backbone, backbone_info, build_backbone
 from spcnet.models.heads import CLASSIFIERS, DECODERS
 from spcnet.models.heads.linear import auxiliary_head
 from spcnet.models.network import Segmentor
 from spcnet.models.pseudo import StyleClusters
 from spcnet.types import Batch, SegOutput
+from spcnet.weights.base import base_of, load_base
 from spcnet.weights.imagenet import load_imagenet
 
 
@@ -39,6 +41,11 @@ class Baseline(Method):
         super().check(model)
         backbone_info(model.backbone)
         lookup(model.decoder, DECODERS, "decoder")
+        if not model.adapter.save_base and model.weights is None:
+            raise UsageError(
+                "model.adapter.save_base is false and model.weights null: random weights cannot be found again, so save them "
+                "with the rest"
+            )
         if not self.styled and model.style.mode is not None:
             raise UsageError(
                 f"model.style.mode is {model.style.mode!r}, but the method {self.name} has no style layers: "
@@ -58,14 +65,16 @@ class Baseline(Method):
         self.check(model)
         self._check_numbers(model, num_classes, num_domains, cluster_domains)
         backbone = build_backbone(model.backbone, output_stride=model.output_stride, features=model.features)
+        base = None
         if pretrained and model.weights is not None:
             load_imagenet(backbone, backbone_info(model.backbone), model.weights)
+            base = None if model.adapter.save_base else base_of(backbone, model.weights)
         self.make_norms(backbone, model)
         rein = adapt(backbone, model.adapter, pretrained=pretrained)
         channels = backbone.channels
         decoder = DECODERS[model.decoder](backbone, num_classes, model.head)
         classifier = CLASSIFIERS[self.classifier]
-        return Segmentor(
+        network = Segmentor(
             backbone,
             decoder,
             None if decoder.masks else classifier(decoder.out_channels, num_classes, num_domains, model.clustering),
@@ -78,6 +87,19 @@ class Baseline(Method):
             else None,
             rein=rein,
         )
+        network.base = base
+        return network
+
+    def restore(self, network: Segmentor, stored: Checkpoint, source: str) -> None:
+        """Also bring in the pretrained weights that the file leaves out."""
+        base, tensors = stored.card.base, stored.tensors
+        if base is not None and not network.base_tensors() <= tensors.keys():
+            model = from_dict(ModelConfig, stored.card.model)
+            plain = build_backbone(model.backbone, output_stride=model.output_stride, features=model.features)
+            load_base(plain, backbone_info(model.backbone), base, source)
+            tensors = tensors | based(network.backbone, plain, tensors)
+        fill(network, tensors, source)
+        network.base = base
 
     def _check_numbers(self, model: ModelConfig, num_classes: int, num_domains: int, cluster_domains: bool) -> None:
         if num_classes < 2 or num_domains < 1:
