@@ -81,7 +81,7 @@ def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | Non
     }
     write_text(folder / CONFIG_JSON, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
     # Last, for a folder with a network is taken for whole.
-    checkpoint.write(folder / MODEL_FILE, network.stored(), public, {"iteration": iteration})
+    checkpoint.write(folder / MODEL_FILE, network.stored(whole=public.base is None), public, {"iteration": iteration})
     return folder
 
 

@@ -27,7 +27,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from spcnet.models.adapters import merged
 from spcnet.models.backbones.torchvision import NormedBlock
-from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder, resize
+from spcnet.models.heads.base import resize
+from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder
 from spcnet.models.network import Segmentor
 from spcnet.numerics import device_of
 
@@ -49,7 +50,7 @@ def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
         steps: which of the rewritings to make, for measuring them; `upsampled` needs `fold`.
     """
     fast = copy.deepcopy(merged(network)).eval().requires_grad_(False)
-    fast.auxiliary = fast.clusters = None
+    fast.drop_training_parts()
     fast.recompute = False
     if "fold" in steps:
         fold_norms(fast)
@@ -324,7 +325,7 @@ class UpsampledConv(nn.Module):
 
 def _upsampling(cells: int, size: int, device: torch.device) -> Float[Tensor, "size 3 cells"]:
     """How much each cell of a row counts in what each tap of three meets after upsampling; padding is zero."""
-    spread = resize(torch.eye(cells, device=device)[None, None], (size, cells))[0, 0]
+    spread = resize(torch.eye(cells, device=device)[None, None], (size, cells), align_corners=True)[0, 0]
     padded = F.pad(spread, (0, 0, 1, 1))
     return torch.stack([padded[tap : tap + size] for tap in range(3)], dim=1)
 

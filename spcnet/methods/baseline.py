@@ -1,5 +1,6 @@
 """DeepLabV3+ without anything for other domains: the baseline, and what the other methods build upon."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,15 +9,16 @@ from torch import Tensor, nn
 from spcnet.checkpoint import Checkpoint
 from spcnet.config import LossConfig, ModelConfig, from_dict
 from spcnet.distributed import Reduce
-from spcnet.errors import UsageError, lookup
+from spcnet.errors import UsageError
 from spcnet.losses.clustering import labels_at
 from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
 from spcnet.methods.base import Method, Terms, fill
 from spcnet.models.adapters import adapt, based
 from spcnet.models.backbones import Backbone, backbone_info, build_backbone
-from spcnet.models.heads import CLASSIFIERS, DECODERS
+from spcnet.models.heads import CLASSIFIERS, decoder_named
+from spcnet.models.heads.base import Decoder
 from spcnet.models.heads.linear import auxiliary_head
-from spcnet.models.network import Segmentor
+from spcnet.models.network import Segmentor, auxiliary_place
 from spcnet.models.pseudo import StyleClusters
 from spcnet.types import Batch, SegOutput
 from spcnet.weights.base import base_of, load_base
@@ -37,10 +39,19 @@ class Baseline(Method):
         return False
 
     def check(self, model: ModelConfig) -> None:
-        """Also refuse an unknown backbone or decoder, and settings of style layers where there are none."""
+        """Also refuse an unknown backbone or decoder, settings that the decoder or the method would ignore, and clusters of queries."""
         super().check(model)
         backbone_info(model.backbone)
-        lookup(model.decoder, DECODERS, "decoder")
+        if decoder_named(model.decoder, model.head).masks and self.classifier != "linear":
+            raise UsageError(
+                f"the method {self.name} classifies pixels by {self.classifier}, and the decoder {model.decoder} classifies "
+                "queries and no pixels: choose another decoder (segformer, conv4), or a method that does not cluster"
+            )
+        if model.adapter.kind != "full" and model.features.drop_path > 0:
+            raise UsageError(
+                f"model.features.drop_path is {model.features.drop_path}, but with model.adapter.kind {model.adapter.kind} the "
+                "backbone stays in evaluation mode, without stochastic depth: leave it out, or choose the kind full"
+            )
         if not model.adapter.save_base and model.weights is None:
             raise UsageError(
                 "model.adapter.save_base is false and model.weights null: random weights cannot be found again, so save them "
@@ -64,22 +75,20 @@ class Baseline(Method):
         """Backbone with its weights, norms, decoder, classifier, style layers and auxiliary head, made in this order."""
         self.check(model)
         self._check_numbers(model, num_classes, num_domains, cluster_domains)
-        backbone = build_backbone(model.backbone, output_stride=model.output_stride, features=model.features)
-        base = None
+        decode, backbone, base = decoder_named(model.decoder, model.head), _random_backbone(model), None
         if pretrained and model.weights is not None:
             load_imagenet(backbone, backbone_info(model.backbone), model.weights)
             base = None if model.adapter.save_base else base_of(backbone, model.weights)
         self.make_norms(backbone, model)
         rein = adapt(backbone, model.adapter, pretrained=pretrained)
         channels = backbone.channels
-        decoder = DECODERS[model.decoder](backbone, num_classes, model.head)
-        classifier = CLASSIFIERS[self.classifier]
+        decoder = decode(backbone, num_classes, model.head)
         network = Segmentor(
             backbone,
             decoder,
-            None if decoder.masks else classifier(decoder.out_channels, num_classes, num_domains, model.clustering),
+            None if decoder.masks else self.make_classifier(decoder, num_classes, num_domains, model),
             taps=self.make_taps(model, num_domains, backbone),
-            auxiliary=auxiliary_head(channels[backbone.pyramid[-2]], num_classes)
+            auxiliary=auxiliary_head(channels[auxiliary_place(backbone)], num_classes)
             if model.auxiliary_weight > 0
             else None,
             clusters=StyleClusters(num_domains, channels[backbone.style_places[0]], distance=model.style.distance)
@@ -95,7 +104,7 @@ class Baseline(Method):
         base, tensors = stored.card.base, stored.tensors
         if base is not None and not network.base_tensors() <= tensors.keys():
             model = from_dict(ModelConfig, stored.card.model)
-            plain = build_backbone(model.backbone, output_stride=model.output_stride, features=model.features)
+            plain = _random_backbone(model)
             load_base(plain, backbone_info(model.backbone), base, source)
             tensors = tensors | based(network.backbone, plain, tensors)
         fill(network, tensors, source)
@@ -121,6 +130,13 @@ class Baseline(Method):
         strange = [number for number in model.loss.strict if not 0 <= number < num_classes]
         if strange:
             raise UsageError(f"loss.strict names the classes {strange}: they are 0..{num_classes - 1}")
+
+    def make_classifier(self, decoder: Decoder, num_classes: int, num_domains: int, model: ModelConfig) -> nn.Module:
+        """What makes class scores of the decoder's features."""
+        made = CLASSIFIERS[self.classifier](decoder.out_channels, num_classes, num_domains, model.clustering)
+        if self.classifier == "linear":
+            decoder.start_classifier(made)
+        return made
 
     def make_norms(self, backbone: Backbone, model: ModelConfig) -> None:
         """Change the backbone's norms, once it has its pretrained weights."""
@@ -152,6 +168,14 @@ class Baseline(Method):
                 model.auxiliary_weight,
             )
         return terms
+
+
+def _random_backbone(model: ModelConfig) -> Backbone:
+    """The backbone that the settings name, with the pyramid that the decoder reads."""
+    features = model.features
+    if features.pyramid is None and not decoder_named(model.decoder, model.head).pyramid:
+        features = replace(features, pyramid="none")
+    return build_backbone(model.backbone, output_stride=model.output_stride, features=features)
 
 
 def segmentation_loss(

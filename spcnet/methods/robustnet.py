@@ -16,7 +16,7 @@ from spcnet.errors import UsageError
 from spcnet.losses.whitening import covariance, whitening_loss
 from spcnet.methods.base import Terms
 from spcnet.methods.baseline import Baseline
-from spcnet.models.backbones import Backbone, backbone_info
+from spcnet.models.backbones import BACKBONES, Backbone, backbone_info
 from spcnet.models.network import Segmentor
 from spcnet.models.norm_slots import Slot, fill_slots, slots_of
 from spcnet.models.whitening import InstanceWhitening, Kind, outputs_of
@@ -31,8 +31,14 @@ class RobustNet(Baseline):
     """What it puts into the slots; None leaves them empty."""
 
     def check(self, model: ModelConfig) -> None:
-        """Also refuse norms in a backbone that is not trained whole."""
+        """Also refuse a backbone that has no place for the method's norms, or is not trained whole with them."""
         super().check(model)
+        if self.norm is not None and model.norms is None and not backbone_info(model.backbone).norm_slots:
+            slotted = [name for name, info in BACKBONES.items() if info.norm_slots]
+            raise UsageError(
+                f"the method {self.name} puts norms into slots of the backbone, and {model.backbone} has none: choose a "
+                f"backbone that has ({', '.join(slotted)}), or another method"
+            )
         if model.adapter.kind != "full" and self._slots(model):
             raise UsageError(
                 f"model.adapter.kind is {model.adapter.kind}, but the method {self.name} with model.norms {model.norms} "

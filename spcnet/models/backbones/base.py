@@ -56,6 +56,8 @@ class Backbone(nn.Module):
         """Modules that `train` leaves in evaluation mode: the pretrained ones, where they are not trained."""
         self.published: dict[str, str] = {}
         """Name of each tensor in files of pretrained weights, by its name here."""
+        self.fitted: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+        """Brings tensors by those names to the shapes that they have here."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -101,6 +103,7 @@ class Backbone(nn.Module):
         places: Collection[str],
         tap: Tap | None = None,
         *,
+        untapped: Collection[str] = (),
         recompute: bool = False,
     ) -> dict[str, Tensor]:
         """Feature maps at some places.
@@ -109,6 +112,7 @@ class Backbone(nn.Module):
             image: from `prepare`.
             places: of which to return the map.
             tap: is called at every place, and may replace the map there.
+            untapped: those of `places` of which the map is returned that the tap was given.
             recompute: compute the stem, and of the stages each block, again when the gradient is taken, to save memory.
         """
         feature, maps = image, {}
@@ -117,10 +121,11 @@ class Backbone(nn.Module):
             # Block by block: a step then needs the memory of a block and not of a stage.
             for part in stage.children() if recompute and number else (stage,):
                 feature = recomputed(part, feature) if recompute else part(feature)
+            given = feature
             if tap is not None:
                 feature = tap(place, feature)
             if place in places:
-                maps[place] = feature
+                maps[place] = given if place in untapped else feature
         return maps
 
     def put_norm(self, slot: str, make: Callable[[int], nn.Module]) -> None:
@@ -140,8 +145,9 @@ class BackboneInfo(NamedTuple):
     """What is known of a backbone before it is built."""
 
     summary: str
-    build: Callable[[int, FeaturesConfig], Backbone]
-    """Makes it with random weights for an output stride, at which the deepest of its maps then lies, and settings."""
+    build: Callable[[int | None, FeaturesConfig], Backbone]
+    """Makes it with random weights for an output stride, at which the deepest of its maps then lies (None: where it does of
+    itself), and settings."""
     weights: str = ""
     """What its ImageNet weights are called where they come from."""
     download: Callable[[], dict[str, Tensor]] | None = None
@@ -150,3 +156,7 @@ class BackboneInfo(NamedTuple):
     """Beginnings of the published names that those weights do not have in the right shape."""
     norm_slots: tuple[str, ...] = ()
     """Where RobustNet puts instance norms and whitening, see `spcnet.models.norm_slots`."""
+    convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+    """Brings the names that files have to the published ones, where `spcnet.weights.imagenet` does not know them."""
+    known: frozenset[str] = frozenset()
+    """Published names of the whole classifier; what of them the backbone does not take is left out of a file."""
