@@ -23,8 +23,6 @@ from spcnet.models.network import Segmentor
 PAPER = {"deeplabv3plus": (45.08, 277.77), "ibn": (45.08, 277.82), "isw": (45.08, 277.78), "spcnet": (45.22, 286.09)}
 """Parameters in millions and "GFLOPs" of Table 8 (Huang et al., CVPR 2023), ResNet-50."""
 PAPER_SIZE = (1024, 1024)
-LEARNED_BUFFERS = ("prototypes", "base_mean", "base_std")
-"""Ends of the names of the moving averages."""
 
 
 @dataclass(frozen=True)
@@ -231,8 +229,10 @@ def paper_table() -> list[tuple[str, float, float, float, float]]:
     for method, (parameters, operations) in PAPER.items():
         network = _build(method_named(method), "resnet50", 19, 2, auxiliary=True)
         with FakeTensorMode(allow_non_fake_inputs=True):
-            found = paper_macs(network, torch.empty(1, 3, *PAPER_SIZE))
+            macs = paper_macs(network, torch.empty(1, 3, *PAPER_SIZE))
         # The released code declares bases and prototypes as parameters.
-        learned = [*network.parameters(), *(b for n, b in network.named_buffers() if n.endswith(LEARNED_BUFFERS))]
-        rows.append((method, sum(value.numel() for value in learned) / 1e6, found / 1e9, parameters, operations))
+        bases = [stats for known in network.known_styles().values() for stats in known.bases]
+        prototypes = network.prototypes()
+        learned = [*network.parameters(), *bases, *(() if prototypes is None else (prototypes,))]
+        rows.append((method, sum(value.numel() for value in learned) / 1e6, macs / 1e9, parameters, operations))
     return rows

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import SymInt, Tensor, nn
 
 from spcnet.errors import UsageError
+from spcnet.models.adapters import Rein, base_tensors
 from spcnet.models.backbones import Backbone
 from spcnet.models.heads.base import Decoder, resize
 from spcnet.models.heads.prototypes import PrototypeHead
@@ -16,7 +17,7 @@ from spcnet.models.recompute import recomputed
 from spcnet.models.style import Restyled, StyleProjection
 from spcnet.models.whitening import InstanceWhitening, outputs_of
 from spcnet.numerics import without_autocast
-from spcnet.types import Internals, MaskPrediction, Network, SegOutput, internals_of
+from spcnet.types import Internals, KnownStyles, MaskPrediction, Network, SegOutput, internals_of
 
 MIN_SIZE = 33
 """Smallest height and width of an image, in pixels."""
@@ -33,6 +34,7 @@ class Segmentor(Network):
             tuple that has it as `feature`.
         auxiliary: head on the map at `auxiliary_place`, or None.
         clusters: what tells an image's domain from its style, or None where each batch says it.
+        rein: tokens that refine the backbone's maps before the taps get them, or None.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Segmentor(Network):
         taps: Mapping[str, nn.Module] | None = None,
         auxiliary: nn.Module | None = None,
         clusters: StyleClusters | None = None,
+        rein: Rein | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.decoder = backbone, decoder
@@ -53,6 +56,7 @@ class Segmentor(Network):
         self.styles = nn.ModuleList((taps or {}).values())
         """The taps; checkpoints know them by this name."""
         self.auxiliary, self.clusters = auxiliary, clusters
+        self.rein = rein
         self.recompute = False
         """Whether backbone, decoder and auxiliary head are recomputed for their gradients, to save memory."""
         self.whitening_layers = [layer for layer in backbone.modules() if isinstance(layer, InstanceWhitening)]
@@ -84,6 +88,8 @@ class Segmentor(Network):
         read = self.decoder.places if auxiliary is None else (*self.decoder.places, beside)
 
         def tap(place: str, feature: Tensor) -> Tensor:
+            if self.rein is not None:
+                feature = self.rein(place, feature)
             if place not in taps:
                 return feature
             result = taps[place](feature)
@@ -123,9 +129,15 @@ class Segmentor(Network):
         return {f"backbone.{name}": depth for name, depth in self.backbone.depths().items()}
 
     def embeddings(self) -> set[str]:
-        """Those of backbone and decoder."""
+        """Those of backbone and decoder, and Rein's tokens."""
         parts = {"backbone": self.backbone.embeddings(), "decoder": self.decoder.embeddings()}
+        if self.rein is not None:
+            parts["rein"] = self.rein.embeddings()
         return {f"{part}.{name}" for part, names in parts.items() for name in names}
+
+    def base_tensors(self) -> set[str]:
+        """The pretrained tensors of the backbone that are not trained."""
+        return {f"backbone.{name}" for name in base_tensors(self.backbone)}
 
     @property
     def style_layers(self) -> list[StyleProjection]:
@@ -143,6 +155,19 @@ class Segmentor(Network):
         if self.prototype_head is not None:
             return self.prototype_head.prototypes.shape[1]
         return len(self.style_layers[0].base_mean) if self.style_layers else None
+
+    def known_styles(self) -> dict[str, KnownStyles]:
+        """The bases of its style layers."""
+        layers = zip(self.tapped, self.styles, strict=True)
+        return {place: layer.known_styles() for place, layer in layers if isinstance(layer, StyleProjection)}
+
+    def prototypes(self) -> Float[Tensor, "K M D"] | None:
+        """Those of its classifier."""
+        return None if self.prototype_head is None else self.prototype_head.unit_prototypes
+
+    def drop_training_parts(self) -> None:
+        """Leave out the auxiliary head and the clusters of domains."""
+        self.auxiliary = self.clusters = None
 
 
 def auxiliary_place(backbone: Backbone) -> str:
