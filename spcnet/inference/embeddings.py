@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spcnet.evaluation.evaluator import evaluating
 from spcnet.losses.clustering import labels_at
-from spcnet.models.backbones.base import Tap
+from spcnet.models.backbones.base import Tap, Tapped
 from spcnet.models.heads.prototypes import unit
 from spcnet.models.network import Segmentor
 from spcnet.models.style import style_stats
@@ -106,11 +106,12 @@ def _observed(network: Segmentor, views: Mapping[str, list[StyleView]]) -> Itera
     backbone, features = network.backbone, network.backbone.features
 
     def tapped(image: Tensor, places: Collection[str], tap: Tap, *, recompute: bool = False) -> dict[str, Tensor]:
-        def keep(place: str, feature: Tensor) -> Tensor:
-            after = tap(place, feature)
+        def keep(place: str, feature: Tensor) -> Tensor | Tapped:
+            found = tap(place, feature)
             if place in views:  # at once, for a later layer may work in place
+                after = found.feature if isinstance(found, Tapped) else found
                 views[place].append(_view(known.get(place), feature, after))
-            return after
+            return found
 
         return features(image, places, keep, recompute=recompute)
 

@@ -9,7 +9,7 @@ from torch import SymInt, Tensor, nn
 
 from spcnet.errors import UsageError
 from spcnet.models.adapters import Rein, base_tensors
-from spcnet.models.backbones import Backbone
+from spcnet.models.backbones import Backbone, Tapped
 from spcnet.models.heads.base import Decoder, resize
 from spcnet.models.heads.prototypes import PrototypeHead
 from spcnet.models.pseudo import StyleClusters
@@ -82,22 +82,22 @@ class Segmentor(Network):
     def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int | SymInt, int | SymInt]) -> SegOutput:
         results: list[Any] = []
         taps = dict(zip(self.tapped, self.styles, strict=True))
-        before = [place for place, one in taps.items() if getattr(one, "decoder_reads_before", False)]
         auxiliary = self.auxiliary if self.training else None
         beside = auxiliary_place(self.backbone)
         read = self.decoder.places if auxiliary is None else (*self.decoder.places, beside)
 
-        def tap(place: str, feature: Tensor) -> Tensor:
+        def tap(place: str, feature: Tensor) -> Tensor | Tapped:
             if self.rein is not None:
                 feature = self.rein(place, feature)
             if place not in taps:
                 return feature
             result = taps[place](feature)
             results.append(result)
-            return result if isinstance(result, Tensor) else result.feature
+            after = result if isinstance(result, Tensor) else result.feature
+            return Tapped(after, feature) if getattr(taps[place], "decoder_reads_before", False) else after
 
         prepared = self.backbone.prepare(image)
-        maps = self.backbone.features(prepared, read, tap, untapped=before, recompute=self.recompute)
+        maps = self.backbone.features(prepared, read, tap, recompute=self.recompute)
         decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
         masks: tuple[MaskPrediction, ...] = decoded if self.classifier is None else ()
         classified = semantic_logits(masks[-1]) if self.classifier is None else self.classifier(decoded)

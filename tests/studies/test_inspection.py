@@ -22,6 +22,7 @@ from spcnet.config import (
     ClusteringConfig,
     DataConfig,
     EvaluationConfig,
+    HeadConfig,
     ModelConfig,
     OwnSet,
     RunConfig,
@@ -43,7 +44,7 @@ from spcnet.inference.embeddings import (
 )
 from spcnet.labels import label_space
 from spcnet.methods import METHODS, card_for
-from spcnet.models.backbones.base import Backbone, Tap
+from spcnet.models.backbones.base import Backbone, Tap, tapped
 from spcnet.models.heads.base import Decoder
 from spcnet.models.network import Segmentor
 from spcnet.models.style import StyleProjection, style_stats
@@ -242,8 +243,7 @@ class Blocks(Backbone):
     ) -> dict[str, Tensor]:
         feature, maps = image, {}
         for place, part in zip(self.places, (self.embed, *self.blocks), strict=True):
-            feature = part(feature) if tap is None else tap(place, part(feature))
-            maps[place] = feature
+            feature, maps[place] = tapped(tap, place, part(feature))
             feature = feature.relu_() if place == "embed" else feature
         return {place: maps[place] for place in places}
 
@@ -263,7 +263,7 @@ def test_any_backbone_and_decoder_can_be_looked_into(styled: bool) -> None:
     torch.manual_seed(0)
     backbone = Blocks()
     taps: dict[str, nn.Module] = {"embed": StyleProjection(2, 4), "block0": StyleProjection(2, 4)} if styled else {}
-    network = Segmentor(backbone, Masks(), None, taps=taps).eval()
+    network = Segmentor(backbone, Masks(backbone, 19, HeadConfig()), None, taps=taps).eval()
     image = batches(2)[0].image
     inside = look(network, 2)
     assert tuple(inside.styles) == ("embed", "block0")

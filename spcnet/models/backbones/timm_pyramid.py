@@ -18,9 +18,11 @@ from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
 from spcnet.errors import UsageError
-from spcnet.models.backbones.base import Backbone, Tap
+from spcnet.models.backbones.base import Backbone, Tap, tapped
 from spcnet.models.recompute import recomputed
 
+Seen = Callable[[str, Tensor], Tensor]
+"""Called with a place and the map there; what it returns is the map from there on."""
 _TOKENS = frozenset({"pos_embed", "cls_token", "reg_token", "dist_token"})
 
 
@@ -117,9 +119,9 @@ class TimmPyramid(Backbone):
         maps: dict[str, Tensor] = {}
 
         def seen(place: str, feature: Tensor) -> Tensor:
-            feature = feature if tap is None else tap(place, feature)
+            feature, read = tapped(tap, place, feature)
             if place in places:
-                maps[place] = feature
+                maps[place] = read
             return feature
 
         if self.chained:
@@ -133,7 +135,7 @@ class TimmPyramid(Backbone):
             self._run_hooked(image, seen)
         return {place: maps[place] for place in self.places if place in maps}
 
-    def _run(self, image: Tensor, seen: Tap, recompute: bool) -> None:
+    def _run(self, image: Tensor, seen: Seen, recompute: bool) -> None:
         value: Any = image
         for part in self._parts():
             for module in _steps(part.modules) if recompute else part.modules:
@@ -186,7 +188,7 @@ class TimmPyramid(Backbone):
         names = (name.replace("block.", "stages.") if plural else name for name in net.feature_info.module_name())
         return [root.get_submodule(name) for name in names]
 
-    def _run_hooked(self, image: Tensor, seen: Tap) -> None:
+    def _run_hooked(self, image: Tensor, seen: Seen) -> None:
         def hook_of(place: str) -> Callable[[nn.Module, Any, Any], Any]:
             stride, channels = self.strides[place], self.channels[place]
             cells = (-(-image.shape[2] // stride), -(-image.shape[3] // stride))
