@@ -149,6 +149,7 @@ def costs(
     size: tuple[int, int],
     repeats: int,
     device: str = "cpu",
+    output_stride: int | None = 16,
 ) -> Iterator[Cost | UsageError]:
     """The costs of every method with every backbone and some decoders; where parts do not go together, why.
 
@@ -159,6 +160,7 @@ def costs(
         size: height and width of the image.
         repeats: forward passes to time; 0 for none.
         device: where to time.
+        output_stride: of the backbones; None for their own.
 
     Raises:
         UsageError: a name is unknown.
@@ -172,7 +174,7 @@ def costs(
     for backbone in backbones or BACKBONES:
         for decoder in decoders:
             for method in methods or METHODS:
-                model = ModelConfig(decoder=decoder)
+                model = ModelConfig(decoder=decoder, output_stride=output_stride)
                 try:
                     yield cost(method, backbone, size=size, repeats=repeats, device=device, model=model)
                 except UsageError as error:

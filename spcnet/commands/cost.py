@@ -20,6 +20,7 @@ def cost(
     backbones: Sequence[str] | None = None,
     decoders: Sequence[str] = ("deeplabv3plus",),
     size: tuple[int, int] = (512, 1024),
+    output_stride: int | None = 16,
     repeats: int = 3,
     accelerator: str = "cpu",
     markdown: bool = False,
@@ -33,6 +34,7 @@ def cost(
         backbones: Backbones, [resnet50,timm/convnext_tiny]; those of torchvision by default.
         decoders: Decoders, [linear,segformer].
         size: Height and width of the image, [H,W].
+        output_stride: Of the backbones: 8, 16 or 32, or null for their own.
         repeats: Forward passes to time; 0 for none.
         accelerator: Where to compute: auto, cpu, cuda or mps.
         markdown: Write the table as Markdown.
@@ -59,7 +61,9 @@ def cost(
     rows, unfit = [], []
     total = len(methods or METHODS) * len(backbones or BACKBONES) * len(decoders)
     with bar(console, total, 0, "cost") as show:
-        found = costs(methods, backbones, decoders, size=size, repeats=repeats, device=device)
+        found = costs(
+            methods, backbones, decoders, size=size, repeats=repeats, device=device, output_stride=output_stride
+        )
         for done, one in enumerate(found, start=1):
             if isinstance(one, Cost):
                 rows.append(_row(one))

@@ -30,7 +30,6 @@ from spcnet.models.adapters import merged
 from spcnet.models.backbones.torchvision import NormedBlock
 from spcnet.models.heads.base import resize
 from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder
-from spcnet.models.heads.segformer import SegformerDecoder
 from spcnet.models.network import Segmentor
 from spcnet.numerics import device_of
 
@@ -56,8 +55,7 @@ def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
     fast.recompute = False
     if "fold" in steps:
         fold_norms(fast)
-        if isinstance(fast.decoder, SegformerDecoder):
-            fast.decoder = _FoldedSegformer(fast.decoder)
+        fast.decoder = fast.decoder.folded()
     decoder = fast.decoder
     if "upsampled" in steps and isinstance(decoder, DeepLabDecoder) and isinstance(decoder.fuse[1], nn.Identity):
         fast.decoder = _UpsampledDecoder(decoder)
@@ -358,33 +356,3 @@ class _UpsampledDecoder(DeepLabDecoder):
         """Features of each cell at the size of the fine map, before a classifier."""
         fused: Tensor = self.rest(self.first(self.reduce_deep(self.aspp(deep)), self.reduce_fine(fine)))
         return fused
-
-
-class _FoldedSegformer(SegformerDecoder):
-    """The decoder as one convolution for each map, its norm within them.
-
-    Args:
-        decoder: in evaluation mode.
-    """
-
-    def __init__(self, decoder: SegformerDecoder) -> None:
-        nn.Module.__init__(self)
-        self.places, self.out_channels, norm = decoder.places, decoder.out_channels, decoder.norm
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        shift = norm.bias - norm.running_mean * scale
-        self.convs = nn.ModuleList()
-        for number, (weight, bias) in enumerate(decoder.matrices()):
-            conv = nn.Conv2d(weight.shape[1], self.out_channels, 1)
-            conv.weight = nn.Parameter(scale[:, None, None, None] * weight[..., None, None])
-            conv.bias = nn.Parameter(scale * bias + (0 if number else shift))
-            self.convs.append(conv.requires_grad_(False))
-
-    def forward(self, *maps: Float[Tensor, "B _C _h _w"]) -> Float[Tensor, "B C h w"]:
-        """Features of each cell of the finest map."""
-        size = (maps[0].shape[2], maps[0].shape[3])
-        joined: Tensor = self.convs[0](maps[0])
-        for feature, conv in zip(maps[1:], self.convs[1:], strict=True):
-            joined = joined + resize(conv(feature), size, align_corners=self.align_corners)
-        return joined.relu_()

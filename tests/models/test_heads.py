@@ -13,7 +13,7 @@ from spcnet.methods import METHODS
 from spcnet.models.backbones import Backbone
 from spcnet.models.heads import CLASSIFIERS, DECODERS
 from spcnet.models.heads.base import Decoder
-from spcnet.models.heads.conv4 import FourTapDecoder
+from spcnet.models.heads.conv4 import FourTapDecoder, averaged
 from spcnet.models.heads.linear import LinearDecoder
 from spcnet.models.heads.segformer import SegformerDecoder
 
@@ -180,6 +180,13 @@ def test_conv4_is_one_convolution_of_the_joined_maps_and_two_transposed_ones(str
     for step in steps:
         joined = F.conv_transpose2d(joined, step.weight, step.bias, stride=2)
     torch.testing.assert_close(decoder(*read), joined, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 12), (11, 7)])
+def test_cells_are_averaged_as_torch_pools_them(size: tuple[int, int]) -> None:
+    feature = torch.randn(2, 3, *size, dtype=torch.double)
+    expected = F.avg_pool2d(feature, 4, ceil_mode=True, count_include_pad=False)
+    torch.testing.assert_close(averaged(feature, 4), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_linear_scores_are_an_affine_function_of_the_deepest_map_cell_by_cell() -> None:

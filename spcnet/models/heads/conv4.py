@@ -64,9 +64,19 @@ class FourTapDecoder(Decoder):
         parts: list[Tensor] = []
         for number, (feature, join, shrink) in enumerate(zip(maps, self.join, self.shrinks, strict=True)):
             if shrink > 1:
-                feature = F.avg_pool2d(feature, shrink, ceil_mode=True, count_include_pad=False)
+                feature = averaged(feature, shrink)
             part = join(feature)
             parts.append(part if number == self.joined else resize(part, size, align_corners=self.align_corners))
         coarse = self.norm(functools.reduce(operator.add, parts)).relu_()
         upsampled: Tensor = self.dropout(self.upsample(coarse))
         return upsampled
+
+
+def averaged(feature: Float[Tensor, "B C h w"], cells: int) -> Float[Tensor, "B C h2 w2"]:
+    """Mean over squares of that many cells in height and width; at the lower and right border over what is left of them.
+
+    `avg_pool2d` with `ceil_mode` does the same, but not in an exported network that takes any size.
+    """
+    pad = (0, -feature.shape[3] % cells, 0, -feature.shape[2] % cells)
+    inside = feature.new_ones(1, 1, feature.shape[2], feature.shape[3])
+    return F.avg_pool2d(F.pad(feature, pad), cells) / F.avg_pool2d(F.pad(inside, pad), cells)

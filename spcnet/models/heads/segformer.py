@@ -3,6 +3,7 @@
 import functools
 import operator
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -61,3 +62,38 @@ class SegformerDecoder(Decoder):
         shares = reversed(self.fuse.weight.chunk(len(self.project), dim=1))
         layers = [layer for layer in self.project if isinstance(layer, nn.Linear)]
         return [(share @ one.weight, share @ one.bias) for share, one in zip(shares, layers, strict=True)]
+
+    def folded(self) -> Decoder:
+        """One convolution for each map, the norm within them."""
+        return FoldedSegformer(self)
+
+
+class FoldedSegformer(Decoder):
+    """SegFormer's decoder as one convolution for each map, its norm within them; only for evaluation.
+
+    Args:
+        decoder: in evaluation mode.
+    """
+
+    def __init__(self, decoder: SegformerDecoder) -> None:
+        nn.Module.__init__(self)
+        self.places, self.out_channels, norm = decoder.places, decoder.out_channels, decoder.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        self.convs = nn.ModuleList()
+        with torch.no_grad():
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            shift = norm.bias - norm.running_mean * scale
+            for number, (weight, bias) in enumerate(decoder.matrices()):
+                conv = nn.Conv2d(weight.shape[1], self.out_channels, 1)
+                conv.weight = nn.Parameter(scale[:, None, None, None] * weight[..., None, None])
+                conv.bias = nn.Parameter(scale * bias + (0 if number else shift))
+                self.convs.append(conv.requires_grad_(False))
+
+    def forward(self, *maps: Float[Tensor, "B _C _h _w"]) -> Float[Tensor, "B C h w"]:
+        """Features of each cell of the finest map."""
+        size = (maps[0].shape[2], maps[0].shape[3])
+        joined: Tensor = self.convs[0](maps[0])
+        for feature, conv in zip(maps[1:], self.convs[1:], strict=True):
+            joined = joined + resize(conv(feature), size, align_corners=self.align_corners)
+        return joined.relu_()
