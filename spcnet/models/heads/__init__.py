@@ -14,6 +14,7 @@ from spcnet.models.backbones import Backbone
 from spcnet.models.heads.base import Decoder
 from spcnet.models.heads.deeplab import DeepLabDecoder
 from spcnet.models.heads.linear import linear_classifier
+from spcnet.models.heads.mask2former import Mask2FormerDecoder
 from spcnet.models.heads.prototypes import PrototypeHead
 
 
@@ -21,7 +22,10 @@ def _deeplab(backbone: Backbone, num_classes: int, config: HeadConfig) -> Decode
     return DeepLabDecoder(backbone.channels, backbone.strides, backbone.pyramid)
 
 
-DECODERS: dict[str, Callable[[Backbone, int, HeadConfig], Decoder]] = {"deeplabv3plus": _deeplab}
+DECODERS: dict[str, Callable[[Backbone, int, HeadConfig], Decoder]] = {
+    "deeplabv3plus": _deeplab,
+    "mask2former": Mask2FormerDecoder,
+}
 """Decoder by name: called with the backbone, the number of classes and the settings."""
 
 
