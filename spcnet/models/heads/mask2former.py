@@ -1,7 +1,5 @@
 """Mask2Former (Cheng et al., CVPR 2022): queries that look where their own masks are, and tell a class and a mask each."""
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -34,11 +32,10 @@ class Mask2FormerDecoder(Decoder):
     """
 
     masks = True
-    settings: ClassVar[tuple[str, ...]] = ("channels", "queries", "fixed_queries", "layers", "pixel_decoder", "points")
-    """Names of the settings that it and its losses read."""
+    settings = ("channels", "queries", "fixed_queries", "layers", "pixel_decoder", "points")
 
     def __init__(self, backbone: Backbone, num_classes: int, config: HeadConfig) -> None:
-        super().__init__()
+        super().__init__(backbone, num_classes, config)
         self.places, self.out_channels = backbone.pyramid, config.channels or WIDTH
         width, queries = self.out_channels, number_of_queries(num_classes, config)
         if width % GROUPS:

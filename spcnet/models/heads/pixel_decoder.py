@@ -198,7 +198,8 @@ class DeformableAttention(nn.Module):
             value = values[:, start : start + height * wide].mT.reshape(batch * HEADS, width // HEADS, height, wide)
             start += height * wide
             x, y = offsets[:, :, :, level].unbind(-1)
-            away = torch.stack([x / wide, y / height], dim=-1) + centres[:, None, None].to(offsets.dtype)
+            x, y = x / wide, y / height  # type: ignore[assignment]
+            away = torch.stack([x, y], dim=-1) + centres[:, None, None].to(offsets.dtype)
             grid = 2 * away.transpose(1, 2).flatten(0, 1) - 1  # B·heads N points 2
             sampled = F.grid_sample(value, grid, align_corners=False)
             read = read + (sampled * weights[:, None, :, level]).sum(-1)
@@ -243,8 +244,9 @@ def cell_centres(feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "N 2"]:
     """Where in the image the centre of each cell lies, x and y in 0..1, row by row; in at least single precision."""
     exact = at_least_single(feature)
     height, width = feature.shape[2], feature.shape[3]
-    y, x = ((torch.arange(cells, dtype=exact.dtype, device=feature.device) + 0.5) / cells for cells in (height, width))
-    return torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=1)
+    y = (torch.arange(height, dtype=exact.dtype, device=feature.device) + 0.5) / height
+    x = (torch.arange(width, dtype=exact.dtype, device=feature.device) + 0.5) / width
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).flatten(0, 1)
 
 
 def _normed(conv: nn.Conv2d) -> nn.Sequential:
