@@ -71,7 +71,8 @@ def look_inside(
 ) -> Inside:
     """Show images of one domain to a network and keep what it makes of them.
 
-    Where the network has no pixel embeddings, they are the decoder's features, brought to unit length. Which pixels are
+    Where the network has no pixel embeddings, they are the decoder's features, or what its queries say of
+    a pixel, brought to unit length. Which pixels are
     kept depends on the images' names and the seed alone, each pixel of a class having the same chance.
 
     Args:
@@ -95,6 +96,8 @@ def look_inside(
             layers: list[StyleProjection | None] = [*network.style_layers] or [None] * len(early)
             views.append(tuple(_view(layer, seen) for layer, seen in zip(layers, early, strict=True)))
             embedding = internals_of(output).embedding
+            if isinstance(decoded, tuple):  # of queries: what each says of a cell
+                decoded = decoded[-1].masks
             feature = decoded if embedding is None else embedding
             label = labels_at(batch.label, (feature.shape[2], feature.shape[3]))
             for name, own, classes in zip(batch.name, feature, label, strict=True):
