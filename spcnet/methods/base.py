@@ -102,13 +102,14 @@ class Method(ABC):
         """
         fill(network, stored.tensors, source)
 
-    def prepare(self, network: Any, batch: Batch, model: ModelConfig) -> None:
+    def prepare(self, network: Any, batch: Batch, model: ModelConfig, *, progress: float = 0.0) -> None:
         """Tell the network what the images of a batch do not show, before it is trained on them; nothing by default.
 
         Args:
             network: what `build` made.
             batch: the batch.
             model: the settings that the network was built with.
+            progress: fraction of the run that is done, 0..1.
         """
         return
 
