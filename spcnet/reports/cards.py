@@ -98,24 +98,24 @@ def _model_of(card: Card, run: Run) -> ModelScores | None:
     )
 
 
-def robustness(series: Sequence[Series], cards: Mapping[Path, Card], digits: int) -> str:
+def robustness(series: Sequence[Series], cards: Mapping[Path, Card]) -> str:
     """For each card a line for each run that it knows; empty without cards."""
-    return "".join(_card(series, path, card, digits) for path, card in cards.items())
+    return "".join(_card(series, path, card) for path, card in cards.items())
 
 
-def _card(series: Sequence[Series], path: Path, card: Card, digits: int) -> str:
+def _card(series: Sequence[Series], path: Path, card: Card) -> str:
     known = [(one, run, model) for one, run in each_run(series) if (model := _model_of(card, run)) is not None]
     families = list(card.groups)
     rows = []
     for one, run, model in known:
         found = summary(card, model)
-        benchmark = [percent(found.mpc, digits), percent(found.rpc, digits)] if card.benchmark else []
+        benchmark = [percent(found.mpc), percent(found.rpc)] if card.benchmark else []
         rows.append(
             [
                 f'{swatch(one.color)}{escaped(one.label)}<span class="below std">seed {run.seed}</span>',
-                percent(model.clean, digits),
+                percent(model.clean),
                 *benchmark,
-                *(percent(found.families[family], digits) for family in families),
+                *(percent(found.families[family]) for family in families),
             ]
         )
     severities = ", ".join(map(str, card.severities))
@@ -130,8 +130,7 @@ def _card(series: Sequence[Series], path: Path, card: Card, digits: int) -> str:
     heads = [CLEAN, *(["mPC", "rPC"] if card.benchmark else []), *map(escaped, families)]
     overview = table(["method", *heads], rows, caption=caption, label=f"Robustness on {card.domain}")
     conditions = [
-        [escaped(name), *(_share(model.mean(name), model.clean, digits) for _, _, model in known)]
-        for name in card.conditions
+        [escaped(name), *(_share(model.mean(name), model.clean) for _, _, model in known)] for name in card.conditions
     ]
     detail = table(
         ["condition", *(f"{escaped(one.label)}<br>seed {run.seed}" for one, run, _ in known)],
@@ -148,9 +147,9 @@ def _card(series: Sequence[Series], path: Path, card: Card, digits: int) -> str:
     )
 
 
-def _share(value: float, clean: float, digits: int) -> str:
+def _share(value: float, clean: float) -> str:
     share = value / clean if clean else math.nan
     if not math.isfinite(share):
         return "–"
     lost = round(80 * min(max(1 - share, 0.0), 1.0))
-    return f'<span class="lost" style="--much:{lost}%" title="mIoU {percent(value, digits)} %">{100 * share:.0f}</span>'
+    return f'<span class="lost" style="--much:{lost}%" title="mIoU {percent(value)} %">{100 * share:.0f}</span>'

@@ -18,6 +18,7 @@ from spcnet.reports.html import (
     definitions,
     escaped,
     interval,
+    paragraphs,
     plain,
     ranged,
     swatch,
@@ -114,20 +115,20 @@ def _when(value: object) -> str:
 # --- Every run -------------------------------------------------------------------------------------------------------
 
 
-def details(series: Sequence[Series], digits: int) -> str:
+def details(series: Sequence[Series]) -> str:
     """Every run, folded up."""
-    return "".join(_run_details(run, one, digits) for one, run in each_run(series))
+    return "".join(_run_details(run, one) for one, run in each_run(series))
 
 
-def _run_details(run: Run, one: Series, digits: int) -> str:
+def _run_details(run: Run, one: Series) -> str:
     final = run.final
     confusions = "".join(_confusion(run, role) for role in _ROLES)
     config = yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True, width=100)
     environment = json.dumps(run.environment, indent=2, ensure_ascii=False) if run.environment else ""
-    unseen = f" · unseen {percent(final.mean_unseen_miou, digits)} %" if final.mean_unseen_miou is not None else ""
+    unseen = f" · unseen {percent(final.mean_unseen_miou)} %" if final.mean_unseen_miou is not None else ""
     return (
         f"<details><summary>{swatch(one.color)}<b>{escaped(one.label)}</b> · seed {run.seed}{unseen} · "
-        f"{escaped(run.folder.name)}</summary>{_domains(run, digits)}<h3>Classes</h3>{_class_tables(run, digits)}"
+        f"{escaped(run.folder.name)}</summary>{_domains(run)}<h3>Classes</h3>{_class_tables(run)}"
         f'<h3>Confusion</h3><div class="plots large">{confusions}</div>'
         f"<h3>Configuration</h3><pre>{escaped(config)}</pre>"
         + (f"<h3>Environment</h3><pre>{escaped(environment)}</pre>" if environment else "")
@@ -135,15 +136,15 @@ def _run_details(run: Run, one: Series, digits: int) -> str:
     )
 
 
-def _domains(run: Run, digits: int) -> str:
+def _domains(run: Run) -> str:
     columns: list[tuple[str, Any]] = [
         ("role", lambda d: d.role),
         ("images", lambda d: str(d.images)),
-        ("mIoU in %", lambda d: percent(d.miou, digits)),
-        ("95 % interval", lambda d: interval(d.interval, digits)),
-        ("pixels right in %", lambda d: percent(d.pixel_accuracy, digits)),
-        ("mean accuracy in %", lambda d: "" if d.mean_accuracy is None else percent(d.mean_accuracy, digits)),
-        ("weighted IoU in %", lambda d: "" if d.weighted_iou is None else percent(d.weighted_iou, digits)),
+        ("mIoU in %", lambda d: percent(d.miou)),
+        ("95 % interval", lambda d: interval(d.interval)),
+        ("pixels right in %", lambda d: percent(d.pixel_accuracy)),
+        ("mean accuracy in %", lambda d: "" if d.mean_accuracy is None else percent(d.mean_accuracy)),
+        ("weighted IoU in %", lambda d: "" if d.weighted_iou is None else percent(d.weighted_iou)),
         ("absent classes", lambda d: escaped(", ".join(d.absent) or "none")),
     ]
     domains = run.final.domains
@@ -158,10 +159,9 @@ def _domains(run: Run, digits: int) -> str:
     )
 
 
-def _class_tables(run: Run, digits: int) -> str:
+def _class_tables(run: Run) -> str:
     shown = _class_table(
         run,
-        digits,
         lambda domain: domain.iou,
         caption="IoU in %; grey where the class has no truth pixel, so that its IoU says nothing about it.",
         label="IoU of this run by class and domain",
@@ -169,14 +169,12 @@ def _class_tables(run: Run, digits: int) -> str:
     if any(domain.precision or domain.recall for domain in run.final.domains.values()):
         precision = _class_table(
             run,
-            digits,
             lambda domain: domain.precision,
             caption="Precision in %: of the pixels taken for a class, the share that has it; a dash where it was never seen.",
             label="Precision of this run by class and domain",
         )
         recall = _class_table(
             run,
-            digits,
             lambda domain: domain.recall,
             caption="Recall in %: of the pixels of a class, the share that was found; a dash where it has none.",
             label="Recall of this run by class and domain",
@@ -186,9 +184,9 @@ def _class_tables(run: Run, digits: int) -> str:
     return shown
 
 
-def _class_table(run: Run, digits: int, values: Any, *, caption: str, label: str) -> str:
+def _class_table(run: Run, values: Any, *, caption: str, label: str) -> str:
     def cell(domain: DomainResult, name: str) -> str:
-        text = percent(values(domain).get(name), digits)
+        text = percent(values(domain).get(name))
         return f'<span class="even">{text}</span>' if name in domain.absent else text
 
     final = run.final
@@ -236,7 +234,7 @@ def top_confusions(
 
 def reading(table: Table) -> str:
     """What the words and figures of the page mean."""
-    paragraphs = [
+    texts = [
         "<b>mIoU</b>: for each class, the pixels that are both truly and predictedly of the class, divided by those that are "
         "either; all pixels of a domain together, at the size of its labels. The mean over classes is the domain's mIoU, and "
         "a mean over domains weighs each domain alike.",
@@ -253,8 +251,8 @@ def reading(table: Table) -> str:
         "<b>Unseen</b> domains are used for scoring only, and the scores are those of the last evaluation of each run, not of its best.",
     ]
     if table.baseline is not None and len(table.rows) > 1:
-        paragraphs.append(
+        texts.append(
             f"<b>Gap</b>: difference of the means of the unseen domains to {escaped(table.baseline)}, in points of mIoU "
             "(not in per cent of its score)."
         )
-    return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+    return paragraphs(texts)

@@ -188,14 +188,7 @@ PUBLISHED: tuple[Published, ...] = (
     # Trained on Cityscapes
     _row("SCSD", "ResNet-50, CLIP text", "cityscapes", (52.25, 62.51, 51.00, 39.77), _SCSD),
     *(
-        _row(
-            method,
-            backbone,
-            "cityscapes",
-            scores,
-            _copied(method, f"Table 2 of {_FUSER}"),
-            verified=False,
-        )
+        _row(method, backbone, "cityscapes", scores, _copied(method, f"Table 2 of {_FUSER}"), verified=False)
         for method, backbone, scores in (
             ("SHADE", "ResNet-101", (50.95, 60.67)),
             ("SAN-SAW", "ResNet-101", (54.73, 61.27)),

@@ -40,15 +40,7 @@ from spcnet.reports.aggregate import (
 from spcnet.reports.runs import Run, load_run
 from spcnet.reports.tables import batch_size, flatten, group_runs
 from spcnet.runs import OpenRun, check_unseen
-from spcnet.studies.sweep_processes import (
-    GPU,
-    Planned,
-    Training,
-    claimed,
-    counted,
-    run_trainings,
-    shares_of_machine,
-)
+from spcnet.studies.sweep_processes import GPU, Planned, Training, claimed, counted, run_trainings, shares_of_machine
 from spcnet.training_process import STOPPED
 
 SUMMARY_FILE, MARKDOWN_FILE, LATEX_FILE = "sweep.json", "table.md", "table.tex"
@@ -162,12 +154,7 @@ def plan(
 
 
 def sweep(
-    planned: Sequence[Planned],
-    *,
-    output: Path,
-    jobs: int = 1,
-    rule: str = "last",
-    console: Console | None = None,
+    planned: Sequence[Planned], *, output: Path, jobs: int = 1, rule: str = "last", console: Console | None = None
 ) -> dict[str, Any]:
     """Make the runs that are not done yet, and write table.md, table.tex and sweep.json over all that are.
 
