@@ -19,6 +19,7 @@ from rich.box import SIMPLE_HEAD
 
 from spcnet.formatting import markdown_table, percent
 from spcnet.reports.html import counted
+from spcnet.reports.plain import to_plain
 
 CLEAN = "clean"
 """The condition in which images are as they are."""
@@ -169,20 +170,11 @@ def summary(card: Card, model: ModelScores) -> Summary:
 
 def as_json(card: Card) -> dict[str, Any]:
     """The card as plain values, with the summaries; what is not a number is None."""
-    values = dataclasses.asdict(card)
+    values: dict[str, Any] = to_plain(card)
     for model, own in zip(card.models, values["models"], strict=True):
-        own["summary"] = dataclasses.asdict(summary(card, model))
-        own["relative"] = {name: model.mean(name) / model.clean if model.clean else None for name in card.conditions}
-    plain: dict[str, Any] = _plain(values)
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        own["summary"] = to_plain(summary(card, model))
+        own["relative"] = to_plain({name: ratio(model.mean(name), model.clean) for name in card.conditions})
+    return values
 
 
 class _Overview:

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from spcnet.config import RunConfig, as_dict, decides, plain_lists, recipe_path
 from spcnet.engine import records
-from spcnet.errors import SpcnetError, UsageError, unknown_name_error
+from spcnet.errors import SpcnetError, UsageError, one_line, unknown_name_error
 from spcnet.files import write_text
 from spcnet.methods import method_named
 from spcnet.options import OptionParser, add_run_options
@@ -282,7 +282,7 @@ def _reader(recipe: Path) -> Callable[[Mapping[str, str]], RunConfig]:
         try:
             found = parser.instantiate(parser.parse_args(given))
         except jsonargparse.ArgumentError as error:
-            raise UsageError(f"the recipe {recipe} with these settings: {' '.join(str(error).split())}") from error
+            raise UsageError(f"the recipe {recipe} with these settings: {one_line(error)}") from error
         return RunConfig(**{name: found[name] for name in RunConfig.__dataclass_fields__})
 
     return read
