@@ -29,35 +29,36 @@ from spcnet.reports.series import Series, each_run
 from spcnet.reports.tables import Table
 
 _ROLES: tuple[Role, Role] = ("source", "unseen")
+_PATHS = {
+    "Backbone": "model.backbone",
+    "Start of the backbone": "model.weights",
+    "Output stride": "model.output_stride",
+    "Sources": "data.sources",
+    "Targets": "data.targets",
+    "Label space": "data.space",
+    "Image size": "data.size",
+    "Images per domain in a batch": "data.images_per_domain",
+    "Iterations": "training.iterations",
+    "Learning rate": "training.learning_rate",
+    "Precision": "training.precision",
+}
+_ENVIRONMENT = {"Device": "device", "spcnet": "spcnet", "PyTorch": "torch", "Python": "python", "Platform": "platform"}
 
 
 def setting(series: Sequence[Series]) -> str:
     """What the runs share, and in what they differ."""
     runs = [run for _, run in each_run(series)]
-    paths = {
-        "Backbone": "model.backbone",
-        "Start of the backbone": "model.weights",
-        "Output stride": "model.output_stride",
-        "Sources": "data.sources",
-        "Targets": "data.targets",
-        "Label space": "data.space",
-        "Image size": "data.size",
-        "Images per domain in a batch": "data.images_per_domain",
-        "Iterations": "training.iterations",
-        "Learning rate": "training.learning_rate",
-        "Precision": "training.precision",
-    }
     methods = "; ".join(
         f"{one.label} (seed{'s' if len(one.group.runs) > 1 else ''} {', '.join(str(r.seed) for r in one.group.runs)})"
         for one in series
     )
     entries = [("Methods", methods)]
-    for words, path in paths.items():
-        join = " × " if path == "data.size" else ", "
-        values = [plain(run.setting(path), join) for run in runs]
-        entries.append(
-            (words, _agreed(runs, [value or "its own" for value in values] if path == "data.size" else values))
-        )
+    for words, path in _PATHS.items():
+        is_size = path == "data.size"
+        values = [
+            plain(run.setting(path), " × " if is_size else ", ") or ("its own" if is_size else "") for run in runs
+        ]
+        entries.append((words, _agreed(runs, values)))
     entries.append(("Classes", _agreed(runs, [f"{len(run.final.classes)}" for run in runs])))
     entries.append(("Scored after", _agreed(runs, [f"{run.final.iteration} iterations" for run in runs])))
     entries.append(("Way of scoring", _agreed(runs, [run.final.manner for run in runs])))
@@ -69,14 +70,7 @@ def setting(series: Sequence[Series]) -> str:
         ("Scoring time", [sum(d.seconds for d in run.final.domains.values()) for run in runs], duration),
     ]
     entries += [(words, f"{found} per run") for words, values, say in times if (found := ranged(values, say))]
-    environment = {
-        "Device": "device",
-        "spcnet": "spcnet",
-        "PyTorch": "torch",
-        "Python": "python",
-        "Platform": "platform",
-    }
-    for words, key in environment.items():
+    for words, key in _ENVIRONMENT.items():
         entries.append((words, _agreed(runs, [plain(run.environment.get(key)) for run in runs])))
     entries.append(("Git commit", _agreed(runs, [plain(run.environment.get("git_commit"))[:12] for run in runs])))
     started = sorted(filter(None, (_when(run.environment.get("started")) for run in runs)))
@@ -159,46 +153,37 @@ def _domains(run: Run) -> str:
     )
 
 
+_CLASS_TABLES = {
+    "iou": ("IoU", "IoU in %; grey where the class has no truth pixel, so that its IoU says nothing about it."),
+    "precision": (
+        "Precision",
+        "Precision in %: of the pixels taken for a class, the share that has it; a dash where it was never seen.",
+    ),
+    "recall": ("Recall", "Recall in %: of the pixels of a class, the share that was found; a dash where it has none."),
+}
+"""What a table of the classes shows, field of `DomainResult` → name and caption."""
+
+
 def _class_tables(run: Run) -> str:
-    shown = _class_table(
-        run,
-        lambda domain: domain.iou,
-        caption="IoU in %; grey where the class has no truth pixel, so that its IoU says nothing about it.",
-        label="IoU of this run by class and domain",
-    )
+    shown = _class_table(run, "iou")
     if any(domain.precision or domain.recall for domain in run.final.domains.values()):
-        precision = _class_table(
-            run,
-            lambda domain: domain.precision,
-            caption="Precision in %: of the pixels taken for a class, the share that has it; a dash where it was never seen.",
-            label="Precision of this run by class and domain",
-        )
-        recall = _class_table(
-            run,
-            lambda domain: domain.recall,
-            caption="Recall in %: of the pixels of a class, the share that was found; a dash where it has none.",
-            label="Recall of this run by class and domain",
-        )
-        tables = f'<div class="plots large">{precision}{recall}</div>'
+        tables = f'<div class="plots large">{_class_table(run, "precision")}{_class_table(run, "recall")}</div>'
         shown += f"<details><summary>Precision and recall</summary>{tables}</details>"
     return shown
 
 
-def _class_table(run: Run, values: Any, *, caption: str, label: str) -> str:
+def _class_table(run: Run, field: str) -> str:
     def cell(domain: DomainResult, name: str) -> str:
-        text = percent(values(domain).get(name))
+        text = percent(getattr(domain, field).get(name))
         return f'<span class="even">{text}</span>' if name in domain.absent else text
 
-    final = run.final
-    return table(
-        ["class", *map(breakable, final.domains)],
-        [
-            [swatch(css_rgb(color)) + escaped(name), *(cell(domain, name) for domain in final.domains.values())]
-            for name, color in zip(final.classes, final.colors, strict=True)
-        ],
-        caption=caption,
-        label=label,
-    )
+    final, (words, caption) = run.final, _CLASS_TABLES[field]
+    rows = [
+        [swatch(css_rgb(color)) + escaped(name), *(cell(domain, name) for domain in final.domains.values())]
+        for name, color in zip(final.classes, final.colors, strict=True)
+    ]
+    heads = ["class", *map(breakable, final.domains)]
+    return table(heads, rows, caption=caption, label=f"{words} of this run by class and domain")
 
 
 def _confusion(run: Run, role: Role) -> str:
