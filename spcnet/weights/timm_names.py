@@ -153,7 +153,7 @@ def _of_dinov2(tensors: Tensors) -> Tensors:
 
 def _of_dinov3(tensors: Tensors) -> Tensors:
     """Timm's DINOv3: biases of queries and values by themselves, of keys none; a plain MLP is `fc1`, `fc2`."""
-    found = {}
+    found: Tensors = {}
     gated = any(".mlp.fc1_g." in name for name in tensors)
     for name, value in _of_vit(tensors).items():
         if name.endswith(("bias_mask", ".periods")) or name.startswith(("local_cls_norm.", "rope")):
