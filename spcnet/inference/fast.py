@@ -25,7 +25,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from spcnet.models.backbones.torchvision import NormedBlock
-from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder, resize
+from spcnet.models.heads.base import resize
+from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder
 from spcnet.models.network import Segmentor
 from spcnet.numerics import device_of
 
@@ -322,7 +323,7 @@ class UpsampledConv(nn.Module):
 
 def _upsampling(cells: int, size: int, device: torch.device) -> Float[Tensor, "size 3 cells"]:
     """How much each cell of a row counts in what each tap of three meets after upsampling; padding is zero."""
-    spread = resize(torch.eye(cells, device=device)[None, None], (size, cells))[0, 0]
+    spread = resize(torch.eye(cells, device=device)[None, None], (size, cells), align_corners=True)[0, 0]
     padded = F.pad(spread, (0, 0, 1, 1))
     return torch.stack([padded[tap : tap + size] for tap in range(3)], dim=1)
 

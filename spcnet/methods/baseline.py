@@ -7,14 +7,15 @@ from torch import Tensor, nn
 
 from spcnet.config import LossConfig, ModelConfig
 from spcnet.distributed import Reduce
-from spcnet.errors import UsageError, lookup
+from spcnet.errors import UsageError
 from spcnet.losses.clustering import labels_at
 from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
 from spcnet.methods.base import Method, Terms
 from spcnet.models.backbones import Backbone, backbone_info, build_backbone
-from spcnet.models.heads import CLASSIFIERS, DECODERS
+from spcnet.models.heads import CLASSIFIERS, decoder_named
+from spcnet.models.heads.base import Decoder
 from spcnet.models.heads.linear import auxiliary_head
-from spcnet.models.network import Segmentor
+from spcnet.models.network import Segmentor, auxiliary_place
 from spcnet.models.pseudo import StyleClusters
 from spcnet.types import Batch, SegOutput
 from spcnet.weights.imagenet import load_imagenet
@@ -34,10 +35,14 @@ class Baseline(Method):
         return False
 
     def check(self, model: ModelConfig) -> None:
-        """Also refuse an unknown backbone or decoder, and settings of style layers where there are none."""
+        """Also refuse an unknown backbone or decoder, settings that the decoder or the method would ignore, and clusters of queries."""
         super().check(model)
         backbone_info(model.backbone)
-        lookup(model.decoder, DECODERS, "decoder")
+        if decoder_named(model.decoder, model.head).masks and self.classifier != "linear":
+            raise UsageError(
+                f"the method {self.name} classifies pixels by {self.classifier}, and the decoder {model.decoder} classifies "
+                "queries and no pixels: choose another decoder (segformer, conv4), or a method that does not cluster"
+            )
         if not self.styled and model.style.mode is not None:
             raise UsageError(
                 f"model.style.mode is {model.style.mode!r}, but the method {self.name} has no style layers: "
@@ -61,14 +66,13 @@ class Baseline(Method):
             load_imagenet(backbone, backbone_info(model.backbone), model.weights)
         self.make_norms(backbone, model)
         channels = backbone.channels
-        decoder = DECODERS[model.decoder](backbone, num_classes, model.head)
-        classifier = CLASSIFIERS[self.classifier]
+        decoder = decoder_named(model.decoder, model.head)(backbone, num_classes, model.head)
         return Segmentor(
             backbone,
             decoder,
-            None if decoder.masks else classifier(decoder.out_channels, num_classes, num_domains, model.clustering),
+            None if decoder.masks else self.make_classifier(decoder, num_classes, num_domains, model),
             taps=self.make_taps(model, num_domains, backbone),
-            auxiliary=auxiliary_head(channels[backbone.pyramid[-2]], num_classes)
+            auxiliary=auxiliary_head(channels[auxiliary_place(backbone)], num_classes)
             if model.auxiliary_weight > 0
             else None,
             clusters=StyleClusters(num_domains, channels[backbone.style_places[0]], distance=model.style.distance)
@@ -96,6 +100,13 @@ class Baseline(Method):
         strange = [number for number in model.loss.strict if not 0 <= number < num_classes]
         if strange:
             raise UsageError(f"loss.strict names the classes {strange}: they are 0..{num_classes - 1}")
+
+    def make_classifier(self, decoder: Decoder, num_classes: int, num_domains: int, model: ModelConfig) -> nn.Module:
+        """What makes class scores of the decoder's features."""
+        made = CLASSIFIERS[self.classifier](decoder.out_channels, num_classes, num_domains, model.clustering)
+        if self.classifier == "linear":
+            decoder.start_classifier(made)
+        return made
 
     def make_norms(self, backbone: Backbone, model: ModelConfig) -> None:
         """Change the backbone's norms, once it has its pretrained weights."""

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from spcnet.config import ModelConfig
 from spcnet.distributed import Reduce
+from spcnet.errors import UsageError
 from spcnet.losses.whitening import covariance, whitening_loss
 from spcnet.methods.base import Terms
 from spcnet.methods.baseline import Baseline
-from spcnet.models.backbones import Backbone, backbone_info
+from spcnet.models.backbones import BACKBONES, Backbone, backbone_info
 from spcnet.models.network import Segmentor
 from spcnet.models.norm_slots import fill_slots, slots_of
 from spcnet.models.whitening import InstanceWhitening, Kind, outputs_of
@@ -28,6 +29,16 @@ class RobustNet(Baseline):
 
     norm: Kind | None = None
     """What it puts into the slots; None leaves them empty."""
+
+    def check(self, model: ModelConfig) -> None:
+        """Also refuse a backbone that has no place for the method's norms."""
+        super().check(model)
+        if self.norm is not None and model.norms is None and not backbone_info(model.backbone).norm_slots:
+            slotted = [name for name, info in BACKBONES.items() if info.norm_slots]
+            raise UsageError(
+                f"the method {self.name} puts norms into slots of the backbone, and {model.backbone} has none: choose a "
+                f"backbone that has ({', '.join(slotted)}), or another method"
+            )
 
     def make_norms(self, backbone: Backbone, model: ModelConfig) -> None:
         """Fill the backbone's slots with the method's norm, or as `model.norms` says."""

@@ -9,8 +9,7 @@ from torch import SymInt, Tensor, nn
 
 from spcnet.errors import UsageError
 from spcnet.models.backbones import Backbone
-from spcnet.models.heads.base import Decoder
-from spcnet.models.heads.deeplab import resize
+from spcnet.models.heads.base import Decoder, resize
 from spcnet.models.heads.prototypes import PrototypeHead
 from spcnet.models.pseudo import StyleClusters
 from spcnet.models.recompute import recomputed
@@ -32,7 +31,7 @@ class Segmentor(Network):
         classifier: gives scores for the decoder's features; None behind a decoder with `masks`.
         taps: by place of the backbone, a layer that replaces the feature map there. It returns the new map, or a named
             tuple that has it as `feature`.
-        auxiliary: head on the map before the deepest, or None.
+        auxiliary: head on the map at `auxiliary_place`, or None.
         clusters: what tells an image's domain from its style, or None where each batch says it.
     """
 
@@ -81,8 +80,8 @@ class Segmentor(Network):
         before: dict[str, Tensor] = {}
         taps = dict(zip(self.tapped, self.styles, strict=True))
         auxiliary = self.auxiliary if self.training else None
-        *_, second_deepest, _ = self.backbone.pyramid
-        read = self.decoder.places if auxiliary is None else (*self.decoder.places, second_deepest)
+        beside = auxiliary_place(self.backbone)
+        read = self.decoder.places if auxiliary is None else (*self.decoder.places, beside)
 
         def tap(place: str, feature: Tensor) -> Tensor:
             if place not in taps:
@@ -100,7 +99,8 @@ class Segmentor(Network):
         classified = semantic_logits(masks[-1]) if self.classifier is None else self.classifier(decoded)
         scores = classified if isinstance(classified, Tensor) else classified.scores
         # Whole planes of a class: what cross-entropy reads fastest.
-        logits = resize(scores.contiguous(), (prepared.shape[2], prepared.shape[3]))
+        whole = (prepared.shape[2], prepared.shape[3])
+        logits = resize(scores.contiguous(), whole, align_corners=self.decoder.align_corners)
         if self.backbone.pixel_multiple > 1:
             logits = logits[:, :, : size[0], : size[1]]
         restyled = [result for result in results if isinstance(result, Restyled)]
@@ -111,7 +111,7 @@ class Segmentor(Network):
             extras = Internals(tuple(layer.stats for layer in restyled), weights, embedding)
         return SegOutput(
             logits=logits,
-            auxiliary=None if auxiliary is None else self._part(auxiliary, maps[second_deepest]),
+            auxiliary=None if auxiliary is None else self._part(auxiliary, maps[beside]),
             extras=extras,
             masks=masks if self.training else (),
         )
@@ -145,6 +145,11 @@ class Segmentor(Network):
         if self.prototype_head is not None:
             return self.prototype_head.prototypes.shape[1]
         return len(self.style_layers[0].base_mean) if self.style_layers else None
+
+
+def auxiliary_place(backbone: Backbone) -> str:
+    """Place of the map that the auxiliary head reads: the last but one of the pyramid, or the only one."""
+    return backbone.pyramid[-2:][0]
 
 
 def semantic_logits(prediction: MaskPrediction) -> Float[Tensor, "B K h w"]:

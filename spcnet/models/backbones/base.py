@@ -53,6 +53,8 @@ class Backbone(nn.Module):
             self.register_buffer("shift", (ours[0] - ours[2]) / ours[3], persistent=False)
         self.published: dict[str, str] = {}
         """Name of each tensor in files of pretrained weights, by its name here."""
+        self.fitted: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+        """Brings tensors by those names to the shapes that they have here."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -130,8 +132,9 @@ class BackboneInfo(NamedTuple):
     """What is known of a backbone before it is built."""
 
     summary: str
-    build: Callable[[int, FeaturesConfig], Backbone]
-    """Makes it with random weights for an output stride, at which the deepest of its maps then lies, and settings."""
+    build: Callable[[int | None, FeaturesConfig], Backbone]
+    """Makes it with random weights for an output stride, at which the deepest of its maps then lies (None: where it does of
+    itself), and settings."""
     weights: str = ""
     """What its ImageNet weights are called where they come from."""
     download: Callable[[], dict[str, Tensor]] | None = None
@@ -140,3 +143,7 @@ class BackboneInfo(NamedTuple):
     """Beginnings of the published names that those weights do not have in the right shape."""
     norm_slots: tuple[str, ...] = ()
     """Where RobustNet puts instance norms and whitening, see `spcnet.models.norm_slots`."""
+    convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+    """Brings the names that files have to the published ones, where `spcnet.weights.imagenet` does not know them."""
+    known: frozenset[str] = frozenset()
+    """Published names of the whole classifier; what of them the backbone does not take is left out of a file."""
