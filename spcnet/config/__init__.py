@@ -16,10 +16,8 @@ from spcnet.config.fields import (
     LoggingConfig,
     LossConfig,
     ModelConfig,
-    Precision,
     RunConfig,
     StyleConfig,
-    TrainingConfig,
     Weighting,
     WhiteningConfig,
     decides,
@@ -40,6 +38,7 @@ from spcnet.config.options import (
     plain_lists,
 )
 from spcnet.config.recipes import as_dict, from_dict, read_sets, recipe_path, recipes_folder, settled
+from spcnet.config.training import Precision, TrainingConfig
 
 __all__ = [
     "METADATA",

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from spcnet.config.domains import DomainSpec, OwnSet
 from spcnet.config.options import Decides, Option, Settings, option, require, walk
+from spcnet.config.training import TrainingConfig
 
 OUTPUT_STRIDES = (8, 16, 32)
-Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 
 
 @dataclass(frozen=True)
@@ -320,56 +320,6 @@ class DataConfig(Settings, group="data"):
         if not self.pseudo_domains:
             return self.sources
         return [f"{self.sources[0]}#{number + 1}" for number in range(self.pseudo_domains)]
-
-
-@dataclass(frozen=True)
-class TrainingConfig(Settings, group="training"):
-    """The loop: stochastic gradient descent for a number of iterations."""
-
-    iterations: int = option("schedule", 40_000, least=1, compared="number of iterations")
-    """Optimiser steps."""
-    learning_rate: float = option("schedule", 0.01, above=0)
-    """Learning rate at the start."""
-    momentum: float = option("result", 0.9, least=0, below=1)
-    """Momentum of stochastic gradient descent."""
-    weight_decay: float = option("result", 5e-4, least=0)
-    """Weight decay."""
-    poly_power: float = option("schedule", 0.9, least=0)
-    """Exponent of the schedule: the learning rate falls as (1 - iteration/iterations)^power."""
-    restart: float = option("schedule", 1.0, above=0, most=1, noun="a fraction of the run")
-    """Share of the run after which the schedule starts again (RobustNet's scl-poly, there when borders stop being relaxed); 1 for never."""
-    restart_factor: float = option("schedule", 1.0, above=0)
-    """Factor on the learning rate at the restart."""
-    restart_power: float = option("schedule", 1.5, least=0)
-    """Exponent of the schedule after the restart."""
-    seed: int = option("order", 0, least=0)
-    """Seed of everything random."""
-    log_every: int = option("place", 20, least=1)
-    """Iterations between two lines of the training log."""
-    checkpoint_every: int = option("place", 500, least=1)
-    """Iterations between two checkpoints."""
-    evaluate_every: int = option("place", 0, least=0, zero="at the end only")
-    """Iterations between two evaluations during training; 0 evaluates at the end only."""
-    accelerator: str = option("place", "auto")
-    """Where to compute: auto, cpu, cuda or mps."""
-    devices: int | str = option("place", 1)
-    """How many devices, a process on each, or 'auto' for all; what torchrun or srun started needs no number."""
-    nodes: int = option("place", 1, least=1)
-    """Number of machines, each with `devices` devices."""
-    accumulate: int = option("result", 1, least=1)
-    """Micro-batches of gradient accumulation before an optimiser step, so that only one has to fit into memory; data.images_per_domain is of one part and process."""
-    freeze_batchnorm: bool = option("result", False)
-    """Batch norms keep the statistics that they have, for small batches or a finished network."""
-    precision: Precision = option("result", "32-true")
-    """Precision: 32-true, bf16-mixed, 16-mixed or 64-true."""
-    deterministic: bool = option("place", True)
-    """Refuse operations that do not repeat bit for bit, where the device offers others."""
-    profile: int = option("place", 0, least=0, zero="off", unit="steps")
-    """Steps, after a warm-up, whose operations are timed by torch.profiler and written to the run's folder profile/; 0 for none."""
-    compile: bool = option("place", False)
-    """Translate the network's forward and backward into code for this device first (torch.compile): the first step takes minutes, the others are faster."""
-    activation_checkpointing: bool = option("place", False)
-    """Compute backbone and decoder again for their gradients instead of keeping what they computed: less memory, more time; the losses are the same."""
 
 
 @dataclass(frozen=True)
