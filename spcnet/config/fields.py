@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from spcnet.config.adapters import AdapterConfig
 from spcnet.config.domains import DomainSpec, OwnSet
 from spcnet.config.options import Decides, Option, Settings, option, require, walk
 from spcnet.config.training import TrainingConfig
@@ -110,8 +111,8 @@ class FeaturesConfig(Settings, group="model.features"):
     """Side of a vision transformer's patches. Default: 16 for weights of patch 14, whose kernel and positions are then resampled, else the model's own."""
     resample: Literal["plain", "exact"] = option("result", "plain")
     """How patch kernel and position embedding are brought to another size: bicubic interpolation as DINOv2's, Rein's and SoMA's code has it (plain), or pseudo-inverse kernel resize and antialiased positions, timm's default (exact)."""
-    pyramid: Literal["resize", "deconv", "none"] = option("result", "resize")
-    """How a vision transformer's maps come to the strides 4, 8, 16 and 32: bilinear resize, learned transposed convolutions, or not at all."""
+    pyramid: Literal["resize", "deconv", "none"] | None = option("result", None)
+    """How a vision transformer's maps come to the strides 4, 8, 16 and 32: bilinear resize, learned transposed convolutions, or not at all. Default: resize, or none for the decoder conv4."""
     drop_path: float = option("result", 0.0, least=0, below=1, noun="a probability")
     """Stochastic depth of the last block, growing linearly over the depth."""
 
@@ -136,30 +137,6 @@ class HeadConfig(Settings, group="model.head"):
     """Last blocks of the vision transformer that eomt's queries go through."""
     points: int = option("result", 12_544, least=1)
     """Points at which the mask losses are evaluated."""
-
-
-@dataclass(frozen=True)
-class AdapterConfig(Settings, group="model.adapter"):
-    """What of the backbone is trained."""
-
-    kind: Literal["full", "frozen", "lora", "rein"] = option("result", "full", compared="adapter")
-    """Everything (full), nothing (frozen), low-rank updates of its layers (lora), or tokens beside its features (rein)."""
-    rank: int = option("result", 16, least=1)
-    """Rank of LoRA's updates, and of Rein's tokens."""
-    alpha: float | None = option("result", None, above=0)
-    """LoRA's update is scaled by alpha/rank; default: as the rank."""
-    targets: list[str] = option("result", factory=lambda: ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"])
-    """Patterns of the names of the layers that LoRA adapts, linear ones or convolutions; * stands for anything."""
-    start: Literal["default", "soma", "qr"] = option("result", "default")
-    """How LoRA starts: at zero (default), from the smallest singular triplets (soma), or from a pivoted QR decomposition (qr); all begin with the pretrained network."""
-    first_block: int = option("result", 0, least=0)
-    """The first block or stage that LoRA or Rein adapts."""
-    dropout: float = option("result", 0.0, least=0, below=1, noun="a probability")
-    """Dropout before LoRA's update."""
-    biases: bool = option("result", False)
-    """Train the biases of the layers that LoRA adapts, too."""
-    tokens: int = option("result", 100, least=2)
-    """Rein's tokens for each block."""
 
 
 @dataclass(frozen=True)
