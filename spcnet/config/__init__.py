@@ -3,10 +3,10 @@
 No torch in here: a recipe can be checked, printed and compared without loading a framework.
 """
 
+from spcnet.config.adapters import AdapterConfig
 from spcnet.config.domains import Color, DomainSpec, OwnSet, read_color
 from spcnet.config.fields import (
     OUTPUT_STRIDES,
-    AdapterConfig,
     AugmentationConfig,
     ClusteringConfig,
     DataConfig,

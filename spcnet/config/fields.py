@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from spcnet.config.adapters import AdapterConfig
 from spcnet.config.domains import DomainSpec, OwnSet
 from spcnet.config.options import Decides, Option, Settings, option, require, walk
 from spcnet.config.training import TrainingConfig
@@ -110,8 +111,8 @@ class FeaturesConfig(Settings, group="model.features"):
     """Side of a vision transformer's patches. Default: 16 for weights of patch 14, whose kernel and positions are then resampled, else the model's own."""
     resample: Literal["plain", "exact"] = option("result", "plain")
     """How patch kernel and position embedding are brought to another size: bicubic interpolation as DINOv2's, Rein's and SoMA's code has it (plain), or pseudo-inverse kernel resize and antialiased positions, timm's default (exact)."""
-    pyramid: Literal["resize", "deconv", "none"] = option("result", "resize")
-    """How a vision transformer's maps come to the strides 4, 8, 16 and 32: bilinear resize, learned transposed convolutions, or not at all."""
+    pyramid: Literal["resize", "deconv", "none"] | None = option("result", None)
+    """How a vision transformer's maps come to the strides 4, 8, 16 and 32: bilinear resize, learned transposed convolutions, or not at all. Default: resize, or none for the decoder conv4."""
     drop_path: float = option("result", 0.0, least=0, below=1, noun="a probability")
     """Stochastic depth of the last block, growing linearly over the depth."""
 
@@ -139,30 +140,6 @@ class HeadConfig(Settings, group="model.head"):
 
 
 @dataclass(frozen=True)
-class AdapterConfig(Settings, group="model.adapter"):
-    """What of the backbone is trained."""
-
-    kind: Literal["full", "frozen", "lora", "rein"] = option("result", "full", compared="adapter")
-    """Everything (full), nothing (frozen), low-rank updates of its layers (lora), or tokens beside its features (rein)."""
-    rank: int = option("result", 16, least=1)
-    """Rank of LoRA's updates, and of Rein's tokens."""
-    alpha: float | None = option("result", None, above=0)
-    """LoRA's update is scaled by alpha/rank; default: as the rank."""
-    targets: list[str] = option("result", factory=lambda: ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"])
-    """Patterns of the names of the layers that LoRA adapts, linear ones or convolutions; * stands for anything."""
-    start: Literal["default", "soma", "qr"] = option("result", "default")
-    """How LoRA starts: at zero (default), from the smallest singular triplets (soma), or from a pivoted QR decomposition (qr); all begin with the pretrained network."""
-    first_block: int = option("result", 0, least=0)
-    """The first block or stage that LoRA or Rein adapts."""
-    dropout: float = option("result", 0.0, least=0, below=1, noun="a probability")
-    """Dropout before LoRA's update."""
-    biases: bool = option("result", False)
-    """Train the biases of the layers that LoRA adapts, too."""
-    tokens: int = option("result", 100, least=2)
-    """Rein's tokens for each block."""
-
-
-@dataclass(frozen=True)
 class ModelConfig(Settings, group="model"):
     """The network."""
 
@@ -176,8 +153,8 @@ class ModelConfig(Settings, group="model"):
     """What makes class scores of the backbone's feature maps: deeplabv3plus, linear, conv4, segformer, mask2former or eomt."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """Settings of the decoder."""
-    output_stride: int = option("result", 16, choices=OUTPUT_STRIDES, compared="output stride")
-    """Image size divided by the size of the deepest feature map: 8, 16 or 32. Smaller is finer and costs more."""
+    output_stride: int | None = option("result", 16, choices=OUTPUT_STRIDES, compared="output stride")
+    """Image size divided by the size of the deepest feature map: 8, 16 or 32, or null for the backbone's own. Smaller is finer and costs more; a backbone of timm that cannot be dilated takes its own alone."""
     weights: str | None = option("result", "imagenet", compared="start of the backbone")
     """Where the backbone starts: 'imagenet' (downloaded by torchvision), a local file (FILE#NAME for one of several networks in it), or null for random values."""
     style: StyleConfig = field(default_factory=StyleConfig)
