@@ -338,12 +338,17 @@ class Trainer:
     def _losses(self, network: nn.Module, batch: Batch, progress: float, reduce: distributed.Reduce) -> StepResult:
         # No name for the network's output: scores and embeddings are given back as soon as their gradient is taken.
         return self.method.losses(
-            self.network, self._forward(network, batch), batch, self.config.model, progress=progress, reduce=reduce
+            self.network,
+            self._forward(network, batch, progress),
+            batch,
+            self.config.model,
+            progress=progress,
+            reduce=reduce,
         )
 
-    def _forward(self, network: nn.Module, batch: Batch) -> SegOutput:
+    def _forward(self, network: nn.Module, batch: Batch, progress: float) -> SegOutput:
         # Fabric hands over what a network returns in torch's default type; in double precision that has to be double.
-        self.method.prepare(self.network, batch, self.config.model)
+        self.method.prepare(self.network, batch, self.config.model, progress=progress)
         with self.fabric.strategy.precision.tensor_init_context():
             output: SegOutput = network(batch.image)
         return output

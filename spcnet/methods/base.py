@@ -102,13 +102,14 @@ class Method(ABC):
         """
         fill(network, stored.tensors, source)
 
-    def prepare(self, network: Any, batch: Batch, model: ModelConfig) -> None:
+    def prepare(self, network: Any, batch: Batch, model: ModelConfig, *, progress: float = 0.0) -> None:
         """Tell the network what the images of a batch do not show, before it is trained on them; nothing by default.
 
         Args:
             network: what `build` made.
             batch: the batch.
             model: the settings that the network was built with.
+            progress: fraction of the run that is done, 0..1.
         """
         return
 
@@ -200,7 +201,9 @@ class Method(ABC):
     def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """The optimiser's groups: all parameters that are trained in one by default.
 
-        A group with `rate_factor` has that many times the run's learning rate; other keys are the optimiser's own.
+        A group with `rate_factor` has that many times the run's learning rate; other keys are the optimiser's own, such as a
+        `weight_decay` that stays as it is. The trainer divides each further by what the settings say of the backbone, of its
+        depths and of norms, and leaves out what requires no gradient.
         """
         return [{"params": [value for value in network.parameters() if value.requires_grad]}]
 

@@ -4,13 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spcnet.checkpoint import Checkpoint
-from spcnet.config import LossConfig, ModelConfig, from_dict
+from spcnet.config import LossConfig, ModelConfig, as_dict, from_dict
 from spcnet.distributed import Reduce
 from spcnet.errors import UsageError
 from spcnet.losses.clustering import labels_at
+from spcnet.losses.masks import BCE_WEIGHT, CLASS_WEIGHT, DICE_WEIGHT, mask_losses
 from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
 from spcnet.methods.base import Method, Terms, fill
 from spcnet.models.adapters import adapt, based
@@ -20,7 +22,7 @@ from spcnet.models.heads.base import Decoder
 from spcnet.models.heads.linear import auxiliary_head
 from spcnet.models.network import Segmentor, auxiliary_place
 from spcnet.models.pseudo import StyleClusters
-from spcnet.types import Batch, SegOutput
+from spcnet.types import IGNORE_INDEX, Batch, SegOutput
 from spcnet.weights.base import base_of, load_base
 from spcnet.weights.imagenet import load_imagenet
 
@@ -42,11 +44,8 @@ class Baseline(Method):
         """Also refuse an unknown backbone or decoder, settings that the decoder or the method would ignore, and clusters of queries."""
         super().check(model)
         backbone_info(model.backbone)
-        if decoder_named(model.decoder, model.head).masks and self.classifier != "linear":
-            raise UsageError(
-                f"the method {self.name} classifies pixels by {self.classifier}, and the decoder {model.decoder} classifies "
-                "queries and no pixels: choose another decoder (segformer, conv4), or a method that does not cluster"
-            )
+        if decoder_named(model.decoder, model.head).masks:
+            self._check_masks(model)
         if model.adapter.kind != "full" and model.features.drop_path > 0:
             raise UsageError(
                 f"model.features.drop_path is {model.features.drop_path}, but with model.adapter.kind {model.adapter.kind} the "
@@ -110,6 +109,25 @@ class Baseline(Method):
         fill(network, tensors, source)
         network.base = base
 
+    def _check_masks(self, model: ModelConfig) -> None:
+        """Refuse what classifies pixels beside a decoder that classifies queries."""
+        if self.classifier != "linear":
+            raise UsageError(
+                f"the method {self.name} classifies pixels by {self.classifier}, and the decoder {model.decoder} classifies "
+                "queries and no pixels: choose another decoder (segformer, conv4), or a method that does not cluster"
+            )
+        if model.auxiliary_weight > 0:
+            raise UsageError(
+                f"model.auxiliary_weight is {model.auxiliary_weight}, and the decoder {model.decoder} has losses of its own at "
+                "every layer and no cross-entropy of pixels: set it to 0, or choose another decoder"
+            )
+        for name, default in as_dict(LossConfig()).items():
+            if getattr(model.loss, name) != default:
+                raise UsageError(
+                    f"model.loss.{name} is {getattr(model.loss, name)!r}: it changes the cross-entropy of pixels, and the decoder "
+                    f"{model.decoder} is trained by the losses of its masks. Leave it out, or choose another decoder"
+                )
+
     def _check_numbers(self, model: ModelConfig, num_classes: int, num_domains: int, cluster_domains: bool) -> None:
         if num_classes < 2 or num_domains < 1:
             raise UsageError(
@@ -145,6 +163,10 @@ class Baseline(Method):
         """Layers that replace the backbone's feature maps, by the place of the map."""
         return {}
 
+    def prepare(self, network: Segmentor, batch: Batch, model: ModelConfig, *, progress: float = 0.0) -> None:
+        """Tell the decoder how far the run is."""
+        network.decoder.prepare(progress)
+
     def terms(
         self,
         network: Any,
@@ -156,7 +178,9 @@ class Baseline(Method):
         progress: float,
         reduce: Reduce,
     ) -> Terms:
-        """Cross-entropy, and that of the auxiliary head."""
+        """Cross-entropy, and that of the auxiliary head; the losses of its masks behind a decoder that has such."""
+        if output.masks:
+            return mask_terms(network, output, batch, model, progress=progress, reduce=reduce)
         terms: Terms = {
             "ce": (segmentation_loss(output.logits, batch.label, model.loss, progress=progress, reduce=reduce), 1.0)
         }
@@ -176,6 +200,37 @@ def _random_backbone(model: ModelConfig) -> Backbone:
     if flat and features.pyramid is None and not decoder_named(model.decoder, model.head).pyramid:
         features = replace(features, pyramid="none")
     return build_backbone(model.backbone, output_stride=model.output_stride, features=features)
+
+
+def mask_terms(
+    network: Segmentor, output: SegOutput, batch: Batch, model: ModelConfig, *, progress: float, reduce: Reduce
+) -> Terms:
+    """The losses of a mask head's classes and masks, each the sum over its predictions.
+
+    Args:
+        network: what gave the output.
+        output: its answer to the batch.
+        batch: the batch.
+        model: the settings it was built with.
+        progress: fraction of the run that is done, 0..1.
+        reduce: sums over processes and micro-batches.
+    """
+    # The masks cover the image with what its sides were padded by.
+    multiple, (height, width) = network.backbone.pixel_multiple, batch.label.shape[1:]
+    label = F.pad(batch.label, (0, -width % multiple, 0, -height % multiple), value=IGNORE_INDEX)
+    found = mask_losses(
+        output.masks,
+        label,
+        num_points=model.head.points,
+        fixed_queries=model.head.fixed_queries,
+        progress=progress,
+        reduce=reduce,
+    )
+    return {
+        "mask_class": (found.classes, CLASS_WEIGHT),
+        "mask_bce": (found.bce, BCE_WEIGHT),
+        "mask_dice": (found.dice, DICE_WEIGHT),
+    }
 
 
 def segmentation_loss(

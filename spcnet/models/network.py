@@ -59,6 +59,7 @@ class Segmentor(Network):
         self.rein = rein
         self.recompute = False
         """Whether backbone, decoder and auxiliary head are recomputed for their gradients, to save memory."""
+        self._check_places()
         self.whitening_layers = [layer for layer in backbone.modules() if isinstance(layer, InstanceWhitening)]
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:
@@ -97,8 +98,13 @@ class Segmentor(Network):
             return Tapped(after, feature) if getattr(taps[place], "decoder_reads_before", False) else after
 
         prepared = self.backbone.prepare(image)
-        maps = self.backbone.features(prepared, read, tap, recompute=self.recompute)
-        decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
+        if self.decoder.first_block is None:
+            maps = self.backbone.features(prepared, read, tap, recompute=self.recompute)
+            decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
+        else:
+            backbone: Any = self.backbone  # one that has tokens, as the decoder made sure
+            given = backbone.tokens_before(self.decoder.first_block, prepared, tap, recompute=self.recompute)
+            maps, decoded = {}, self._part(self.decoder, *given, backbone)
         masks: tuple[MaskPrediction, ...] = decoded if self.classifier is None else ()
         classified = semantic_logits(masks[-1]) if self.classifier is None else self.classifier(decoded)
         scores = classified if isinstance(classified, Tensor) else classified.scores
@@ -120,9 +126,20 @@ class Segmentor(Network):
             masks=masks if self.training else (),
         )
 
-    def _part(self, part: nn.Module, *given: Tensor) -> Any:
-        result: Any = recomputed(part, *given) if self.recompute else part(*given)
-        return result
+    def _check_places(self) -> None:
+        """Refuse layers at places that are not reached."""
+        first = self.decoder.first_block
+        if first is None:
+            return
+        late = [place for place in self.tapped if self.backbone.places.index(place) > first]
+        if late:
+            raise UsageError(
+                f"a layer stands after {late[0]}, and the decoder runs the blocks from block{first} on with its queries: lower "
+                "model.head.blocks, or choose another decoder (mask2former)"
+            )
+
+    def _part(self, part: nn.Module, *given: Any) -> Any:
+        return recomputed(part, *given) if self.recompute else part(*given)
 
     def depths(self) -> dict[str, int]:
         """Those of the backbone."""
