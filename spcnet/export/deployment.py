@@ -57,6 +57,7 @@ class Deployed(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(merged(network)).cpu().float().eval()
         self.network.drop_training_parts()
+        self.network.decoder = self.network.decoder.folded()
         self.kind, self.pixels = kind, pixels
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (card.mean, card.std))
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
