@@ -120,7 +120,7 @@ class Experiment:
         )
 
     def evaluate(self, trainer: Trainer, console: Console, record: Callable[[Record], object]) -> Record:
-        """Evaluate the network that is being trained, and add the result to the run.
+        """Evaluate the network that is being trained, or the average of its weights, and add the result to the run.
 
         Args:
             trainer: has the network.
@@ -131,11 +131,11 @@ class Experiment:
             DataError: an image cannot be read, or the run's folder cannot be written.
         """
         fabric, output = trainer.fabric, self.config.output
-        subject = Subject.of_config(self.config, trainer.network, self.space)
+        subject = Subject.of_config(self.config, trainer.evaluated, self.space)
         results = subject.evaluate(self.tests, fabric, folder=output, console=console)
         # One process writes; what goes wrong there ends all.
         with distributed.raise_on_all_ranks():
-            subject = replace(subject, iteration=trainer.iteration)
+            subject = replace(subject, iteration=trainer.iteration, ema=trainer.ema)
             evaluation = save_evaluation(subject, results, output, names=list(self.tests), write=fabric.is_global_zero)
             record(evaluation)
         return evaluation

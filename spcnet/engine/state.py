@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from spcnet import checkpoint, distributed
-from spcnet.config import TrainingConfig, kept_on_resume
+from spcnet.config import TrainingConfig, as_dict, kept_on_resume
+from spcnet.engine.ema import WeightAverage
 from spcnet.engine.optim import pack, unpack
 from spcnet.errors import CheckpointError, DataError
 from spcnet.methods.base import fill
@@ -21,6 +22,7 @@ def save(
     network: Network,
     optimizer: torch.optim.Optimizer,
     card: checkpoint.ModelCard,
+    average: WeightAverage | None,
     training: TrainingConfig,
     more: Mapping[str, Any],
 ) -> None:
@@ -31,18 +33,21 @@ def save(
         network: what is trained.
         optimizer: its optimiser.
         card: what the network is.
+        average: of its weights, once it has begun.
         training: settings of the loop; those that a resumed run must keep are noted.
         more: what else the run needs to go on; plain JSON values.
 
     Raises:
         DataError: it cannot be written; the one before stays.
     """
-    schedule = {name: getattr(training, name) for name in kept_on_resume("training")}
+    schedule = {name: as_dict(getattr(training, name)) for name in kept_on_resume("training")}
+    averages = {} if average is None else average.pack()
+    told = {} if average is None else {"ema": training.ema}
     checkpoint.write(
         run / checkpoint.LATEST_FILE,
-        network.state_dict() | pack(optimizer),
+        network.state_dict() | averages | pack(optimizer),
         card,
-        {**more, "schedule": schedule},
+        {**more, **told, "schedule": schedule},
         keep=run / checkpoint.PREVIOUS_FILE,
     )
 
@@ -52,9 +57,10 @@ def resume(
     network: Network,
     optimizer: torch.optim.Optimizer,
     card: checkpoint.ModelCard,
+    average: WeightAverage | None,
     training: TrainingConfig,
 ) -> tuple[dict[str, Any], str | None]:
-    """Bring network and optimiser to where the run's last whole checkpoint stands.
+    """Bring network, optimiser and average to where the run's last whole checkpoint stands.
 
     Returns:
         What `save` got as `more`; and what the user should know, where it was not the last checkpoint.
@@ -69,17 +75,30 @@ def resume(
             f"is {card.method} on {', '.join(card.domains)} ({len(card.classes)} classes): "
             "resume with the run's own settings or choose another --output"
         )
-    changed = [k for k, v in state.get("schedule", {}).items() if getattr(training, k) != v]
-    if changed:
-        raise CheckpointError(
-            f"{path} was trained with another training.{changed[0]} "
-            f"({state['schedule'][changed[0]]}): a resumed run must keep its schedule, seed and iterations"
-        )
-    fill(network, {k: v for k, v in tensors.items() if not k.startswith(checkpoint.OPTIMIZER)}, str(path))
+    _check_schedule(path, state, training)
+    fill(network, checkpoint.trained(tensors), str(path))
     unpack(optimizer, tensors)
+    if average is not None:
+        average.unpack(tensors, network, int(state["iteration"]))
     if damage is None:
         return state, None
     return state, f"{damage}. Going on from the one before, {path.name}, of iteration {state['iteration']}"
+
+
+def _check_schedule(path: Path, state: Mapping[str, Any], training: TrainingConfig) -> None:
+    """Refuse another schedule than the checkpoint's; an option that it does not know had what is the default now.
+
+    Raises:
+        CheckpointError: names the first option that differs.
+    """
+    stored = state.get("schedule", {})
+    for name in kept_on_resume("training") if stored else ():
+        before = stored.get(name, as_dict(getattr(TrainingConfig, name)))
+        if before != as_dict(getattr(training, name)):
+            raise CheckpointError(
+                f"{path} was trained with another training.{name} ({before}): a resumed run must keep its schedule, seed and "
+                "iterations"
+            )
 
 
 def set_damaged_aside(run: Path) -> None:

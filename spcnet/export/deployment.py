@@ -55,7 +55,7 @@ class Deployed(nn.Module):
     ) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).cpu().float().eval()
-        self.network.auxiliary = self.network.clusters = None
+        self.network.drop_training_parts()
         self.kind, self.pixels = kind, pixels
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (card.mean, card.std))
         self.register_buffer("scale", 1 / (255 * std), persistent=False)

@@ -48,7 +48,7 @@ def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
         steps: which of the rewritings to make, for measuring them; `upsampled` needs `fold`.
     """
     fast = copy.deepcopy(network).eval().requires_grad_(False)
-    fast.auxiliary = fast.clusters = None
+    fast.drop_training_parts()
     fast.recompute = False
     if "fold" in steps:
         fold_norms(fast)

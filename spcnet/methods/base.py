@@ -185,11 +185,11 @@ class Method(ABC):
         return
 
     def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """The optimiser's groups: all parameters in one by default.
+        """The optimiser's groups: all parameters that are trained in one by default.
 
         A group with `rate_factor` has that many times the run's learning rate; other keys are the optimiser's own.
         """
-        return [{"params": list(network.parameters())}]
+        return [{"params": [value for value in network.parameters() if value.requires_grad]}]
 
     def figures(self, network: Any, recent: Sequence[Any], domains: Sequence[str]) -> Figures:
         """What TensorBoard shows beside the losses; nothing by default.

@@ -1,5 +1,6 @@
 """DeepLabV3+ without anything for other domains: the baseline, and what the other methods build upon."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from spcnet.losses.clustering import labels_at
 from spcnet.losses.masks import BCE_WEIGHT, CLASS_WEIGHT, DICE_WEIGHT, mask_losses
 from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
 from spcnet.methods.base import Method, Terms
+from spcnet.models.adapters import adapt
 from spcnet.models.backbones import Backbone, backbone_info, build_backbone
 from spcnet.models.heads import CLASSIFIERS, decoder_named
 from spcnet.models.heads.base import Decoder
@@ -60,12 +62,16 @@ class Baseline(Method):
         """Backbone with its weights, norms, decoder, classifier, style layers and auxiliary head, made in this order."""
         self.check(model)
         self._check_numbers(model, num_classes, num_domains, cluster_domains)
-        backbone = build_backbone(model.backbone, output_stride=model.output_stride, features=model.features)
+        decode, features = decoder_named(model.decoder, model.head), model.features
+        if features.pyramid is None and not decode.pyramid:
+            features = replace(features, pyramid="none")
+        backbone = build_backbone(model.backbone, output_stride=model.output_stride, features=features)
         if pretrained and model.weights is not None:
             load_imagenet(backbone, backbone_info(model.backbone), model.weights)
         self.make_norms(backbone, model)
+        rein = adapt(backbone, model.adapter, pretrained=pretrained)
         channels = backbone.channels
-        decoder = decoder_named(model.decoder, model.head)(backbone, num_classes, model.head)
+        decoder = decode(backbone, num_classes, model.head)
         return Segmentor(
             backbone,
             decoder,
@@ -77,6 +83,7 @@ class Baseline(Method):
             clusters=StyleClusters(num_domains, channels[backbone.style_places[0]], distance=model.style.distance)
             if cluster_domains
             else None,
+            rein=rein,
         )
 
     def _check_masks(self, model: ModelConfig) -> None:

@@ -29,7 +29,7 @@ class Settings:
     mix: Partner = method_option("random")
     """Whose style an image gets a part of: any image's of the batch (random), or an image's of another domain (cross-domain)."""
     layers: list[str] | None = method_option(None)
-    """Places in the backbone after which styles are mixed. Default: the first two after the stem."""
+    """Places in the backbone after which styles are mixed. Default: the first two that decoders read, of a CNN those after the stem."""
 
 
 class StyleMixer(nn.Module):
@@ -83,7 +83,7 @@ class MixStyle(RobustNet):
         """A mixer at each of the layers."""
         settings: Settings = self.own_settings(model)
         channels = backbone.channels
-        layers = [*channels][1:3] if settings.layers is None else settings.layers
+        layers = backbone.pyramid[:2] if settings.layers is None else settings.layers
         unknown = [name for name in layers if name not in channels]
         if unknown:
             raise UsageError(

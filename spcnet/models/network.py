@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import SymInt, Tensor, nn
 
 from spcnet.errors import UsageError
+from spcnet.models.adapters.rein import Rein
 from spcnet.models.backbones import Backbone
 from spcnet.models.heads.base import Decoder, resize
 from spcnet.models.heads.prototypes import PrototypeHead
@@ -16,7 +17,7 @@ from spcnet.models.recompute import recomputed
 from spcnet.models.style import Restyled, StyleProjection
 from spcnet.models.whitening import InstanceWhitening, outputs_of
 from spcnet.numerics import without_autocast
-from spcnet.types import Internals, MaskPrediction, Network, SegOutput, internals_of
+from spcnet.types import Internals, KnownStyles, MaskPrediction, Network, SegOutput, internals_of
 
 MIN_SIZE = 33
 """Smallest height and width of an image, in pixels."""
@@ -33,6 +34,7 @@ class Segmentor(Network):
             tuple that has it as `feature`.
         auxiliary: head on the map at `auxiliary_place`, or None.
         clusters: what tells an image's domain from its style, or None where each batch says it.
+        rein: tokens that refine the backbone's maps before the taps get them, or None.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Segmentor(Network):
         taps: Mapping[str, nn.Module] | None = None,
         auxiliary: nn.Module | None = None,
         clusters: StyleClusters | None = None,
+        rein: Rein | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.decoder = backbone, decoder
@@ -53,6 +56,9 @@ class Segmentor(Network):
         self.styles = nn.ModuleList((taps or {}).values())
         """The taps; checkpoints know them by this name."""
         self.auxiliary, self.clusters = auxiliary, clusters
+        self.rein = rein
+        self.base: dict[str, str] | None = None
+        """Name and hash of the pretrained weights that its checkpoints leave out; None where they hold all."""
         self.recompute = False
         """Whether backbone, decoder and auxiliary head are recomputed for their gradients, to save memory."""
         self._check_places()
@@ -78,24 +84,24 @@ class Segmentor(Network):
 
     def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int | SymInt, int | SymInt]) -> SegOutput:
         results: list[Any] = []
-        before: dict[str, Tensor] = {}
         taps = dict(zip(self.tapped, self.styles, strict=True))
+        before = [place for place, one in taps.items() if getattr(one, "decoder_reads_before", False)]
         auxiliary = self.auxiliary if self.training else None
         beside = auxiliary_place(self.backbone)
         read = self.decoder.places if auxiliary is None else (*self.decoder.places, beside)
 
         def tap(place: str, feature: Tensor) -> Tensor:
+            if self.rein is not None:
+                feature = self.rein(place, feature)
             if place not in taps:
                 return feature
             result = taps[place](feature)
             results.append(result)
-            if getattr(taps[place], "decoder_reads_before", False) and place in self.decoder.places:
-                before[place] = feature
             return result if isinstance(result, Tensor) else result.feature
 
         prepared = self.backbone.prepare(image)
         if self.decoder.first_block is None:
-            maps = self.backbone.features(prepared, read, tap, recompute=self.recompute) | before
+            maps = self.backbone.features(prepared, read, tap, untapped=before, recompute=self.recompute)
             decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
         else:
             backbone: Any = self.backbone  # one that has tokens, as the decoder made sure
@@ -127,7 +133,13 @@ class Segmentor(Network):
         first = self.decoder.first_block
         if first is None:
             return
-        late = [place for place in self.tapped if self.backbone.places.index(place) > first]
+        reached = self.backbone.places[: first + 1]
+        if self.rein is not None and not set(self.rein.places) <= set(reached):
+            raise UsageError(
+                f"model.adapter.kind is rein, whose tokens refine every block, and the decoder runs the blocks from block{first} "
+                "on with its queries: choose another adapter (lora), or another decoder (mask2former)"
+            )
+        late = [place for place in self.tapped if place not in reached]
         if late:
             raise UsageError(
                 f"a layer stands after {late[0]}, and the decoder runs the blocks from block{first} on with its queries: lower "
@@ -142,8 +154,10 @@ class Segmentor(Network):
         return {f"backbone.{name}": depth for name, depth in self.backbone.depths().items()}
 
     def embeddings(self) -> set[str]:
-        """Those of backbone and decoder."""
+        """Those of backbone and decoder, and Rein's tokens."""
         parts = {"backbone": self.backbone.embeddings(), "decoder": self.decoder.embeddings()}
+        if self.rein is not None:
+            parts["rein"] = self.rein.embeddings()
         return {f"{part}.{name}" for part, names in parts.items() for name in names}
 
     @property
@@ -162,6 +176,19 @@ class Segmentor(Network):
         if self.prototype_head is not None:
             return self.prototype_head.prototypes.shape[1]
         return len(self.style_layers[0].base_mean) if self.style_layers else None
+
+    def known_styles(self) -> dict[str, KnownStyles]:
+        """The bases of its style layers."""
+        layers = zip(self.tapped, self.styles, strict=True)
+        return {place: layer.known_styles() for place, layer in layers if isinstance(layer, StyleProjection)}
+
+    def prototypes(self) -> Float[Tensor, "K M D"] | None:
+        """Those of its classifier."""
+        return None if self.prototype_head is None else self.prototype_head.unit_prototypes
+
+    def drop_training_parts(self) -> None:
+        """Leave out the auxiliary head and the clusters of domains."""
+        self.auxiliary = self.clusters = None
 
 
 def auxiliary_place(backbone: Backbone) -> str:

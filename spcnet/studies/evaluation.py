@@ -191,6 +191,7 @@ def _subject(run: OpenRun, options: EvaluateOptions) -> Subject:
         run.training.seed,
         run.sources,
         run.iteration,
+        run.ema,
     )
     _check_named(run)
     return subject
@@ -299,6 +300,7 @@ def _show(
     console.print(
         "mIoU and all else in %; 95 %: bootstrap over the images"
         + (f"; views: {record['views']}" if record.get("views") else "")
+        + (f"; weights: their exponential moving average ({record['ema']:g})" if record.get("ema") else "")
         + ("" if output is None else f". Added to {output}"),
         highlight=False,
         markup=False,

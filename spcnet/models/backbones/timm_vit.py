@@ -242,6 +242,7 @@ class TimmViT(Backbone):
         places: Collection[str],
         tap: Tap | None = None,
         *,
+        untapped: Collection[str] = (),
         recompute: bool = False,
     ) -> dict[str, Tensor]:
         """Maps at some places; of blocks that heads read at the stride of the pyramid, with the norm where it is asked for.
@@ -250,6 +251,7 @@ class TimmViT(Backbone):
             image: from `prepare`.
             places: of which to return the map.
             tap: is called with the map of the patches after the embedding and each block, and may replace it.
+            untapped: those of `places` of which the map is returned that the tap was given.
             recompute: compute each block again when the gradient is taken, to save memory.
         """
         tokens, state = self.embed(image)
@@ -257,10 +259,11 @@ class TimmViT(Backbone):
         for index, place in enumerate(self.places):
             if index:
                 tokens = self._block(index - 1, tokens, state, recompute)
+            given = tokens
             tokens = self._tapped(place, tokens, state, tap)
             if place in places:
-                read = place in self._pyramid
-                found = self.patch_map(self.norm(tokens) if read and self.normed else tokens, state)
+                read, chosen = place in self._pyramid, given if place in untapped else tokens
+                found = self.patch_map(self.norm(chosen) if read and self.normed else chosen, state)
                 maps[place] = self._scaled(place, found, image) if read else found
         return maps
 

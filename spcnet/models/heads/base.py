@@ -26,6 +26,8 @@ class Decoder(nn.Module):
     """Whether it returns the predictions of queries instead of a map."""
     settings: ClassVar[tuple[str, ...]] = ()
     """Names of the settings in `HeadConfig` that it reads; others are refused."""
+    pyramid: ClassVar[bool] = True
+    """Whether maps of one size are to be brought to several strides for it, where `model.features.pyramid` leaves it open."""
     align_corners: ClassVar[bool] = False
     """How its scores are brought to the size of the image, see `resize`."""
     places: tuple[str, ...]

@@ -23,7 +23,7 @@ class FourTapDecoder(Decoder):
     """The pyramid at one size, joined, 1×1 convolution, group norm, ReLU; 2×2 transposed convolutions up to stride 4; dropout.
 
     The size is that of the map whose stride is nearest to 16, and the transposed convolutions are two: all maps of a vision
-    transformer without `model.features.pyramid` have it. Finer maps are averaged over the cells of a coarse one; of coarser
+    transformer have it, unless `model.features.pyramid` is set. Finer maps are averaged over the cells of a coarse one; of coarser
     ones the result is resized. The 1×1 convolution is a sum over the maps, so that each is convolved at its own size.
 
     Args:
@@ -33,6 +33,7 @@ class FourTapDecoder(Decoder):
     """
 
     settings = ("channels", "dropout")
+    pyramid = False
 
     def __init__(self, backbone: Backbone, num_classes: int, config: HeadConfig) -> None:
         super().__init__(backbone, num_classes, config)
