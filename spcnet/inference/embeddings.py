@@ -23,7 +23,7 @@ from spcnet.models.heads.prototypes import unit
 from spcnet.models.network import Segmentor
 from spcnet.models.style import style_stats
 from spcnet.numerics import device_of
-from spcnet.types import Batch, KnownStyles, SegOutput, StyleStats
+from spcnet.types import Batch, KnownStyles, MaskPrediction, SegOutput, StyleStats
 
 PERPLEXITY = 30.0
 """Of t-SNE: about how many neighbours of a point its place depends on."""
@@ -71,7 +71,7 @@ def look_inside(
     """Show images of one domain to a network and keep their styles and some of their pixels.
 
     Styles are those where the network keeps known ones, else at the backbone's `style_places`. Where the network has no
-    pixel embeddings, they are the decoder's features, or the deepest map that a mask decoder reads, brought to unit length.
+    pixel embeddings, they are the decoder's features, or the mask logits of its queries, brought to unit length.
     Which pixels are kept depends on the images' names and the seed alone, each pixel of a class having the same chance.
 
     Args:
@@ -107,7 +107,7 @@ def _observed(network: Segmentor, views: Mapping[str, list[StyleView]]) -> Itera
     ways = {name: getattr(backbone, name) for name in ("features", "tokens_before") if hasattr(backbone, name)}
 
     def heard(way: Callable[..., Any]) -> Callable[..., Any]:
-        def called(first: Any, second: Any, tap: Tap, **options: Any) -> Any:
+        def tapped(first: Any, second: Any, tap: Tap, **options: Any) -> Any:
             def keep(place: str, feature: Tensor) -> Tensor:
                 after = tap(place, feature)
                 if place in views:  # at once, for a later layer may work in place
@@ -116,12 +116,10 @@ def _observed(network: Segmentor, views: Mapping[str, list[StyleView]]) -> Itera
 
             return way(first, second, keep, **options)
 
-        return called
+        return tapped
 
-    def decode(decoder: Any, given: Any, result: Any) -> None:
-        if not isinstance(result, Tensor):  # of queries
-            result = given[-1] if decoder.first_block is None else backbone.patch_map(*given[:2])
-        decoded[:] = [result]
+    def decode(_: Any, __: Any, result: Tensor | tuple[MaskPrediction, ...]) -> None:
+        decoded[:] = [result if isinstance(result, Tensor) else result[-1].masks]
 
     handle = network.decoder.register_forward_hook(decode)
     for name, way in ways.items():

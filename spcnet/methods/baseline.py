@@ -7,14 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spcnet.config import LossConfig, ModelConfig, as_dict
+from spcnet.checkpoint import Checkpoint
+from spcnet.config import LossConfig, ModelConfig, as_dict, from_dict
 from spcnet.distributed import Reduce
 from spcnet.errors import UsageError
 from spcnet.losses.clustering import labels_at
 from spcnet.losses.masks import BCE_WEIGHT, CLASS_WEIGHT, DICE_WEIGHT, mask_losses
 from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
-from spcnet.methods.base import Method, Terms
-from spcnet.models.adapters import adapt
+from spcnet.methods.base import Method, Terms, fill
+from spcnet.models.adapters import adapt, based
 from spcnet.models.backbones import Backbone, backbone_info, build_backbone
 from spcnet.models.heads import CLASSIFIERS, decoder_named
 from spcnet.models.heads.base import Decoder
@@ -22,6 +23,7 @@ from spcnet.models.heads.linear import auxiliary_head
 from spcnet.models.network import Segmentor, auxiliary_place
 from spcnet.models.pseudo import StyleClusters
 from spcnet.types import IGNORE_INDEX, Batch, SegOutput
+from spcnet.weights.base import base_of, load_base
 from spcnet.weights.imagenet import load_imagenet
 
 
@@ -44,6 +46,16 @@ class Baseline(Method):
         backbone_info(model.backbone)
         if decoder_named(model.decoder, model.head).masks:
             self._check_masks(model)
+        if model.adapter.kind != "full" and model.features.drop_path > 0:
+            raise UsageError(
+                f"model.features.drop_path is {model.features.drop_path}, but with model.adapter.kind {model.adapter.kind} the "
+                "backbone stays in evaluation mode, without stochastic depth: leave it out, or choose the kind full"
+            )
+        if not model.adapter.save_base and model.weights is None:
+            raise UsageError(
+                "model.adapter.save_base is false and model.weights null: random weights cannot be found again, so save them "
+                "with the rest"
+            )
         if not self.styled and model.style.mode is not None:
             raise UsageError(
                 f"model.style.mode is {model.style.mode!r}, but the method {self.name} has no style layers: "
@@ -62,17 +74,15 @@ class Baseline(Method):
         """Backbone with its weights, norms, decoder, classifier, style layers and auxiliary head, made in this order."""
         self.check(model)
         self._check_numbers(model, num_classes, num_domains, cluster_domains)
-        decode, features = decoder_named(model.decoder, model.head), model.features
-        if features.pyramid is None and not decode.pyramid:
-            features = replace(features, pyramid="none")
-        backbone = build_backbone(model.backbone, output_stride=model.output_stride, features=features)
+        decode, backbone, base = decoder_named(model.decoder, model.head), _random_backbone(model), None
         if pretrained and model.weights is not None:
             load_imagenet(backbone, backbone_info(model.backbone), model.weights)
+            base = None if model.adapter.save_base else base_of(backbone, model.weights)
         self.make_norms(backbone, model)
         rein = adapt(backbone, model.adapter, pretrained=pretrained)
         channels = backbone.channels
         decoder = decode(backbone, num_classes, model.head)
-        return Segmentor(
+        network = Segmentor(
             backbone,
             decoder,
             None if decoder.masks else self.make_classifier(decoder, num_classes, num_domains, model),
@@ -85,6 +95,19 @@ class Baseline(Method):
             else None,
             rein=rein,
         )
+        network.base = base
+        return network
+
+    def restore(self, network: Segmentor, stored: Checkpoint, source: str) -> None:
+        """Also bring in the pretrained weights that the file leaves out."""
+        base, tensors = stored.card.base, stored.tensors
+        if base is not None and not network.base_tensors() <= tensors.keys():
+            model = from_dict(ModelConfig, stored.card.model)
+            plain = _random_backbone(model)
+            load_base(plain, backbone_info(model.backbone), base, source)
+            tensors = tensors | based(network.backbone, plain, tensors)
+        fill(network, tensors, source)
+        network.base = base
 
     def _check_masks(self, model: ModelConfig) -> None:
         """Refuse what classifies pixels beside a decoder that classifies queries."""
@@ -169,6 +192,14 @@ class Baseline(Method):
                 model.auxiliary_weight,
             )
         return terms
+
+
+def _random_backbone(model: ModelConfig) -> Backbone:
+    """The backbone that the settings name, with the pyramid that the decoder reads."""
+    features = model.features
+    if features.pyramid is None and not decoder_named(model.decoder, model.head).pyramid:
+        features = replace(features, pyramid="none")
+    return build_backbone(model.backbone, output_stride=model.output_stride, features=features)
 
 
 def mask_terms(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import SymInt, Tensor, nn
 
 from spcnet.errors import UsageError
-from spcnet.models.adapters.rein import Rein
+from spcnet.models.adapters import Rein, base_tensors
 from spcnet.models.backbones import Backbone
 from spcnet.models.heads.base import Decoder, resize
 from spcnet.models.heads.prototypes import PrototypeHead
@@ -57,8 +57,6 @@ class Segmentor(Network):
         """The taps; checkpoints know them by this name."""
         self.auxiliary, self.clusters = auxiliary, clusters
         self.rein = rein
-        self.base: dict[str, str] | None = None
-        """Name and hash of the pretrained weights that its checkpoints leave out; None where they hold all."""
         self.recompute = False
         """Whether backbone, decoder and auxiliary head are recomputed for their gradients, to save memory."""
         self._check_places()
@@ -159,6 +157,10 @@ class Segmentor(Network):
         if self.rein is not None:
             parts["rein"] = self.rein.embeddings()
         return {f"{part}.{name}" for part, names in parts.items() for name in names}
+
+    def base_tensors(self) -> set[str]:
+        """The pretrained tensors of the backbone that are not trained."""
+        return {f"backbone.{name}" for name in base_tensors(self.backbone)}
 
     @property
     def style_layers(self) -> list[StyleProjection]:

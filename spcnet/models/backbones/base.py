@@ -160,3 +160,5 @@ class BackboneInfo(NamedTuple):
     """Brings the names that files have to the published ones, where `spcnet.weights.imagenet` does not know them."""
     known: frozenset[str] = frozenset()
     """Published names of the whole classifier; what of them the backbone does not take is left out of a file."""
+    licence: str = ""
+    """Terms of the published weights where they are not permissive, by the licence's short name."""
