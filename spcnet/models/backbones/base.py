@@ -34,6 +34,8 @@ class Backbone(nn.Module):
 
     scale: Tensor
     shift: Tensor
+    fixed_size: bool = False
+    """Whether an exported network takes images of one size alone."""
 
     def __init__(
         self,
@@ -96,6 +98,9 @@ class Backbone(nn.Module):
         if self.pixel_multiple > 1:
             image = F.pad(image, (0, -image.shape[3] % self.pixel_multiple, 0, -image.shape[2] % self.pixel_multiple))
         return image
+
+    def bake(self, height: int, width: int) -> None:
+        """Make ready for images of one size, where that saves operations in an exported network; by default nothing is."""
 
     def features(
         self,

@@ -45,6 +45,7 @@ class TimmPyramid(Backbone):
     """
 
     model: Any
+    fixed_size = True
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class TimmPyramid(Backbone):
         places: Collection[str],
         tap: Tap | None = None,
         *,
+        untapped: Collection[str] = (),
         recompute: bool = False,
     ) -> dict[str, Tensor]:
         """Maps at some places.
@@ -109,6 +111,7 @@ class TimmPyramid(Backbone):
             image: from `prepare`.
             places: of which to return the map.
             tap: is called at every place, and may replace the map there.
+            untapped: those of `places` of which the map is returned that the tap was given.
             recompute: compute each part again when the gradient is taken, to save memory.
 
         Raises:
@@ -117,10 +120,10 @@ class TimmPyramid(Backbone):
         maps: dict[str, Tensor] = {}
 
         def seen(place: str, feature: Tensor) -> Tensor:
-            feature = feature if tap is None else tap(place, feature)
+            after = feature if tap is None else tap(place, feature)
             if place in places:
-                maps[place] = feature
-            return feature
+                maps[place] = feature if place in untapped else after
+            return after
 
         if self.chained:
             self._run(image, seen, recompute)
@@ -233,7 +236,7 @@ def _hooked(output: Any, channels: int, cells: tuple[Any, Any], change: Callable
             "this model of timm does not keep its maps where it says: choose another backbone "
             f"(found {tuple(output.shape)} for {channels} channels of {cells[0]}×{cells[1]} cells)"
         )
-    before = output[:, first:].transpose(1, 2).reshape(len(output), channels, *cells)
+    before = output[:, first:].transpose(1, 2).reshape(output.shape[0], channels, *cells)
     after = change(before)
     if after is before:
         return output
