@@ -129,7 +129,7 @@ class TimmPyramid(Backbone):
             self._run(image, seen, recompute)
         elif recompute:
             raise UsageError(
-                "training.recompute is true, but this backbone of timm is no chain of parts that can be computed again: "
+                "training.activation_checkpointing is true, but this backbone of timm is no chain of parts that can be computed again: "
                 "leave it out, or choose another backbone"
             )
         else:
