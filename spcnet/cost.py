@@ -206,7 +206,9 @@ def costs(
     for backbone in backbones or BACKBONES:
         for decoder in decoders:
             for method in methods or METHODS:
-                model = ModelConfig(decoder=decoder)
+                # Few of timm's networks can be dilated: all are shown as they are.
+                stride = None if backbone.startswith("timm/") else ModelConfig().output_stride
+                model = ModelConfig(decoder=decoder, output_stride=stride)
                 try:
                     yield cost(method, backbone, size=size, repeats=repeats, device=device, model=model)
                 except UsageError as error:

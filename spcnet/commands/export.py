@@ -17,6 +17,7 @@ def export(
     pixels: Literal["uint8", "float32"] = "uint8",
     opset: int = 20,
     licence: str | None = None,
+    size: tuple[int, int] | None = None,
     int8: bool = False,
     calibration: str | None = None,
     calibration_images: int = 64,
@@ -41,6 +42,7 @@ def export(
         pixels: Type of the image with --normalise.
         opset: Version of the ONNX operators.
         licence: What the file says of its terms.
+        size: Height and width of its images, [H,W], for backbones of timm; those of the training by default.
         int8: Write NAME.int8.onnx as well, and what it loses.
         calibration: Domain or folder of images to calibrate int8 with; of a domain its training split.
         calibration_images: How many of them, spread evenly.
@@ -67,6 +69,7 @@ def export(
         normalise=normalise,
         opset=opset,
         licence=licence,
+        size=size,
         int8=int8,
         calibration=calibration,
         calibration_images=calibration_images,

@@ -156,7 +156,7 @@ class ModelConfig(Settings, group="model"):
     output_stride: int | None = option("result", 16, choices=OUTPUT_STRIDES, compared="output stride")
     """Image size divided by the size of the deepest feature map: 8, 16 or 32, or null for the backbone's own. Smaller is finer and costs more; a backbone of timm that cannot be dilated takes its own alone."""
     weights: str | None = option("result", "imagenet", compared="start of the backbone")
-    """Where the backbone starts: 'imagenet' (downloaded by torchvision), a local file (FILE#NAME for one of several networks in it), or null for random values."""
+    """Where the backbone starts: 'imagenet' or 'pretrained' (what torchvision or timm publishes), a local file (FILE#NAME for one of several networks in it), or null for random values."""
     style: StyleConfig = field(default_factory=StyleConfig)
     """Style projection."""
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)

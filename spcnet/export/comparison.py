@@ -53,8 +53,12 @@ class Timing(NamedTuple):
     """Of the file."""
 
 
-def checked_sizes(size: tuple[int, int] | None) -> tuple[tuple[int, int, int], ...]:
-    """Images, height and width that a file is compared at: `CHECKED`, and an image of the training's size."""
+def checked_sizes(
+    size: tuple[int, int] | None, *, fixed: tuple[int, int] | None = None
+) -> tuple[tuple[int, int, int], ...]:
+    """Images, height and width that a file is compared at: `CHECKED` and an image of the training's size, or one fixed size."""
+    if fixed is not None:
+        return (1, *fixed), (3, *fixed)
     own = (1, *size) if size is not None and min(size) >= MIN_SIZE else None
     return tuple(dict.fromkeys([*CHECKED, own] if own else CHECKED))
 

@@ -101,7 +101,8 @@ def least_ir_version(model: Any) -> None:
 def name_sizes(graph: Any) -> None:
     """Call the free sizes of an ONNX graph batch, height and width, instead of the exporter's numbers."""
     shape = graph.input[0].type.tensor_type.shape.dim
-    names = {shape[place].dim_param: name for place, name in ((0, "batch"), (2, "height"), (3, "width"))}
+    sides = ((0, "batch"), (2, "height"), (3, "width"))
+    names = {shape[place].dim_param: name for place, name in sides if shape[place].dim_param}
     pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:

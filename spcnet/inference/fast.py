@@ -16,7 +16,7 @@ Nothing is approximated and nothing is trained again; the scores differ by round
 
 import copy
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from spcnet.models.adapters import merged
 from spcnet.models.backbones.torchvision import NormedBlock
 from spcnet.models.heads.base import resize
-from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder
+from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder, PoolableBatchNorm2d
 from spcnet.models.network import Segmentor
 from spcnet.numerics import device_of
 
@@ -38,6 +38,15 @@ STEPS: tuple[Step, ...] = ("fold", "upsampled", "winograd", "packed")
 
 MIN_WINOGRAD_CHANNELS = 256
 """Fewest input and output channels at which the transformations of Winograd's filtering cost less than they save."""
+
+
+_NORMS = (nn.BatchNorm2d, PoolableBatchNorm2d)
+"""Batch norms that do nothing else: timm has some with an activation within them."""
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a module is a convolution that does nothing else: timm has some that pad or scale their weights themselves."""
+    return type(module) in (nn.Conv2d, AtrousConv2d)
 
 
 def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
@@ -83,7 +92,7 @@ def fold_norms(network: nn.Module) -> None:
 def _fold(module: nn.Module, pairs: list[tuple[str, str]]) -> None:
     for first, second in pairs:
         conv, norm = getattr(module, first), getattr(module, second)
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+        if _is_plain(conv) and type(norm) in _NORMS and norm.running_mean is not None:
             setattr(module, first, fuse_conv_bn_eval(_whole(conv), norm))
             setattr(module, second, nn.Identity())
 
@@ -101,7 +110,7 @@ def _whole(conv: nn.Conv2d) -> nn.Conv2d:
 def _replace_wide(network: nn.Module) -> None:
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Conv2d) and _is_wide(child):
+            if _is_plain(child) and _is_wide(child):
                 setattr(module, name, WinogradConv(child))
 
 
@@ -132,7 +141,7 @@ def _replace_convs(network: nn.Module) -> None:
             continue
         children = list(module.named_children())
         for number, (name, child) in enumerate(children):
-            if not isinstance(child, nn.Conv2d) or child.padding_mode != "zeros" or isinstance(child.padding, str):
+            if not _is_plain(child) or child.padding_mode != "zeros" or isinstance(child.padding, str):
                 continue
             after = [(n, c) for n, c in children[number + 1 :] if not isinstance(c, nn.Identity)][:1]
             activation = None

@@ -3,7 +3,6 @@
 What a name means is asked of timm; nothing of it is listed here.
 """
 
-import dataclasses
 import difflib
 import sys
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from spcnet.config import FeaturesConfig
 from spcnet.errors import UsageError
-from spcnet.models.backbones.base import Backbone, BackboneInfo
+from spcnet.models.backbones.base import Backbone, BackboneInfo, refuse_ignored
 from spcnet.models.backbones.timm_hiera import TimmHiera
 from spcnet.models.backbones.timm_pyramid import TimmPyramid
 from spcnet.models.backbones.timm_vit import TimmViT, is_plain
@@ -91,7 +90,7 @@ def _build(name: str, output_stride: int | None, features: FeaturesConfig) -> Ba
     drop: dict[str, Any] = {"drop_path_rate": features.drop_path} if features.drop_path else {}
     if is_plain(described):
         return _vision_transformer(name, output_stride, features, drop, normalised)
-    _refuse_ignored(name, features)
+    refuse_ignored(features, f"{PREFIX}{name}", heeded=("drop_path",))
     given, multiple = _way_to_build(name, output_stride)
     try:
         net = timm.create_model(name, pretrained=False, features_only=True, **given, **drop)
@@ -128,16 +127,6 @@ def _pyramid(name: str, net: nn.Module, multiple: int, normalised: dict[str, Any
     undecayed = described.no_weight_decay() if hasattr(described, "no_weight_decay") else ()
     kind = TimmHiera if isinstance(getattr(net, "model", None), Hiera) else TimmPyramid
     return kind(net, known=known, undecayed=undecayed, pixel_multiple=multiple, **normalised)
-
-
-def _refuse_ignored(name: str, features: FeaturesConfig) -> None:
-    """Refuse what holds for plain vision transformers alone."""
-    default = FeaturesConfig(drop_path=features.drop_path)
-    for field in dataclasses.fields(FeaturesConfig):
-        if (value := getattr(features, field.name)) != getattr(default, field.name):
-            raise UsageError(
-                f"model.features.{field.name} is {value}, but {PREFIX}{name} is no plain vision transformer: leave it out"
-            )
 
 
 @lru_cache(maxsize=64)

@@ -61,6 +61,7 @@ class TimmViT(Backbone):
     """
 
     model: Any
+    fixed_size = True
     baked_positions: Tensor | None
     baked_rope: Tensor | None
 
@@ -154,7 +155,7 @@ class TimmViT(Backbone):
         tokens = model.patch_embed.norm(patches.flatten(2).transpose(1, 2))
         positions = self._positions(state.grid)
         extra = [
-            token.expand(len(image), -1, -1)
+            token.expand(image.shape[0], -1, -1)
             for name in ("cls_token", "reg_token")
             if (token := getattr(model, name, None)) is not None
         ]
@@ -192,7 +193,7 @@ class TimmViT(Backbone):
                     "the blocks of SAM's vision transformer look at windows and take no queries: choose another backbone, "
                     "or another decoder than eomt"
                 )
-            windowed: Tensor = block(tokens.view(len(tokens), rows, columns, -1))
+            windowed: Tensor = block(tokens.view(tokens.shape[0], rows, columns, -1))
             return windowed.flatten(1, 2)
         given: dict[str, Tensor | None] = {} if attn_mask is None else {"attn_mask": attn_mask}
         if isinstance(self.model, Eva):
