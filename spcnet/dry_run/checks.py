@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from spcnet import distributed, training
 from spcnet.config import DataConfig, RunConfig
-from spcnet.cost import kept_for_backward
+from spcnet.cost import kept_for_backward, parameter_counts
+from spcnet.engine.optim import MEMORY
 from spcnet.errors import SpcnetError
 from spcnet.labels import label_space
 from spcnet.models.network import Segmentor
@@ -25,7 +26,7 @@ def micro_batch_size(data: DataConfig) -> int:
 
 def check_machine(config: RunConfig, network: Segmentor, fabric: Fabric, report: Rehearsal) -> None:
     """Note the network's size, the memory that a step needs and each device has, and what there is too little of."""
-    report.parameters = sum(p.numel() for p in network.parameters())
+    report.trained, report.parameters = parameter_counts(network)
     report.needed = _counted(network, config)
     report.devices = distributed.gather(
         Device(_name(fabric), free_memory(fabric.device), int(2**20 * peak_memory(fabric.device)))
@@ -43,11 +44,13 @@ def _counted(network: Segmentor, config: RunConfig) -> int:
     network.zero_grad(set_to_none=True)
     pixels = size[0] * size[1]
     scores = 4 * len(label_space(config.data.space)) * pixels
-    own = sum(p.numel() * p.element_size() for p in network.parameters())
+    own = sum(p.nbytes for p in network.parameters())
+    trained = sum(p.nbytes for p in network.parameters() if p.requires_grad)
+    memory = trained * (1 + len(MEMORY[config.training.optimizer]))  # the gradient, and what the optimiser remembers
     # The scores' logarithms are kept for the backward pass of the loss, and their gradient is as large again. All
     # micro-batches are on the device, three floats and a whole number a pixel, but the network has one at a time.
     images = micro_batch_size(config.data)
-    return 3 * own + images * (kept + 2 * scores) + (config.training.accumulate - 1) * images * 20 * pixels
+    return own + memory + images * (kept + 2 * scores) + (config.training.accumulate - 1) * images * 20 * pixels
 
 
 def _check_memory(config: RunConfig, fabric: Fabric, report: Rehearsal) -> None:
