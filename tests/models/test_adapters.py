@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -333,6 +335,49 @@ def test_merged_scores_in_single_precision_differ_by_rounding() -> None:
     with torch.no_grad():
         found, merged = model(image).logits, merge(model)(image).logits
     assert float((found - merged).abs().max() / found.abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["frozen", "lora", "rein"])
+def test_recomputing_changes_neither_scores_nor_gradients(kind: str) -> None:
+    model = disturbed(network(**(CNN if kind == "lora" else {"kind": kind}))).train()
+    image = torch.randn(2, 3, 49, 64).double()
+    found = []
+    for recompute in (False, True):
+        model.recompute = recompute
+        model.zero_grad()
+        torch.manual_seed(0)
+        logits = model(image).logits
+        logits.square().mean().backward()
+        grads = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+        found.append((logits.detach(), grads))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lora"])
+def test_a_compiled_step_has_the_gradients_of_a_plain_one(kind: str) -> None:
+    program = f"""
+import torch
+from spcnet.methods import build_model
+adapter = {CNN!r} if {kind!r} == "lora" else {{"kind": "rein"}}
+torch.manual_seed(0)
+model = build_model("deeplabv3plus", backbone="resnet18", num_classes=4, options={{"adapter": adapter}}).train()
+for name, value in model.named_parameters():
+    if "lora" in name:
+        torch.nn.init.normal_(value, std=0.01)
+torch.nn.Module.eval(model.decoder)
+image, found = torch.randn(1, 3, 64, 64), []
+for run in (model, torch.compile(model, fullgraph=True)):
+    model.zero_grad()
+    run(image).logits.square().mean().backward()
+    found.append({{name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}})
+torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
+print(sum("lora" in name or "rein" in name for name in found[0]))
+"""
+    # In a process without the checks of shapes that the tests put around every function, where nothing can be traced.
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10
 
 
 def test_lora_parameters_count_as_backbone_and_tokens_as_embeddings() -> None:
