@@ -80,7 +80,10 @@ class Rehearsal:
     trained: int = 0
     """Those of the parameters that training changes."""
     needed: int = 0
-    """Bytes that a step needs, counted: weights, gradients, momentum, and what is kept for the backward pass."""
+    """Bytes that a step needs, counted: weights, their average, gradients, the optimiser's memory, and what is kept for the
+    backward pass."""
+    checkpoint: int = 0
+    """Bytes of a checkpoint."""
     devices: list[Device] = field(default_factory=list)
     """Of each process."""
     once_seconds: float = 0.0
