@@ -4,14 +4,15 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from itertools import product
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from spcnet.config import ModelConfig, Precision, plain_lists
+from spcnet.config import AdapterConfig, ModelConfig, Precision, plain_lists
 from spcnet.errors import UsageError, lookup
 from spcnet.methods import METHODS, method_named
 from spcnet.methods.baseline import Baseline
@@ -33,8 +34,11 @@ class Cost:
     method: str
     backbone: str
     decoder: str
+    adapter: str
     parameters: int
-    """Numbers that training changes, without the auxiliary head."""
+    """Numbers in weights, without the auxiliary head."""
+    trained: int
+    """Those of them that training changes."""
     macs: int
     """Multiply-accumulates of the matrix products, as torch's counter finds them: half its FLOPs."""
     activations: int
@@ -83,11 +87,18 @@ def cost(
         method,
         backbone,
         network_settings.decoder,
-        parameters=sum(p.numel() for p in network.parameters()),
+        network_settings.adapter.kind,
+        *parameter_counts(network)[::-1],
         macs=counter.get_total_flops() // 2,
         activations=kept,
         seconds=_timed(network, size, repeats, device) if repeats else None,
     )
+
+
+def parameter_counts(network: nn.Module) -> tuple[int, int]:
+    """How many numbers of a network training changes, and how many its parameters have."""
+    sizes = [(value.numel(), value.requires_grad) for value in network.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
 
 def _build(
@@ -100,8 +111,10 @@ def _build(
     model: ModelConfig | None = None,
 ) -> Segmentor:
     weight = 0.4 if auxiliary else 0.0
-    model = replace(model or ModelConfig(), backbone=backbone, weights=None, auxiliary_weight=weight)
-    return method.build(model, num_classes=num_classes, num_domains=num_domains)
+    model = model or ModelConfig()
+    adapter = replace(model.adapter, save_base=True)
+    model = replace(model, backbone=backbone, weights=None, auxiliary_weight=weight, adapter=adapter)
+    return method.build(model, num_classes=num_classes, num_domains=num_domains, pretrained=False)
 
 
 class Kept(NamedTuple):
@@ -179,6 +192,7 @@ def costs(
     methods: Sequence[str] | None,
     backbones: Sequence[str] | None,
     decoders: Sequence[str] = ("deeplabv3plus",),
+    adapters: Sequence[Literal["full", "frozen", "lora", "rein"]] = ("full",),
     *,
     size: tuple[int, int],
     repeats: int,
@@ -190,6 +204,7 @@ def costs(
         methods: their names; all by default.
         backbones: their names; by default those of torchvision.
         decoders: their names.
+        adapters: what of the backbone is trained, with the settings of `AdapterConfig`.
         size: height and width of the image.
         repeats: forward passes to time; 0 for none.
         device: where to time.
@@ -203,16 +218,14 @@ def costs(
         backbone_info(name)
     for name in decoders:
         lookup(name, DECODERS, "decoder")
-    for backbone in backbones or BACKBONES:
-        for decoder in decoders:
-            for method in methods or METHODS:
-                # Few of timm's networks can be dilated: all are shown as they are.
-                stride = None if backbone.startswith("timm/") else ModelConfig().output_stride
-                model = ModelConfig(decoder=decoder, output_stride=stride)
-                try:
-                    yield cost(method, backbone, size=size, repeats=repeats, device=device, model=model)
-                except UsageError as error:
-                    yield error
+    for backbone, decoder, adapter, method in product(backbones or BACKBONES, decoders, adapters, methods or METHODS):
+        # Few of timm's networks can be dilated: all are shown as they are.
+        stride = None if backbone.startswith("timm/") else ModelConfig().output_stride
+        try:
+            model = ModelConfig(decoder=decoder, output_stride=stride, adapter=AdapterConfig(kind=adapter))
+            yield cost(method, backbone, size=size, repeats=repeats, device=device, model=model)
+        except UsageError as error:
+            yield error
 
 
 def paper_macs(network: Segmentor, image: Tensor) -> int:

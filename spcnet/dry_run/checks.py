@@ -9,7 +9,7 @@ from lightning.fabric import Fabric
 
 from spcnet import distributed, training
 from spcnet.config import DataConfig, RunConfig
-from spcnet.cost import kept_for_backward
+from spcnet.cost import kept_for_backward, parameter_counts
 from spcnet.engine.optim import memory_size
 from spcnet.errors import SpcnetError
 from spcnet.labels import label_space
@@ -25,7 +25,7 @@ def micro_batch_size(data: DataConfig) -> int:
 
 def check_machine(config: RunConfig, network: Segmentor, fabric: Fabric, report: Rehearsal) -> None:
     """Note the network's size, the memory that a step needs and each device has, and what there is too little of."""
-    report.parameters = sum(p.numel() for p in network.parameters())
+    report.trained, report.parameters = parameter_counts(network)
     own, trained = _weights(network)
     averages = trained if config.training.ema else 0
     report.checkpoint = own + averages + memory_size(config.training) * trained

@@ -19,13 +19,15 @@ class NetworkCost:
     """What `spcnet.cost` counts for one network."""
 
     parameters: int
-    """Numbers that training changes, without the auxiliary head."""
+    """Numbers in weights, without the auxiliary head."""
     macs: int
     """Multiply-accumulates for one image."""
     activations: int
     """Bytes that a training step keeps for its backward pass, for one image."""
     size: tuple[int, int]
     """Height and width of that image."""
+    trained: int | None = None
+    """Those of the parameters that training changes; None for all of them."""
 
 
 def costs(series: Sequence[Series], counted: Mapping[Path, NetworkCost]) -> str:
@@ -47,6 +49,7 @@ def costs(series: Sequence[Series], counted: Mapping[Path, NetworkCost]) -> str:
                 swatch(one.color) + escaped(one.label),
                 escaped(one.first.setting("model.backbone") or ""),
                 f"{known.parameters / 1e6:.2f}" if known else "",
+                f"{known.trained / 1e6:.2f}" if known and known.trained is not None else "",
                 f"{known.macs / 1e9:.2f}" if known else "",
                 f"{known.activations / 2**20:.0f}" if known else "",
                 ranged([_mebibytes(run) for run in runs], lambda size: f"{size:.1f}"),
@@ -56,7 +59,7 @@ def costs(series: Sequence[Series], counted: Mapping[Path, NetworkCost]) -> str:
                 ranged([_scoring_speed(run) for run in runs], lambda rate: f"{rate:.3g}"),
             ]
         )
-    heads = ["method", "backbone", "parameters, M", "GMACs", "kept, MiB", "file, MiB"]
+    heads = ["method", "backbone", "parameters, M", "trained, M", "GMACs", "kept, MiB", "file, MiB"]
     heads += ["training, images/s", "s per step", "training time", "scoring, images/s"]
     wide = [head.replace(", ", ",<br>") for head in heads]
     # A column of which nothing is known says nothing.

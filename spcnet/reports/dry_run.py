@@ -77,6 +77,8 @@ class Rehearsal:
     notes: list[str] = field(default_factory=list)
     """What is not as one would wish, and does not stop the run."""
     parameters: int = 0
+    trained: int = 0
+    """Those of the parameters that training changes."""
     needed: int = 0
     """Bytes that a step needs, counted: weights, their average, gradients, the optimiser's memory, and what is kept for the
     backward pass."""
@@ -226,7 +228,8 @@ def show(report: Rehearsal, config: RunConfig, console: Console) -> None:
 def _lines(report: Rehearsal, config: RunConfig) -> Iterator[str]:
     """What was found out of the run as a whole."""
     training = config.training
-    yield f"network     {report.parameters / 1e6:.1f} million parameters"
+    some = f", {report.trained / 1e6:.2f} million of them trained" if report.trained < report.parameters else ""
+    yield f"network     {report.parameters / 1e6:.1f} million parameters{some}"
     yield f"memory      a step needs about {size_text(report.needed)}"
     for device in report.devices:
         free = "" if device.available is None else f"{size_text(device.available)} free"

@@ -79,7 +79,13 @@ def network_costs(runs: Sequence[Run]) -> dict[Path, NetworkCost]:
                     num_domains=num_domains,
                     model=config.model,
                 )
-                known[key] = NetworkCost(counted.parameters, counted.macs, counted.activations, size)
+                known[key] = NetworkCost(
+                    counted.parameters,
+                    counted.macs,
+                    counted.activations,
+                    size,
+                    None if counted.trained == counted.parameters else counted.trained,
+                )
         except SpcnetError:  # the page is for what the runs scored; a cost that cannot be counted is left out
             continue
         found[run.folder] = known[key]
