@@ -70,13 +70,13 @@ def cost(
         image = torch.empty(1, 3, *size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network.eval()(image)
-        kept = kept_for_backward(network, image)
+        activations = kept_for_backward(network, image)
     return Cost(
         method,
         backbone,
         parameters=sum(p.numel() for p in network.parameters()),
         macs=counter.get_total_flops() // 2,
-        activations=kept,
+        activations=activations,
         seconds=_timed(network, size, repeats, device) if repeats else None,
     )
 

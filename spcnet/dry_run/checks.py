@@ -39,15 +39,15 @@ def _counted(network: Segmentor, config: RunConfig) -> int:
     size = config.data.crop or config.data.size
     assert size is not None
     with FakeTensorMode(allow_non_fake_inputs=True):
-        kept = kept_for_backward(network, torch.empty(1, 3, *size))
+        activations = kept_for_backward(network, torch.empty(1, 3, *size))
     network.zero_grad(set_to_none=True)
     pixels = size[0] * size[1]
     scores = 4 * len(label_space(config.data.space)) * pixels
-    own = sum(p.numel() * p.element_size() for p in network.parameters())
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
     # The scores' logarithms are kept for the backward pass of the loss, and their gradient is as large again. All
     # micro-batches are on the device, three floats and a whole number a pixel, but the network has one at a time.
     images = micro_batch_size(config.data)
-    return 3 * own + images * (kept + 2 * scores) + (config.training.accumulate - 1) * images * 20 * pixels
+    return 3 * weights + images * (activations + 2 * scores) + (config.training.accumulate - 1) * images * 20 * pixels
 
 
 def _check_memory(config: RunConfig, fabric: Fabric, report: Rehearsal) -> None:
@@ -81,12 +81,12 @@ def check_folder(output: Path, report: Rehearsal, *, resume: bool, overwrite: bo
 
 def _check_disk(output: Path, report: Rehearsal) -> None:
     there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    free, wanted = shutil.disk_usage(there).free, 2 * 2 * 4 * report.parameters
+    free, needed = shutil.disk_usage(there).free, 2 * 2 * 4 * report.parameters
     if not os.access(there, os.W_OK):
         report.problems.append(f"cannot write to {there}: choose another --output")
-    if free < wanted:
+    if free < needed:
         report.problems.append(
-            f"{there} has {size_text(free)} free, and the run's checkpoints take {size_text(wanted)}: make room or choose "
+            f"{there} has {size_text(free)} free, and the run's checkpoints take {size_text(needed)}: make room or choose "
             "another --output"
         )
 

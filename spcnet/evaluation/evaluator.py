@@ -104,10 +104,10 @@ def evaluate(
     device: torch.device | str = "cpu",
     forward: Callable[[Tensor], SegOutput] | None = None,
     panels: int = 0,
-    share: bool = False,
+    may_be_empty: bool = False,
     align_corners: bool = True,
 ) -> DomainResult:
-    """Score a network on the images of one domain, or on a share of them; see `whole`.
+    """Score a network on the images of one domain, or on a shard of them; see `merge_shards`.
 
     Args:
         model: the network, on `device`; left in the mode it came in.
@@ -116,7 +116,7 @@ def evaluate(
         device: where the network is.
         forward: how to call the network, for mixed precision or a wrapper; the model itself by default.
         panels: how many images to keep for looking at.
-        share: the batches are a process's share of the domain, which may be empty.
+        may_be_empty: the batches are a process's shard of the domain, which may have no image.
         align_corners: how scores are brought to the label's size; see `classify`.
 
     Raises:
@@ -128,7 +128,7 @@ def evaluate(
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     images = 0
     sums: dict[str, list[Tensor]] = {}
-    kept = _Spread(panels)
+    panel_images = _Spread(panels)
     outcomes: list[Tensor] = []
     with evaluating(model), torch.inference_mode():
         for batch in batches:
@@ -137,23 +137,23 @@ def evaluate(
             size = (label.shape[1], label.shape[2])
             for i, logits in enumerate(output.logits):  # one by one: full-size scores of a batch may not fit
                 prediction = classify(logits, size=size, align_corners=align_corners)
-                own = confusion(prediction, label[i], num_classes=num_classes)
-                counts += own
-                outcomes.append(outcome(own))
-                if kept.wants(images + i):
-                    kept.add(_panel(batch, i, prediction))
+                of_image = confusion(prediction, label[i], num_classes=num_classes)
+                counts += of_image
+                outcomes.append(outcome(of_image))
+                if panel_images.wants(images + i):
+                    panel_images.add(_panel(batch, i, prediction))
             images += len(batch.image)
             for name, layers in output.figures.items():
                 new = [_per_image(layer).sum(dim=0) for layer in layers]
                 sums[name] = [a + b for a, b in zip(sums[name], new, strict=True)] if name in sums else new
-    if images == 0 and not share:
+    if images == 0 and not may_be_empty:
         raise _empty()
     return DomainResult(
         counts=counts.cpu().clone(),  # a plain tensor: one made in inference mode stays barred from much
         images=images,
         seconds=time.perf_counter() - start,
         figures={name: tuple(tuple((layer / images).tolist()) for layer in layers) for name, layers in sums.items()},
-        panels=kept.chosen(),
+        panels=panel_images.chosen(),
         outcomes=torch.stack(outcomes).cpu().clone() if outcomes else None,
     )
 
@@ -162,32 +162,32 @@ def _empty() -> DataError:
     return DataError("there is no image to score: the domain is empty")
 
 
-def merge_shards(shares: Sequence[DomainResult], *, panels: int) -> DomainResult:
-    """The result of a domain from those of its shares, which several processes scored in turns.
+def merge_shards(shards: Sequence[DomainResult], *, panels: int) -> DomainResult:
+    """The result of a domain from those of its shards, which several processes evaluated.
 
     Raises:
         DataError: none of them has an image.
     """
-    if len(shares) == 1:
-        return shares[0]
-    images = sum(share.images for share in shares)
+    if len(shards) == 1:
+        return shards[0]
+    images = sum(shard.images for shard in shards)
     if images == 0:
         raise _empty()
     taken = _Spread(panels)
-    for panel in chain.from_iterable(zip_longest(*(share.panels for share in shares))):
+    for panel in chain.from_iterable(zip_longest(*(shard.panels for shard in shards))):
         if panel is not None:
             taken.items.append(panel)
     outcomes = [
         one
-        for turn in zip_longest(*(share.outcomes for share in shares if share.outcomes is not None))
+        for turn in zip_longest(*(shard.outcomes for shard in shards if shard.outcomes is not None))
         for one in turn
         if one is not None
     ]
     return DomainResult(
-        counts=torch.stack([share.counts for share in shares]).sum(0),
+        counts=torch.stack([shard.counts for shard in shards]).sum(0),
         images=images,
-        seconds=max(share.seconds for share in shares),
-        figures=_mean_figures(shares, images),
+        seconds=max(shard.seconds for shard in shards),
+        figures=_mean_figures(shards, images),
         panels=taken.chosen(),
         outcomes=torch.stack(outcomes),
     )
@@ -269,7 +269,7 @@ def record(
 ) -> dict[str, Any]:
     """One evaluation over all domains as plain values that JSON can hold.
 
-    Scores are shares, 0..1, not per cent; what is not defined (the IoU of a class that is nowhere) is None. The means
+    Scores are fractions, 0..1, not per cent; what is not defined (the IoU of a class that is nowhere) is None. The means
     over the source and over the unseen domains weigh each domain alike; they are None where there is no such domain or
     one of them has no score.
 
@@ -357,9 +357,9 @@ def _or_none(value: float) -> float | None:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    found = list(values)
-    known = [value for value in found if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(found) else None
+    numbers = list(values)
+    known = [value for value in numbers if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(numbers) else None
 
 
 def safe_name(domain: str) -> str:

@@ -94,24 +94,24 @@ def mean_iou(counts: Int[Tensor, "K K"]) -> float:
 
 
 def pixel_accuracy(counts: Int[Tensor, "K K"]) -> float:
-    """Share of the labelled pixels whose class is right, 0..1; NaN without a labelled pixel."""
+    """Fraction of the labelled pixels whose class is right, 0..1; NaN without a labelled pixel."""
     return float(counts.diagonal().sum().double() / counts.sum())
 
 
 def class_accuracy(counts: Int[Tensor, "K K"]) -> Float[Tensor, " K"]:
-    """Share of each class's pixels that were found (recall), 0..1; NaN for a class without a truth pixel."""
+    """Fraction of each class's pixels that were found (recall), 0..1; NaN for a class without a truth pixel."""
     return counts.diagonal().double() / counts.sum(dim=1)
 
 
 def precision(counts: Int[Tensor, "K K"]) -> Float[Tensor, " K"]:
-    """Share of the pixels that were taken for each class and have it, 0..1; NaN for a class that was never predicted."""
+    """Fraction of the pixels that were taken for each class and have it, 0..1; NaN for a class that was never predicted."""
     return counts.diagonal().double() / counts.sum(dim=0)
 
 
 def frequency_weighted_iou(counts: Int[Tensor, "K K"]) -> float:
     """Mean of `iou` weighted with how many pixels each class has (`fwavacc`), 0..1; NaN without a labelled pixel."""
-    share = counts.sum(dim=1).double() / counts.sum()
-    return float((share * iou(counts).nan_to_num()).sum())
+    fraction = counts.sum(dim=1).double() / counts.sum()
+    return float((fraction * iou(counts).nan_to_num()).sum())
 
 
 def outcome(counts: Int[Tensor, "K K"]) -> Int[Tensor, "3 K"]:
@@ -129,7 +129,7 @@ def bootstrap_mean_iou(
 
     Args:
         outcomes: of each image, from `outcome`.
-        level: share of the resamples that lie within.
+        level: fraction of the resamples that lie within.
         resamples: how many times to draw.
         seed: of the drawing; the same images in the same order give the same interval.
 
@@ -165,12 +165,12 @@ def certainty(scores: Float[Tensor, "K h w"], chosen: Int[Tensor, "H W"]) -> Flo
     """
     height, width = chosen.shape
     total: Tensor | None = None
-    own = torch.empty(height, width, device=scores.device)
+    logit = torch.empty(height, width, device=scores.device)
     # Class by class, as `classify` does: the scores at full size would be K images large.
     for k, score in enumerate(scores.float()):
         if score.shape != (height, width):
             score = F.interpolate(score[None, None], size=(height, width), mode="bilinear", align_corners=True)[0, 0]
         total = score.clone() if total is None else torch.logaddexp(total, score)
-        own = torch.where(chosen == k, score, own)
+        logit = torch.where(chosen == k, score, logit)
     assert total is not None
-    return (own - total).exp()
+    return (logit - total).exp()

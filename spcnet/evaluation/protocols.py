@@ -171,8 +171,8 @@ def _within(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[
     if image.shape[:2] == size:
         return image
     pixels = torch.from_numpy(np.ascontiguousarray(image)).movedim(2, 0)[None].float()
-    found = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)[0]
-    return np.ascontiguousarray(found.add_(0.5).clamp_(0, 255).byte().movedim(0, 2).numpy())
+    resized = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)[0]
+    return np.ascontiguousarray(resized.add_(0.5).clamp_(0, 255).byte().movedim(0, 2).numpy())
 
 
 def _is_mapillary(dataset: str) -> bool:

@@ -31,7 +31,7 @@ class TestTimeAugmentation(NamedTuple):
     overlap: float = 1 / 3
     """Share of a window that the next one covers, too, at least."""
     stride: int | None = None
-    """Instead of that share: pixels from one window to the next; the last one is moved back into the image."""
+    """Instead of that fraction: pixels from one window to the next; the last one is moved back into the image."""
     weights: Weights = "uniform"
     """How much each pixel of a window counts where windows overlap: all alike, or less towards the window's border."""
     scales: tuple[float, ...] = (1.0,)
@@ -69,8 +69,8 @@ def augmented(forward: Forward, views: TestTimeAugmentation, *, at_once: int = 8
             scaled = _scaled(image, scale)
             output = _windowed(forward, scaled.flip(3) if mirrored else scaled, views, at_once)
             scores = output.logits.flip(3) if mirrored else output.logits
-            found = _bilinear(scores, size).float().softmax(1)
-            total = found if total is None else total.add_(found)
+            probabilities = _bilinear(scores, size).float().softmax(1)
+            total = probabilities if total is None else total.add_(probabilities)
             outputs.append(output)
         assert total is not None
         figures = {name: tuple(torch.stack(layer).mean(0) for layer in layers) for name, layers in _by_layer(outputs)}
@@ -138,7 +138,7 @@ def _windowed(
     height, width = min(views.window[0], size[0]), min(views.window[1], size[1])
     each_image = windows(size, (height, width), overlap=views.overlap, stride=views.stride)
     places = [(b, *place) for b in range(len(image)) for place in each_image]
-    share = _share(height, width, views.weights).to(image.device)
+    weights = _window_weights(height, width, views.weights).to(image.device)
     total: Tensor | None = None
     mass = torch.zeros(1, *size, device=image.device)
     outputs = []
@@ -147,9 +147,9 @@ def _windowed(
         if total is None:
             total = torch.zeros(len(image), output.logits.shape[1], *size, device=image.device)
         for (b, top, left), scores in zip(some, output.logits, strict=True):
-            total[b, :, top : top + height, left : left + width] += scores.float() * share
+            total[b, :, top : top + height, left : left + width] += scores.float() * weights
             if b == 0:
-                mass[:, top : top + height, left : left + width] += share
+                mass[:, top : top + height, left : left + width] += weights
         outputs.append(output)
     assert total is not None
     each = len(places) // len(image)
@@ -160,10 +160,10 @@ def _windowed(
     return SegOutput(total.div_(mass), extras=Averaged(figures))
 
 
-def _share(height: int, width: int, weights: Weights) -> Float[Tensor, "h w"]:
+def _window_weights(height: int, width: int, weights: Weights) -> Float[Tensor, "h w"]:
     if weights == "uniform":
         return torch.ones(height, width)
-    # Without the zeros at its ends, so that the image's own border has a share.
+    # Without the zeros at its ends, so that the image's own border has a weight.
     down, across = (torch.hann_window(side + 2, periodic=False)[1:-1] for side in (height, width))
     return torch.outer(down, across)
 

@@ -25,7 +25,7 @@ TOLERANCE = 1e-3
 
 
 EQUAL = 0.999
-"""Smallest share of equal labels of a file that is kept."""
+"""Smallest fraction of equal labels of a file that is kept."""
 
 
 class Check(NamedTuple):
@@ -55,8 +55,8 @@ class Timing(NamedTuple):
 
 def checked_sizes(size: tuple[int, int] | None) -> tuple[tuple[int, int, int], ...]:
     """Images, height and width that a file is compared at: `CHECKED`, and an image of the training's size."""
-    own = (1, *size) if size is not None and min(size) >= MIN_SIZE else None
-    return tuple(dict.fromkeys([*CHECKED, own] if own else CHECKED))
+    trained = (1, *size) if size is not None and min(size) >= MIN_SIZE else None
+    return tuple(dict.fromkeys([*CHECKED, trained] if trained else CHECKED))
 
 
 def pictures(images: int, height: int, width: int) -> UInt8[Tensor, "B 3 H W"]:
@@ -84,34 +84,34 @@ def compare(deployed: Deployed, program: Program, sizes: Iterable[tuple[int, int
     for size in sizes:
         image = deployed.given(pictures(*size))
         with torch.no_grad():
-            wanted = deployed.scores(image)
+            expected = deployed.scores(image)
         answer = program(image)
-        best, label = wanted.max(dim=1)
+        best, label = expected.max(dim=1)
         if deployed.kind == "labels":
             if answer.shape != label.shape:
                 raise _misshapen(answer, label)
             chosen = answer.long()
             # A tie may be broken either way: what counts is how much worse the chosen class is.
-            difference = best - wanted.gather(1, chosen.clamp(max=wanted.shape[1] - 1)[:, None])[:, 0]
+            difference = best - expected.gather(1, chosen.clamp(max=expected.shape[1] - 1)[:, None])[:, 0]
         else:
-            if answer.shape != wanted.shape:
-                raise _misshapen(answer, wanted)
+            if answer.shape != expected.shape:
+                raise _misshapen(answer, expected)
             chosen = answer.argmax(dim=1)
-            difference = (answer - wanted).abs()
+            difference = (answer - expected).abs()
         checks.append(
             Check(
                 *size,
                 difference=float(difference.max()),
-                largest=float(wanted.abs().max()),
+                largest=float(expected.abs().max()),
                 equal=float((chosen == label).double().mean()),
             )
         )
     return tuple(checks)
 
 
-def _misshapen(answer: Tensor, wanted: Tensor) -> DataError:
+def _misshapen(answer: Tensor, expected: Tensor) -> DataError:
     return DataError(
-        f"the exported file answers with the shape {tuple(answer.shape)} where the network has {tuple(wanted.shape)}: "
+        f"the exported file answers with the shape {tuple(answer.shape)} where the network has {tuple(expected.shape)}: "
         "nothing was written. Choose another --opset or --format"
     )
 
@@ -150,4 +150,4 @@ def timed(deployed: Deployed, program: Program, size: tuple[int, int], *, repeat
                 start = time.perf_counter()
                 run(image)
                 seconds[name].append(time.perf_counter() - start)
-    return Timing(*size, *(median(found[1:]) for found in seconds.values()))
+    return Timing(*size, *(median(times[1:]) for times in seconds.values()))

@@ -44,7 +44,7 @@ def calibration_pictures(
     """
     read: Callable[[int], NDArray[np.uint8]]
     if isinstance(source, Path):
-        files = [found.path for found in find_images([source])]
+        files = [one.path for one in find_images([source])]
         read, total = lambda number: read_rgb(files[number]), len(files)
     else:
         read, total = lambda number: source.read(number).image, len(source)

@@ -170,15 +170,15 @@ class PackedConv(nn.Module):
             self.packed = torch.ops.mkldnn._reorder_convolution_weight(
                 self.conv.weight, padding, stride, dilation, groups, list(input.shape)
             )
-        given = (self.packed, self.conv.bias, padding, stride, dilation, groups)
+        convolution = (self.packed, self.conv.bias, padding, stride, dilation, groups)
         if shortcut is None:
-            found: Tensor = torch.ops.mkldnn._convolution_pointwise(input, *given, self.kind, self.bounds, "")
-            return found
+            output: Tensor = torch.ops.mkldnn._convolution_pointwise(input, *convolution, self.kind, self.bounds, "")
+            return output
         assert self.kind in ("none", "relu")
         shortcut = shortcut.contiguous(memory_format=torch.channels_last)
         after = None if self.kind == "none" else self.kind
         added: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
-            input, shortcut, *given, "add", 1.0, after, [], ""
+            input, shortcut, *convolution, "add", 1.0, after, [], ""
         )
         return added
 
@@ -211,13 +211,13 @@ def _matrix(*rows: tuple[float, ...]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-_GIVEN = _matrix(
+_INPUT = _matrix(
     (4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1)
 )  # fmt: skip
 _KERNEL = _matrix(
     (1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1)
 )  # fmt: skip
-_FOUND = _matrix((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+_OUTPUT = _matrix((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 
 
 def tiles_at_once() -> int:
@@ -237,8 +237,8 @@ class WinogradConv(nn.Module):
     """
 
     kernel: Tensor
-    given: Tensor
-    found: Tensor
+    input_transform: Tensor
+    output_transform: Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -247,8 +247,8 @@ class WinogradConv(nn.Module):
         kernel = torch.einsum("ai,bj,ocij->abco", _KERNEL, _KERNEL, conv.weight.detach().double().cpu())
         for name, matrix in (
             ("kernel", kernel.flatten(0, 1)),
-            ("given", torch.kron(_GIVEN, _GIVEN)),
-            ("found", torch.kron(_FOUND, _FOUND)),
+            ("input_transform", torch.kron(_INPUT, _INPUT)),
+            ("output_transform", torch.kron(_OUTPUT, _OUTPUT)),
         ):
             self.register_buffer(name, matrix.to(conv.weight).contiguous())
 
@@ -273,8 +273,8 @@ class WinogradConv(nn.Module):
         for number in range(images):
             for first in range(0, rows, step):
                 some = tiles[:, :, number, first : first + step]
-                products = torch.bmm((self.given @ some.reshape(36, -1)).view(36, -1, channels), self.kernel)
-                sums = (self.found @ products.view(36, -1)).view(4, 4, -1, rate, columns, rate, wanted)
+                products = torch.bmm((self.input_transform @ some.reshape(36, -1)).view(36, -1, channels), self.kernel)
+                sums = (self.output_transform @ products.view(36, -1)).view(4, 4, -1, rate, columns, rate, wanted)
                 result[number, first : first + step] = sums.permute(2, 0, 3, 4, 1, 5, 6)
         if self.conv.bias is not None:
             result += self.conv.bias

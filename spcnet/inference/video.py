@@ -135,8 +135,8 @@ class Video:
         length = expected - start
         # The last frame may have been shown as long as any other, and a cutter may leave a few that cannot be decoded.
         if end < expected - gap - max(0.05, min(0.02 * length, 0.5)):
-            seen = f"{done} frames, at {end - start:.1f} of {length:.1f} seconds"
-            self.broken = f"{self.name} ends after {seen}: it is cut off"
+            covered = f"{done} frames, at {end - start:.1f} of {length:.1f} seconds"
+            self.broken = f"{self.name} ends after {covered}: it is cut off"
             return
         listed = self._listed()
         if self.contents.complete and self.contents.frames < listed - max(1, listed // 50):

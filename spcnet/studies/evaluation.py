@@ -59,12 +59,12 @@ class EvaluateOptions:
     classes: bool = False
     """Show each domain class by class, too."""
 
-    def check(self, own: EvaluationConfig, size: tuple[int, int] | None) -> None:
+    def check(self, defaults: EvaluationConfig, size: tuple[int, int] | None) -> None:
         """Refuse options that do not go together.
 
         Args:
-            own: how the run evaluates its network.
-            size: height and width that were asked for.
+            defaults: how the run evaluates its network.
+            size: height and width from the command line.
 
         Raises:
             UsageError: names them.
@@ -76,7 +76,7 @@ class EvaluateOptions:
                 f"the protocol {protocol.name} fixes the size and the test-time augmentation: leave out "
                 f"{', '.join([*fixed, *(['size'] if size else [])])}, or choose the protocol spcnet"
             )
-        evaluation = replace(own, **self.changes)
+        evaluation = replace(defaults, **self.changes)
         idle = sorted({"overlap", "window_weights"}.intersection(self.changes))
         if idle and evaluation.window is None:
             raise UsageError(f"{' and '.join(idle)} need windows: give --window [H,W], too")
@@ -307,11 +307,11 @@ def _show(
 
 def _say_alone(record: Record, scored: Sequence[str], others: Sequence[str], console: Console) -> None:
     """Say that only the named domains were scored, and what became of the figures of the run's other ones."""
-    kept = [name for name in others if name in record["domains"]]
+    stored = [name for name in others if name in record["domains"]]
     missing = [name for name in others if name not in record["domains"]]
     said = [f"Scored: {', '.join(scored)} alone"]
-    if kept:
-        said.append(f"the figures of {', '.join(kept)} stay as they were")
+    if stored:
+        said.append(f"the figures of {', '.join(stored)} stay as they were")
     if missing:
         said.append(
             f"{', '.join(missing)} not scored: name them in --targets, too, or leave out --targets to score all of the "

@@ -68,14 +68,14 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
     if kept.precision:
         fabric.strategy.precision.load_state_dict(kept.precision)
     trainer.iteration = kept.iteration
-    with steps.culprits(trainer.network) as found:
+    with steps.culprits(trainer.network) as culprits:
         result, _ = trainer.gradient(kept.parts)
     losses = {name: float(value) for name, value in result.parts.items()}
     loss = float(result.loss.detach())
     again = Replayed(
         loss,
         losses,
-        found[0] if found else None,
+        culprits[0] if culprits else None,
         steps.not_finite(kept.tensors),
         [
             name

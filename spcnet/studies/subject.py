@@ -73,7 +73,7 @@ class Subject:
         folder: Path,
         console: Console,
     ) -> dict[str, evaluator.DomainResult]:
-        """Evaluate on each domain; several processes share its images.
+        """Evaluate on each domain; several processes have a shard of its images each.
 
         Args:
             tests: the domains by name.
@@ -146,7 +146,7 @@ class Subject:
                 device=fabric.device,
                 forward=forward,
                 panels=options.panels,
-                share=distributed.world_size() > 1,
+                may_be_empty=distributed.world_size() > 1,
                 align_corners=protocol.align_corners,
             )
 

@@ -135,7 +135,7 @@ def test_processes_that_share_a_domain_agree_with_one_that_has_it_all():
             Shades(),
             (Batch(*(part[place : place + 1] for part in whole)) for place in places),
             num_classes=K,
-            share=True,
+            may_be_empty=True,
             panels=2,
         )
         for places in ((0, 4), (1, 5), (2,), (3,), ())
