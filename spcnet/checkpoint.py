@@ -36,6 +36,8 @@ DAMAGED_FILE = "checkpoint.damaged.safetensors"
 """A damaged last checkpoint, set aside by the run that went on from the one before."""
 OPTIMIZER = "optimizer."
 """Beginning of the names of the optimiser's tensors."""
+AVERAGE = "ema."
+"""Beginning of the names of averaged weights, in a checkpoint that holds those that are trained as well."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,12 @@ class ModelCard:
     """What is subtracted from each channel of an image in 0..1."""
     std: tuple[float, ...] = IMAGENET_STD
     """What each channel is then divided by."""
+    base: dict[str, str] | None = None
+    """Of a file that holds only what was trained: the name of the pretrained `weights` beside it, that of the `part` of their file, where there is one, and their `sha256`."""
+
+    def fields(self) -> dict[str, Any]:
+        """As plain values; without a base where the file holds all, as versions wrote it that knew of none."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "base" or value is not None}
 
 
 def find(path: Path) -> Path:
@@ -105,6 +113,11 @@ class Checkpoint(NamedTuple):
         """After how many iterations it was written; 0 where it does not say."""
         return int(self.state.get("iteration", 0))
 
+    @property
+    def ema(self) -> float:
+        """Share that the exponential moving average of the weights kept in a step, where the tensors are that; otherwise 0."""
+        return float(self.state.get("ema", 0.0))
+
 
 class Found(NamedTuple):
     """The last whole checkpoint of a run."""
@@ -138,7 +151,7 @@ def write(
         DataError: no permission or no space.
     """
     # That there is a checksum is said twice, for a single damaged letter could make one of the two unreadable.
-    content = {"format": FORMAT, "checked": True, "card": dataclasses.asdict(card), "state": state or {}}
+    content = {"format": FORMAT, "checked": True, "card": card.fields(), "state": state or {}}
     header = {_CHECKSUM: f"{_CRC}{0:08x}", "spcnet": json.dumps(content)}
     try:
         write_atomic(path, lambda file: _write_safetensors(file, tensors, header), keep=keep)
@@ -149,15 +162,17 @@ def write(
 def read(path: Path) -> Checkpoint:
     """Tensors of the network, its card, and the training state of a checkpoint; without the optimiser's tensors.
 
+    Where there is an average of the weights, the tensors are that, for that is what a run evaluates.
+
     Raises:
         CheckpointError: the file is truncated or not one of this package's.
     """
     whole = read_all(path)
-    return whole._replace(tensors={k: v for k, v in whole.tensors.items() if not k.startswith(OPTIMIZER)})
+    return whole._replace(tensors=trained(whole.tensors) | averaged(whole.tensors))
 
 
 def read_all(path: Path) -> Checkpoint:
-    """Like `read`, with the optimiser's tensors."""
+    """Like `read`, but with every tensor as it is in the file: those that are trained, their averages, the optimiser's."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -166,6 +181,16 @@ def read_all(path: Path) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
     return Checkpoint(tensors, *_content(path, header))
+
+
+def trained(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of the tensors in a checkpoint those of the network, as a run goes on with them."""
+    return {name: value for name, value in tensors.items() if not name.startswith((OPTIMIZER, AVERAGE))}
+
+
+def averaged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of the tensors in a checkpoint the averaged weights, by their names in the network."""
+    return {name.removeprefix(AVERAGE): value for name, value in tensors.items() if name.startswith(AVERAGE)}
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

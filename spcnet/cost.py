@@ -11,18 +11,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from spcnet.config import ModelConfig, plain_lists
+from spcnet.errors import UsageError, lookup
 from spcnet.methods import METHODS, method_named
 from spcnet.methods.baseline import Baseline
-from spcnet.models.backbones import BACKBONES
+from spcnet.models.backbones import BACKBONES, backbone_info
 from spcnet.models.backbones.torchvision import NormedBlock
+from spcnet.models.heads import DECODERS
 from spcnet.models.heads.deeplab import ASPP
 from spcnet.models.network import Segmentor
 
 PAPER = {"deeplabv3plus": (45.08, 277.77), "ibn": (45.08, 277.82), "isw": (45.08, 277.78), "spcnet": (45.22, 286.09)}
 """Parameters in millions and "GFLOPs" of Table 8 (Huang et al., CVPR 2023), ResNet-50."""
 PAPER_SIZE = (1024, 1024)
-LEARNED_BUFFERS = ("prototypes", "base_mean", "base_std")
-"""Ends of the names of the moving averages."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Cost:
 
     method: str
     backbone: str
+    decoder: str
     parameters: int
     """Numbers that training changes, without the auxiliary head."""
     macs: int
@@ -58,16 +59,20 @@ def cost(
 
     Args:
         method: name in `METHODS`.
-        backbone: name in `BACKBONES`.
+        backbone: name of the backbone.
         size: height and width of the image.
         num_classes: K.
         num_domains: M.
         repeats: forward passes to time; 0 for none.
         device: where to time.
         model: settings of the network, without its auxiliary head; those of the package by default.
+
+    Raises:
+        UsageError: a name is unknown, or the parts do not go together.
     """
     info = method_named(method)
-    network = _build(info, backbone, num_classes, num_domains, model=model)
+    network_settings = model or ModelConfig()
+    network = _build(info, backbone, num_classes, num_domains, model=network_settings)
     with FakeTensorMode(allow_non_fake_inputs=True):  # shapes without numbers
         image = torch.empty(1, 3, *size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -76,6 +81,7 @@ def cost(
     return Cost(
         method,
         backbone,
+        network_settings.decoder,
         parameters=sum(p.numel() for p in network.parameters()),
         macs=counter.get_total_flops() // 2,
         activations=kept,
@@ -138,15 +144,39 @@ def _timed(network: Segmentor, size: tuple[int, int], repeats: int, device: str)
 def costs(
     methods: Sequence[str] | None,
     backbones: Sequence[str] | None,
+    decoders: Sequence[str] = ("deeplabv3plus",),
     *,
     size: tuple[int, int],
     repeats: int,
     device: str = "cpu",
-) -> Iterator[Cost]:
-    """The costs of every method with every backbone; all of them by default."""
+) -> Iterator[Cost | UsageError]:
+    """The costs of every method with every backbone and some decoders; where parts do not go together, why.
+
+    Args:
+        methods: their names; all by default.
+        backbones: their names; by default those of torchvision.
+        decoders: their names.
+        size: height and width of the image.
+        repeats: forward passes to time; 0 for none.
+        device: where to time.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
+    for name in methods or ():
+        method_named(name)
+    for name in backbones or ():
+        backbone_info(name)
+    for name in decoders:
+        lookup(name, DECODERS, "decoder")
     for backbone in backbones or BACKBONES:
-        for method in methods or METHODS:
-            yield cost(method, backbone, size=size, repeats=repeats, device=device)
+        for decoder in decoders:
+            for method in methods or METHODS:
+                model = ModelConfig(decoder=decoder)
+                try:
+                    yield cost(method, backbone, size=size, repeats=repeats, device=device, model=model)
+                except UsageError as error:
+                    yield error
 
 
 def paper_macs(network: Segmentor, image: Tensor) -> int:
@@ -199,8 +229,10 @@ def paper_table() -> list[tuple[str, float, float, float, float]]:
     for method, (parameters, operations) in PAPER.items():
         network = _build(method_named(method), "resnet50", 19, 2, auxiliary=True)
         with FakeTensorMode(allow_non_fake_inputs=True):
-            found = paper_macs(network, torch.empty(1, 3, *PAPER_SIZE))
+            macs = paper_macs(network, torch.empty(1, 3, *PAPER_SIZE))
         # The released code declares bases and prototypes as parameters.
-        learned = [*network.parameters(), *(b for n, b in network.named_buffers() if n.endswith(LEARNED_BUFFERS))]
-        rows.append((method, sum(value.numel() for value in learned) / 1e6, found / 1e9, parameters, operations))
+        bases = [stats for known in network.known_styles().values() for stats in known.bases]
+        prototypes = network.prototypes()
+        learned = [*network.parameters(), *bases, *(() if prototypes is None else (prototypes,))]
+        rows.append((method, sum(value.numel() for value in learned) / 1e6, macs / 1e9, parameters, operations))
     return rows

@@ -98,16 +98,17 @@ class OpenRun:
         return self.config.evaluation if self.is_run else EvaluationConfig()
 
     @cached_property
-    def _restored(self) -> tuple[Segmentor, checkpoint.ModelCard, int]:
-        """Network, card and iteration."""
+    def _restored(self) -> tuple[Segmentor, checkpoint.ModelCard, int, float]:
+        """Network, card, iteration, and the share of the average that its weights are."""
         if is_foreign(self.path):
             network, card, _ = load_foreign(self.path)
-            iteration = 0
+            iteration, ema = 0, 0.0
         else:
             file = checkpoint.find(self.path)
             stored = checkpoint.read(file)
-            network, card, iteration = rebuild(stored, str(file)), stored.card, stored.iteration
-        return network.to(find_device(self.device)), card, iteration
+            network, card = rebuild(stored, str(file)), stored.card
+            iteration, ema = stored.iteration, stored.ema
+        return network.to(find_device(self.device)), card, iteration, ema
 
     @property
     def network(self) -> Segmentor:
@@ -128,6 +129,11 @@ class OpenRun:
     def iteration(self) -> int:
         """After how many iterations the network was written; 0 where the file does not say."""
         return self._restored[2]
+
+    @property
+    def ema(self) -> float:
+        """Share that the exponential moving average of the weights kept in a step; 0 where they are as they were trained."""
+        return self._restored[3]
 
     @cached_property
     def space(self) -> LabelSpace:

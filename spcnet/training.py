@@ -87,6 +87,7 @@ class Experiment:
             classes=self.space.classes,
             domains=self.config.data.domain_names,
             size=self.config.data.size,
+            base=network.base,
         )
         images = {name: membership.images_of(len(one), file_names(one)) for name, one in self.sources.items()}
         return Trainer(self.config, self.method, network, card, fabric, images=images)
@@ -120,7 +121,7 @@ class Experiment:
         )
 
     def evaluate(self, trainer: Trainer, console: Console, record: Callable[[Record], object]) -> Record:
-        """Evaluate the network that is being trained, and add the result to the run.
+        """Evaluate the network that is being trained, or the average of its weights, and add the result to the run.
 
         Args:
             trainer: has the network.
@@ -131,11 +132,11 @@ class Experiment:
             DataError: an image cannot be read, or the run's folder cannot be written.
         """
         fabric, output = trainer.fabric, self.config.output
-        subject = Subject.of_config(self.config, trainer.network, self.space)
+        subject = Subject.of_config(self.config, trainer.evaluated, self.space)
         results = subject.evaluate(self.tests, fabric, folder=output, console=console)
         # One process writes; what goes wrong there ends all.
         with distributed.raise_on_all_ranks():
-            subject = replace(subject, iteration=trainer.iteration)
+            subject = replace(subject, iteration=trainer.iteration, ema=trainer.ema)
             evaluation = save_evaluation(subject, results, output, names=list(self.tests), write=fabric.is_global_zero)
             record(evaluation)
         return evaluation
@@ -183,7 +184,8 @@ def _train(experiment: Experiment, fabric: Fabric, *, resume: bool, console: Con
     """Train in a folder that is this run's alone; see `train`."""
     config = experiment.config
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    network = experiment.build_network()
+    # A checkpoint has what it needs, and says where the rest is.
+    network = experiment.build_network(pretrained=not resume)
     trainer = experiment.make_trainer(network, fabric)
     with distributed.raise_on_all_ranks():
         note = trainer.resume() if resume else None

@@ -4,6 +4,7 @@ Shape letters, the same everywhere: B images, M source domains (styles), K class
 H×W pixels of the image, h×w cells of a feature map.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
@@ -38,6 +39,21 @@ class StyleStats(NamedTuple):
     std: Float[Tensor, "B C"]
 
 
+class KnownStyles(NamedTuple):
+    """The styles of M known domains that a network keeps at one place of its backbone."""
+
+    mode: str
+    """What the network does with them there."""
+    bases: StyleStats
+    """M×C."""
+    distance: Callable[[StyleStats], Float[Tensor, "B M"]]
+    """From each image's style to each of them."""
+    weights: Callable[[StyleStats], Float[Tensor, "B M"] | None]
+    """How much each of them explains each image, rows sum to one; None where the network does not weigh them."""
+    correction: int
+    """The variance of a style has the divisor h·w - correction."""
+
+
 class MaskPrediction(NamedTuple):
     """What the queries of a mask head say: Q times a class and the mask of its pixels."""
 
@@ -63,6 +79,18 @@ class SegOutput(NamedTuple):
     def figures(self) -> dict[str, tuple[Float[Tensor, "B M ..."], ...]]:
         """Figures of each image and source, to be averaged and shown: by name, for each layer that has them."""
         return {} if self.extras is None else self.extras.figures()
+
+    @property
+    def styles(self) -> tuple[StyleStats, ...]:
+        """Statistics of each image at each place of `Network.known_styles`."""
+        styles: tuple[StyleStats, ...] = getattr(self.extras, "styles", ())
+        return styles
+
+    @property
+    def embedding(self) -> Float[Tensor, "B D h w"] | None:
+        """What the network compares with `Network.prototypes`: unit-length embeddings of the cells."""
+        embedding: Tensor | None = getattr(self.extras, "embedding", None)
+        return embedding
 
 
 class Internals(NamedTuple):
@@ -122,6 +150,8 @@ class StepResult(NamedTuple):
 class Network(nn.Module):
     """What a method builds, the trainer trains and everything else reads: images in, a `SegOutput` out."""
 
+    base: dict[str, str] | None = None
+    """Name and hash of the pretrained weights that its checkpoints leave out; None where they hold all."""
     recompute: bool = False
     """Whether its parts are computed once more for their gradients, to save memory."""
 
@@ -136,9 +166,29 @@ class Network(nn.Module):
         """Names of the parameters that are learned tokens or positions, which weight decay leaves alone."""
         return set()
 
+    def base_tensors(self) -> set[str]:
+        """Names of the tensors that training never changes and that pretrained weights give."""
+        return set()
+
+    def stored(self, *, whole: bool) -> dict[str, Tensor]:
+        """The tensors that a checkpoint holds: all, or all but those of its `base`."""
+        left_out = set() if whole else self.base_tensors()
+        return {name: value for name, value in self.state_dict().items() if name not in left_out}
+
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:
         """Class scores for each pixel, and what the method's losses and updates need."""
         raise NotImplementedError
+
+    def known_styles(self) -> dict[str, KnownStyles]:
+        """The styles that it keeps of its source domains, by place of the backbone, the shallow ones first."""
+        return {}
+
+    def prototypes(self) -> Float[Tensor, "K M D"] | None:
+        """The unit-length vectors that it compares embeddings with, of each class and source domain; None without."""
+        return None
+
+    def drop_training_parts(self) -> None:
+        """Leave out, in place, what `forward` in evaluation does not need."""
 
 
 def detached(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """`spcnet cost`."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -8,15 +9,20 @@ from rich.table import Table
 
 from spcnet.config import plain_lists
 
+if TYPE_CHECKING:
+    from spcnet.cost import Cost
+
 
 @plain_lists
 def cost(
     *,
     methods: Sequence[str] | None = None,
     backbones: Sequence[str] | None = None,
+    decoders: Sequence[str] = ("deeplabv3plus",),
     size: tuple[int, int] = (512, 1024),
     repeats: int = 3,
     accelerator: str = "cpu",
+    markdown: bool = False,
     paper: bool = False,
     console: Console | None = None,
 ) -> None:
@@ -24,10 +30,12 @@ def cost(
 
     Args:
         methods: Methods, [deeplabv3plus,spcnet]; all by default.
-        backbones: Backbones, [resnet50]; all by default.
+        backbones: Backbones, [resnet50,timm/convnext_tiny]; those of torchvision by default.
+        decoders: Decoders, [linear,segformer].
         size: Height and width of the image, [H,W].
         repeats: Forward passes to time; 0 for none.
         accelerator: Where to compute: auto, cpu, cuda or mps.
+        markdown: Write the table as Markdown.
         paper: Instead: the paper's Table 8, counted by its own rule.
         console: Where the table is shown; nowhere by default.
 
@@ -40,33 +48,56 @@ def cost(
         return
     import torch
 
-    from spcnet.cost import costs
+    from spcnet.cost import Cost, costs
     from spcnet.engine.progress import bar
-    from spcnet.methods import METHODS, method_named
-    from spcnet.models.backbones import BACKBONES, backbone_info
+    from spcnet.methods import METHODS
+    from spcnet.models.backbones import BACKBONES
     from spcnet.numerics import find_device
     from spcnet.reports.html import counted
 
-    for name in methods or ():
-        method_named(name)
-    for name in backbones or ():
-        backbone_info(name)
     device = str(find_device(accelerator))
-    table = _columns(["backbone", "method"], ["M params", "G MACs", "MiB", *(["ms"] if repeats else [])])
-    with bar(console, len(methods or METHODS) * len(backbones or BACKBONES), 0, "cost") as show:
-        for done, one in enumerate(costs(methods, backbones, size=size, repeats=repeats, device=device), start=1):
-            figures = [f"{one.parameters / 1e6:.2f}", f"{one.macs / 1e9:.2f}", f"{one.activations / 2**20:.0f}"]
-            times = [f"{1000 * one.seconds:.0f}"] if one.seconds is not None else []
-            table.add_row(one.backbone, one.method, *figures, *times)
+    rows, unfit = [], []
+    total = len(methods or METHODS) * len(backbones or BACKBONES) * len(decoders)
+    with bar(console, total, 0, "cost") as show:
+        found = costs(methods, backbones, decoders, size=size, repeats=repeats, device=device)
+        for done, one in enumerate(found, start=1):
+            if isinstance(one, Cost):
+                rows.append(_row(one))
+            else:
+                unfit.append(str(one))
             show(done, {})
-    console.print(table)
+    _show(
+        console,
+        ["backbone", "decoder", "method"],
+        ["M params", "G MACs", "MiB", *(["ms"] if repeats else [])],
+        rows,
+        markdown,
+    )
     text = (
         f"One image of {size[0]}×{size[1]}. MACs: matrix products, half of what torch's FLOP counter finds. MiB: what a "
         "training step keeps for its backward pass, in single precision."
     )
     if repeats:
         text += f" ms: median of {repeats} forward passes, {device}, {counted(torch.get_num_threads(), 'thread')}."
-    console.print(text, highlight=False)
+    console.print("\n".join([text, *(f"Left out: {reason}" for reason in dict.fromkeys(unfit))]), highlight=False)
+
+
+def _row(one: "Cost") -> list[str]:
+    figures = [f"{one.parameters / 1e6:.2f}", f"{one.macs / 1e9:.2f}", f"{one.activations / 2**20:.0f}"]
+    times = [f"{1000 * one.seconds:.0f}"] if one.seconds is not None else []
+    return [one.backbone, one.decoder, one.method, *figures, *times]
+
+
+def _show(console: Console, names: list[str], figures: list[str], rows: list[list[str]], markdown: bool) -> None:
+    if markdown:
+        lines = [[*names, *figures], ["---"] * len(names) + ["--:"] * len(figures), *rows]
+        for line in lines:
+            console.print(f"| {' | '.join(line)} |", highlight=False, soft_wrap=True)
+        return
+    table = _columns(names, figures)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def _show_paper_table(console: Console) -> None:

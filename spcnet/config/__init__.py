@@ -3,10 +3,10 @@
 No torch in here: a recipe can be checked, printed and compared without loading a framework.
 """
 
+from spcnet.config.adapters import AdapterConfig
 from spcnet.config.domains import Color, DomainSpec, OwnSet, read_color
 from spcnet.config.fields import (
     OUTPUT_STRIDES,
-    AdapterConfig,
     AugmentationConfig,
     ClusteringConfig,
     DataConfig,
@@ -16,10 +16,8 @@ from spcnet.config.fields import (
     LoggingConfig,
     LossConfig,
     ModelConfig,
-    Precision,
     RunConfig,
     StyleConfig,
-    TrainingConfig,
     Weighting,
     WhiteningConfig,
     decides,
@@ -40,6 +38,7 @@ from spcnet.config.options import (
     plain_lists,
 )
 from spcnet.config.recipes import as_dict, from_dict, read_sets, recipe_path, recipes_folder, settled
+from spcnet.config.training import Precision, TrainingConfig
 
 __all__ = [
     "METADATA",

@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from spcnet.config.adapters import AdapterConfig
 from spcnet.config.domains import DomainSpec, OwnSet
 from spcnet.config.options import Decides, Option, Settings, option, require, walk
+from spcnet.config.training import TrainingConfig
 
 OUTPUT_STRIDES = (8, 16, 32)
-Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ class FeaturesConfig(Settings, group="model.features"):
     """Side of a vision transformer's patches. Default: 16 for weights of patch 14, whose kernel and positions are then resampled, else the model's own."""
     resample: Literal["plain", "exact"] = option("result", "plain")
     """How patch kernel and position embedding are brought to another size: bicubic interpolation as DINOv2's, Rein's and SoMA's code has it (plain), or pseudo-inverse kernel resize and antialiased positions, timm's default (exact)."""
-    pyramid: Literal["resize", "deconv", "none"] = option("result", "resize")
-    """How a vision transformer's maps come to the strides 4, 8, 16 and 32: bilinear resize, learned transposed convolutions, or not at all."""
+    pyramid: Literal["resize", "deconv", "none"] | None = option("result", None)
+    """How a vision transformer's maps come to the strides 4, 8, 16 and 32: bilinear resize, learned transposed convolutions, or not at all. Default: resize, or none for the decoder conv4."""
     drop_path: float = option("result", 0.0, least=0, below=1, noun="a probability")
     """Stochastic depth of the last block, growing linearly over the depth."""
 
@@ -139,30 +140,6 @@ class HeadConfig(Settings, group="model.head"):
 
 
 @dataclass(frozen=True)
-class AdapterConfig(Settings, group="model.adapter"):
-    """What of the backbone is trained."""
-
-    kind: Literal["full", "frozen", "lora", "rein"] = option("result", "full", compared="adapter")
-    """Everything (full), nothing (frozen), low-rank updates of its layers (lora), or tokens beside its features (rein)."""
-    rank: int = option("result", 16, least=1)
-    """Rank of LoRA's updates, and of Rein's tokens."""
-    alpha: float | None = option("result", None, above=0)
-    """LoRA's update is scaled by alpha/rank; default: as the rank."""
-    targets: list[str] = option("result", factory=lambda: ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"])
-    """Patterns of the names of the layers that LoRA adapts, linear ones or convolutions; * stands for anything."""
-    start: Literal["default", "soma", "qr"] = option("result", "default")
-    """How LoRA starts: at zero (default), from the smallest singular triplets (soma), or from a pivoted QR decomposition (qr); all begin with the pretrained network."""
-    first_block: int = option("result", 0, least=0)
-    """The first block or stage that LoRA or Rein adapts."""
-    dropout: float = option("result", 0.0, least=0, below=1, noun="a probability")
-    """Dropout before LoRA's update."""
-    biases: bool = option("result", False)
-    """Train the biases of the layers that LoRA adapts, too."""
-    tokens: int = option("result", 100, least=2)
-    """Rein's tokens for each block."""
-
-
-@dataclass(frozen=True)
 class ModelConfig(Settings, group="model"):
     """The network."""
 
@@ -176,8 +153,8 @@ class ModelConfig(Settings, group="model"):
     """What makes class scores of the backbone's feature maps: deeplabv3plus, linear, conv4, segformer, mask2former or eomt."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """Settings of the decoder."""
-    output_stride: int = option("result", 16, choices=OUTPUT_STRIDES, compared="output stride")
-    """Image size divided by the size of the deepest feature map: 8, 16 or 32. Smaller is finer and costs more."""
+    output_stride: int | None = option("result", 16, choices=OUTPUT_STRIDES, compared="output stride")
+    """Image size divided by the size of the deepest feature map: 8, 16 or 32, or null for the backbone's own. Smaller is finer and costs more; a backbone of timm that cannot be dilated takes its own alone."""
     weights: str | None = option("result", "imagenet", compared="start of the backbone")
     """Where the backbone starts: 'imagenet' (downloaded by torchvision), a local file (FILE#NAME for one of several networks in it), or null for random values."""
     style: StyleConfig = field(default_factory=StyleConfig)
@@ -320,56 +297,6 @@ class DataConfig(Settings, group="data"):
         if not self.pseudo_domains:
             return self.sources
         return [f"{self.sources[0]}#{number + 1}" for number in range(self.pseudo_domains)]
-
-
-@dataclass(frozen=True)
-class TrainingConfig(Settings, group="training"):
-    """The loop: stochastic gradient descent for a number of iterations."""
-
-    iterations: int = option("schedule", 40_000, least=1, compared="number of iterations")
-    """Optimiser steps."""
-    learning_rate: float = option("schedule", 0.01, above=0)
-    """Learning rate at the start."""
-    momentum: float = option("result", 0.9, least=0, below=1)
-    """Momentum of stochastic gradient descent."""
-    weight_decay: float = option("result", 5e-4, least=0)
-    """Weight decay."""
-    poly_power: float = option("schedule", 0.9, least=0)
-    """Exponent of the schedule: the learning rate falls as (1 - iteration/iterations)^power."""
-    restart: float = option("schedule", 1.0, above=0, most=1, noun="a fraction of the run")
-    """Share of the run after which the schedule starts again (RobustNet's scl-poly, there when borders stop being relaxed); 1 for never."""
-    restart_factor: float = option("schedule", 1.0, above=0)
-    """Factor on the learning rate at the restart."""
-    restart_power: float = option("schedule", 1.5, least=0)
-    """Exponent of the schedule after the restart."""
-    seed: int = option("order", 0, least=0)
-    """Seed of everything random."""
-    log_every: int = option("place", 20, least=1)
-    """Iterations between two lines of the training log."""
-    checkpoint_every: int = option("place", 500, least=1)
-    """Iterations between two checkpoints."""
-    evaluate_every: int = option("place", 0, least=0, zero="at the end only")
-    """Iterations between two evaluations during training; 0 evaluates at the end only."""
-    accelerator: str = option("place", "auto")
-    """Where to compute: auto, cpu, cuda or mps."""
-    devices: int | str = option("place", 1)
-    """How many devices, a process on each, or 'auto' for all; what torchrun or srun started needs no number."""
-    nodes: int = option("place", 1, least=1)
-    """Number of machines, each with `devices` devices."""
-    accumulate: int = option("result", 1, least=1)
-    """Micro-batches of gradient accumulation before an optimiser step, so that only one has to fit into memory; data.images_per_domain is of one part and process."""
-    freeze_batchnorm: bool = option("result", False)
-    """Batch norms keep the statistics that they have, for small batches or a finished network."""
-    precision: Precision = option("result", "32-true")
-    """Precision: 32-true, bf16-mixed, 16-mixed or 64-true."""
-    deterministic: bool = option("place", True)
-    """Refuse operations that do not repeat bit for bit, where the device offers others."""
-    profile: int = option("place", 0, least=0, zero="off", unit="steps")
-    """Steps, after a warm-up, whose operations are timed by torch.profiler and written to the run's folder profile/; 0 for none."""
-    compile: bool = option("place", False)
-    """Translate the network's forward and backward into code for this device first (torch.compile): the first step takes minutes, the others are faster."""
-    activation_checkpointing: bool = option("place", False)
-    """Compute backbone and decoder again for their gradients instead of keeping what they computed: less memory, more time; the losses are the same."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from spcnet.data.sampling import Shard
 from spcnet.dry_run.checks import check_folder, check_machine, micro_batch_size
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.observer import Observer
+from spcnet.engine.schedule import told
 from spcnet.engine.trackers import check_installed
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import CheckpointError, DataError, SpcnetError
@@ -379,10 +380,10 @@ def _time_records(trainer: Trainer, space: LabelSpace, made: _Made, report: Rehe
     with closing(
         Observer(config, trainer.method, trainer.network, domains=trainer.card.domains, colors=space.colors)
     ) as observer:
-        rate = trainer.optimizer.param_groups[0]["lr"]
-        observer.write(1, made.result, rate)
+        schedule = told(0, config.training)
+        observer.write(1, made.result, schedule)
         began = time.perf_counter()
-        observer.write(2, made.result, rate)
+        observer.write(2, made.result, schedule)
         written = time.perf_counter()
         observer.look(config.training.iterations, made.micro_batches, made.result, trainer.classes)
         report.log_seconds, report.sample_seconds = written - began, time.perf_counter() - written

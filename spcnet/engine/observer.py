@@ -29,6 +29,8 @@ SAMPLES = 2
 """Images of a batch whose prediction is shown."""
 LARGEST_SAMPLE = 384
 """Pixels in height or width of a sample; larger images are thinned out."""
+SCHEDULE = {"learning_rate": "rate", "backbone_learning_rate": "rate/backbone", "weight_decay": "weight_decay"}
+"""What the log has of the schedule, by its names there, and the names that TensorBoard and the servers have."""
 KEPT = 64
 """Batches that a method's figures are made of at most, the latest ones."""
 
@@ -137,8 +139,13 @@ class Observer:
                 self.board.add_image("samples", self._samples(parts[0], predict), iteration, dataformats="HWC")
         self._tell(figures.scalars, iteration)
 
-    def write(self, iteration: int, result: StepResult, rate: float) -> dict[str, float]:
+    def write(self, iteration: int, result: StepResult, schedule: Mapping[str, float]) -> dict[str, float]:
         """Note an iteration; returns its figures for the progress bar.
+
+        Args:
+            iteration: how many are finished.
+            result: of the last of them.
+            schedule: its learning rate and what else `spcnet.engine.schedule.told` says of it.
 
         Raises:
             DataError: a file cannot be written.
@@ -159,7 +166,7 @@ class Observer:
                     "iteration": iteration,
                     "loss": loss,
                     "parts": parts,
-                    "learning_rate": rate,
+                    **schedule,
                     "seconds": round(now - self.started, 3),
                     "images_per_second": round(speed, 2),
                     "data_wait": round(share, 4),
@@ -167,9 +174,11 @@ class Observer:
                 },
             )
             speeds = {"speed/images_per_second": speed, "speed/data_wait": share, "speed/memory": memory}
-            self._tell({"loss": loss, **{f"loss/{k}": v for k, v in parts.items()}, "rate": rate, **speeds}, iteration)
+            rates = {SCHEDULE[name]: value for name, value in schedule.items()}
+            self._tell({"loss": loss, **{f"loss/{k}": v for k, v in parts.items()}, **rates, **speeds}, iteration)
         throughput = {"images_per_second": speed} if speed else {}
-        return {"loss": loss, **parts, "rate": rate, **throughput, "data_wait": share, "memory": memory}
+        rate = {"rate": schedule["learning_rate"]}
+        return {"loss": loss, **parts, **rate, **throughput, "data_wait": share, "memory": memory}
 
     def results(self, record: Mapping[str, Any]) -> None:
         """Note the mIoU of an evaluation, a line of results.jsonl."""

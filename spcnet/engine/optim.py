@@ -1,50 +1,124 @@
-"""The optimiser and its schedule, and how both go into a checkpoint without pickling."""
+"""The optimiser, its groups of parameters, and how its memory goes into a checkpoint without pickling."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spcnet.checkpoint import OPTIMIZER
 from spcnet.config import TrainingConfig
-from spcnet.errors import CheckpointError
+from spcnet.engine.schedule import learning_rate, weight_decay
+from spcnet.errors import CheckpointError, UsageError
+from spcnet.types import Network
+
+NORMS = (
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+)
+"""Layers whose parameters are no weights, whatever their shape."""
+MEMORY = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
+"""What each optimiser remembers of a parameter, in as many numbers as that has; AdamW also counts its steps."""
 
 
-def make_optimizer(groups: Sequence[dict[str, Any]], config: TrainingConfig) -> torch.optim.SGD:
-    """Stochastic gradient descent with momentum and weight decay (RobustNet's).
+def make_optimizer(
+    groups: Sequence[Mapping[str, Any]], network: Network, config: TrainingConfig
+) -> torch.optim.Optimizer:
+    """The optimiser that the settings name; only parameters that require a gradient are in it.
 
     Args:
-        groups: of parameters, as `spcnet.methods.base.Method.parameter_groups` gives them.
-        config: learning rate, momentum and weight decay of the groups that do not have their own.
+        groups: of the network's parameters, as `spcnet.methods.base.Method.parameter_groups` gives them.
+        network: says which parameters are of the backbone and how deep they lie, and which are embeddings.
+        config: learning rate, weight decay, and factors on them; what a group says of its own goes first.
+
+    Raises:
+        UsageError: nothing is trained, or there is nothing that `backbone_factor`, `layer_decay` or `backbone_warmup`
+            would act on.
     """
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
+    split = [part for group in groups for part in _split(group, network, config)]
+    if not split:
+        raise UsageError("no parameter of the network is trained: choose another model.adapter.kind or method")
+    depths = network.depths()
+    if not any(p.requires_grad and name in depths for name, p in network.named_parameters()):
+        for name in ("backbone_factor", "layer_decay", "backbone_warmup"):
+            if getattr(config, name) != getattr(TrainingConfig, name):
+                raise UsageError(
+                    f"training.{name} is {getattr(config, name)}, but no parameter of the backbone is trained: leave it out"
+                )
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(split, lr=rate, betas=config.betas, weight_decay=decay)
+    return torch.optim.SGD(split, lr=rate, momentum=config.momentum, weight_decay=decay)
 
 
-def poly_rate(iteration: int, config: TrainingConfig) -> float:
-    """Learning rate of a step: base · (1 - iteration/iterations)^power, with the first step at the full rate.
+def _split(group: Mapping[str, Any], network: Network, config: TrainingConfig) -> list[dict[str, Any]]:
+    """The parts of a group that share learning rate and weight decay, in the order of their first parameters.
 
-    After a restart (RobustNet's `scl-poly`): base · factor · (1 - share of what was left then)^restart_power.
+    `places` says where each parameter stands in the network: a checkpoint knows its memory by that, however it is grouped.
     """
-    restart = round(config.restart * config.iterations)
-    if iteration < restart:
-        return float(config.learning_rate * (1 - iteration / config.iterations) ** config.poly_power)
-    done = (iteration - restart) / (config.iterations - restart)
-    return float(config.learning_rate * config.restart_factor * (1 - done) ** config.restart_power)
+    known = {parameter: (place, name) for place, (name, parameter) in enumerate(network.named_parameters())}
+    depths, undecayed = network.depths(), set[str]() if config.decays_all else set(_undecayed(network))
+    deepest = max(depths.values(), default=0)
+    parts: dict[tuple[float, bool, bool], dict[str, Any]] = {}
+    for parameter in group["params"]:
+        if not parameter.requires_grad:
+            continue
+        place, name = known[parameter]
+        factor, backbone = 1.0, name in depths and config.backbone_warmup is not None
+        if name in depths:
+            factor = config.backbone_factor * config.layer_decay ** (deepest - depths[name])
+        plain = name in undecayed
+        part = parts.setdefault(
+            (factor, backbone, plain),
+            {
+                **group,
+                "params": [],
+                "places": [],
+                "rate_factor": group.get("rate_factor", 1.0) * factor,
+                "backbone": backbone,
+                "annealed": not plain and "weight_decay" not in group,
+                **({"weight_decay": 0.0} if plain else {}),
+            },
+        )
+        part["params"].append(parameter)
+        part["places"].append(place)
+    return list(parts.values())
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group the learning rate, times its `rate_factor` where it has one."""
+def _undecayed(network: Network) -> Iterator[str]:
+    """Names of the parameters without weight decay: one-dimensional ones, biases, norms, and the network's embeddings."""
+    yield from network.embeddings()
+    for prefix, module in network.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            if parameter.ndim <= 1 or name.endswith("bias") or isinstance(module, NORMS):
+                yield name
+
+
+def set_schedule(optimizer: torch.optim.Optimizer, iteration: int, config: TrainingConfig) -> None:
+    """Give every parameter group its learning rate and its weight decay.
+
+    Args:
+        optimizer: what `make_optimizer` made.
+        iteration: finished iterations before the step.
+        config: the schedule.
+    """
+    rates = [learning_rate(iteration, config, backbone=backbone) for backbone in (False, True)]
+    decay = weight_decay(iteration, config)
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("rate_factor", 1.0)
+        group["lr"] = rates[group["backbone"]] * group["rate_factor"]
+        if group["annealed"]:
+            group["weight_decay"] = decay
 
 
 def pack(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's memory as named tensors, `optimizer.INDEX.NAME`."""
+    """The optimiser's memory as named tensors, `optimizer.PLACE.NAME`, the place that of the parameter in the network."""
     return {
-        f"{OPTIMIZER}{index}.{name}": value
-        for index, memory in optimizer.state_dict()["state"].items()
-        for name, value in memory.items()
+        f"{OPTIMIZER}{place}.{name}": value
+        for place, parameter in _placed(optimizer)
+        for name, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }
 
@@ -58,11 +132,23 @@ def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> N
     memory: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         if key.startswith(OPTIMIZER):
-            index, name = key.removeprefix(OPTIMIZER).split(".", 1)
-            memory.setdefault(int(index), {})[name] = value
-    known = [p for group in optimizer.param_groups for p in group["params"]]
-    if any(i >= len(known) or any(v.ndim and v.shape != known[i].shape for v in m.values()) for i, m in memory.items()):
+            place, name = key.removeprefix(OPTIMIZER).split(".", 1)
+            memory.setdefault(int(place), {})[name] = value
+    known = dict(_placed(optimizer))
+    # What `load_state_dict` counts is the order in the groups.
+    numbers = {place: number for number, place in enumerate(known)}
+    adam = isinstance(optimizer, torch.optim.AdamW)
+    if not memory.keys() <= known.keys() or any(
+        ("exp_avg" in own) != adam or any(v.ndim and v.shape != known[place].shape for v in own.values())
+        for place, own in memory.items()
+    ):
         raise CheckpointError(
-            "the checkpoint's optimiser belongs to another network: it cannot be resumed with this one"
+            "the checkpoint's optimiser is another one or belongs to another network: it cannot be resumed with this one"
         )
-    optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
+    state = {numbers[place]: own for place, own in memory.items()}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _placed(optimizer: torch.optim.Optimizer) -> list[tuple[int, nn.Parameter]]:
+    """The parameters with their places in the network, in the order of the groups."""
+    return [pair for group in optimizer.param_groups for pair in zip(group["places"], group["params"], strict=True)]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from spcnet import checkpoint
 from spcnet.config import RunConfig, TrainingConfig, as_dict, from_dict
-from spcnet.engine.optim import poly_rate
+from spcnet.engine.schedule import learning_rate
 from spcnet.errors import CheckpointError
 from spcnet.files import write_text
 from spcnet.types import Batch
@@ -102,7 +102,7 @@ def keep(folder: Path, step: Kept) -> None:
         # As text, for JSON has no word for what is not a number.
         "loss": str(step.loss),
         "losses": {name: str(value) for name, value in step.losses.items()},
-        "learning_rate": poly_rate(step.iteration, step.config.training),
+        "learning_rate": learning_rate(step.iteration, step.config.training),
         "images": [list(part.name) for part in step.parts],
         "settings": as_dict(step.config),
     }

@@ -1,7 +1,7 @@
 """The state of a run on the disk: what a checkpoint holds beside the network, and whether a run may go on from it."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from spcnet import checkpoint, distributed
-from spcnet.config import TrainingConfig, kept_on_resume
+from spcnet.config import TrainingConfig, as_dict, kept_on_resume
+from spcnet.engine.ema import WeightAverage
 from spcnet.engine.optim import pack, unpack
 from spcnet.errors import CheckpointError, DataError
-from spcnet.methods.base import fill
 from spcnet.types import Network
 
 
@@ -21,6 +21,7 @@ def save(
     network: Network,
     optimizer: torch.optim.Optimizer,
     card: checkpoint.ModelCard,
+    average: WeightAverage | None,
     training: TrainingConfig,
     more: Mapping[str, Any],
 ) -> None:
@@ -31,18 +32,21 @@ def save(
         network: what is trained.
         optimizer: its optimiser.
         card: what the network is.
+        average: of its weights, once it has begun.
         training: settings of the loop; those that a resumed run must keep are noted.
         more: what else the run needs to go on; plain JSON values.
 
     Raises:
         DataError: it cannot be written; the one before stays.
     """
-    schedule = {name: getattr(training, name) for name in kept_on_resume("training")}
+    schedule = {name: as_dict(getattr(training, name)) for name in kept_on_resume("training")}
+    averages = {} if average is None else average.pack()
+    told = {} if average is None else {"ema": training.ema}
     checkpoint.write(
         run / checkpoint.LATEST_FILE,
-        network.state_dict() | pack(optimizer),
+        network.stored(whole=card.base is None) | averages | pack(optimizer),
         card,
-        {**more, "schedule": schedule},
+        {**more, **told, "schedule": schedule},
         keep=run / checkpoint.PREVIOUS_FILE,
     )
 
@@ -52,9 +56,21 @@ def resume(
     network: Network,
     optimizer: torch.optim.Optimizer,
     card: checkpoint.ModelCard,
+    average: WeightAverage | None,
     training: TrainingConfig,
+    *,
+    restore: Callable[[Network, checkpoint.Checkpoint, str], None],
 ) -> tuple[dict[str, Any], str | None]:
-    """Bring network and optimiser to where the run's last whole checkpoint stands.
+    """Bring network, optimiser and average to where the run's last whole checkpoint stands.
+
+    Args:
+        run: folder of the run.
+        network: what `Method.build` made.
+        optimizer: its optimiser.
+        card: what the network is.
+        average: of its weights, where the run has one.
+        training: settings of the loop.
+        restore: fills the network, see `Method.restore`.
 
     Returns:
         What `save` got as `more`; and what the user should know, where it was not the last checkpoint.
@@ -69,17 +85,35 @@ def resume(
             f"is {card.method} on {', '.join(card.domains)} ({len(card.classes)} classes): "
             "resume with the run's own settings or choose another --output"
         )
-    changed = [k for k, v in state.get("schedule", {}).items() if getattr(training, k) != v]
-    if changed:
+    adapters = [one.model.get("adapter", {}) for one in (found, card)]
+    if len({adapter.get("save_base", True) for adapter in adapters}) > 1:
         raise CheckpointError(
-            f"{path} was trained with another training.{changed[0]} "
-            f"({state['schedule'][changed[0]]}): a resumed run must keep its schedule, seed and iterations"
+            f"{path} was written with model.adapter.save_base {adapters[0].get('save_base', True)}: a resumed run must keep it"
         )
-    fill(network, {k: v for k, v in tensors.items() if not k.startswith(checkpoint.OPTIMIZER)}, str(path))
+    _check_schedule(path, state, training)
+    restore(network, checkpoint.Checkpoint(checkpoint.trained(tensors), found, state), str(path))
     unpack(optimizer, tensors)
+    if average is not None:
+        average.unpack(tensors, network, int(state["iteration"]))
     if damage is None:
         return state, None
     return state, f"{damage}. Going on from the one before, {path.name}, of iteration {state['iteration']}"
+
+
+def _check_schedule(path: Path, state: Mapping[str, Any], training: TrainingConfig) -> None:
+    """Refuse another schedule than the checkpoint's; an option that it does not know had what is the default now.
+
+    Raises:
+        CheckpointError: names the first option that differs.
+    """
+    stored = state.get("schedule", {})
+    for name in kept_on_resume("training") if stored else ():
+        before = stored.get(name, as_dict(getattr(TrainingConfig, name)))
+        if before != as_dict(getattr(training, name)):
+            raise CheckpointError(
+                f"{path} was trained with another training.{name} ({before}): a resumed run must keep its schedule, seed and "
+                "iterations"
+            )
 
 
 def set_damaged_aside(run: Path) -> None:

@@ -7,6 +7,7 @@ the same losses as one that was not.
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
@@ -19,10 +20,12 @@ from spcnet import checkpoint, distributed
 from spcnet.config import RunConfig, kept_on_resume
 from spcnet.engine import membership, records, replay, state
 from spcnet.engine.devices import synchronise
+from spcnet.engine.ema import WeightAverage
 from spcnet.engine.membership import Images
 from spcnet.engine.observer import Observer
-from spcnet.engine.optim import make_optimizer, pack, poly_rate, set_rate
+from spcnet.engine.optim import make_optimizer, pack, set_schedule
 from spcnet.engine.prepare import prepare
+from spcnet.engine.schedule import told
 from spcnet.errors import CheckpointError, DataError, Interrupted
 from spcnet.methods.base import Method
 from spcnet.signals import stop_on_signal
@@ -62,7 +65,9 @@ class Trainer:
         self.network = network
         synchronise(self.network, fabric)
         self.prepared = prepare(network, config.training, device=fabric.device)
-        self.optimizer = make_optimizer(method.parameter_groups(network), config.training)
+        self.optimizer = make_optimizer(method.parameter_groups(network), network, config.training)
+        self.average = WeightAverage(network, config.training) if config.training.ema else None
+        """Of the weights, which takes the network's place in evaluations and in the finished file once it has begun."""
         self._in_steps: tuple[nn.Module, torch.optim.Optimizer] | None = None
         """Network and optimiser as Fabric has set them up, from the first step on."""
         self.iteration = 0
@@ -71,6 +76,22 @@ class Trainer:
         """Whether a step whose loss is not finite is kept in the run's folder to look at; not where nothing is trained."""
         self.ending: Interrupted | None = None
         """What a request to end raises at once, while there is nothing to save."""
+
+    @property
+    def evaluated(self) -> Network:
+        """What is evaluated and kept: the average of the weights where that has begun, otherwise what is trained."""
+        average = self._average
+        return self.network if average is None else average.network
+
+    @property
+    def ema(self) -> float:
+        """Share that the average which is evaluated keeps in a step; 0 where what is trained is evaluated."""
+        return 0.0 if self._average is None else self.config.training.ema
+
+    @property
+    def _average(self) -> WeightAverage | None:
+        """The average, once it has begun."""
+        return self.average if self.average is not None and self.average.begun(self.iteration) else None
 
     @property
     def batch(self) -> int:
@@ -87,7 +108,16 @@ class Trainer:
             CheckpointError: there is none, both are damaged, or it belongs to another run.
         """
         precision = self.fabric.strategy.precision
-        found, note = state.resume(self.config.output, self.network, self.optimizer, self.card, self.config.training)
+        found, note = state.resume(
+            self.config.output,
+            self.network,
+            self.optimizer,
+            self.card,
+            self.average,
+            self.config.training,
+            restore=self.method.restore,
+        )
+        self.card = replace(self.card, base=self.network.base)
         if found.get("batch", self.batch) != self.batch:
             raise CheckpointError(
                 f"the run in {self.config.output} had {found['batch']} images of a stream in a batch, this has {self.batch} "
@@ -133,14 +163,23 @@ class Trainer:
                 more = {"iteration": self.iteration, "batch": self.batch, "drawn": drawn, "precision": scaler}
                 if self.images:
                     more["images"] = {source: own.noted() for source, own in self.images.items()}
-                state.save(self.config.output, self.network, self.optimizer, self.card, self.config.training, more)
+                state.save(
+                    self.config.output,
+                    self.network,
+                    self.optimizer,
+                    self.card,
+                    self._average,
+                    self.config.training,
+                    more,
+                )
 
     def finish(self) -> Path:
-        """Write the trained network by itself, without the optimiser."""
+        """Write the trained network by itself, without the optimiser; the average of its weights where there is one."""
         path = self.config.output / checkpoint.MODEL_FILE
         with distributed.raise_on_all_ranks():
             if self.fabric.is_global_zero:
-                checkpoint.write(path, self.network.state_dict(), self.card, {"iteration": self.iteration})
+                about = {"iteration": self.iteration} | ({"ema": self.ema} if self.ema else {})
+                checkpoint.write(path, self.evaluated.stored(whole=self.card.base is None), self.card, about)
         return path
 
     def fit(
@@ -184,7 +223,7 @@ class Trainer:
                 observer.look(self.iteration, parts, result, self.classes)
                 if last or self.iteration % training.log_every == 0:
                     with distributed.raise_on_all_ranks():
-                        figures = observer.write(self.iteration, result, poly_rate(self.iteration - 1, training))
+                        figures = observer.write(self.iteration, result, told(self.iteration - 1, training))
                     on_progress(self.iteration, figures)
                 else:
                     on_progress(self.iteration, {})
@@ -240,7 +279,7 @@ class Trainer:
         return self.method.statistics_at(self.network, self.config.model, self.config.training.iterations)
 
     def step(self, micro_batches: Sequence[Batch]) -> StepResult:
-        """One iteration: learning rate, losses and their gradient, the optimiser's step, the method's update.
+        """One iteration: schedule, losses and their gradient, the optimiser's step, the method's update, the average.
 
         Training, `train --dry-run` and the benchmarks make their steps here.
 
@@ -251,16 +290,22 @@ class Trainer:
         Raises:
             DataError: the loss is not finite; the weights are as before.
         """
-        _, optimizer = self._set_up()
-        set_rate(optimizer, poly_rate(self.iteration, self.config.training))
+        training = self.config.training
+        network, optimizer = self._set_up()
+        set_schedule(optimizer, self.iteration, training)
         result, finite = self.gradient(micro_batches)
         if not finite():
             self._fail(micro_batches, result)
+        if training.clip_gradient:
+            # In mixed precision a gradient that is not finite makes the loss's scale smaller, and no step.
+            self.fabric.clip_gradients(network, optimizer, max_norm=training.clip_gradient, error_if_nonfinite=False)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        progress = self.iteration / self.config.training.iterations
+        progress = self.iteration / training.iterations
         self.method.update(self.network, result, progress=progress, reduce=distributed.all_reduce_sum)
         self.iteration += 1
+        if self.average is not None:
+            self.average.update(self.network, self.iteration)
         return result
 
     def _set_up(self) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -293,12 +338,17 @@ class Trainer:
     def _losses(self, network: nn.Module, batch: Batch, progress: float, reduce: distributed.Reduce) -> StepResult:
         # No name for the network's output: scores and embeddings are given back as soon as their gradient is taken.
         return self.method.losses(
-            self.network, self._forward(network, batch), batch, self.config.model, progress=progress, reduce=reduce
+            self.network,
+            self._forward(network, batch, progress),
+            batch,
+            self.config.model,
+            progress=progress,
+            reduce=reduce,
         )
 
-    def _forward(self, network: nn.Module, batch: Batch) -> SegOutput:
+    def _forward(self, network: nn.Module, batch: Batch, progress: float) -> SegOutput:
         # Fabric hands over what a network returns in torch's default type; in double precision that has to be double.
-        self.method.prepare(self.network, batch, self.config.model)
+        self.method.prepare(self.network, batch, self.config.model, progress=progress)
         with self.fabric.strategy.precision.tensor_init_context():
             output: SegOutput = network(batch.image)
         return output

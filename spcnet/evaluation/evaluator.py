@@ -257,6 +257,8 @@ class Origin(NamedTuple):
     """Finished iterations of the run."""
     views: str | None = None
     """How images were viewed, in words; None for one look at the whole image."""
+    ema: float = 0.0
+    """Share that the exponential moving average of the weights kept in a step; 0 for weights as they were trained."""
 
 
 def record(
@@ -287,7 +289,7 @@ def record(
     for name, described in (sets or {}).items():
         domains[name]["set"] = json.loads(json.dumps(described))  # numbers as keys become text, as in a file
     return {
-        **origin._asdict(),
+        **{name: value for name, value in origin._asdict().items() if name != "ema" or value},
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "space": space.name,
         "classes": list(space.classes),

@@ -1,31 +1,30 @@
-"""What a network makes of images on the inside: their styles at its first layers, λ, embeddings of their pixels.
+"""Styles of images at a network's shallow places, λ, and embeddings of their pixels; for any method and backbone.
 
-It is looked at from outside, by hooks, so that every network can be looked into and none computes anything else than it
-always does. The functions below lay what was found out on a plane and say in figures what such a map only suggests.
+They are read while the network computes what it always does. The functions below map them to a plane and put in figures
+what such a map only suggests.
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from spcnet.evaluation.evaluator import evaluating
 from spcnet.losses.clustering import labels_at
+from spcnet.models.backbones.base import Tap
 from spcnet.models.heads.prototypes import unit
 from spcnet.models.network import Segmentor
-from spcnet.models.style import StyleProjection, style_distance, style_stats
+from spcnet.models.style import style_stats
 from spcnet.numerics import device_of
-from spcnet.types import Batch, SegOutput, StyleStats, internals_of
+from spcnet.types import Batch, KnownStyles, MaskPrediction, SegOutput, StyleStats
 
-PLACES = ("stem", "layer1")
-"""After which parts of the backbone styles are looked at: where the paper's style layers stand."""
 PERPLEXITY = 30.0
 """Of t-SNE: about how many neighbours of a point its place depends on."""
 
@@ -36,11 +35,11 @@ class StyleView(NamedTuple):
     before: Float[Tensor, "N S"]
     """What comes out of the backbone there."""
     after: Float[Tensor, "N S"] | None
-    """What the style layer makes of it; None where the network has none."""
+    """What the network makes of it; None where it keeps no known styles there, as of all that follows."""
     distance: Float[Tensor, "N M"] | None
-    """The style layer's own distance to each of its bases, averaged over channels."""
+    """From each image's style to each known style."""
     weights: Float[Tensor, "N M"] | None
-    """λ, averaged over channels where each has its own; None where the layer weighs no bases."""
+    """λ, how much each known style explains each image; None where the network weighs none."""
 
 
 class Pixels(NamedTuple):
@@ -52,11 +51,11 @@ class Pixels(NamedTuple):
 
 
 class Inside(NamedTuple):
-    """What was seen of the images of one domain, on the CPU."""
+    """Styles and pixels of the images of one domain, on the CPU."""
 
     names: tuple[str, ...]
-    styles: tuple[StyleView, ...]
-    """At each of `PLACES`."""
+    styles: dict[str, StyleView]
+    """By place of the backbone."""
     pixels: Pixels
 
 
@@ -69,10 +68,11 @@ def look_inside(
     seed: int = 0,
     on_images: Callable[[int], None] | None = None,
 ) -> Inside:
-    """Show images of one domain to a network and keep what it makes of them.
+    """Show images of one domain to a network and keep their styles and some of their pixels.
 
-    Where the network has no pixel embeddings, they are the decoder's features, brought to unit length. Which pixels are
-    kept depends on the images' names and the seed alone, each pixel of a class having the same chance.
+    Styles are those where the network keeps known ones, else at the backbone's `style_places`. Where the network has no
+    pixel embeddings, they are the decoder's features, or the mask logits of its queries, brought to unit length.
+    Which pixels are kept depends on the images' names and the seed alone, each pixel of a class having the same chance.
 
     Args:
         network: left in the mode it came in.
@@ -84,59 +84,65 @@ def look_inside(
     """
     device = device_of(network)
     names: list[str] = []
-    views: list[tuple[StyleView, ...]] = []
-    kept = _Drawn(num_classes, pixels)
-    listened: list[nn.Module] = list(network.style_layers) or [getattr(network.backbone, place) for place in PLACES]
-    with evaluating(network), torch.inference_mode(), _heard([*listened, network.decoder]) as heard:
+    views: dict[str, list[StyleView]] = {p: [] for p in network.known_styles() or network.backbone.style_places}
+    drawn = _Drawn(num_classes, pixels)
+    with evaluating(network), torch.inference_mode(), _observed(network, views) as decoded:
         for batch in batches:
-            heard.clear()
             output: SegOutput = network(batch.image.to(device))
-            *early, decoded = heard
-            layers: list[StyleProjection | None] = [*network.style_layers] or [None] * len(early)
-            views.append(tuple(_view(layer, seen) for layer, seen in zip(layers, early, strict=True)))
-            embedding = internals_of(output).embedding
-            feature = decoded if embedding is None else embedding
+            feature = decoded[-1] if output.embedding is None else output.embedding
             label = labels_at(batch.label, (feature.shape[2], feature.shape[3]))
-            for name, own, classes in zip(batch.name, feature, label, strict=True):
-                kept.add(own.flatten(1), classes.flatten(), seed=zlib.crc32(name.encode(), seed))
+            for name, cells, classes in zip(batch.name, feature, label, strict=True):
+                drawn.add(cells.flatten(1), classes.flatten(), seed=zlib.crc32(name.encode(), seed))
             names += batch.name
             if on_images is not None:
                 on_images(len(names))
-    return Inside(tuple(names), tuple(_joined(view) for view in zip(*views, strict=True)), kept.pixels())
+    return Inside(tuple(names), {place: _joined(view) for place, view in views.items()}, drawn.pixels())
 
 
 @contextmanager
-def _heard(modules: Sequence[nn.Module]) -> Iterator[list[Any]]:
-    """A list that fills with what modules return, in the order in which they are called."""
-    heard: list[Any] = []
-    handles = [module.register_forward_hook(lambda _, __, result: heard.append(result)) for module in modules]
+def _observed(network: Segmentor, views: Mapping[str, list[StyleView]]) -> Iterator[list[Tensor]]:
+    """Within it, each forward pass adds its styles to `views`, by place; gives the decoder's features of the latest."""
+    known, decoded = network.known_styles(), list[Tensor]()
+    backbone, features = network.backbone, network.backbone.features
+
+    def tapped(image: Tensor, places: Collection[str], tap: Tap, **options: Any) -> dict[str, Tensor]:
+        def keep(place: str, feature: Tensor) -> Tensor:
+            after = tap(place, feature)
+            if place in views:  # at once, for a later layer may work in place
+                views[place].append(_view(known.get(place), feature, after))
+            return after
+
+        return features(image, places, keep, **options)
+
+    def decode(_: Any, __: Any, result: Tensor | tuple[MaskPrediction, ...]) -> None:
+        decoded[:] = [result if isinstance(result, Tensor) else result[-1].masks]
+
+    handle = network.decoder.register_forward_hook(decode)
+    cast(Any, backbone).features = tapped
     try:
-        yield heard
+        yield decoded
     finally:
-        for handle in handles:
-            handle.remove()
+        del cast(Any, backbone).features
+        handle.remove()
 
 
-def _view(layer: StyleProjection | None, seen: Any) -> StyleView:
-    """What a style layer returned, or a part of the backbone where there is no such layer."""
-    if layer is None:
-        return StyleView(_vector(style_stats(seen)), None, None, None)
-    bases = layer.base_mean, layer.base_std
-    distance = style_distance(seen.stats, *bases, distance=layer.distance).mean(dim=2).float().cpu()
-    weights = seen.weights
-    if weights is not None:
-        weights = (weights.mean(dim=2) if weights.ndim > 2 else weights).float().cpu()
-    after = style_stats(seen.feature, correction=layer.correction)
-    return StyleView(_vector(seen.stats), _vector(after), distance, weights)
+def _view(known: KnownStyles | None, before: Tensor, after: Tensor) -> StyleView:
+    """The styles at one place."""
+    if known is None:
+        return StyleView(style_vectors(style_stats(before)), None, None, None)
+    stats = style_stats(before, correction=known.correction)
+    weights = known.weights(stats)
+    return StyleView(
+        style_vectors(stats),
+        style_vectors(style_stats(after, correction=known.correction)),
+        known.distance(stats).float().cpu(),
+        None if weights is None else weights.float().cpu(),
+    )
 
 
-def _vector(stats: StyleStats) -> Float[Tensor, "N S"]:
+def style_vectors(stats: StyleStats) -> Float[Tensor, "N S"]:
+    """Styles in the form of `StyleView.before`."""
     return torch.cat(stats, dim=1).float().cpu()
-
-
-def style_bases(layer: StyleProjection) -> Float[Tensor, "M S"]:
-    """The bases of a style layer in the form of `StyleView.before`."""
-    return _vector(StyleStats(layer.base_mean, layer.base_std))
 
 
 def _joined(parts: Sequence[StyleView]) -> StyleView:
@@ -145,30 +151,30 @@ def _joined(parts: Sequence[StyleView]) -> StyleView:
 
 
 class _Drawn:
-    """So many pixels of each class, drawn from a stream: of all that came by those with the smallest random keys."""
+    """A sample of at most `limit` pixels of each class from a stream: those with the smallest random keys."""
 
-    def __init__(self, num_classes: int, wanted: int) -> None:
-        self.wanted = wanted
+    def __init__(self, num_classes: int, limit: int) -> None:
+        self.limit = limit
         self.keys = [torch.empty(0) for _ in range(num_classes)]
-        self.found: list[Tensor | None] = [None] * num_classes
+        self.samples: list[Tensor | None] = [None] * num_classes
 
     def add(self, feature: Float[Tensor, "D P"], label: Int[Tensor, " P"], *, seed: int) -> None:
-        """Let the pixels of an image come by."""
+        """Draw from the pixels of an image."""
         keys = torch.rand(len(label), generator=torch.Generator().manual_seed(seed))
-        for k, known in enumerate(self.found):
+        for k, sample in enumerate(self.samples):
             places = (label == k).nonzero()[:, 0]
-            places = places[keys[places].argsort(stable=True)[: self.wanted]]
+            places = places[keys[places].argsort(stable=True)[: self.limit]]
             pixels = unit(feature[:, places.to(feature.device)].T.float()).cpu()
-            together = torch.cat([self.keys[k], keys[places]])
-            best = together.argsort(stable=True)[: self.wanted]
-            self.keys[k] = together[best]
-            self.found[k] = (pixels if known is None else torch.cat([known, pixels]))[best]
+            joined = torch.cat([self.keys[k], keys[places]])
+            best = joined.argsort(stable=True)[: self.limit]
+            self.keys[k] = joined[best]
+            self.samples[k] = (pixels if sample is None else torch.cat([sample, pixels]))[best]
 
     def pixels(self) -> Pixels:
-        """All that were kept, class by class."""
-        found = [part for part in self.found if part is not None]
-        label = torch.arange(len(found)).repeat_interleave(torch.tensor([len(part) for part in found]))
-        return Pixels(torch.cat(found), label)
+        """The sample, class by class."""
+        samples = [sample for sample in self.samples if sample is not None]
+        label = torch.arange(len(samples)).repeat_interleave(torch.tensor([len(sample) for sample in samples]))
+        return Pixels(torch.cat(samples), label)
 
 
 def laid_out(groups: Sequence[Float[Tensor, "_ S"]], *, seed: int = 0) -> list[NDArray[np.float64]]:
@@ -218,7 +224,7 @@ def style_gap(style: Float[Tensor, "N S"], domain: Int[Tensor, " N"]) -> float:
 
 
 def told_apart(style: Float[Tensor, "N S"], domain: Int[Tensor, " N"]) -> float:
-    """Share of the images whose nearest other image by style is of their own domain; NaN for a single image."""
+    """Fraction of the images whose nearest other image by style is of their own domain; NaN for a single image."""
     if len(style) < 2:
         return float("nan")
     distance = torch.cdist(style.double(), style.double())
@@ -227,7 +233,7 @@ def told_apart(style: Float[Tensor, "N S"], domain: Int[Tensor, " N"]) -> float:
 
 
 def matched(pixels: Pixels, known: Pixels) -> float:
-    """Share of pixels whose most similar known pixel is of their class, mean over their classes; NaN where there is none.
+    """Fraction of pixels whose most similar known pixel is of their class, mean over their classes; NaN where there is none.
 
     Classes of which no pixel is known are left out.
     """
@@ -239,7 +245,7 @@ def matched(pixels: Pixels, known: Pixels) -> float:
 
 
 class Likeness(NamedTuple):
-    """How alike prototypes are, by their cosines."""
+    """How similar prototypes are, by their cosines."""
 
     within: float
     """Mean over pairs of one class and two domains; NaN with a single domain."""
@@ -250,13 +256,13 @@ class Likeness(NamedTuple):
 
 
 def likeness(prototypes: Float[Tensor, "K M D"]) -> tuple[Float[Tensor, "KM KM"], Likeness]:
-    """Cosines of all prototypes, class by class and in a class domain by domain, and what they come to."""
+    """Cosines of all prototypes, class by class and in a class domain by domain, and their means."""
     num_classes, num_domains, _ = prototypes.shape
     flat = F.normalize(prototypes.flatten(0, 1).double(), dim=-1)
     cosine = flat @ flat.T
     blocks = cosine.view(num_classes, num_domains, num_classes, num_domains).permute(0, 2, 1, 3)
     classes = blocks.mean(dim=(2, 3))
     other = ~torch.eye(num_classes, dtype=torch.bool)
-    own = blocks[torch.arange(num_classes), torch.arange(num_classes)]
+    diagonal = blocks[torch.arange(num_classes), torch.arange(num_classes)]
     pairs = ~torch.eye(num_domains, dtype=torch.bool)
-    return cosine, Likeness(float(own[:, pairs].mean()), float(classes[other].mean()), classes)
+    return cosine, Likeness(float(diagonal[:, pairs].mean()), float(classes[other].mean()), classes)

@@ -2,6 +2,7 @@
 
 Nothing is approximated and nothing is trained again; the scores differ by rounding alone. What is done, on a copy:
 
+- Low-rank updates are merged into the layers that they adapt.
 - Batch norms are folded into the convolutions before them. Instance norms and whitening depend on the image and stay.
 - The decoder's first 3×3 convolution reads features that were just upsampled sixteenfold in area. Both are linear, so the
   weights are applied before the upsampling, and upsampling and shifting become two small matrices (`UpsampledConv`).
@@ -24,8 +25,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from spcnet.models.adapters import merged
 from spcnet.models.backbones.torchvision import NormedBlock
-from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder, resize
+from spcnet.models.heads.base import resize
+from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder
 from spcnet.models.network import Segmentor
 from spcnet.numerics import device_of
 
@@ -46,8 +49,8 @@ def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
         network: stays as it is.
         steps: which of the rewritings to make, for measuring them; `upsampled` needs `fold`.
     """
-    fast = copy.deepcopy(network).eval().requires_grad_(False)
-    fast.auxiliary = fast.clusters = None
+    fast = copy.deepcopy(merged(network)).eval().requires_grad_(False)
+    fast.drop_training_parts()
     fast.recompute = False
     if "fold" in steps:
         fold_norms(fast)
@@ -322,7 +325,7 @@ class UpsampledConv(nn.Module):
 
 def _upsampling(cells: int, size: int, device: torch.device) -> Float[Tensor, "size 3 cells"]:
     """How much each cell of a row counts in what each tap of three meets after upsampling; padding is zero."""
-    spread = resize(torch.eye(cells, device=device)[None, None], (size, cells))[0, 0]
+    spread = resize(torch.eye(cells, device=device)[None, None], (size, cells), align_corners=True)[0, 0]
     padded = F.pad(spread, (0, 0, 1, 1))
     return torch.stack([padded[tap : tap + size] for tap in range(3)], dim=1)
 

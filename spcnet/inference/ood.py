@@ -28,10 +28,8 @@ from torch import Tensor
 from spcnet import checkpoint
 from spcnet.errors import DataError, UsageError
 from spcnet.files import write_text
-from spcnet.models.network import Segmentor
-from spcnet.models.style import style_distance
 from spcnet.numerics import at_least_single, without_autocast
-from spcnet.types import SegOutput, internals_of
+from spcnet.types import Network, SegOutput
 
 FORMAT = 1
 """Raised when a file written today could not be read by an older version."""
@@ -75,27 +73,24 @@ class Signals(NamedTuple):
 
 
 @torch.no_grad()
-def signals(network: Segmentor, output: SegOutput) -> Signals:
+def signals(network: Network, output: SegOutput) -> Signals:
     """Signals of each image of a batch, in double precision on the CPU.
 
     Args:
         network: the network, unchanged.
         output: what it returned.
     """
-    layers, internals = network.style_layers, internals_of(output)
-    nearest = [
-        style_distance(stats, layer.base_mean, layer.base_std, distance=layer.distance).mean(dim=2).amin(dim=1)
-        for layer, stats in zip(layers, internals.styles, strict=True)
-    ]
+    known, prototypes = network.known_styles().values(), network.prototypes()
+    nearest = [place.distance(stats).amin(dim=1) for place, stats in zip(known, output.styles, strict=True)]
     similarity = margin = None
-    if network.prototype_head is not None and internals.embedding is not None:
-        best, second = nearest_classes(internals.embedding, network.prototype_head.unit_prototypes)
+    if prototypes is not None and output.embedding is not None:
+        best, second = nearest_classes(output.embedding, prototypes)
         similarity, margin = _cpu(best), _cpu(best - second)
     logits = at_least_single(output.logits[:, :, ::LOGIT_STRIDE, ::LOGIT_STRIDE])
     logs = logits.log_softmax(dim=1)
     probabilities = logs.exp()
     return Signals(
-        styles=tuple(_cpu(torch.cat([stats.mean, stats.std], dim=1)) for stats in internals.styles),
+        styles=tuple(_cpu(torch.cat([stats.mean, stats.std], dim=1)) for stats in output.styles),
         distance=_cpu(torch.stack(nearest, dim=1) if nearest else logits.new_zeros(len(logits), 0)),
         similarity=similarity,
         margin=margin,
@@ -217,7 +212,7 @@ class OODDetector:
 
     def __init__(
         self,
-        network: Segmentor,
+        network: Network,
         *,
         spaces: Sequence[StyleSpace],
         features: dict[str, Standardization],
@@ -232,7 +227,7 @@ class OODDetector:
 
     @classmethod
     def fit(
-        cls, network: Segmentor, outputs: Iterable[tuple[SegOutput, Int[Tensor, " B"]]], *, domains: Sequence[str]
+        cls, network: Network, outputs: Iterable[tuple[SegOutput, Int[Tensor, " B"]]], *, domains: Sequence[str]
     ) -> "OODDetector":
         """Fit on images of the sources.
 
@@ -344,7 +339,7 @@ class OODDetector:
         return file
 
     @classmethod
-    def read(cls, path: Path | str, network: Segmentor) -> "OODDetector":
+    def read(cls, path: Path | str, network: Network) -> "OODDetector":
         """Read the detector beside a checkpoint.
 
         Args:
@@ -373,7 +368,7 @@ class OODDetector:
                 domains=[str(name) for name in content["domains"]],
             )
             widths = [space.centres.shape[1] for space in detector.spaces]
-            expected = [2 * layer.base_mean.shape[1] for layer in network.style_layers]
+            expected = [2 * known.bases.mean.shape[1] for known in network.known_styles().values()]
             if widths != expected or set(detector.features) != set(_feature_names(network)):
                 raise ValueError(f"its layers have {widths} values, the network's {expected}")
         except UsageError:
@@ -394,9 +389,9 @@ def _folder(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _feature_names(network: Segmentor) -> list[str]:
-    styles = [f"style {number}" for number in range(1, len(network.style_layers) + 1)]
-    prototypes = ["prototypes: similarity", "prototypes: margin"] if network.prototype_head is not None else []
+def _feature_names(network: Network) -> list[str]:
+    styles = [f"style {number}" for number in range(1, len(network.known_styles()) + 1)]
+    prototypes = [] if network.prototypes() is None else ["prototypes: similarity", "prototypes: margin"]
     return [*styles, *prototypes] or ["confidence"]
 
 

@@ -29,7 +29,7 @@ class Settings:
     mix: Partner = method_option("random")
     """Whose style an image gets a part of: any image's of the batch (random), or an image's of another domain (cross-domain)."""
     layers: list[str] | None = method_option(None)
-    """Places in the backbone after which styles are mixed. Default: the first two after the stem."""
+    """Places in the backbone after which styles are mixed. Default: the first two that decoders read, of a CNN those after the stem."""
 
 
 class StyleMixer(nn.Module):
@@ -83,7 +83,7 @@ class MixStyle(RobustNet):
         """A mixer at each of the layers."""
         settings: Settings = self.own_settings(model)
         channels = backbone.channels
-        layers = [*channels][1:3] if settings.layers is None else settings.layers
+        layers = backbone.pyramid[:2] if settings.layers is None else settings.layers
         unknown = [name for name in layers if name not in channels]
         if unknown:
             raise UsageError(
@@ -91,14 +91,15 @@ class MixStyle(RobustNet):
             )
         return {place: StyleMixer() for place in channels if place in layers}
 
-    def prepare(self, network: Segmentor, batch: Batch, model: ModelConfig) -> None:
-        """Draw for each mixer whether it mixes, with which partners, and how much.
+    def prepare(self, network: Segmentor, batch: Batch, model: ModelConfig, *, progress: float = 0.0) -> None:
+        """Also draw for each mixer whether it mixes, with which partners, and how much.
 
         What is drawn comes from the processor's generator, which training seeds for each iteration, micro-batch and
         process: so it is a function of these, on every device, and the same when a run is resumed or a micro-batch is
         computed twice. Partners are images of the same micro-batch of the same process: with more processes or
         micro-batches each image has fewer to be mixed with.
         """
+        super().prepare(network, batch, model, progress=progress)
         settings: Settings = self.own_settings(model)
         device, images = batch.image.device, len(batch.image)
         alpha = torch.tensor(settings.alpha, dtype=torch.float64)

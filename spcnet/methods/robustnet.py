@@ -12,12 +12,13 @@ from torch import Tensor
 
 from spcnet.config import ModelConfig
 from spcnet.distributed import Reduce
+from spcnet.errors import UsageError
 from spcnet.losses.whitening import covariance, whitening_loss
 from spcnet.methods.base import Terms
 from spcnet.methods.baseline import Baseline
-from spcnet.models.backbones import Backbone, backbone_info
+from spcnet.models.backbones import BACKBONES, Backbone, backbone_info
 from spcnet.models.network import Segmentor
-from spcnet.models.norm_slots import fill_slots, slots_of
+from spcnet.models.norm_slots import Slot, fill_slots, slots_of
 from spcnet.models.whitening import InstanceWhitening, Kind, outputs_of
 from spcnet.types import Batch, SegOutput, internals_of
 
@@ -29,12 +30,31 @@ class RobustNet(Baseline):
     norm: Kind | None = None
     """What it puts into the slots; None leaves them empty."""
 
-    def make_norms(self, backbone: Backbone, model: ModelConfig) -> None:
-        """Fill the backbone's slots with the method's norm, or as `model.norms` says."""
+    def check(self, model: ModelConfig) -> None:
+        """Also refuse a backbone that has no place for the method's norms, or is not trained whole with them."""
+        super().check(model)
+        if self.norm is not None and model.norms is None and not backbone_info(model.backbone).norm_slots:
+            slotted = [name for name, info in BACKBONES.items() if info.norm_slots]
+            raise UsageError(
+                f"the method {self.name} puts norms into slots of the backbone, and {model.backbone} has none: choose a "
+                f"backbone that has ({', '.join(slotted)}), or another method"
+            )
+        if model.adapter.kind != "full" and self._slots(model):
+            raise UsageError(
+                f"model.adapter.kind is {model.adapter.kind}, but the method {self.name} with model.norms {model.norms} "
+                "replaces norms of the backbone, which has to be trained whole then: choose the kind full, or leave the "
+                "norms as they are"
+            )
+
+    def _slots(self, model: ModelConfig) -> dict[Slot, Kind]:
+        """What each slot of the backbone holds: the method's norm, or what `model.norms` says."""
         info = backbone_info(model.backbone)
         own = dict.fromkeys(info.norm_slots, self.norm) if self.norm is not None else {}
-        slots = slots_of(own if model.norms is None else model.norms, info)
-        fill_slots(backbone, slots, relax=model.whitening.relax or 64)
+        return slots_of(own if model.norms is None else model.norms, info)
+
+    def make_norms(self, backbone: Backbone, model: ModelConfig) -> None:
+        """Fill the backbone's slots with the method's norm, or as `model.norms` says."""
+        fill_slots(backbone, self._slots(model), relax=model.whitening.relax or 64)
 
     def terms(
         self,

@@ -8,16 +8,16 @@ from jaxtyping import Float
 from torch import SymInt, Tensor, nn
 
 from spcnet.errors import UsageError
+from spcnet.models.adapters import Rein, base_tensors
 from spcnet.models.backbones import Backbone
-from spcnet.models.heads.base import Decoder
-from spcnet.models.heads.deeplab import resize
+from spcnet.models.heads.base import Decoder, resize
 from spcnet.models.heads.prototypes import PrototypeHead
 from spcnet.models.pseudo import StyleClusters
 from spcnet.models.recompute import recomputed
 from spcnet.models.style import Restyled, StyleProjection
 from spcnet.models.whitening import InstanceWhitening, outputs_of
 from spcnet.numerics import without_autocast
-from spcnet.types import Internals, MaskPrediction, Network, SegOutput, internals_of
+from spcnet.types import Internals, KnownStyles, MaskPrediction, Network, SegOutput, internals_of
 
 MIN_SIZE = 33
 """Smallest height and width of an image, in pixels."""
@@ -32,8 +32,9 @@ class Segmentor(Network):
         classifier: gives scores for the decoder's features; None behind a decoder with `masks`.
         taps: by place of the backbone, a layer that replaces the feature map there. It returns the new map, or a named
             tuple that has it as `feature`.
-        auxiliary: head on the map before the deepest, or None.
+        auxiliary: head on the map at `auxiliary_place`, or None.
         clusters: what tells an image's domain from its style, or None where each batch says it.
+        rein: tokens that refine the backbone's maps before the taps get them, or None.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Segmentor(Network):
         taps: Mapping[str, nn.Module] | None = None,
         auxiliary: nn.Module | None = None,
         clusters: StyleClusters | None = None,
+        rein: Rein | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.decoder = backbone, decoder
@@ -54,8 +56,10 @@ class Segmentor(Network):
         self.styles = nn.ModuleList((taps or {}).values())
         """The taps; checkpoints know them by this name."""
         self.auxiliary, self.clusters = auxiliary, clusters
+        self.rein = rein
         self.recompute = False
         """Whether backbone, decoder and auxiliary head are recomputed for their gradients, to save memory."""
+        self._check_places()
         self.whitening_layers = [layer for layer in backbone.modules() if isinstance(layer, InstanceWhitening)]
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:
@@ -78,29 +82,35 @@ class Segmentor(Network):
 
     def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int | SymInt, int | SymInt]) -> SegOutput:
         results: list[Any] = []
-        before: dict[str, Tensor] = {}
         taps = dict(zip(self.tapped, self.styles, strict=True))
+        before = [place for place, one in taps.items() if getattr(one, "decoder_reads_before", False)]
         auxiliary = self.auxiliary if self.training else None
-        *_, second_deepest, _ = self.backbone.pyramid
-        read = self.decoder.places if auxiliary is None else (*self.decoder.places, second_deepest)
+        beside = auxiliary_place(self.backbone)
+        read = self.decoder.places if auxiliary is None else (*self.decoder.places, beside)
 
         def tap(place: str, feature: Tensor) -> Tensor:
+            if self.rein is not None:
+                feature = self.rein(place, feature)
             if place not in taps:
                 return feature
             result = taps[place](feature)
             results.append(result)
-            if getattr(taps[place], "decoder_reads_before", False) and place in self.decoder.places:
-                before[place] = feature
             return result if isinstance(result, Tensor) else result.feature
 
         prepared = self.backbone.prepare(image)
-        maps = self.backbone.features(prepared, read, tap, recompute=self.recompute) | before
-        decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
+        if self.decoder.first_block is None:
+            maps = self.backbone.features(prepared, read, tap, untapped=before, recompute=self.recompute)
+            decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
+        else:
+            backbone: Any = self.backbone  # one that has tokens, as the decoder made sure
+            given = backbone.tokens_before(self.decoder.first_block, prepared, tap, recompute=self.recompute)
+            maps, decoded = {}, self._part(self.decoder, *given, backbone)
         masks: tuple[MaskPrediction, ...] = decoded if self.classifier is None else ()
         classified = semantic_logits(masks[-1]) if self.classifier is None else self.classifier(decoded)
         scores = classified if isinstance(classified, Tensor) else classified.scores
         # Whole planes of a class: what cross-entropy reads fastest.
-        logits = resize(scores.contiguous(), (prepared.shape[2], prepared.shape[3]))
+        whole = (prepared.shape[2], prepared.shape[3])
+        logits = resize(scores.contiguous(), whole, align_corners=self.decoder.align_corners)
         if self.backbone.pixel_multiple > 1:
             logits = logits[:, :, : size[0], : size[1]]
         restyled = [result for result in results if isinstance(result, Restyled)]
@@ -111,23 +121,40 @@ class Segmentor(Network):
             extras = Internals(tuple(layer.stats for layer in restyled), weights, embedding)
         return SegOutput(
             logits=logits,
-            auxiliary=None if auxiliary is None else self._part(auxiliary, maps[second_deepest]),
+            auxiliary=None if auxiliary is None else self._part(auxiliary, maps[beside]),
             extras=extras,
             masks=masks if self.training else (),
         )
 
-    def _part(self, part: nn.Module, *given: Tensor) -> Any:
-        result: Any = recomputed(part, *given) if self.recompute else part(*given)
-        return result
+    def _check_places(self) -> None:
+        """Refuse layers at places that are not reached."""
+        first = self.decoder.first_block
+        if first is None:
+            return
+        late = [place for place in self.tapped if self.backbone.places.index(place) > first]
+        if late:
+            raise UsageError(
+                f"a layer stands after {late[0]}, and the decoder runs the blocks from block{first} on with its queries: lower "
+                "model.head.blocks, or choose another decoder (mask2former)"
+            )
+
+    def _part(self, part: nn.Module, *given: Any) -> Any:
+        return recomputed(part, *given) if self.recompute else part(*given)
 
     def depths(self) -> dict[str, int]:
         """Those of the backbone."""
         return {f"backbone.{name}": depth for name, depth in self.backbone.depths().items()}
 
     def embeddings(self) -> set[str]:
-        """Those of backbone and decoder."""
+        """Those of backbone and decoder, and Rein's tokens."""
         parts = {"backbone": self.backbone.embeddings(), "decoder": self.decoder.embeddings()}
+        if self.rein is not None:
+            parts["rein"] = self.rein.embeddings()
         return {f"{part}.{name}" for part, names in parts.items() for name in names}
+
+    def base_tensors(self) -> set[str]:
+        """The pretrained tensors of the backbone that are not trained."""
+        return {f"backbone.{name}" for name in base_tensors(self.backbone)}
 
     @property
     def style_layers(self) -> list[StyleProjection]:
@@ -145,6 +172,24 @@ class Segmentor(Network):
         if self.prototype_head is not None:
             return self.prototype_head.prototypes.shape[1]
         return len(self.style_layers[0].base_mean) if self.style_layers else None
+
+    def known_styles(self) -> dict[str, KnownStyles]:
+        """The bases of its style layers."""
+        layers = zip(self.tapped, self.styles, strict=True)
+        return {place: layer.known_styles() for place, layer in layers if isinstance(layer, StyleProjection)}
+
+    def prototypes(self) -> Float[Tensor, "K M D"] | None:
+        """Those of its classifier."""
+        return None if self.prototype_head is None else self.prototype_head.unit_prototypes
+
+    def drop_training_parts(self) -> None:
+        """Leave out the auxiliary head and the clusters of domains."""
+        self.auxiliary = self.clusters = None
+
+
+def auxiliary_place(backbone: Backbone) -> str:
+    """Place of the map that the auxiliary head reads: the last but one of the pyramid, or the only one."""
+    return backbone.pyramid[-2:][0]
 
 
 def semantic_logits(prediction: MaskPrediction) -> Float[Tensor, "B K h w"]:

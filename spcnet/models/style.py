@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spcnet.distributed import Reduce
 from spcnet.errors import UsageError
 from spcnet.numerics import at_least_single, without_autocast
-from spcnet.types import StyleStats
+from spcnet.types import KnownStyles, StyleStats
 
 Distance = Literal["was", "abs", "kl"]
 Mode = Literal["projection", "normalization", "substitution"]
@@ -138,6 +138,19 @@ class StyleProjection(nn.Module):
         if self.mode == "substitution":
             return torch.zeros_like(distance).scatter(1, distance.argmin(dim=1, keepdim=True), 1.0)
         return style_weights(distance, sharpness=self.sharpness)
+
+    def known_styles(self) -> KnownStyles:
+        """Its bases, with distances and λ as means over the channels."""
+        bases = StyleStats(self.base_mean, self.base_std)
+
+        def distance(stats: StyleStats) -> Tensor:
+            return style_distance(stats, *bases, distance=self.distance).mean(dim=2)
+
+        def weights(stats: StyleStats) -> Tensor | None:
+            weights = self.weigh(stats)
+            return weights.mean(dim=2) if weights is not None and weights.ndim > 2 else weights
+
+        return KnownStyles(self.mode, bases, distance, weights, self.correction)
 
     @torch.no_grad()
     def update(self, stats: StyleStats, domain: Int[Tensor, " B"], *, reduce: Reduce = lambda t: t) -> None:

@@ -62,6 +62,9 @@ def setting(series: Sequence[Series]) -> str:
     entries.append(("Classes", _agreed(runs, [f"{len(run.final.classes)}" for run in runs])))
     entries.append(("Scored after", _agreed(runs, [f"{run.final.iteration} iterations" for run in runs])))
     entries.append(("Way of scoring", _agreed(runs, [run.final.manner for run in runs])))
+    if any(run.final.ema for run in runs):
+        averages = [f"exponential moving average, {run.final.ema:g}" if run.final.ema else "as trained" for run in runs]
+        entries.append(("Scored weights", _agreed(runs, averages)))
     own = [_own_sets(run) for run in runs]
     entries.append(("Own data sets", _agreed(runs, [sets or "none" for sets in own]) if any(own) else ""))
     times: list[tuple[str, list[float], Any]] = [

@@ -102,6 +102,8 @@ class Evaluation:
     """Height and width that images were brought to, where that is recorded."""
     partial: bool = False
     """Whether only some of the run's own domains were scored, because others were named."""
+    ema: float = 0.0
+    """Share that the exponential moving average of the weights kept in a step; 0 for weights as they were trained."""
 
     @property
     def manner(self) -> str:
@@ -313,6 +315,7 @@ def _evaluation(record: Mapping[str, Any], where: str) -> Evaluation:
         protocol=None if record.get("protocol") == OWN_PROTOCOL else str(record.get("protocol") or "") or None,
         size=_two(record, "size", int, "[height, width]", where),
         partial=record.get("partial") is True,
+        ema=_number(record.get("ema", 0.0), "ema", where),
     )
 
 

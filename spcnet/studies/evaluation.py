@@ -26,6 +26,7 @@ from spcnet.export.onnx_files import FileNetwork, onnx_metadata, onnx_program
 from spcnet.file_kinds import FileKind, kind_of, split_part
 from spcnet.formatting import percent
 from spcnet.labels import LabelSpace, label_space
+from spcnet.models.adapters import merged
 from spcnet.models.network import Segmentor
 from spcnet.reports.scores import class_table, domain_scores
 from spcnet.runs import OpenRun, plain_data
@@ -182,7 +183,7 @@ def _subject(run: OpenRun, options: EvaluateOptions) -> Subject:
         return _exported(run, options)
     data = run.data
     subject = Subject(
-        run.network,
+        merged(run.network),
         path.name,
         run.space,
         data,
@@ -191,6 +192,7 @@ def _subject(run: OpenRun, options: EvaluateOptions) -> Subject:
         run.training.seed,
         run.sources,
         run.iteration,
+        run.ema,
     )
     _check_named(run)
     return subject
@@ -299,6 +301,7 @@ def _show(
     console.print(
         "mIoU and all else in %; 95 %: bootstrap over the images"
         + (f"; views: {record['views']}" if record.get("views") else "")
+        + (f"; weights: their exponential moving average ({record['ema']:g})" if record.get("ema") else "")
         + ("" if output is None else f". Added to {output}"),
         highlight=False,
         markup=False,

@@ -22,15 +22,14 @@ from spcnet.engine.progress import Show, bar
 from spcnet.errors import DataError
 from spcnet.files import write_atomic, write_text
 from spcnet.inference.embeddings import (
-    PLACES,
     Inside,
     Pixels,
     laid_out,
     likeness,
     look_inside,
     matched,
-    style_bases,
     style_gap,
+    style_vectors,
     told_apart,
 )
 from spcnet.reports import inspection as report
@@ -166,6 +165,12 @@ class _Views:
         counts = torch.tensor([len(inside.names) for inside in self.insides])
         return torch.arange(len(counts)).repeat_interleave(counts)
 
+    @cached_property
+    def head(self) -> Tensor | None:
+        """The network's prototypes, K×M×D."""
+        prototypes = self.run.network.prototypes()
+        return None if prototypes is None else prototypes.float().cpu()
+
     def inspection(self) -> Inspection:
         """The whole record."""
         run, space = self.run, self.run.space
@@ -178,10 +183,10 @@ class _Views:
             iteration=run.iteration,
             classes=space.classes,
             colors=tuple((int(r), int(g), int(b)) for r, g, b in space.colors),
-            known=tuple(run.card.domains) if run.network.num_domains is not None else sources,
+            known=tuple(run.card.domains) if run.network.known_styles() or self.head is not None else sources,
             domains=tuple(Domain(name, "source" if name in run.sources else "unseen") for name in self.names),
             images=tuple(Seen(int(d), name) for d, name in zip(self.domain_of, images, strict=True)),
-            layers=tuple(self.layer(place) for place in range(len(PLACES))),
+            layers=tuple(map(self.layer, self.insides[0].styles)),
             pixels=self.pixel_map(),
             prototypes=self.prototypes(),
             pairs=self.pairs(),
@@ -190,16 +195,16 @@ class _Views:
             folder=run.path / report.FOLDER,
         )
 
-    def layer(self, place: int) -> Layer:
-        """What was seen at one place, laid out on one map."""
+    def layer(self, place: str) -> Layer:
+        """The styles at one place, on one map."""
         views = [inside.styles[place] for inside in self.insides]
         before = torch.cat([view.before for view in views])
         mode: str | None = None
         after: Tensor | None = None
         weights: Tensor | None = None
-        if self.run.network.style_layers:
-            layer = self.run.network.style_layers[place]
-            mode, bases = layer.mode, style_bases(layer)
+        known = self.run.network.known_styles().get(place)
+        if known is not None:
+            mode, bases = known.mode, style_vectors(known.bases)
             after = torch.cat([view.after for view in views if view.after is not None])
             distance = torch.cat([view.distance for view in views if view.distance is not None])
             if views[0].weights is not None:
@@ -211,7 +216,7 @@ class _Views:
         groups = [before, bases] if after is None else [before, bases, after]
         flat = [_points(group) for group in laid_out(groups, seed=self.seed)]
         return Layer(
-            place=PLACES[place],
+            place=place,
             mode=mode,
             before=flat[0],
             bases=flat[1],
@@ -226,10 +231,9 @@ class _Views:
 
     def pixel_map(self) -> PixelMap:
         """The pixels of all domains on one map, and how many of them match pixels of other, source domains."""
-        head = self.run.network.prototype_head
         groups = [inside.pixels.embedding for inside in self.insides]
-        if head is not None:
-            groups.append(head.unit_prototypes.flatten(0, 1).float().cpu())
+        if self.head is not None:
+            groups.append(self.head.flatten(0, 1))
         flat: list[tuple[Point, ...]] = [()] * len(groups)
         if any(map(len, groups)):
             flat = [_points(group) for group in laid_out(groups, seed=self.seed)]
@@ -239,20 +243,20 @@ class _Views:
             known = Pixels(*map(torch.cat, zip(*others, strict=True))) if others else None
             fractions.append(math.nan if known is None else matched(inside.pixels, known))
         return PixelMap(
-            kind="feature" if head is None else "embedding",
+            kind="feature" if self.head is None else "embedding",
             points=tuple(point for group in flat[: len(self.insides)] for point in group),
             label=tuple(int(k) for inside in self.insides for k in inside.pixels.label),
             domain=tuple(d for d, inside in enumerate(self.insides) for _ in inside.pixels.label),
-            prototypes=() if head is None else flat[-1],
+            prototypes=() if self.head is None else flat[-1],
             matched=tuple(fractions),
         )
 
     def prototypes(self) -> Prototypes | None:
         """How similar the prototypes are; None for a network without."""
-        head, classes = self.run.network.prototype_head, self.run.space.classes
-        if head is None:
+        if self.head is None:
             return None
-        cosine, means = likeness(head.unit_prototypes.float().cpu())
+        classes = self.run.space.classes
+        cosine, means = likeness(self.head)
         pairs = [(float(means.classes[i, j]), classes[i], classes[j]) for i in range(len(classes)) for j in range(i)]
         pairs.sort(reverse=True)
         return Prototypes(
@@ -264,7 +268,7 @@ class _Views:
 
     def pairs(self) -> tuple[Pair, ...]:
         """Of each unseen domain the image with the median distance to a source's image by style, and the farthest."""
-        style = torch.cat([inside.styles[0].before for inside in self.insides]).double()
+        style = torch.cat([next(iter(inside.styles.values())).before for inside in self.insides]).double()
         sources = torch.tensor([self.is_source[d] for d in self.domain_of.tolist()]).nonzero()[:, 0]
         near, nearest = (torch.cdist(style, style[sources]).square() / (style.shape[1] / 2)).min(dim=1)
         pairs: list[Pair] = []

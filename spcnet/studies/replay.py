@@ -13,7 +13,8 @@ from torch import Tensor
 from spcnet.config import TrainingConfig
 from spcnet.engine import replay as steps
 from spcnet.engine.devices import make_fabric
-from spcnet.engine.optim import poly_rate, unpack
+from spcnet.engine.optim import unpack
+from spcnet.engine.schedule import learning_rate
 from spcnet.engine.trainer import Trainer
 from spcnet.methods import method_named
 from spcnet.methods.base import fill
@@ -96,7 +97,7 @@ def _show(kept: steps.Kept, again: Replayed, console: Console) -> None:
     training = kept.config.training
     say(
         f"Iteration {kept.iteration + 1} of {training.iterations}: {kept.config.method}, learning rate "
-        f"{poly_rate(kept.iteration, training):.3g}, precision {training.precision}"
+        f"{learning_rate(kept.iteration, training):.3g}, precision {training.precision}"
     )
     image, label = (torch.cat([getattr(part, name).flatten() for part in kept.parts]) for name in ("image", "label"))
     known = label[label != IGNORE_INDEX]

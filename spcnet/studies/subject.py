@@ -49,6 +49,8 @@ class Subject:
     sources: Sequence[str] = ()
     """Domains that it was trained on."""
     iteration: int = 0
+    ema: float = 0.0
+    """Share that the exponential moving average of its weights kept in a step; 0 where they are those that were trained."""
 
     @classmethod
     def of_config(cls, config: RunConfig, network: nn.Module, space: LabelSpace) -> "Subject":
@@ -165,6 +167,7 @@ class Subject:
                 self.seed,
                 self.iteration,
                 self.evaluation.views if protocol.views is None else None,
+                self.ema,
             ),
             sets=own_sets(results, self.data),
         )

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from spcnet.errors import CheckpointError
@@ -29,6 +28,8 @@ from spcnet.weights.files import (
     several,
 )
 
+PUBLISHED = ("imagenet", "pretrained")
+"""What model.weights calls the weights that the maker of a backbone publishes, whatever they were trained on."""
 CLASSIFIER_KEYS = ("fc.", "classifier.")
 """Beginnings of the keys of an ImageNet classifier's last layer, which segmentation does not use."""
 HEAD_KEYS = (*CLASSIFIER_KEYS, "head.", "last_linear.", "projector.", "projection_head.", "predictor.")
@@ -225,26 +226,34 @@ def backbone_fits(backbone: Backbone, info: BackboneInfo, found: Sequence[Readin
         info: which backbone it is.
         found: from `readings`.
     """
-    state = backbone.state_dict()
-    wanted = {name: state[key].shape for key, name in backbone.published.items()}
-    fits = [fit for reading in found if (fit := _backbone_fit(reading, wanted, backbone.published, info)) is not None]
+    fits = [fit for reading in found if (fit := _backbone_fit(reading, backbone, info)) is not None]
     # What is there in the right shape counts; of several alike the first.
     return sorted(fits, key=lambda fit: (not fit.whole, len(fit.missing) + len(fit.misshapen), len(fit.unexpected)))
 
 
-def _backbone_fit(
-    reading: Reading, wanted: Mapping[str, torch.Size], places: Mapping[str, str], info: BackboneInfo
-) -> BackboneFit | None:
+def _backbone_fit(reading: Reading, backbone: Backbone, info: BackboneInfo) -> BackboneFit | None:
     """None where a reading has nothing of the backbone."""
-    maker, names = _known_names(reading.tensors, places, info)
+    state, places = backbone.state_dict(), backbone.published
+    wanted = {name: state[key].shape for key, name in places.items()}
+    tensors = reading.tensors
+    if info.convert is not None:
+        own = {places.get(name, name): value for name, value in tensors.items()}
+        tensors = backbone.fitted(info.convert(own))
+        maker, names = "timm", {name: name for name in tensors}
+    else:
+        maker, names = _known_names(tensors, places, info)
     fresh = info.fresh if "conv1.weight" in names else ()
     given, left_out, unexpected = {}, [], []
     for name, original in names.items():
         if name.startswith(fresh or "\0"):
             continue
         if name in wanted:
-            given[name] = reading.tensors[original]
-        elif name.startswith(HEAD_KEYS) or (name not in places and name.partition(".")[0] in _SEGMENTATION_PARTS):
+            given[name] = tensors[original]
+        elif (
+            name in info.known
+            or name.startswith(HEAD_KEYS)
+            or (name not in places and name.partition(".")[0] in _SEGMENTATION_PARTS)
+        ):
             left_out.append(original)
         else:
             unexpected.append(original)
@@ -311,6 +320,8 @@ def _no_backbone(
         f"it must be an ImageNet {info.weights} with torchvision's key names, or those of timm, mmpretrain, "
         "MIT CSAIL or RobustNet"
     )
+    if info.convert is not None:
+        rule = f"it must be timm's {info.weights.partition('.')[0]} with timm's key names, or others that timm converts"
     plain = list(file.parts) == [""] and (not fits or not fits[0].reading.name)
     if fits and plain:
         return CheckpointError(f"{file.path} {fits[0].problems()}: {rule}")
@@ -328,14 +339,14 @@ def load_imagenet(backbone: Backbone, info: BackboneInfo, weights: str) -> None:
     Args:
         backbone: from `build_backbone`.
         info: which backbone it is.
-        weights: `imagenet` for the published ones, or the path of a file that holds the backbone, under names that
-            `torchvision_names` knows, RobustNet's or this package's; `FILE#NAME` for one of several in it.
+        weights: `imagenet` or `pretrained` for the published ones, or the path of a file that holds the backbone, under
+            names that `torchvision_names` or timm knows, RobustNet's or this package's; `FILE#NAME` for one of several in it.
 
     Raises:
         CheckpointError: a tensor is missing, has another shape or is not finite, several networks fit, or the file
             cannot be read or fetched.
     """
-    if weights == "imagenet":
+    if weights in PUBLISHED:
         source, part = f"the published {info.weights} weights", None
         file = WeightFile(Path(source), FileKind.TORCH, {"": _download(info)})
     else:
@@ -344,6 +355,12 @@ def load_imagenet(backbone: Backbone, info: BackboneInfo, weights: str) -> None:
             raise CheckpointError(f"there is no weight file {path}: check the path given as model.weights")
         file, source = read_weights(path), weights
     fill_backbone(backbone, info, choose_backbone(backbone, info, file, part), source)
+    if info.licence:
+        warnings.warn(
+            f"the weights of {info.weights} come under the licence {info.licence}, which is not a permissive one: networks "
+            "trained from them do, too. Read it before you use or publish them",
+            stacklevel=2,
+        )
 
 
 def fill_backbone(backbone: Backbone, info: BackboneInfo, fit: BackboneFit, source: str) -> None:

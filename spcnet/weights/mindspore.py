@@ -9,7 +9,7 @@ length in it is believed before it is compared with what is there.
 import binascii
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -61,21 +61,28 @@ def read_mindspore(path: Path) -> dict[str, Tensor]:
 
 
 def pytorch_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by the names that PyTorch gives to MindSpore's parameters; others stay as they are."""
-    renamed = {_pytorch_name(tag): value for tag, value in tensors.items()}
+    """Tensors by the names that PyTorch gives to MindSpore's parameters; others stay as they are.
+
+    A norm has gamma and beta there; a gamma alone is the layer scale of PyTorch's transformers and ConvNeXts, and ConvNeXt V2
+    has both in its response normalisation (GRN).
+    """
+    norms = {
+        tag.removesuffix(".gamma")
+        for tag in tensors
+        if tag.endswith(".gamma") and not tag.endswith("grn.gamma") and f"{tag.removesuffix('.gamma')}.beta" in tensors
+    }
+    renamed = {_pytorch_name(tag, norms): value for tag, value in tensors.items()}
     return renamed if len(renamed) == len(tensors) else dict(tensors)
 
 
-def _pytorch_name(tag: str) -> str:
+def _pytorch_name(tag: str, norms: Collection[str]) -> str:
     name = re.sub(r"(^|\.)style_adain(\d)\.", r"\1styleAdaIN\2.", tag)
-    for theirs, ours in (
-        (".moving_mean", ".running_mean"),
-        (".moving_variance", ".running_var"),
-        (".gamma", ".weight"),
-        (".beta", ".bias"),
-    ):
+    for theirs, ours in ((".moving_mean", ".running_mean"), (".moving_variance", ".running_var")):
         if name.endswith(theirs):
             return name.removesuffix(theirs) + ours
+    layer, _, leaf = name.rpartition(".")
+    if tag.rpartition(".")[0] in norms and leaf in ("gamma", "beta"):
+        return f"{layer}.{'weight' if leaf == 'gamma' else 'bias'}"
     return name
 
 

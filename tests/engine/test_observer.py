@@ -119,7 +119,7 @@ def test_a_line_of_the_log_has_the_waiting_and_the_memory_beside_what_it_had(
     observer = Observer(run_config(tmp_path), METHODS["spcnet"], network)
     told = []
     for number, _ in enumerate(observer.timed([[batch()], [batch(), batch()], [batch()]])):
-        told.append(observer.write(number + 1, result(number), 0.01))
+        told.append(observer.write(number + 1, result(number), {"learning_rate": 0.01}))
     observer.close()
     lines = records.read_lines(tmp_path / records.TRAIN_FILE)
     assert [line["iteration"] for line in lines] == [1, 2, 3]
@@ -148,7 +148,7 @@ def test_waiting_for_data_is_told_as_a_share_of_the_time_since_the_line_before(
     observer, shares = Observer(run_config(tmp_path), METHODS["spcnet"], network), []
     for number, _ in enumerate(observer.timed(slow())):
         time.sleep(0.03)
-        shares.append(observer.write(number + 1, result(), 0.01)["data_wait"])
+        shares.append(observer.write(number + 1, result(), {"learning_rate": 0.01})["data_wait"])
     observer.close()
     assert 0.5 < shares[0] < 0.95
     assert shares[1] < 0.2
@@ -169,7 +169,7 @@ def test_only_the_process_that_is_asked_to_writes(network: Segmentor, tmp_path: 
     )
     for parts in observer.timed([[batch()], [batch()]]):
         observer.look(1, parts, result(), stripes)
-        assert observer.write(1, result(), 0.01)["loss"] == 1
+        assert observer.write(1, result(), {"learning_rate": 0.01})["loss"] == 1
     observer.results({"iteration": 1, "domains": {}, "mean_source_miou": 0.5, "mean_unseen_miou": None})
     observer.close()
     assert list(tmp_path.iterdir()) == []
@@ -266,7 +266,7 @@ def test_the_board_shows_styles_prototypes_and_samples_every_so_often(network: S
     )
     for number, parts in enumerate(observer.timed([batch(n)] for n in range(5))):
         observer.look(number + 1, parts, observed(network(parts[0].image)), stripes)
-        observer.write(number + 1, result(), 0.1)
+        observer.write(number + 1, result(), {"learning_rate": 0.1})
     observer.close()
     found = board(tmp_path)
     assert [event.step for event in found.Images("samples")] == [2, 4, 5]  # and after the last
@@ -393,7 +393,7 @@ def test_a_killed_run_that_goes_on_tells_no_step_twice(tmp_path: Path) -> None:
 def test_what_a_killed_process_had_logged_is_on_the_disk(network: Segmentor, tmp_path: Path) -> None:
     observer = Observer(run_config(tmp_path, every=1), METHODS["spcnet"], network, colors=COLORS)
     observer.look(1, [batch()], result(), stripes)
-    observer.write(1, result(), 0.1)
+    observer.write(1, result(), {"learning_rate": 0.1})
     found = board(tmp_path)  # before it is closed
     assert [event.step for event in found.Scalars("loss")] == [1]
     assert [event.step for event in found.Images("samples")] == [1]
@@ -522,7 +522,7 @@ def test_a_server_gets_settings_figures_and_results(
         run_config(tmp_path / "mine", every=1, **{kind: "here"}), METHODS["spcnet"], network, colors=COLORS
     )
     observer.look(1, [batch()], result(), stripes)
-    observer.write(1, result(), 0.01)
+    observer.write(1, result(), {"learning_rate": 0.01})
     domains = {"a+fog": {"miou": 0.25}, "b": {"miou": None}}
     observer.results({"iteration": 1, "domains": domains, "mean_source_miou": None, "mean_unseen_miou": 0.25})
     observer.close()
@@ -550,7 +550,7 @@ def test_a_resumed_run_goes_on_on_the_server_and_repeats_no_step(
     for start, end in ((0, 5), (3, 6)):  # it died after 5, and its last checkpoint is of 3
         observer = Observer(config, METHODS["spcnet"], network, start=start)
         for iteration in range(start, end):
-            observer.write(iteration + 1, result(), 0.01)
+            observer.write(iteration + 1, result(), {"learning_rate": 0.01})
         observer.close()
         assert json.loads((tmp_path / TRACKERS_FILE).read_text()) == {kind: {"where": "here", "run": "run0"}}
         config = replace(config, training=replace(config.training, accelerator="auto"))
@@ -564,7 +564,7 @@ def test_results_of_an_old_iteration_reach_the_server_after_a_resume(
 ) -> None:
     config = run_config(tmp_path, **{kind: "here"})
     first = Observer(config, METHODS["spcnet"], network)
-    first.write(6, result(), 0.01)
+    first.write(6, result(), {"learning_rate": 0.01})
     first.close()  # stopped while it was tested
     second = Observer(config, METHODS["spcnet"], network, start=6)
     second.results({"iteration": 6, "domains": {}, "mean_source_miou": 0.5, "mean_unseen_miou": None})
@@ -585,7 +585,7 @@ def test_a_server_that_goes_down_does_not_end_the_training(kind: str, server: Se
     observer = Observer(config, METHODS["spcnet"], network, say=said.append)
     for iteration in (1, 2, 3):
         server.down = iteration > 1
-        observer.write(iteration, result(), 0.01)
+        observer.write(iteration, result(), {"learning_rate": 0.01})
     observer.close()
     assert said == [f"{kind} gets nothing more of this run: no answer"]
     assert len(records.read_lines(tmp_path / records.TRAIN_FILE)) == 3

@@ -15,10 +15,11 @@ from lightning.fabric import Fabric
 from spcnet import checkpoint
 from spcnet.config import LossConfig, RunConfig, TrainingConfig, WhiteningConfig
 from spcnet.engine import records
-from spcnet.engine.optim import make_optimizer, pack, poly_rate, unpack
+from spcnet.engine.optim import make_optimizer, pack, unpack
+from spcnet.engine.schedule import learning_rate
 from spcnet.errors import CheckpointError, DataError, Interrupted
 from spcnet.methods import METHODS
-from spcnet.types import Batch
+from spcnet.types import Batch, Network
 from tests.support.training import batches, losses, pairs, settings, trainer
 
 CURVE = Path(__file__).with_name("golden_curve.json")
@@ -105,9 +106,12 @@ def test_a_batch_norm_counts_each_part_once(tmp_path: Path) -> None:
 
 
 def test_an_optimiser_of_another_network_is_refused() -> None:
-    one, other = (
-        make_optimizer([{"params": [torch.nn.Parameter(torch.ones(size))]}], TrainingConfig()) for size in (2, 3)
-    )
+    def optimizer(size: int) -> torch.optim.Optimizer:
+        network = Network()
+        network.weight = torch.nn.Parameter(torch.ones(size))
+        return make_optimizer([{"params": [network.weight]}], network, TrainingConfig())
+
+    one, other = optimizer(2), optimizer(3)
     one.param_groups[0]["params"][0].sum().backward()
     one.step()
     with pytest.raises(CheckpointError, match="belongs to another network"):
@@ -286,17 +290,17 @@ def test_the_trained_network_is_written_without_the_optimiser(tmp_path: Path) ->
 
 def test_the_rate_falls_as_a_power_of_what_is_left() -> None:
     config = TrainingConfig(iterations=100, learning_rate=0.5, poly_power=0.9)
-    assert poly_rate(0, config) == 0.5
-    assert poly_rate(50, config) == pytest.approx(0.5 * 0.5**0.9)
-    assert poly_rate(99, config) == pytest.approx(0.5 * 0.01**0.9)
+    assert learning_rate(0, config) == 0.5
+    assert learning_rate(50, config) == pytest.approx(0.5 * 0.5**0.9)
+    assert learning_rate(99, config) == pytest.approx(0.5 * 0.01**0.9)
 
 
 def test_the_schedule_starts_anew_where_it_is_told_to() -> None:
     config = TrainingConfig(iterations=100, learning_rate=0.5, restart=0.6, restart_factor=0.8, restart_power=1.5)
-    assert poly_rate(59, config) == pytest.approx(0.5 * 0.41**0.9)
-    assert poly_rate(60, config) == pytest.approx(0.5 * 0.8)
-    assert poly_rate(80, config) == pytest.approx(0.5 * 0.8 * 0.5**1.5)
-    assert 0 < poly_rate(99, config) < 0.01
+    assert learning_rate(59, config) == pytest.approx(0.5 * 0.41**0.9)
+    assert learning_rate(60, config) == pytest.approx(0.5 * 0.8)
+    assert learning_rate(80, config) == pytest.approx(0.5 * 0.8 * 0.5**1.5)
+    assert 0 < learning_rate(99, config) < 0.01
 
 
 def test_borders_are_relaxed_as_long_as_the_run_says(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from spcnet.inference import fast
 from spcnet.inference.fast import PackedConv, UpsampledConv, WinogradConv, fold_norms, fused
 from spcnet.methods import METHODS
 from spcnet.models.backbones import BACKBONES
-from spcnet.models.heads.deeplab import resize
+from spcnet.models.heads.base import resize
 from spcnet.types import internals_of
 
 
@@ -138,7 +138,7 @@ def test_a_convolution_before_the_upsampling_is_the_one_after_it(height, width, 
     conv = nn.Conv2d(2 + 3, 4, 3, padding=1)
     fine, coarse = torch.randn(2, 2, down, across), torch.randn(2, 3, height, width)
     with torch.no_grad():
-        expected = conv(torch.cat([fine, resize(coarse, (down, across))], dim=1))
+        expected = conv(torch.cat([fine, resize(coarse, (down, across), align_corners=True)], dim=1))
         found = UpsampledConv(conv, fine_channels=2)(coarse, fine)
     assert torch.allclose(found, expected, atol=1e-5)
 

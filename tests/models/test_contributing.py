@@ -16,7 +16,7 @@ from spcnet.inference.fast import fused
 from spcnet.methods import build_model, card_for, method_named
 from spcnet.models.backbones import BACKBONES, build_backbone
 from spcnet.models.heads import DECODERS
-from spcnet.models.heads.deeplab import resize
+from spcnet.models.heads.base import resize
 from spcnet.weights.imagenet import load_imagenet
 from tests.support.weight_files import restore
 
@@ -85,7 +85,7 @@ def test_its_images_are_normalised_as_it_was_pretrained(patches: str) -> None:
     with torch.no_grad():
         maps = network.backbone.features(own, network.decoder.places)
         scores = network.classifier(network.decoder(*(maps[place] for place in network.decoder.places)))
-        torch.testing.assert_close(network(normalise(image)).logits, resize(scores, (64, 96)))
+        torch.testing.assert_close(network(normalise(image)).logits, resize(scores, (64, 96), align_corners=True))
 
 
 def test_it_is_stored_restored_and_rewritten_for_a_processor(patches: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spcnet.losses.clustering import class_sums, compactness_loss, discrimination_loss, image_sums, labels_at
 from spcnet.losses.segmentation import cross_entropy
-from spcnet.models.heads.deeplab import resize
+from spcnet.models.heads.base import resize
 from spcnet.models.heads.prototypes import PrototypeHead, embed, prototype_logits, ramp_up
 from spcnet.types import ClassSums
 from tests import golden
@@ -54,7 +54,7 @@ def test_scores_and_their_gradients_agree_with_the_reference(file: str, device: 
     agree(unit.detach(), told["protos_unit__f64"])
     embedding = embed(feature, embedding_norm)
     agree(embedding.detach().flatten(0, 2), told["emb_out__f64"])
-    logits = resize(prototype_logits(embedding, unit, score_norm), tuple(said["image_size"]))
+    logits = resize(prototype_logits(embedding, unit, score_norm), tuple(said["image_size"]), align_corners=True)
     agree(logits.detach(), told["logits__f64"])
     loss = cross_entropy(logits, told["gt"])
     agree(loss.detach(), told["seg_loss__f64"])

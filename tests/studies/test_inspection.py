@@ -3,6 +3,7 @@
 import csv
 import itertools
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor, nn
 
 from spcnet import checkpoint
 from spcnet.cli import main
@@ -35,18 +37,21 @@ from spcnet.inference.embeddings import (
     likeness,
     look_inside,
     matched,
-    style_bases,
     style_gap,
+    style_vectors,
     told_apart,
 )
 from spcnet.labels import label_space
 from spcnet.methods import METHODS, card_for
+from spcnet.models.backbones.base import Backbone, Tap
+from spcnet.models.heads.base import Decoder
 from spcnet.models.network import Segmentor
+from spcnet.models.style import StyleProjection, style_stats
 from spcnet.reports import inspection as report
 from spcnet.reports.inspection import read_inspection
 from spcnet.studies import inspection
 from spcnet.studies.inspection import Chosen
-from spcnet.types import Batch
+from spcnet.types import Batch, MaskPrediction
 
 SIZE = (48, 64)
 SOURCES, TARGET = ["dark", "grey"], "bright"
@@ -150,6 +155,7 @@ def test_looking_inside_changes_no_answer_and_leaves_no_hook_behind() -> None:
     look(network, 2)
     assert torch.equal(network(image).logits, before)
     assert not any(module._forward_hooks for module in network.modules())
+    assert "features" not in vars(network.backbone)
 
 
 def test_a_network_keeps_its_mode() -> None:
@@ -162,7 +168,9 @@ def test_styles_before_and_lambda_are_those_of_the_network_itself() -> None:
     network = build("spcnet")
     output = network(batches(3)[0].image)
     inside = look(network, 3)
-    for view, stats, weights in zip(inside.styles, output.extras.styles, output.extras.style_weights, strict=True):
+    for view, stats, weights in zip(
+        inside.styles.values(), output.extras.styles, output.extras.style_weights, strict=True
+    ):
         torch.testing.assert_close(view.before, torch.cat([stats.mean, stats.std], dim=1))
         assert view.weights is not None
         torch.testing.assert_close(view.weights, weights)
@@ -170,10 +178,10 @@ def test_styles_before_and_lambda_are_those_of_the_network_itself() -> None:
 
 def test_a_style_after_projection_is_the_weighted_sum_of_the_bases() -> None:
     network = build("spcnet")
-    for view, layer in zip(look(network, 3).styles, network.style_layers, strict=True):
+    for view, layer in zip(look(network, 3).styles.values(), network.style_layers, strict=True):
         assert view.after is not None
         assert view.weights is not None
-        mean, std = (view.weights @ style_bases(layer)).chunk(2, dim=1)
+        mean, std = (view.weights @ style_vectors(layer.known_styles().bases)).chunk(2, dim=1)
         torch.testing.assert_close(view.after.chunk(2, dim=1)[0], mean, atol=1e-4, rtol=1e-4)
         # A channel that is the same everywhere has no deviation that could be given another size.
         live = view.before.chunk(2, dim=1)[1] > 0.05
@@ -183,17 +191,18 @@ def test_a_style_after_projection_is_the_weighted_sum_of_the_bases() -> None:
 
 def test_distances_are_the_layers_own() -> None:
     network = build("spcnet")
-    for view, layer in zip(look(network, 2).styles, network.style_layers, strict=True):
+    for view, layer in zip(look(network, 2).styles.values(), network.style_layers, strict=True):
         assert view.distance is not None
         slow = [
-            [float((row - base).square().sum()) / (len(row) / 2) for base in style_bases(layer)] for row in view.before
+            [float((row - base).square().sum()) / (len(row) / 2) for base in style_vectors(layer.known_styles().bases)]
+            for row in view.before
         ]
         torch.testing.assert_close(view.distance, torch.tensor(slow), atol=1e-4, rtol=1e-4)
 
 
 def test_lambda_by_channel_is_averaged() -> None:
     network = build("spcnet", style=StyleConfig(channel_wise=True))
-    view = look(network, 2).styles[0]
+    view = look(network, 2).styles["stem"]
     assert view.weights is not None
     torch.testing.assert_close(view.weights, network(batches(2)[0].image).extras.style_weights[0].mean(dim=2))
 
@@ -202,9 +211,9 @@ def test_lambda_by_channel_is_averaged() -> None:
 def test_every_method_can_be_looked_into(method: str) -> None:
     network = build(method)
     inside = look(network, 2)
-    assert len(inside.styles) == 2
-    assert all(bool(view.before.isfinite().all()) for view in inside.styles)
-    assert all((view.after is None) == (not network.style_layers) for view in inside.styles)
+    assert tuple(inside.styles) == ("stem", "layer1")
+    assert all(bool(view.before.isfinite().all()) for view in inside.styles.values())
+    assert all((view.after is None) == (not network.style_layers) for view in inside.styles.values())
     torch.testing.assert_close(inside.pixels.embedding.norm(dim=1), torch.ones(len(inside.pixels.label)))
 
 
@@ -213,8 +222,56 @@ def test_without_style_layers_styles_are_those_of_the_same_places() -> None:
     image = batches(2)[0].image
     stem = network.backbone.stem(image)
     inside = look(network, 2)
-    torch.testing.assert_close(inside.styles[0].before[:, : stem.shape[1]], stem.mean(dim=(2, 3)), atol=1e-5, rtol=1e-4)
-    assert inside.styles[0].weights is None
+    torch.testing.assert_close(
+        inside.styles["stem"].before[:, : stem.shape[1]], stem.mean(dim=(2, 3)), atol=1e-5, rtol=1e-4
+    )
+    assert inside.styles["stem"].weights is None
+
+
+class Blocks(Backbone):
+    """A backbone whose places are no attributes, as a vision transformer's are not."""
+
+    def __init__(self) -> None:
+        places = ("embed", "block0", "block1", "block2", "block3")
+        super().__init__(dict.fromkeys(places, 4), dict.fromkeys(places, 4))
+        self.embed = nn.Conv2d(3, 4, 4, stride=4)
+        self.blocks = nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in places[1:])
+
+    def features(
+        self, image: Tensor, places: Collection[str], tap: Tap | None = None, *, recompute: bool = False
+    ) -> dict[str, Tensor]:
+        feature, maps = image, {}
+        for place, part in zip(self.places, (self.embed, *self.blocks), strict=True):
+            feature = part(feature) if tap is None else tap(place, part(feature))
+            maps[place] = feature
+            feature = feature.relu_() if place == "embed" else feature
+        return {place: maps[place] for place in places}
+
+
+class Masks(Decoder):
+    """A decoder of two queries."""
+
+    masks = True
+    places = ("block1", "block3")
+
+    def forward(self, fine: Tensor, deep: Tensor) -> tuple[MaskPrediction, ...]:
+        return (MaskPrediction(torch.ones(len(fine), 2, 20), (fine + deep)[:, :2]),)
+
+
+@pytest.mark.parametrize("styled", [False, True])
+def test_any_backbone_and_decoder_can_be_looked_into(styled: bool) -> None:
+    torch.manual_seed(0)
+    backbone = Blocks()
+    taps: dict[str, nn.Module] = {"embed": StyleProjection(2, 4), "block0": StyleProjection(2, 4)} if styled else {}
+    network = Segmentor(backbone, Masks(), None, taps=taps).eval()
+    image = batches(2)[0].image
+    inside = look(network, 2)
+    assert tuple(inside.styles) == ("embed", "block0")
+    with torch.no_grad():
+        stem = style_vectors(style_stats(backbone.embed(image)))
+    torch.testing.assert_close(inside.styles["embed"].before, stem)
+    assert all((view.weights is not None) == styled for view in inside.styles.values())
+    assert inside.pixels.embedding.shape == (len(inside.pixels.label), 2)
 
 
 def test_which_pixels_are_kept_does_not_depend_on_the_batches() -> None:

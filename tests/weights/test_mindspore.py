@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from spcnet.errors import CheckpointError
 from spcnet.file_kinds import FileKind, kind_of
-from spcnet.weights.mindspore import read_mindspore
+from spcnet.weights.mindspore import pytorch_names, read_mindspore
 from tests import golden
 from tests.support.weight_files import SMALL, entry, field, varint
 
@@ -103,3 +104,9 @@ def test_changed_files_are_read_or_refused_within_bounds(data: st.DataObject, tm
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 2**20
+
+
+def test_a_gamma_without_a_beta_is_a_layer_scale_and_keeps_its_name() -> None:
+    names = ["norm.gamma", "norm.beta", "blocks.0.ls1.gamma", "blocks.0.grn.gamma", "blocks.0.grn.beta"]
+    found = pytorch_names({name: torch.ones(1) for name in names})
+    assert set(found) == {"norm.weight", "norm.bias", *names[2:]}

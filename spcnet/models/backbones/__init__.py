@@ -17,15 +17,19 @@ def backbone_info(name: str) -> BackboneInfo:
     Raises:
         UsageError: no backbone has that name.
     """
+    if name.startswith("timm/"):
+        from spcnet.models.backbones.timm_names import timm_info  # takes a second, which others need not wait
+
+        return timm_info(name)
     return lookup(name, BACKBONES, "backbone")
 
 
-def build_backbone(name: str, *, output_stride: int, features: FeaturesConfig | None = None) -> Backbone:
+def build_backbone(name: str, *, output_stride: int | None, features: FeaturesConfig | None = None) -> Backbone:
     """The backbone of that name with random weights.
 
     Args:
-        name: in `BACKBONES`.
-        output_stride: image size divided by the size of the deepest feature map: 8, 16 or 32.
+        name: in `BACKBONES`, or `timm/` and a model's name in timm.
+        output_stride: image size divided by the size of the deepest feature map: 8, 16 or 32; None for the backbone's own.
         features: what is taken from it; the defaults by default.
 
     Raises:

@@ -1,7 +1,7 @@
 """What every backbone is to the rest of the package: feature maps by place, and what one must know to read them."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from spcnet.errors import UsageError
 from spcnet.models.recompute import recomputed
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
 
+B = TypeVar("B", bound="Backbone")
 Tap = Callable[[str, Tensor], Tensor]
 """Called with a place and the feature map there; what it returns is the feature map from there on."""
 
@@ -51,8 +52,12 @@ class Backbone(nn.Module):
             ours = torch.tensor([IMAGENET_MEAN, IMAGENET_STD, mean, std]).view(4, 3, 1, 1)
             self.register_buffer("scale", ours[1] / ours[3], persistent=False)
             self.register_buffer("shift", (ours[0] - ours[2]) / ours[3], persistent=False)
+        self.kept_in_evaluation: tuple[nn.Module, ...] = ()
+        """Modules that `train` leaves in evaluation mode: the pretrained ones, where they are not trained."""
         self.published: dict[str, str] = {}
         """Name of each tensor in files of pretrained weights, by its name here."""
+        self.fitted: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+        """Brings tensors by those names to the shapes that they have here."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -68,6 +73,13 @@ class Backbone(nn.Module):
     def style_places(self) -> tuple[str, ...]:
         """The two places after which style layers stand; the stem and the first stage."""
         return self.places[:2]
+
+    def train(self: B, mode: bool = True) -> B:  # noqa: PYI019 - beartype knows Self in whole classes alone
+        """Set the mode of all modules but those that stay in evaluation."""
+        nn.Module.train(self, mode)
+        for module in self.kept_in_evaluation:
+            module.training = False
+        return self
 
     def depths(self) -> dict[str, int]:
         """How deep each parameter lies, by its name: 0 for the stem or the embedding, then a number a stage or a block."""
@@ -91,6 +103,7 @@ class Backbone(nn.Module):
         places: Collection[str],
         tap: Tap | None = None,
         *,
+        untapped: Collection[str] = (),
         recompute: bool = False,
     ) -> dict[str, Tensor]:
         """Feature maps at some places.
@@ -99,6 +112,7 @@ class Backbone(nn.Module):
             image: from `prepare`.
             places: of which to return the map.
             tap: is called at every place, and may replace the map there.
+            untapped: those of `places` of which the map is returned that the tap was given.
             recompute: compute the stem, and of the stages each block, again when the gradient is taken, to save memory.
         """
         feature, maps = image, {}
@@ -107,10 +121,11 @@ class Backbone(nn.Module):
             # Block by block: a step then needs the memory of a block and not of a stage.
             for part in stage.children() if recompute and number else (stage,):
                 feature = recomputed(part, feature) if recompute else part(feature)
+            given = feature
             if tap is not None:
                 feature = tap(place, feature)
             if place in places:
-                maps[place] = feature
+                maps[place] = given if place in untapped else feature
         return maps
 
     def put_norm(self, slot: str, make: Callable[[int], nn.Module]) -> None:
@@ -130,8 +145,9 @@ class BackboneInfo(NamedTuple):
     """What is known of a backbone before it is built."""
 
     summary: str
-    build: Callable[[int, FeaturesConfig], Backbone]
-    """Makes it with random weights for an output stride, at which the deepest of its maps then lies, and settings."""
+    build: Callable[[int | None, FeaturesConfig], Backbone]
+    """Makes it with random weights for an output stride, at which the deepest of its maps then lies (None: where it does of
+    itself), and settings."""
     weights: str = ""
     """What its ImageNet weights are called where they come from."""
     download: Callable[[], dict[str, Tensor]] | None = None
@@ -140,3 +156,9 @@ class BackboneInfo(NamedTuple):
     """Beginnings of the published names that those weights do not have in the right shape."""
     norm_slots: tuple[str, ...] = ()
     """Where RobustNet puts instance norms and whitening, see `spcnet.models.norm_slots`."""
+    convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+    """Brings the names that files have to the published ones, where `spcnet.weights.imagenet` does not know them."""
+    known: frozenset[str] = frozenset()
+    """Published names of the whole classifier; what of them the backbone does not take is left out of a file."""
+    licence: str = ""
+    """Terms of the published weights where they are not permissive, by the licence's short name."""

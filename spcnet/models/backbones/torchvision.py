@@ -101,8 +101,9 @@ class Cut(NamedTuple):
     """Makes the classifier, whose names pretrained files have; torchvision's by default."""
 
 
-def build(cut: Cut, output_stride: int, features: FeaturesConfig) -> TorchvisionBackbone:
-    """A backbone whose stages beyond the output stride are dilated instead."""
+def build(cut: Cut, output_stride: int | None, features: FeaturesConfig) -> TorchvisionBackbone:
+    """A backbone whose stages beyond the output stride are dilated instead; None dilates none."""
+    output_stride = output_stride or cut.strides[-1]
     classifier = (cut.make or getattr(torchvision.models, cut.weights))()
     names = {id(value): name for name, value in classifier.state_dict(keep_vars=True).items()}
     parts = cut.parts(classifier)

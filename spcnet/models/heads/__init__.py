@@ -5,24 +5,49 @@ reads among `Backbone.pyramid`.
 A classifier returns the class scores, or a named tuple that has them as `scores` with whatever its method's losses need.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 from torch import nn
 
 from spcnet.config import ClusteringConfig, HeadConfig
-from spcnet.models.backbones import Backbone
+from spcnet.errors import UsageError, lookup
 from spcnet.models.heads.base import Decoder
+from spcnet.models.heads.conv4 import FourTapDecoder
 from spcnet.models.heads.deeplab import DeepLabDecoder
-from spcnet.models.heads.linear import linear_classifier
+from spcnet.models.heads.eomt import EomtDecoder
+from spcnet.models.heads.linear import LinearDecoder, linear_classifier
+from spcnet.models.heads.mask2former import Mask2FormerDecoder
 from spcnet.models.heads.prototypes import PrototypeHead
+from spcnet.models.heads.segformer import SegformerDecoder
 
-
-def _deeplab(backbone: Backbone, num_classes: int, config: HeadConfig) -> Decoder:
-    return DeepLabDecoder(backbone.channels, backbone.strides, backbone.pyramid)
-
-
-DECODERS: dict[str, Callable[[Backbone, int, HeadConfig], Decoder]] = {"deeplabv3plus": _deeplab}
+DECODERS: dict[str, type[Decoder]] = {
+    "deeplabv3plus": DeepLabDecoder,
+    "linear": LinearDecoder,
+    "conv4": FourTapDecoder,
+    "segformer": SegformerDecoder,
+    "mask2former": Mask2FormerDecoder,
+    "eomt": EomtDecoder,
+}
 """Decoder by name: called with the backbone, the number of classes and the settings."""
+
+
+def decoder_named(name: str, config: HeadConfig) -> type[Decoder]:
+    """The decoder of that name, which reads the settings that are not at their defaults.
+
+    Raises:
+        UsageError: no decoder has the name, or it would ignore a setting.
+    """
+    decoder = lookup(name, DECODERS, "decoder")
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in decoder.settings and value != field.default:
+            readers = [other for other, one in DECODERS.items() if field.name in one.settings]
+            raise UsageError(
+                f"model.head.{field.name} is {value!r}, which the decoder {name} does not read: leave it out, or choose "
+                f"a decoder that does ({', '.join(readers) or 'none so far'})"
+            )
+    return decoder
 
 
 def _linear(in_channels: int, num_classes: int, num_domains: int, config: ClusteringConfig) -> nn.Module:

@@ -1,13 +1,13 @@
 """DeepLabV3+ (Chen et al., ECCV 2018) as RobustNet has it: ASPP and decoder."""
 
-from collections.abc import Mapping, Sequence
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import SymInt, Tensor, nn
+from torch import Tensor, nn
 
-from spcnet.models.heads.base import Decoder
+from spcnet.config import HeadConfig
+from spcnet.models.backbones import Backbone
+from spcnet.models.heads.base import Decoder, resize
 
 FEATURES = 256
 """Channels of the decoder's output."""
@@ -60,11 +60,6 @@ def conv_bn(in_channels: int, out_channels: int, kernel: int = 1, *, dilation: i
     )
 
 
-def resize(feature: Float[Tensor, "B C h w"], size: tuple[int | SymInt, int | SymInt]) -> Float[Tensor, "B C h2 w2"]:
-    """Bilinear with aligned corners, which every released weight file of this family was trained with."""
-    return F.interpolate(feature, size=size, mode="bilinear", align_corners=True)  # type: ignore[arg-type]
-
-
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: what surrounds a cell, at four ranges and over the whole image.
 
@@ -87,16 +82,20 @@ class ASPP(nn.Module):
 
 
 class DeepLabDecoder(Decoder):
-    """ASPP on the deepest features, joined with the fine ones of the first stage.
+    """ASPP on the deepest features, joined with the finest of the pyramid.
 
     Args:
-        channels: of the backbone's maps, by place, the stem's first.
-        strides: image size divided by the size of those maps.
-        pyramid: places that it may read, the finest first.
+        backbone: whose maps it reads.
+        num_classes: K.
+        config: none of the settings is read.
     """
 
-    def __init__(self, channels: Mapping[str, int], strides: Mapping[str, int], pyramid: Sequence[str]) -> None:
-        super().__init__()
+    align_corners = True
+    """Every released weight file of this family was trained so."""
+
+    def __init__(self, backbone: Backbone, num_classes: int, config: HeadConfig) -> None:
+        super().__init__(backbone, num_classes, config)
+        channels, strides, pyramid = backbone.channels, backbone.strides, backbone.pyramid
         fine, deep = pyramid[0], pyramid[-1]
         self.places, self.out_channels = (deep, fine), FEATURES
         self.aspp = ASPP(channels[deep], output_stride=strides[deep])
@@ -109,9 +108,13 @@ class DeepLabDecoder(Decoder):
         self, deep: Float[Tensor, "B C h16 w16"], fine: Float[Tensor, "B Cf h w"]
     ) -> Float[Tensor, "B 256 h w"]:
         """Features of each cell at the size of the fine map, before a classifier."""
-        upsampled = resize(self.reduce_deep(self.aspp(deep)), (fine.shape[2], fine.shape[3]))
+        deep = self.reduce_deep(self.aspp(deep))
+        upsampled = resize(deep, (fine.shape[2], fine.shape[3]), align_corners=self.align_corners)
         fused: Tensor = self.fuse(torch.cat([self.reduce_fine(fine), upsampled], dim=1))
         return fused
+
+    def start_classifier(self, classifier: nn.Module) -> None:
+        """Leave it as RobustNet starts it, as `initialise` does."""
 
 
 def initialise(module: nn.Module) -> nn.Module:

@@ -1,0 +1,64 @@
+"""Learning rate and weight decay of a step, as functions of its iteration and the settings alone."""
+
+import math
+
+from spcnet.config import TrainingConfig
+
+
+def learning_rate(iteration: int, config: TrainingConfig, *, backbone: bool = False) -> float:
+    """Learning rate of a step before the factors of parameter groups, with iterations counted from 0.
+
+    A linear warm-up, then base · (1 - share)^power, share being the part that is done of what is left after the warm-up;
+    or half a cosine. Both end at `min_rate`. After a restart (RobustNet's `scl-poly`) it is
+    base · factor · (1 - share of what was left then)^restart_power.
+
+    Args:
+        iteration: finished iterations.
+        config: the schedule.
+        backbone: whether `backbone_warmup` holds (Kerssies et al., CVPR 2025): at rate 0 first, then a warm-up of its own.
+    """
+    still, warmup = (config.backbone_warmup if backbone else None) or (0, config.warmup)
+    if iteration < still:
+        return 0.0
+    if iteration < still + warmup:
+        start = config.warmup_factor
+        return config.learning_rate * (start + (1 - start) * (iteration - still) / warmup)
+    peak, falling = config.learning_rate, 0.0
+    restart = round(config.restart * config.iterations)
+    if iteration >= restart:
+        peak = peak * config.restart_factor
+        falling = (1 - (iteration - restart) / (config.iterations - restart)) ** config.restart_power
+    else:
+        done = (iteration - still - warmup) / (config.iterations - still - warmup)
+        cosine = config.schedule == "cosine"
+        falling = (1 + math.cos(math.pi * done)) / 2 if cosine else (1 - done) ** config.poly_power
+    return float(config.learning_rate * config.min_rate + (1 - config.min_rate) * peak * falling)
+
+
+def weight_decay(iteration: int, config: TrainingConfig) -> float:
+    """Weight decay of a step: it goes from `weight_decay` to `weight_decay_end` along half a cosine, where there is an end.
+
+    Args:
+        iteration: finished iterations.
+        config: the schedule.
+    """
+    start, end = config.weight_decay, config.weight_decay_end
+    if end is None:
+        return start
+    return end + (start - end) * (1 + math.cos(math.pi * iteration / config.iterations)) / 2
+
+
+def told(iteration: int, config: TrainingConfig) -> dict[str, float]:
+    """What the log says of a step's schedule: the learning rate, the backbone's and the weight decay where they are others.
+
+    Args:
+        iteration: finished iterations before the step.
+        config: the schedule.
+    """
+    found = {"learning_rate": learning_rate(iteration, config)}
+    if config.backbone_factor != 1 or config.backbone_warmup is not None:
+        own = learning_rate(iteration, config, backbone=True)
+        found["backbone_learning_rate"] = own * config.backbone_factor
+    if config.weight_decay_end is not None:
+        found["weight_decay"] = weight_decay(iteration, config)
+    return found

@@ -1,0 +1,257 @@
+"""timm's models as backbones, by their names there: `timm/NAME`, with the tag of the weights or without.
+
+What a name means is asked of timm; nothing of it is listed here.
+"""
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers.patch_embed import resample_patch_embed
+from timm.models.hiera import Hiera
+from torch import Tensor, nn
+
+from spcnet.config import FeaturesConfig
+from spcnet.errors import UsageError
+from spcnet.models.backbones.base import Backbone, BackboneInfo
+from spcnet.models.backbones.timm_hiera import TimmHiera
+from spcnet.models.backbones.timm_pyramid import TimmPyramid
+from spcnet.models.backbones.timm_vit import TimmViT, is_plain
+
+PREFIX = "timm/"
+"""What their names begin with here."""
+_KERNEL = "patch_embed.proj.weight"
+_PERMISSIVE = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0")
+_REFUSALS = (TypeError, AttributeError, AssertionError, RuntimeError, ValueError, LookupError)
+"""What timm's models raise for options that they do not know and for images that they do not take."""
+_SIZE_OPTIONS: tuple[dict[str, Any], ...] = ({}, {"strict_img_size": False}, {"dynamic_img_size": True})
+"""What timm calls the option that lets a model take images of any size, where it needs one."""
+_WINDOWS = (7, 8, 10, 12, 14, 16)
+"""Cells of a window of attention at the deepest map, where windows must fit the image."""
+
+
+def timm_info(name: str) -> BackboneInfo:
+    """What is known of a model of timm.
+
+    Args:
+        name: `timm/` and its name there.
+
+    Raises:
+        UsageError: timm has no such model, or none with that tag.
+    """
+    own = name.removeprefix(PREFIX)
+    _check_name(own)
+    config = timm.get_pretrained_cfg(own)
+    described = _described(own)
+    has_weights = config is not None and bool(config.has_weights)
+    licence = str(config.license or "unknown") if config is not None and has_weights else ""
+    return BackboneInfo(
+        summary=f"{own}, of timm",
+        build=partial(_build, own),
+        weights=own,
+        download=partial(_download, own) if has_weights else None,
+        convert=partial(_converted, own),
+        known=frozenset(described.state_dict()),
+        licence="" if licence in _PERMISSIVE else licence,
+    )
+
+
+@lru_cache(maxsize=16)
+def _described(name: str) -> Any:
+    """The whole classifier without its numbers, for its names and shapes. Do not change it."""
+    with torch.device("meta"):
+        return timm.create_model(name, pretrained=False)
+
+
+def _check_name(name: str) -> None:
+    architecture, _, tag = name.partition(".")
+    tags = {one.partition(".")[2] for one in timm.list_models(f"{architecture}.*", pretrained=True)}
+    if timm.is_model(architecture) and (not tag or tag in tags):
+        return
+    if timm.is_model(architecture):
+        near = [f"{architecture}.{one}" for one in difflib.get_close_matches(tag, sorted(tags), n=3, cutoff=0.0)]
+        what = f"timm has the model {architecture!r}, but no weights of it that are called {tag!r}"
+    else:
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.4)
+        what = f"unknown backbone '{PREFIX}{name}': timm has no model {architecture!r}"
+    hint = f" Did you mean {' or '.join(repr(PREFIX + one) for one in near)}?" if near else ""
+    raise UsageError(f"{what}.{hint}")
+
+
+def _build(name: str, output_stride: int | None, features: FeaturesConfig) -> Backbone:
+    described = _described(name)
+    config = described.pretrained_cfg
+    normalised: dict[str, Any] = {key: tuple(map(float, config[key])) for key in ("mean", "std")}
+    drop: dict[str, Any] = {"drop_path_rate": features.drop_path} if features.drop_path else {}
+    if is_plain(described):
+        return _vision_transformer(name, output_stride, features, drop, normalised)
+    _refuse_ignored(name, features)
+    given, multiple = _way_to_build(name, output_stride)
+    try:
+        net = timm.create_model(name, pretrained=False, features_only=True, **given, **drop)
+    except TypeError as error:
+        if not drop:
+            raise
+        raise UsageError(
+            f"model.features.drop_path is {features.drop_path}, but {PREFIX}{name} has no stochastic depth: set it to 0"
+        ) from error
+    return _pyramid(name, net, multiple, normalised)
+
+
+def _vision_transformer(
+    name: str, output_stride: int | None, features: FeaturesConfig, given: dict[str, Any], normalised: dict[str, Any]
+) -> TimmViT:
+    described = _described(name)
+    rows, columns = described.patch_embed.grid_size
+    native = described.patch_embed.patch_size[0]
+    patch = features.patch_size or (16 if native == 14 else native)
+    if patch != native:
+        # The positions stay as many as they are published.
+        given = {**given, "patch_size": patch, "img_size": (rows * patch, columns * patch)}
+    if hasattr(described, "dynamic_img_size"):
+        given = {**given, "dynamic_img_size": True}
+    model = timm.create_model(name, pretrained=False, num_classes=0, **given)
+    backbone = TimmViT(model, features, output_stride, **normalised)
+    backbone.fitted = partial(_fitted_kernel, exact=features.resample == "exact", patch=patch)
+    return backbone
+
+
+def _pyramid(name: str, net: nn.Module, multiple: int, normalised: dict[str, Any]) -> TimmPyramid:
+    described = _described(name)
+    known = {key: value.shape for key, value in described.state_dict().items()}
+    undecayed = described.no_weight_decay() if hasattr(described, "no_weight_decay") else ()
+    kind = TimmHiera if isinstance(getattr(net, "model", None), Hiera) else TimmPyramid
+    return kind(net, known=known, undecayed=undecayed, pixel_multiple=multiple, **normalised)
+
+
+def _refuse_ignored(name: str, features: FeaturesConfig) -> None:
+    """Refuse what holds for plain vision transformers alone."""
+    default = FeaturesConfig(drop_path=features.drop_path)
+    for field in dataclasses.fields(FeaturesConfig):
+        if (value := getattr(features, field.name)) != getattr(default, field.name):
+            raise UsageError(
+                f"model.features.{field.name} is {value}, but {PREFIX}{name} is no plain vision transformer: leave it out"
+            )
+
+
+@lru_cache(maxsize=64)
+def _way_to_build(name: str, output_stride: int | None) -> tuple[dict[str, Any], int]:
+    """Options of `timm.create_model` with which a model takes images of any size, and the multiple that their sides are.
+
+    They are tried out on shapes without numbers.
+
+    Raises:
+        UsageError: it has no maps, cannot have that stride, or takes images of one size alone.
+    """
+    given, multiple, deepest = _own_way(name)
+    if output_stride is None or deepest <= output_stride:
+        return given, multiple
+    dilated = {**given, "output_stride": output_stride}
+    backbone = _tried(name, dilated)
+    deepest_then = None if isinstance(backbone, Exception) else backbone.strides[backbone.places[-1]]
+    if isinstance(backbone, Exception) or deepest_then != output_stride or not _is_true(backbone, multiple):
+        raise UsageError(
+            f"model.output_stride is {output_stride}, but the deepest map of {PREFIX}{name} has the stride {deepest}, and "
+            "timm cannot dilate it to that: set --model.output_stride null for its own"
+        )
+    return dilated, multiple
+
+
+@lru_cache(maxsize=64)
+def _own_way(name: str) -> tuple[dict[str, Any], int, int]:
+    """Options, the multiple of the sides, and the stride of the deepest map as it is."""
+    reason = ""
+    for given in _SIZE_OPTIONS:
+        backbone = _tried(name, given)
+        if isinstance(backbone, Exception):
+            reason = reason if given else " ".join(str(backbone).split())
+            continue
+        deepest = backbone.strides[backbone.places[-1]]
+        for multiple in (deepest, *(window * deepest for window in _WINDOWS)):
+            if _is_true(backbone, multiple):
+                return dict(given), 1 if _is_true(backbone, 1) else multiple, deepest
+    size = "×".join(map(str, _described(name).pretrained_cfg["input_size"][1:]))
+    why = (
+        f"timm does not cut it into maps ({reason})"
+        if reason
+        else f"it takes those of {size} alone, or its maps have other sizes than timm tells"
+    )
+    raise UsageError(f"{PREFIX}{name} is no backbone for images of any size: {why}. Choose another one")
+
+
+def _tried(name: str, given: Mapping[str, Any]) -> TimmPyramid | Exception:
+    """A model without numbers, or what timm says against it."""
+    try:
+        with torch.device("meta"):
+            net: Any = timm.create_model(name, pretrained=False, features_only=True, **given)
+        if len(net.feature_info.channels()) < 2:
+            return ValueError("it has one map")
+        return _pyramid(name, net, 1, {"mean": (0.5,) * 3, "std": (0.5,) * 3}).eval()
+    except _REFUSALS as error:
+        return error
+
+
+def _is_true(backbone: TimmPyramid, multiple: int) -> bool:
+    """Whether the maps of images whose sides are multiples have the sizes and channels that are told."""
+    for sides in ((33, 65), (3 * multiple + 46, 2 * multiple)):
+        height, width = (-(-side // multiple) * multiple for side in sides)
+        try:
+            with torch.no_grad():
+                maps = backbone.features(torch.empty(1, 3, height, width, device="meta"), backbone.places)
+        except _REFUSALS:
+            return False
+        for place, stride in backbone.strides.items():
+            told = (1, backbone.channels[place], -(-height // stride), -(-width // stride))
+            if place not in maps or tuple(maps[place].shape) != told:
+                return False
+    return True
+
+
+def _fitted_kernel(tensors: Mapping[str, Tensor], *, exact: bool, patch: int) -> dict[str, Tensor]:
+    """Published tensors with the kernel of the patch embedding for patches of another size.
+
+    Plain: bicubic without antialiasing and without correction of the norm, as DINOv2's, Rein's and SoMA's code has it.
+    Exact: the pseudo-inverse of the resize (FlexiViT, Beyer et al., CVPR 2023), timm's own.
+    """
+    kernel = tensors.get(_KERNEL)
+    if kernel is None or kernel.ndim != 4 or kernel.shape[-2:] == (patch, patch):
+        return dict(tensors)
+    size = [patch, patch]
+    if exact:
+        resized = resample_patch_embed(kernel, size)
+    else:
+        resized = F.interpolate(kernel.float(), size=size, mode="bicubic", align_corners=False).to(kernel.dtype)
+    return {**tensors, _KERNEL: resized}
+
+
+def _download(name: str) -> dict[str, Tensor]:
+    """The published weights by timm's own loading, of the whole classifier.
+
+    Raises:
+        OSError: they cannot be fetched.
+    """
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=True)
+    except Exception as error:  # of the hub, the network or the file: their errors have no common base
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise OSError(reason) from error
+    return model.state_dict()
+
+
+def _converted(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a file under timm's names; what timm itself converts when it loads, such as Meta's files of DINOv2."""
+    described = _described(name)
+    convert = getattr(sys.modules[type(described).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return dict(tensors)
+    try:
+        converted: dict[str, Tensor] = convert(dict(tensors), described)
+    except (KeyError, IndexError, AttributeError, RuntimeError, ValueError, TypeError, AssertionError):
+        return dict(tensors)  # of another network: what is wrong with it is told by its names and shapes
+    return converted
