@@ -189,7 +189,7 @@ def definitions(entries: Iterable[tuple[str, str]]) -> str:
     return f"<dl>{shown}</dl>"
 
 
-def ranged(values: Sequence[float], say: Callable[[float], str]) -> str:
+def ranged(values: Iterable[float], say: Callable[[float], str]) -> str:
     """The smallest and the largest of the values above 0, or the one they share; empty where there is none."""
     known = sorted(value for value in values if np.isfinite(value) and value > 0)
     if not known:

@@ -273,7 +273,12 @@ def figures_of(found: Inspection, *, ink: Ink = PAPER) -> dict[str, Figure]:
             for column in range(2 if layer.after else 1):
                 axes = styles.add_subplot(len(found.layers), columns, row * columns + column + 1)
                 draw_styles(axes, found, layer, after=column == 1, ink=ink)
-        _domain_legend(styles, found, every, ink, stars=True, faint=columns == 2)
+        more = [_legend_mark("*", markersize=10, color="none", label="known style")]
+        if columns == 2:
+            faint: Any = {"markeredgecolor": ink.line, "markeredgewidth": matplotlib.rcParams["lines.markeredgewidth"]}
+            label = "the same images in the other panel"
+            more.append(_legend_mark("o", markersize=3, color=ink.line, label=label, **faint))
+        _domain_legend(styles, found, every, *more)
         drawn = {"styles": styles}
         weighed = [layer for layer in found.layers if layer.weights]
         if weighed and len(found.known) > 1:
@@ -282,13 +287,13 @@ def figures_of(found: Inspection, *, ink: Ink = PAPER) -> dict[str, Figure]:
             for place, layer in enumerate(weighed):
                 draw_weights(weights.add_subplot(1, len(weighed), place + 1), found, layer, ink=ink)
             if triangle:
-                _domain_legend(weights, found, every, ink)
+                _domain_legend(weights, found, every)
             drawn["weights"] = weights
         if found.pixels.points:
             pixels = _sheet(8.6, 4.9)
             for place, by in enumerate(BY):
                 draw_pixels(pixels.add_subplot(1, 2, place + 1), found, by=by, ink=ink)
-            _domain_legend(pixels, found, sorted(set(found.pixels.domain)), ink, round_marks=True)
+            _domain_legend(pixels, found, sorted(set(found.pixels.domain)), marker="o")
             drawn["pixels"] = pixels
         if found.prototypes is not None:
             drawn["prototypes"] = prototypes_figure(found, found.prototypes, ink)
@@ -313,28 +318,19 @@ def prototypes_figure(found: Inspection, prototypes: Prototypes, ink: Ink) -> Fi
     return figure
 
 
-def _domain_legend(
-    figure: Figure,
-    found: Inspection,
-    domains: Iterable[int],
-    ink: Ink,
-    *,
-    stars: bool = False,
-    faint: bool = False,
-    round_marks: bool = False,
-) -> None:
-    edge: Any = {"linestyle": "none", "markeredgecolor": ink.ink, "markeredgewidth": 0.4}
+def _domain_legend(figure: Figure, found: Inspection, domains: Iterable[int], *more: Line2D, marker: str = "") -> None:
+    """Which mark is which domain, all with one marker if given, and `more` marks."""
     marks = []
     for domain in domains:
-        color, marker = domain_mark(found, domain)
+        color, own = domain_mark(found, domain)
         name = f"{found.domains[domain].name} ({found.domains[domain].role})"
-        marks.append(Line2D([], [], marker="o" if round_marks else marker, color=color, label=name, **edge))
-    if stars:
-        marks.append(Line2D([], [], marker="*", markersize=10, color="none", label="known style", **edge))
-    if faint:
-        label = "the same images in the other panel"
-        marks.append(Line2D([], [], marker="o", markersize=3, color=ink.line, label=label, linestyle="none"))
-    figure.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        marks.append(_legend_mark(marker or own, color=color, label=name))
+    figure.legend(handles=[*marks, *more], loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+
+
+def _legend_mark(marker: str, **options: Any) -> Line2D:
+    edge: Any = {"markeredgecolor": matplotlib.rcParams["text.color"], "markeredgewidth": 0.4}
+    return Line2D([], [], linestyle="none", marker=marker, **{**edge, **options})
 
 
 def write_figures(found: Inspection, folder: Path) -> list[Path]:

@@ -241,9 +241,8 @@ def _protocols(series: Sequence[Series], table: Table) -> str:
     having = [(one, run) for one, run in each_run(series) if run.others]
     if not having:
         return ""
-    names = [column.name for column in table.columns if column.kind in ("source", "unseen")]
-    names += [n for _, run in having for other in run.others for n in other.domains]
-    names = list(dict.fromkeys(names))
+    columns = [column.name for column in table.columns if column.kind in ("source", "unseen")]
+    names = list(dict.fromkeys((*columns, *(n for _, run in having for other in run.others for n in other.domains))))
     rows = []
     for one, run in having:
         title = f'{swatch(one.color)}{escaped(one.label)}<span class="below std">seed {run.seed}</span>'
@@ -254,21 +253,11 @@ def _protocols(series: Sequence[Series], table: Table) -> str:
             mean = percent(found.mean_unseen_miou)
             if set(found.names("unseen")) != set(run.final.names("unseen")) and found.mean_unseen_miou is not None:
                 mean += f'<span class="below std">of {counted(len(found.names("unseen")), "domain")}</span>'
-            rows.append(
-                [
-                    title if own else again,
-                    escaped(_manner(run, found)),
-                    *(percent(score) if score is not None else "" for score in scores),
-                    mean,
-                ]
-            )
+            figures = ["" if score is None else percent(score) for score in scores]
+            rows.append([title if own else again, escaped(_manner(run, found)), *figures, mean])
     caption = (
         "The same network, scored in another manner; these figures are in no mean and no ranking above. mIoU in %."
     )
-    return "<h3>Same network, other protocols</h3>" + plain_table(
-        ["method", "protocol", *map(breakable, names), "mean of unseen"],
-        rows,
-        caption=caption,
-        label="Scores by protocol",
-        text=2,
-    )
+    heads = ["method", "protocol", *map(breakable, names), "mean of unseen"]
+    shown = plain_table(heads, rows, caption=caption, label="Scores by protocol", text=2)
+    return f"<h3>Same network, other protocols</h3>{shown}"

@@ -182,38 +182,40 @@ class _Overview:
 
     def __init__(self, card: Card) -> None:
         header, rows = overview(card)
-        labels = [rich.text.Text(folded(model.label)) for model in card.models]
-        # Narrow gaps: ten columns beside the names have to fit into a terminal of 80.
-        given: dict[str, Any] = {"title": f"mIoU in % on {card.domain}", "box": SIMPLE_HEAD, "pad_edge": False}
-        self.wide = rich.table.Table(**given, padding=(0, 1, 0, 0))
+        labels = [_label(model) for model in card.models]
+        title = f"mIoU in % on {card.domain}"
+        self.wide, self.narrow = _grid(title), _grid(title)
         self.wide.add_column("network", overflow="fold")
-        for title in header:
-            self.wide.add_column(title, justify="right", no_wrap=True)
+        for head in header:
+            self.wide.add_column(head, justify="right", no_wrap=True)
         for label, cells in zip(labels, rows, strict=True):
             self.wide.add_row(label, *cells)
-        self.narrow = rich.table.Table(**given, padding=(0, 1, 0, 0))
         self.narrow.add_column("", no_wrap=True)
         for label in labels:
             self.narrow.add_column(label, justify="right", overflow="fold")
-        for title, *cells in zip(header, *rows, strict=True):
-            self.narrow.add_row(title, *cells)
+        for head, *cells in zip(header, *rows, strict=True):
+            self.narrow.add_row(head, *cells)
 
     def __rich_console__(self, console: rich.console.Console, options: rich.console.ConsoleOptions) -> Any:
         needed = rich.measure.Measurement.get(console, options.update(max_width=1000), self.wide).minimum
         yield self.wide if needed <= options.max_width else self.narrow
 
 
+def _grid(title: str) -> rich.table.Table:
+    # Narrow gaps: ten columns beside the names have to fit into a terminal of 80.
+    return rich.table.Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def _label(model: ModelScores) -> rich.text.Text:
+    return rich.text.Text(folded(model.label))
+
+
 def render_terminal(card: Card) -> list[rich.console.RenderableType]:
     """Two tables for a terminal: of the networks, and with a line for each condition."""
-    detail = rich.table.Table(
-        title="Mean over the severities, and its share of clean, in %",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    detail = _grid("Mean over the severities, and its share of clean, in %")
     detail.add_column("condition", no_wrap=True)
     for model in card.models:
-        detail.add_column(rich.text.Text(folded(model.label)), justify="right", overflow="fold")
+        detail.add_column(_label(model), justify="right", overflow="fold")
     for names in card.groups.values():
         for name in names:
             cells = [_with_share(model, name) for model in card.models]

@@ -203,9 +203,7 @@ def load_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}: name the output folder of a run, for example runs/spcnet")
     if not (folder / "config.yaml").is_file():
-        raise DataError(
-            f"{folder} is not a run folder: it has no config.yaml. Name the folder given as output when training"
-        )
+        raise DataError(f"{folder} is not a run folder: it has no config.yaml. Name the --output of a training")
     config = _read_config(folder / "config.yaml")
     environment = _read_object(folder / "environment.json")
     lines = [_evaluation(*line) for line in _json_lines(folder / RESULTS_FILE)]
@@ -288,13 +286,11 @@ def _json_lines(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
 
 def _log_line(record: Mapping[str, Any], where: str) -> LogLine:
     parts = _need(record, "parts", dict, where) if "parts" in record else {}
+    numbers = ("loss", "learning_rate", "seconds", "images_per_second")
     return LogLine(
         iteration=_need(record, "iteration", int, where),
-        loss=_number(record.get("loss"), "loss", where),
         parts={str(name): _number(value, f"parts.{name}", where) for name, value in parts.items()},
-        learning_rate=_number(record.get("learning_rate"), "learning_rate", where),
-        seconds=_number(record.get("seconds"), "seconds", where),
-        images_per_second=_number(record.get("images_per_second"), "images_per_second", where),
+        **{key: _number(record.get(key), key, where) for key in numbers},
     )
 
 
@@ -315,9 +311,9 @@ def _evaluation(record: Mapping[str, Any], where: str) -> Evaluation:
         domains=domains,
         mean_source_miou=_fraction(record.get("mean_source_miou"), "mean_source_miou", where),
         mean_unseen_miou=_fraction(record.get("mean_unseen_miou"), "mean_unseen_miou", where),
-        views=_words(record.get("views")),
-        protocol=None if record.get("protocol") == OWN_PROTOCOL else _words(record.get("protocol")),
-        size=_size(record.get("size"), where),
+        views=str(record.get("views") or "") or None,
+        protocol=None if record.get("protocol") == OWN_PROTOCOL else str(record.get("protocol") or "") or None,
+        size=_two(record, "size", int, "[height, width]", where),
         partial=record.get("partial") is True,
         ema=_number(record.get("ema", 0.0), "ema", where),
     )
@@ -337,10 +333,8 @@ def _domain(name: str, record: Any, classes: tuple[str, ...], where: str) -> Dom
         except (ValueError, TypeError, OverflowError) as error:
             raise DataError(f"{where}: confusion is not a table of whole numbers") from error
         if confusion.shape != (len(classes), len(classes)):
-            raise DataError(
-                f"{where}: confusion has the shape {confusion.shape}; "
-                f"with {len(classes)} classes it must be {len(classes)}×{len(classes)}"
-            )
+            k = len(classes)
+            raise DataError(f"{where}: confusion has the shape {confusion.shape}; with {k} classes it must be {k}×{k}")
     return DomainResult(
         name=name,
         role=cast(Role, role),
@@ -352,7 +346,7 @@ def _domain(name: str, record: Any, classes: tuple[str, ...], where: str) -> Dom
         confusion=confusion,
         seconds=_number(record.get("seconds"), "seconds", where),
         figures=_figures(record, where),
-        interval=_ends(record.get("miou_interval"), where),
+        interval=_ends(record, where),
         precision=_by_class(record, "precision", classes, where),
         recall=_by_class(record, "recall", classes, where),
         mean_accuracy=_fraction(record.get("mean_accuracy"), "mean_accuracy", where),
@@ -381,25 +375,19 @@ def _figures(record: Mapping[str, Any], where: str) -> Mapping[str, Layers]:
     return figures
 
 
-def _ends(value: Any, where: str) -> tuple[float, float] | None:
+def _two(record: Mapping[str, Any], key: str, kinds: Any, words: str, where: str) -> tuple[Any, Any] | None:
+    value = record.get(key)
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 2:
-        raise DataError(f"{where}: miou_interval is {_shorten(value)}; it must be [lower, upper]. Restore the file")
-    low, high = (_fraction(end, "miou_interval", where) for end in value)
-    return None if low is None or high is None else (low, high)
-
-
-def _size(value: Any, where: str) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(side, int) for side in value):
-        raise DataError(f"{where}: size is {_shorten(value)}; it must be [height, width]. Restore the file")
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(one, kinds) for one in value):
+        raise DataError(f"{where}: {key} is {_shorten(value)}; it must be {words}. Restore the file")
     return value[0], value[1]
 
 
-def _words(value: Any) -> str | None:
-    return None if value is None or value == "" else str(value)
+def _ends(record: Mapping[str, Any], where: str) -> tuple[float, float] | None:
+    ends = _two(record, "miou_interval", object, "[lower, upper]", where)
+    low, high = (_fraction(end, "miou_interval", where) for end in ends or (None, None))
+    return None if low is None or high is None else (low, high)
 
 
 def _read_panels(folder: Path, domains: Iterable[str]) -> Mapping[str, tuple[Panel, ...]]:
