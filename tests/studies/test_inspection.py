@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from spcnet.config import (
     ClusteringConfig,
     DataConfig,
     EvaluationConfig,
+    HeadConfig,
     ModelConfig,
     OwnSet,
     RunConfig,
@@ -155,7 +157,7 @@ def test_looking_inside_changes_no_answer_and_leaves_no_hook_behind() -> None:
     look(network, 2)
     assert torch.equal(network(image).logits, before)
     assert not any(module._forward_hooks for module in network.modules())
-    assert "features" not in vars(network.backbone)
+    assert network.on_map is None
 
 
 def test_a_network_keeps_its_mode() -> None:
@@ -238,7 +240,13 @@ class Blocks(Backbone):
         self.blocks = nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in places[1:])
 
     def features(
-        self, image: Tensor, places: Collection[str], tap: Tap | None = None, *, recompute: bool = False
+        self,
+        image: Tensor,
+        places: Collection[str],
+        tap: Tap | None = None,
+        *,
+        untapped: Collection[str] = (),
+        recompute: bool = False,
     ) -> dict[str, Tensor]:
         feature, maps = image, {}
         for place, part in zip(self.places, (self.embed, *self.blocks), strict=True):
@@ -251,7 +259,7 @@ class Blocks(Backbone):
 class Masks(Decoder):
     """A decoder of two queries."""
 
-    masks = True
+    masks: ClassVar[bool] = True
     places = ("block1", "block3")
 
     def forward(self, fine: Tensor, deep: Tensor) -> tuple[MaskPrediction, ...]:
@@ -263,7 +271,7 @@ def test_any_backbone_and_decoder_can_be_looked_into(styled: bool) -> None:
     torch.manual_seed(0)
     backbone = Blocks()
     taps: dict[str, nn.Module] = {"embed": StyleProjection(2, 4), "block0": StyleProjection(2, 4)} if styled else {}
-    network = Segmentor(backbone, Masks(), None, taps=taps).eval()
+    network = Segmentor(backbone, Masks(backbone, 19, HeadConfig()), None, taps=taps).eval()
     image = batches(2)[0].image
     inside = look(network, 2)
     assert tuple(inside.styles) == ("embed", "block0")
