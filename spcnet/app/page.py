@@ -183,7 +183,7 @@ def label_video(
         studio: networks and limits.
         choice: what was uploaded and chosen.
         path: MP4 file to write.
-        stopped: asked after each frame whether to end.
+        stopped: called after each frame: whether to end.
         progress: called after each frame with how many are done and how many there may be.
 
     Raises:

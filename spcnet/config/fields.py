@@ -326,7 +326,7 @@ class EvaluationConfig(Settings, group="evaluation"):
 
     @property
     def views(self) -> str | None:
-        """How images are viewed, in words; None where it is one look at the whole image."""
+        """How images are viewed, in words; None where it is the whole image at once."""
         window = [] if self.window is None else [f"windows of {self.window[0]}×{self.window[1]}, {self.window_weights}"]
         if self.window is not None and self.overlap != type(self).overlap:
             window[0] += f", overlap {self.overlap:g}"

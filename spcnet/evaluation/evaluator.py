@@ -1,7 +1,7 @@
 """A network scored on one domain at a time, and the record of what came out.
 
 Scored is at the labels' own size, whole images at one scale: a network that works on small images is not judged on
-small labels. A domain's result is integer counts; every score is derived from them in `record`.
+small labels. A domain's result is integer counts; every metric is derived from them in `record`.
 """
 
 import json
@@ -72,7 +72,7 @@ class DomainResult:
     figures: Mapping[str, Layers] = field(default_factory=dict)
     """What the network tells of images beside the classes (`SegOutput.figures`), mean over the images."""
     panels: tuple[Panel, ...] = ()
-    """Some images to look at, spread evenly over the domain."""
+    """Some images to show, spread evenly over the domain."""
     skipped: int = 0
     """How many images could not be read and were left out."""
     outcomes: Int[Tensor, "N 3 K"] | None = None
@@ -80,7 +80,7 @@ class DomainResult:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether any pixel of its images has a class; without one there is no score."""
+        """Whether any pixel of its images has a class; without one there is no mIoU."""
         return bool(self.counts.any())
 
 
@@ -107,7 +107,7 @@ def evaluate(
     may_be_empty: bool = False,
     align_corners: bool = True,
 ) -> DomainResult:
-    """Score a network on the images of one domain, or on a shard of them; see `merge_shards`.
+    """Evaluate a network on the images of one domain, or on a shard of them; see `merge_shards`.
 
     Args:
         model: the network, on `device`; left in the mode it came in.
@@ -117,7 +117,7 @@ def evaluate(
         forward: how to call the network, for mixed precision or a wrapper; the model itself by default.
         panels: how many images to keep for looking at.
         may_be_empty: the batches are a process's shard of the domain, which may have no image.
-        align_corners: how scores are brought to the label's size; see `classify`.
+        align_corners: how logits are brought to the label's size; see `classify`.
 
     Raises:
         DataError: there is no image, or a label is neither a class nor 255.
@@ -135,7 +135,7 @@ def evaluate(
             output: SegOutput = run(batch.image.to(device, non_blocking=True))
             label = batch.label.to(device, non_blocking=True)
             size = (label.shape[1], label.shape[2])
-            for i, logits in enumerate(output.logits):  # one by one: full-size scores of a batch may not fit
+            for i, logits in enumerate(output.logits):  # one by one: full-size logits of a batch may not fit
                 prediction = classify(logits, size=size, align_corners=align_corners)
                 of_image = confusion(prediction, label[i], num_classes=num_classes)
                 counts += of_image
@@ -159,7 +159,7 @@ def evaluate(
 
 
 def _empty() -> DataError:
-    return DataError("there is no image to score: the domain is empty")
+    return DataError("there is no image to evaluate: the domain is empty")
 
 
 def merge_shards(shards: Sequence[DomainResult], *, panels: int) -> DomainResult:
@@ -256,7 +256,7 @@ class Origin(NamedTuple):
     iteration: int
     """Finished iterations of the run."""
     views: str | None = None
-    """How images were viewed, in words; None for one look at the whole image."""
+    """How images were viewed, in words; None for the whole image at once."""
     ema: float = 0.0
     """Share that the exponential moving average of the weights kept in a step; 0 for weights as they were trained."""
 
@@ -273,7 +273,7 @@ def record(
 
     Scores are fractions, 0..1, not per cent; what is not defined (the IoU of a class that is nowhere) is None. The means
     over the source and over the unseen domains weigh each domain alike; they are None where there is no such domain or
-    one of them has no score.
+    one of them has no mIoU.
 
     Args:
         results: of each domain.
@@ -318,7 +318,7 @@ def _domain_record(name: str, result: DomainResult, roles: Mapping[str, Role], s
     if len(result.counts) != len(space):
         raise UsageError(
             f"the domain {name!r} was scored with {len(result.counts)} classes, but the label space {space.name} has "
-            f"{len(space)}: score it in the space it is recorded in"
+            f"{len(space)}: evaluate it in the space it is recorded in"
         )
     others = {name: [list(layer) for layer in layers] for name, layers in result.figures.items() if name not in FIGURES}
     return {
@@ -347,7 +347,7 @@ def _by_class(values: Float[Tensor, " K"], space: LabelSpace) -> dict[str, float
 
 
 def _interval(result: DomainResult) -> list[float] | None:
-    """Where the mIoU lies with 95 % by bootstrap over the images; None of a single image, and without a score."""
+    """Where the mIoU lies with 95 % by bootstrap over the images; None of a single image, and without an mIoU."""
     if result.outcomes is None or len(result.outcomes) < 2:
         return None
     low, high = bootstrap_mean_iou(result.outcomes)

@@ -1,6 +1,6 @@
-"""More than one look at an image: windows that slide over it, other scales, its mirror image.
+"""Test-time augmentation: sliding windows, other scales, the mirror image.
 
-What a network is scored with by default is one look at the whole image. Windows are for networks that were trained on
+By default a network is evaluated on the whole image at once. Windows are for networks that were trained on
 crops and for images that do not fit into memory; scales and mirror images are what many papers call multi-scale testing,
 at several times the cost.
 """
@@ -37,23 +37,23 @@ class TestTimeAugmentation(NamedTuple):
     scales: tuple[float, ...] = (1.0,)
     """Factors on the image's size."""
     flip: bool = False
-    """Look at the mirror image, too."""
+    """Evaluate the mirror image, too."""
 
     @property
     def plain(self) -> bool:
-        """Whether this is one look at the whole image."""
+        """Whether this is the whole image at once."""
         return self.window is None and self.scales == (1.0,) and not self.flip
 
 
 def augmented(forward: Forward, views: TestTimeAugmentation, *, at_once: int = 8) -> Forward:
-    """A network that looks at images in these ways, to be called like the network.
+    """A network with test-time augmentation, called like the network itself.
 
     Over scales and mirror images the classes' probabilities are averaged, as multi-scale testing does; over windows the
-    scores are. What the network tells of an image besides (`SegOutput.figures`) is the mean over all looks.
+    logits are. What the network tells of an image besides (`SegOutput.figures`) is the mean over all passes.
 
     Args:
         forward: the network.
-        views: how to look.
+        views: what to average over.
         at_once: most windows of images in one pass.
     """
     if views.plain:
@@ -68,8 +68,8 @@ def augmented(forward: Forward, views: TestTimeAugmentation, *, at_once: int = 8
         for scale, mirrored in itertools.product(views.scales, (False, True) if views.flip else (False,)):
             scaled = _scaled(image, scale)
             output = _windowed(forward, scaled.flip(3) if mirrored else scaled, views, at_once)
-            scores = output.logits.flip(3) if mirrored else output.logits
-            probabilities = _bilinear(scores, size).float().softmax(1)
+            logits = output.logits.flip(3) if mirrored else output.logits
+            probabilities = _bilinear(logits, size).float().softmax(1)
             total = probabilities if total is None else total.add_(probabilities)
             outputs.append(output)
         assert total is not None
@@ -80,7 +80,7 @@ def augmented(forward: Forward, views: TestTimeAugmentation, *, at_once: int = 8
 
 
 def check_overlap(window: tuple[int, int] | None, overlap: float, size: tuple[int, int] | None) -> None:
-    """Refuse an overlap with which an image takes so many windows that it never ends.
+    """Refuse an overlap with which an image takes too many windows.
 
     Args:
         window: height and width in pixels; None for whole images.
@@ -146,8 +146,8 @@ def _windowed(
         output = forward(torch.stack([image[b, :, top : top + height, left : left + width] for b, top, left in some]))
         if total is None:
             total = torch.zeros(len(image), output.logits.shape[1], *size, device=image.device)
-        for (b, top, left), scores in zip(some, output.logits, strict=True):
-            total[b, :, top : top + height, left : left + width] += scores.float() * weights
+        for (b, top, left), logits in zip(some, output.logits, strict=True):
+            total[b, :, top : top + height, left : left + width] += logits.float() * weights
             if b == 0:
                 mass[:, top : top + height, left : left + width] += weights
         outputs.append(output)
@@ -179,10 +179,10 @@ def _scaled(image: Float[Tensor, "B 3 H W"], scale: float) -> Float[Tensor, "B 3
     return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
 
 
-def _bilinear(scores: Float[Tensor, "B K h w"], size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
-    if scores.shape[2:] == size:
-        return scores
-    return F.interpolate(scores, size=size, mode="bilinear", align_corners=True)  # as everywhere in the network
+def _bilinear(logits: Float[Tensor, "B K h w"], size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
+    if logits.shape[2:] == size:
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)  # as everywhere in the network
 
 
 def _resized(output: SegOutput, size: tuple[int, int]) -> SegOutput:

@@ -21,7 +21,7 @@ CHECKED = ((1, MIN_SIZE, MIN_SIZE), (2, 64, 96), (3, 65, 131), (1, 224, 160))
 
 
 TOLERANCE = 1e-3
-"""Largest difference of the scores, as a part of the largest score, of a file that is kept."""
+"""Largest difference of the logits, as a fraction of the largest logit, of a file that is kept."""
 
 
 EQUAL = 0.999
@@ -35,9 +35,9 @@ class Check(NamedTuple):
     height: int
     width: int
     difference: float
-    """Largest difference of the scores; of a file of labels, how much less than the best one a chosen class scores."""
+    """Largest difference of the logits; of a file of labels, how much lower than the highest the logit of the chosen class is."""
     largest: float
-    """Largest score of the network, without its sign."""
+    """Largest logit of the network, without its sign."""
     equal: float
     """Share of the pixels that get the same class, 0..1."""
 
@@ -84,7 +84,7 @@ def compare(deployed: Deployed, program: Program, sizes: Iterable[tuple[int, int
     for size in sizes:
         image = deployed.given(pictures(*size))
         with torch.no_grad():
-            expected = deployed.scores(image)
+            expected = deployed.logits(image)
         answer = program(image)
         best, label = expected.max(dim=1)
         if deployed.kind == "labels":
@@ -127,7 +127,7 @@ def refuse_difference(checks: Sequence[Check]) -> None:
         # Not `>`: a difference that is no number is refused as well.
         if not (check.difference <= bound and check.equal >= EQUAL):
             raise DataError(
-                f"the exported file is not the network: on {check.images} images of {check.height}×{check.width} their scores "
+                f"the exported file is not the network: on {check.images} images of {check.height}×{check.width} their logits "
                 f"differ by {check.difference:.3g} (at most {bound:.3g}) and {check.equal:.2%} of the labels are equal (at least "
                 f"{EQUAL:.1%}): nothing was written. Choose another --opset or --format"
             )

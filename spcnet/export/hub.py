@@ -240,7 +240,7 @@ def _why(error: Exception, revision: str | None) -> str:
 
 
 def model_card(card: ModelCard, run: Run | None, *, repo_id: str | None = None) -> str:
-    """The text of README.md: what the network is, what it was trained on and by what protocol, what it scores, its limits.
+    """The text of README.md: what the network is, what it was trained on and by what protocol, its metrics, its limits.
 
     Args:
         card: of the network.
@@ -278,7 +278,7 @@ def model_card(card: ModelCard, run: Run | None, *, repo_id: str | None = None) 
         _limits(card, run),
         "## Licence",
         "The code is Apache-2.0. Whether and how the weights may be used depends on the terms of the training data above, and "
-        "of the data that the backbone was trained on before; unknown terms are to be asked of the data's makers.",
+        "of the data that the backbone was trained on before; the data's makers know terms that are not stated here.",
     ]
     return "\n\n".join(parts) + "\n"
 

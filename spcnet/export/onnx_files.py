@@ -217,13 +217,13 @@ def quiet() -> Iterator[None]:
 
 
 class FileNetwork(nn.Module):
-    """An exported file as a network that the evaluator scores.
+    """An exported file as a network that the evaluator takes.
 
-    Labels count as scores of one for the chosen class and zero for the others.
+    Labels count as logits of one for the chosen class and zero for the others.
 
     Args:
         program: the file.
-        kind: whether it answers scores or labels.
+        kind: whether it answers logits or labels.
         pixels: type of its images where it normalises them itself.
         num_classes: K.
         mean: what it wants subtracted from images in 0..1, where it does not normalise them.

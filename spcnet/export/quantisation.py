@@ -140,7 +140,7 @@ def score(
     batch_size: int = 1,
     limit: int = 0,
 ) -> evaluator.DomainResult:
-    """What an exported file makes of a domain, by the evaluator and on the images that score a network.
+    """What an exported file makes of a domain, by the evaluator and on the images that a network is evaluated on.
 
     Args:
         program: the file.

@@ -1,6 +1,6 @@
 """A network rewritten for a processor: the same function of the image, with fewer operations.
 
-Nothing is approximated and nothing is trained again; the scores differ by rounding alone. What is done, on a copy:
+Nothing is approximated and nothing is trained again; the logits differ by rounding alone. What is done, on a copy:
 
 - Low-rank updates are merged into the layers that they adapt.
 - Batch norms are folded into the convolutions before them. Instance norms and whitening depend on the image and stay.
@@ -41,9 +41,9 @@ MIN_WINOGRAD_CHANNELS = 256
 
 
 def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
-    """A copy of a network that computes the same scores faster on a processor; only for evaluation.
+    """A copy of a network that computes the same logits faster on a processor; only for evaluation.
 
-    Scores differ from the network's own by less than 1e-3 of their largest, about 1e-5 as a rule.
+    Logits differ from the network's own by less than 1e-3 of their largest, about 1e-5 as a rule.
 
     Args:
         network: stays as it is.
@@ -233,7 +233,7 @@ class WinogradConv(nn.Module):
     """A 3×3 convolution by Winograd's minimal filtering F(4×4, 3×3): 36 products where 144 would be needed.
 
     Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, §4.3. A dilated convolution is one of
-    distance 1 on each of the maps that every so many cells make.
+    distance 1 on each of the maps that every n-th cell makes, n being the dilation.
 
     Args:
         conv: 3×3, without groups, that keeps the size.

@@ -37,7 +37,7 @@ from spcnet.numerics import find_device, is_out_of_memory, keep_freed_memory
 from spcnet.types import SegOutput
 
 WHOLE = TestTimeAugmentation()
-"""One look at the whole image."""
+"""The whole image at once."""
 Speed = Literal["auto", "plain", "fused"]
 """How a network is run: as it is, rewritten by `spcnet.inference.fast`, or rewritten where that pays, on a processor."""
 
@@ -472,7 +472,7 @@ def _fits(size: tuple[int, ...], views: TestTimeAugmentation) -> bool:
 
 
 def check_views(views: TestTimeAugmentation, size: tuple[int, int] | None = None) -> None:
-    """Refuse ways to look at an image that make no sense.
+    """Refuse test-time augmentation that makes no sense.
 
     Args:
         views: how images are viewed.

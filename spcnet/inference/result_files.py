@@ -57,7 +57,7 @@ class ResultWriter:
         self.output, self.results, self.space, self.source_names = output, results, space, tuple(source_names)
 
     def names(self, num_sources: int) -> tuple[str, ...]:
-        """What so many sources are called."""
+        """Names of this number of sources."""
         return self.source_names or tuple(f"source {m + 1}" for m in range(num_sources))
 
     def check_folder(self) -> None:
@@ -195,7 +195,7 @@ class VideoRecord:
 
     @property
     def video_file(self) -> Path | None:
-        """The video to look at, if asked for."""
+        """The overlay video, if requested."""
         if self.writer.results.overlay is None:
             return None
         return self.writer.output / f"{self.video.name}{VIDEO_SUFFIX}"

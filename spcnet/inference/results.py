@@ -63,7 +63,7 @@ class Prediction:
     seconds: float
     """From the pixels to the class map; reading the file is not in it. Of images in a batch each has an equal part."""
     confidence: npt.NDArray[np.float32] | None = None
-    """H×W: probability of the chosen class, 0..1, as the network's softmax has it; None if it was not asked for."""
+    """H×W: probability of the chosen class, 0..1, as the network's softmax has it; None if not requested."""
     ood_score: OODScore | None = None
     """How far the image is from all that the network was trained on; None where the predictor was not given a way to tell."""
 
@@ -94,9 +94,9 @@ class Written:
     classes_file: Path
     """PNG with the class of each pixel."""
     overlay_file: Path | None
-    """The picture to look at, if asked for."""
+    """The overlay, if requested."""
     confidence_file: Path | None = None
-    """Grey PNG of the probability of the chosen class, if asked for."""
+    """Grey PNG of the probability of the chosen class, if requested."""
     mean_confidence: float | None = None
     """Its mean over the pixels, 0..1."""
     ood_score: OODScore | None = None
@@ -128,11 +128,11 @@ class WrittenVideo:
     frames_file: Path
     """CSV with a line for each frame."""
     video_file: Path | None
-    """The video to look at, if asked for."""
+    """The overlay video, if requested."""
     classes_folder: Path | None
-    """Class maps of the frames, if asked for."""
+    """Class maps of the frames, if requested."""
     mean_confidence: float | None = None
-    """Mean over the pixels of all frames, 0..1, if asked for."""
+    """Mean over the pixels of all frames, 0..1, if requested."""
     ood_score: float | None = None
     """Mean score of the frames, where there is a detector; see `spcnet.inference.ood.OODScore`."""
     note: str | None = None

@@ -30,7 +30,7 @@ STYLE_COLORS = (
     (148, 103, 189),
     (140, 86, 75),
 )
-"""RGB colours of the source styles, in their order; the first seven are told apart by colour-blind eyes too (Okabe and Ito, 2008)."""
+"""RGB colours of the source styles, in their order; colour-blind eyes distinguish the first seven too (Okabe and Ito, 2008)."""
 
 MIN_SHEET_WIDTH = 480
 """Pixels a sheet is wide at least: smaller photos are shown larger, so that the text below them can be read."""
@@ -226,7 +226,7 @@ def sheet(
     figures: Mapping[str, Layers] | None = None,
     source_names: Sequence[str] = (),
 ) -> Image.Image:
-    """One picture to look at: the overlay, below it the classes it shows, most first, and the mix of styles per layer.
+    """One picture: the overlay, below it the classes it shows, most first, and the mix of styles per layer.
 
     Args:
         image: the photo, H×W×3, RGB.

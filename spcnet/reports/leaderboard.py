@@ -142,7 +142,7 @@ def _result_cell(table: Table, row: Row, one: Series, place: int) -> str:
     if cell.best:
         text = f"<b>{text}</b>"
     ends = [(run, _interval_on(run, column)) for run in one.group.runs]
-    known = [f"seed {run.seed}: {interval(found)}" for run, found in ends if found is not None]
+    known = [f"seed {run.seed}: {interval(evaluation)}" for run, evaluation in ends if evaluation is not None]
     if cell.std is not None:
         text += f'<span class="below std">± {percent(cell.std)}</span>'
     elif len(ends) == 1 and known:
@@ -229,11 +229,11 @@ def _fold(hindered: Sequence[str], rows: Sequence[Published], *, wanted: str) ->
 # --- Other protocols -------------------------------------------------------------------------------------------------
 
 
-def _manner(run: Run, found: Evaluation) -> str:
-    if found is run.final and found.views is None:
+def _manner(run: Run, evaluation: Evaluation) -> str:
+    if evaluation is run.final and evaluation.views is None:
         return f"{OWN_PROTOCOL} (above)"
-    later = "" if found.iteration == run.final.iteration else f"; after {found.iteration} iterations"
-    return f"{found.manner}{later}"
+    later = "" if evaluation.iteration == run.final.iteration else f"; after {evaluation.iteration} iterations"
+    return f"{evaluation.manner}{later}"
 
 
 def _protocols(series: Sequence[Series], table: Table) -> str:
@@ -247,14 +247,17 @@ def _protocols(series: Sequence[Series], table: Table) -> str:
     for one, run in having:
         title = f'{swatch(one.color)}{escaped(one.label)}<span class="below std">seed {run.seed}</span>'
         again = f'<span class="hidden">{escaped(one.label)}, seed {run.seed}</span>'
-        for found in (run.final, *run.others):
-            own = found is run.final
-            scores = [found.domains[name].miou if name in found.domains else None for name in names]
-            mean = percent(found.mean_unseen_miou)
-            if set(found.names("unseen")) != set(run.final.names("unseen")) and found.mean_unseen_miou is not None:
-                mean += f'<span class="below std">of {counted(len(found.names("unseen")), "domain")}</span>'
+        for evaluation in (run.final, *run.others):
+            is_final = evaluation is run.final
+            scores = [evaluation.domains[name].miou if name in evaluation.domains else None for name in names]
+            mean = percent(evaluation.mean_unseen_miou)
+            if (
+                set(evaluation.names("unseen")) != set(run.final.names("unseen"))
+                and evaluation.mean_unseen_miou is not None
+            ):
+                mean += f'<span class="below std">of {counted(len(evaluation.names("unseen")), "domain")}</span>'
             figures = ["" if score is None else percent(score) for score in scores]
-            rows.append([title if own else again, escaped(_manner(run, found)), *figures, mean])
+            rows.append([title if is_final else again, escaped(_manner(run, evaluation)), *figures, mean])
     caption = (
         "The same network, scored in another manner; these figures are in no mean and no ranking above. mIoU in %."
     )

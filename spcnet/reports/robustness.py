@@ -153,7 +153,7 @@ class Summary:
     mpc: float
     """Mean mIoU over the corruptions of the benchmark and their severities."""
     rpc: float
-    """Its share of the clean one."""
+    """Its fraction of the clean one."""
     families: Mapping[str, float]
     """Mean mIoU over the conditions of each family and their severities."""
 
@@ -171,9 +171,9 @@ def summary(card: Card, model: ModelScores) -> Summary:
 def as_json(card: Card) -> dict[str, Any]:
     """The card as plain values, with the summaries; what is not a number is None."""
     values: dict[str, Any] = to_plain(card)
-    for model, own in zip(card.models, values["models"], strict=True):
-        own["summary"] = to_plain(summary(card, model))
-        own["relative"] = to_plain({name: ratio(model.mean(name), model.clean) for name in card.conditions})
+    for model, entry in zip(card.models, values["models"], strict=True):
+        entry["summary"] = to_plain(summary(card, model))
+        entry["relative"] = to_plain({name: ratio(model.mean(name), model.clean) for name in card.conditions})
     return values
 
 
@@ -212,7 +212,7 @@ def _label(model: ModelScores) -> rich.text.Text:
 
 def render_terminal(card: Card) -> list[rich.console.RenderableType]:
     """Two tables for a terminal: of the networks, and with a line for each condition."""
-    detail = _grid("Mean over the severities, and its share of clean, in %")
+    detail = _grid("Mean over the severities, and its fraction of clean, in %")
     detail.add_column("condition", no_wrap=True)
     for model in card.models:
         detail.add_column(_label(model), justify="right", overflow="fold")
@@ -230,7 +230,7 @@ def to_markdown(card: Card) -> str:
     lines += markdown_table(
         ["network", *header], [[model.label, *cells] for model, cells in zip(card.models, rows, strict=True)]
     )
-    lines += ["", f"Mean over severities {card.severity_range}; in brackets its share of the clean score, in %.", ""]
+    lines += ["", f"Mean over severities {card.severity_range}; in brackets its fraction of the clean score, in %.", ""]
     conditions = [[name, *(_with_share(model, name) for model in card.models)] for name in card.conditions]
     clean = [CLEAN, *(percent(model.clean) for model in card.models)]
     lines += markdown_table(["condition", *(model.label for model in card.models)], [clean, *conditions])
@@ -243,9 +243,9 @@ def overview(card: Card) -> tuple[list[str], list[list[str]]]:
     benchmark = ["mPC", "rPC"] if card.benchmark else []
     rows = []
     for model in card.models:
-        found = summary(card, model)
-        means = [percent(found.mpc), percent(found.rpc)] if card.benchmark else []
-        rows.append([percent(found.clean), *means, *(percent(found.families[family]) for family in families)])
+        robustness = summary(card, model)
+        means = [percent(robustness.mpc), percent(robustness.rpc)] if card.benchmark else []
+        rows.append([percent(robustness.clean), *means, *(percent(robustness.families[family]) for family in families)])
     return [CLEAN, *benchmark, *families], rows
 
 

@@ -70,9 +70,9 @@ class DomainResult:
     interval: tuple[float, float] | None = None
     """Where the mIoU lies with 95 %, by bootstrap over the images, 0..1; None if not recorded, as for what follows."""
     precision: Mapping[str, float | None] = field(default_factory=dict)
-    """Of each class the share of the pixels taken for it that have it, 0..1; empty if not recorded."""
+    """Of each class the fraction of the pixels taken for it that have it, 0..1; empty if not recorded."""
     recall: Mapping[str, float | None] = field(default_factory=dict)
-    """Of each class the share of its pixels that were found, 0..1."""
+    """Of each class the fraction of its pixels that were found, 0..1."""
     mean_accuracy: float | None = None
     """Mean of the recall, 0..1."""
     weighted_iou: float | None = None
@@ -167,15 +167,15 @@ class Run:
         """
         names = [set(evaluation.names(role)) for evaluation in self.evaluations]
         common = set[str]().union(*names).intersection(*names)
-        found = []
+        means = []
         for evaluation in self.evaluations:
-            own = evaluation.mean_source_miou if role == "source" else evaluation.mean_unseen_miou
+            mean = evaluation.mean_source_miou if role == "source" else evaluation.mean_unseen_miou
             if common and common != set(evaluation.names(role)):
                 scores = [evaluation.domains[name].miou for name in evaluation.names(role) if name in common]
                 known = [score for score in scores if score is not None]
-                own = sum(known) / len(known) if len(known) == len(scores) else None
-            found.append(own)
-        return tuple(found)
+                mean = sum(known) / len(known) if len(known) == len(scores) else None
+            means.append(mean)
+        return tuple(means)
 
     @property
     def method(self) -> str:
@@ -207,14 +207,14 @@ def load_run(folder: Path) -> Run:
     config = _read_config(folder / "config.yaml")
     environment = _read_object(folder / "environment.json")
     lines = [_evaluation(*line) for line in _json_lines(folder / RESULTS_FILE)]
-    own = _own_manner(config, lines)
-    found = [e for e in lines if (e.views, e.protocol) == own]
-    counting = [e for e in found if not e.partial] or found
+    manner = _own_manner(config, lines)
+    same = [e for e in lines if (e.views, e.protocol) == manner]
+    counting = [e for e in same if not e.partial] or same
     evaluations = {e.iteration: e for e in counting}
     if not evaluations:
         raise DataError(f"{folder} holds no results yet: wait until it is trained, or run `spcnet evaluate` on it")
     log = {entry.iteration: entry for entry in (_log_line(*line) for line in _json_lines(folder / "train.jsonl"))}
-    lines = [e for e in lines if (e.views, e.protocol) != own or (e.partial and e.iteration not in evaluations)]
+    lines = [e for e in lines if (e.views, e.protocol) != manner or (e.partial and e.iteration not in evaluations)]
     lines += [_evaluation(*line) for line in _json_lines(folder / PROTOCOLS_FILE)]
     final = max(evaluations)
     others = {(e.manner, e.iteration if e.partial and e.iteration != final else None): e for e in lines}
@@ -233,12 +233,12 @@ def _own_manner(config: Mapping[str, Any], lines: list[Evaluation]) -> tuple[str
     """TestTimeAugmentation and protocol of the evaluations that count: as the run was set to be scored; else as it first was."""
     known = {entry.name for entry in fields(EvaluationConfig)}
     settings = config.get("evaluation")
-    own: tuple[str | None, str | None] = (None, None)
+    manner: tuple[str | None, str | None] = (None, None)
     if isinstance(settings, Mapping):
         with contextlib.suppress(UsageError, TypeError, ValueError):  # settings of another version say nothing here
-            own = EvaluationConfig(**{str(k): v for k, v in settings.items() if k in known}).views, None
-    found = [(line.views, line.protocol) for line in lines]
-    return own if own in found or not found else found[0]
+            manner = EvaluationConfig(**{str(k): v for k, v in settings.items() if k in known}).views, None
+    ways = [(line.views, line.protocol) for line in lines]
+    return manner if manner in ways or not ways else ways[0]
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
@@ -392,7 +392,7 @@ def _ends(record: Mapping[str, Any], where: str) -> tuple[float, float] | None:
 
 def _read_panels(folder: Path, domains: Iterable[str]) -> Mapping[str, tuple[Panel, ...]]:
     """The kept images of each domain that has some; an image of which a file is missing is left out."""
-    found: dict[str, tuple[Panel, ...]] = {}
+    kept: dict[str, tuple[Panel, ...]] = {}
     for domain in domains:
         place = folder / panel_folder(domain)
         if not (place / "panels.json").is_file():
@@ -407,8 +407,8 @@ def _read_panels(folder: Path, domains: Iterable[str]) -> Mapping[str, tuple[Pan
             Panel(str(name), *(place / f"{index}_{kind}.png" for kind in ("image", "truth", "prediction")))
             for index, name in enumerate(names)
         )
-        found[domain] = tuple(p for p in panels if all(file.is_file() for file in (p.image, p.truth, p.prediction)))
-    return found
+        kept[domain] = tuple(p for p in panels if all(file.is_file() for file in (p.image, p.truth, p.prediction)))
+    return kept
 
 
 def panel_folder(domain: str) -> str:

@@ -38,7 +38,7 @@ def class_table(record: Mapping[str, Any], domain: str, *, swapped: bool = False
         domain: which.
         swapped: say that precision and recall stand under each other's name.
     """
-    found = record["domains"][domain]
+    metrics = record["domains"][domain]
     table = Table(box=SIMPLE, title=domain, title_justify="left")
     table.add_column("class", overflow="fold")
     marks = ("precision", "recall") if not swapped else ("precision*", "recall*")
@@ -47,10 +47,10 @@ def class_table(record: Mapping[str, Any], domain: str, *, swapped: bool = False
     if swapped:
         table.caption = "* each under the other's name, as this protocol prints them"
         table.caption_justify = "left"
-    absent: Sequence[str] = found.get("absent", ())
+    absent: Sequence[str] = metrics.get("absent", ())
     for name in record["classes"]:
         table.add_row(
             f"{name} (no truth)" if name in absent else name,
-            *(percent(found.get(key, {}).get(name)) for key in ("iou", "precision", "recall")),
+            *(percent(metrics.get(key, {}).get(name)) for key in ("iou", "precision", "recall")),
         )
     return table

@@ -92,7 +92,7 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
         run: folder of a run; file of weights of this package, RobustNet or SPC-Net; ONNX file that `spcnet export` wrote;
             or folder of predictions, an image of class ids for each image of the domain.
         options: how.
-        console: where progress and scores are shown.
+        console: where progress and metrics are shown.
 
     Returns:
         The record, see `spcnet.evaluation.evaluator.record`: of a run with the figures that it had of other domains.
@@ -153,7 +153,7 @@ def _kept(
             if isinstance(subject.model, Predictions)
             else run.path.with_name(run.path.name + RESULTS_SUFFIX)
         )
-    # A quick look at a few images must not take the place of what the run is known by.
+    # Metrics of a few images must not take the place of what the run is known by.
     limit, own_limit = subject.evaluation.limit, run.evaluation.limit
     fewer = bool(limit) and (not own_limit or limit < own_limit)
     if protocol is OWN and run.options.size is None and not fewer:
@@ -177,7 +177,7 @@ def _subject(run: OpenRun, options: EvaluateOptions) -> Subject:
     kind = kind_of(file) if file.is_file() else None
     if kind is FileKind.TORCH_EXPORT:
         raise UsageError(
-            f"{path} would be trusted with running code: score the network it was made from, or an ONNX file"
+            f"{path} would be trusted with running code: evaluate the network it was made from, or an ONNX file"
         )
     if kind is FileKind.ONNX:
         return _exported(run, options)
@@ -245,7 +245,7 @@ def _predictions(run: OpenRun, options: EvaluateOptions) -> Subject:
         raise UsageError(f"{path} holds predictions, which are scored as they are, by one process: leave out {what}")
     if options.protocol != OWN.name:
         raise UsageError(
-            f"the protocol {options.protocol} begins before the network, and {path} holds what came out of one: score the "
+            f"the protocol {options.protocol} begins before the network, and {path} holds what came out of one: evaluate the "
             "network, or choose the protocol spcnet"
         )
     if early := set(options.changes) - {"limit", "panels", "batch_size"}:
@@ -279,7 +279,7 @@ def opened(names: Iterable[str], data: DataConfig, space: LabelSpace, protocol: 
 def _show(
     record: Record, protocol: Protocol, classes: bool, output: Path | None, console: Console, *, scored: Sequence[str]
 ) -> None:
-    """Print the scores of the named domains; figures of others were known before."""
+    """Print the metrics of the named domains; figures of others were known before."""
     record = {**record, "domains": {name: record["domains"][name] for name in scored}}
     if protocol is not OWN:
         console.print(f"Protocol {protocol.name}: {protocol.summary}. Unlike spcnet:", highlight=False)
@@ -317,7 +317,7 @@ def _say_alone(record: Record, scored: Sequence[str], others: Sequence[str], con
         said.append(f"the figures of {', '.join(stored)} stay as they were")
     if missing:
         said.append(
-            f"{', '.join(missing)} not scored: name them in --targets, too, or leave out --targets to score all of the "
+            f"{', '.join(missing)} not evaluated: name them in --targets, too, or leave out --targets to evaluate all of the "
             "run's domains"
         )
     if others:

@@ -96,7 +96,7 @@ class Predictions:
         names = _file_names(images)
         number = min(len(images), limit) if limit else len(images)
         if not number:
-            raise DataError(f"{what} has no image to score")
+            raise DataError(f"{what} has no image to evaluate")
         missing = [name for name in names[:number] if _core(name) not in self.paths]
         if missing:
             raise DataError(

@@ -127,7 +127,7 @@ def _show(kept: steps.Kept, again: Replayed, console: Console) -> None:
 
 def _verdict(again: Replayed, training: TrainingConfig) -> str:
     if again.images:
-        return f"An image that is not finite came in: look at {_some(again.images)}."
+        return f"An image is not finite: check {_some(again.images)}."
     where = (
         f"The first module whose output is not finite is {again.culprit.name} ({again.culprit.kind})"
         if again.culprit is not None

@@ -158,7 +158,7 @@ class Training:
         if code == 0:
             self.state, self.iteration = "done", self.total
             write_text(self.planned.folder / DONE_FILE, f"{datetime.now(UTC).isoformat(timespec='seconds')}\n")
-        elif self._process.asked and self._process.was_stopped():
+        elif self._process.ending and self._process.was_stopped():
             self.state = "stopped"
         else:
             self.state, self.message = "failed", self._process.last_words()
