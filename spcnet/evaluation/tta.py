@@ -33,8 +33,8 @@ class CoarseToFine(NamedTuple):
     """Factor on the image's size in the first pass, which slides the same windows."""
     confidence: float = 0.968
     """Probability of the best class above which a pixel is sure."""
-    share: float = 0.8
-    """Share of a window's pixels; where more are sure, the window is not looked at again."""
+    fraction: float = 0.8
+    """Of a window's pixels; where more are sure, the window is not evaluated again."""
 
 
 class TestTimeAugmentation(NamedTuple):
@@ -208,7 +208,7 @@ def _coarse(
     sure = logits.softmax(1).amax(1) > views.coarse.confidence
     height, width = min(views.window[0], size[0]), min(views.window[1], size[1])
     fractions = [float(sure[b, top : top + height, left : left + width].float().mean()) for b, top, left in places]
-    keep = {place for place, fraction in zip(places, fractions, strict=True) if fraction > views.coarse.share}
+    keep = {place for place, fraction in zip(places, fractions, strict=True) if fraction > views.coarse.fraction}
     counts = torch.zeros(len(image), 1, device=image.device)
     for b, *_ in keep:
         counts[b] += 1

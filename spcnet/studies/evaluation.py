@@ -112,7 +112,7 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
     fabric = make_fabric(training)
     if not fabric.is_global_zero:
         console = Console(quiet=True)
-    found = {}
+    records = {}
     for protocol, tests in ways:
         print_remarks(tests.values(), console)
         folder = run.path if run.is_run else run.path.parent
@@ -120,15 +120,15 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
             results = subject.evaluate(tests, fabric, protocol=protocol, folder=folder, console=console)
         with distributed.raise_on_all_ranks():
             record, output = _kept(run, subject, results, options, protocol, write=fabric.is_global_zero)
-            found[protocol.name] = record
+            records[protocol.name] = record
             if fabric.is_global_zero:
                 _finish(run, record, output, options, protocol, console)
     if options.protocol != ALL:
         return record
     columns = {name: {protocol.domain(name) for protocol in protocols} for name in dict.fromkeys(run.names)}
-    console.print(protocol_scores(found, columns))
+    console.print(protocol_scores(records, columns))
     console.print("mIoU in %; how a protocol differs stands above its scores", highlight=False)
-    return {"protocols": found}
+    return {"protocols": records}
 
 
 def _names(run: OpenRun, protocol: Protocol) -> list[str]:
