@@ -82,7 +82,7 @@ def cost(
         image = torch.empty(1, 3, *size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network.eval()(image)
-    kept = kept_for_backward(network, size).each
+    activations = kept_for_backward(network, size).each
     return Cost(
         method,
         backbone,
@@ -90,7 +90,7 @@ def cost(
         network_settings.adapter.kind,
         *parameter_counts(network)[::-1],
         macs=counter.get_total_flops() // 2,
-        activations=kept,
+        activations=activations,
         seconds=_timed(network, size, repeats, device) if repeats else None,
     )
 

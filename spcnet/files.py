@@ -282,19 +282,19 @@ class ListKeys:
 
 def _mappings(root: yaml.Node | None) -> list[yaml.MappingNode]:
     """Every mapping in a YAML text, each once."""
-    found: list[yaml.MappingNode] = []
-    waiting, seen = [root] if root is not None else [], set[int]()
+    mappings: list[yaml.MappingNode] = []
+    waiting, visited = [root] if root is not None else [], set[int]()
     while waiting:
         node = waiting.pop()
-        if id(node) in seen:
+        if id(node) in visited:
             continue
-        seen.add(id(node))
+        visited.add(id(node))
         if isinstance(node, yaml.MappingNode):
-            found.append(node)
+            mappings.append(node)
             waiting += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             waiting += node.value
-    return found
+    return mappings
 
 
 def _doubled_key(text: str) -> str | None:

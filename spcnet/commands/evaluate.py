@@ -58,7 +58,7 @@ def evaluate(
         space: Label space of a folder of predictions; what `spcnet predict` noted there by default, else cityscapes19.
         ids: What the pixels of predictions are: train ids, Cityscapes' label ids, or colours; auto looks at the names.
         output: File that gets the result as a line; beside the model by default.
-        console: Where progress and scores are shown; nowhere by default.
+        console: Where progress and metrics are shown; nowhere by default.
 
     Returns:
         The record, see `spcnet.evaluation.evaluator.record`: of a run with the figures that it had of other domains. By all

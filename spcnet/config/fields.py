@@ -42,7 +42,7 @@ class ClusteringConfig(Settings, group="model.clustering"):
     momentum: float = option("result", 0.999, least=0, most=1)
     """Share of a prototype that one update keeps (γ)."""
     ramp_up: bool = option("result", False)
-    """Let the momentum grow over the run as exp(-0.1·(1-t/T)²), t/T being the share of the run that is done, instead of the fixed value."""
+    """Let the momentum grow over the run as exp(-0.1·(1-t/T)²), t/T being the fraction of the run that is done, instead of the fixed value."""
     temperature: float = option("result", 0.1, above=0)
     """Divisor τ of the similarities in the discrimination loss."""
     var_weight: float = option("result", 1.0, least=0, noun="a loss weight", zero="off")
@@ -58,7 +58,7 @@ class WhiteningConfig(Settings, group="model.whitening"):
     weight: float = option("result", 0.6, least=0, noun="a loss weight", zero="off")
     """Weight of the whitening loss."""
     relax: int = option("result", 0, least=0, zero="none")
-    """Above 0: irw's margin is the number of covariances divided by this (0: by 64); isw takes so large a share of them instead of clusters."""
+    """Above 0: irw's margin is the number of covariances divided by this (0: by 64); isw takes as many of them instead of clusters."""
     start: float = option("result", 0.12, least=0, below=1, noun="a fraction of the run")
     """Share of the run that isw trains without the loss, before it takes the statistics; RobustNet's six epochs of GTAV."""
     clusters: int = option("result", 3, least=2)
@@ -322,11 +322,11 @@ class EvaluationConfig(Settings, group="evaluation"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.overlap < 1, f"evaluation.overlap is {self.overlap}: a share of a window, below 1")
+        require(0 <= self.overlap < 1, f"evaluation.overlap is {self.overlap}: a fraction of a window, below 1")
 
     @property
     def views(self) -> str | None:
-        """How images are viewed, in words; None where it is one look at the whole image."""
+        """How images are viewed, in words; None where it is the whole image at once."""
         window = [] if self.window is None else [f"windows of {self.window[0]}×{self.window[1]}, {self.window_weights}"]
         if self.window is not None and self.overlap != type(self).overlap:
             window[0] += f", overlap {self.overlap:g}"

@@ -92,12 +92,12 @@ def check_folder(output: Path, report: Rehearsal, *, resume: bool, overwrite: bo
 
 def _check_disk(output: Path, report: Rehearsal) -> None:
     there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    free, wanted = shutil.disk_usage(there).free, 2 * report.checkpoint
+    free, needed = shutil.disk_usage(there).free, 2 * report.checkpoint
     if not os.access(there, os.W_OK):
         report.problems.append(f"cannot write to {there}: choose another --output")
-    if free < wanted:
+    if free < needed:
         report.problems.append(
-            f"{there} has {size_text(free)} free, and the run's checkpoints take {size_text(wanted)}: make room or choose "
+            f"{there} has {size_text(free)} free, and the run's checkpoints take {size_text(needed)}: make room or choose "
             "another --output"
         )
 

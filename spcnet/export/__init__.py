@@ -52,7 +52,7 @@ def export(
         network: a trained network, see `spcnet.runs.OpenRun`.
         card: what it is.
         output: file to write: `*.onnx`, or `*.pt2` for a file that `torch.export.load` reads.
-        kind: `logits` for the scores of each pixel, `labels` for its class.
+        kind: `logits` of each pixel, `labels` for its class.
         pixels: type of images 0..255 that the file normalises itself; None for images that come normalised.
         opset: version of the ONNX operators.
         licence: what the file says of its terms; by default that they depend on the training data.

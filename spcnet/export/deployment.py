@@ -37,7 +37,7 @@ METADATA_FILE = "spcnet.json"
 
 
 Program = Callable[[Tensor], Tensor]
-"""A file made ready to run: images in, scores or labels out."""
+"""A file made ready to run: images in, logits or labels out."""
 
 
 class Deployed(nn.Module):
@@ -46,7 +46,7 @@ class Deployed(nn.Module):
     Args:
         network: is copied; what only training needs is left out, and low-rank updates are merged.
         card: mean and deviation of the images.
-        kind: `logits` for the scores of each pixel, `labels` for its class.
+        kind: `logits` of each pixel, `labels` for its class.
         pixels: type of the images where they come as 0..255 and are normalised in here; None for normalised images.
         size: height and width of the images, where the backbone takes those of one size alone once it is exported; by
             default those that it was trained on.
@@ -83,12 +83,12 @@ class Deployed(nn.Module):
         self.eval()
 
     def forward(self, image: Shaped[Tensor, "B 3 H W"]) -> Shaped[Tensor, "B ..."]:
-        """Scores (B×K×H×W, float32) or the class of each pixel (B×H×W, uint8)."""
-        logits = self.scores(image)
+        """Logits (B×K×H×W, float32) or the class of each pixel (B×H×W, uint8)."""
+        logits = self.logits(image)
         return logits.argmax(dim=1).to(torch.uint8) if self.kind == "labels" else logits
 
-    def scores(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B K H W"]:
-        """Class scores, whatever the file is to answer."""
+    def logits(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B K H W"]:
+        """Logits, whatever the file is to answer."""
         if self.pixels is not None:
             image = torch.addcmul(self.shift, image.float(), self.scale)
         logits: Tensor = self.network(image).logits

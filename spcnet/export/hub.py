@@ -249,7 +249,7 @@ def _why(error: Exception, revision: str | None) -> str:
 def model_card(
     card: ModelCard, run: Run | None, *, repo_id: str | None = None, counts: tuple[int, int] | None = None
 ) -> str:
-    """The text of README.md: what the network is, what it was trained on and by what protocol, what it scores, its limits.
+    """The text of README.md: what the network is, what it was trained on and by what protocol, its metrics, its limits.
 
     Args:
         card: of the network.
@@ -288,7 +288,7 @@ def model_card(
         _limits(card, run),
         "## Licence",
         "The code is Apache-2.0. Whether and how the weights may be used depends on the terms of the training data above, and "
-        "of the data that the backbone was trained on before; unknown terms are to be asked of the data's makers.",
+        "of the data that the backbone was trained on before; the data's makers know terms that are not stated here.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -7,7 +7,7 @@ what such a map only suggests.
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from spcnet.evaluation.evaluator import evaluating
 from spcnet.losses.clustering import labels_at
-from spcnet.models.backbones.base import Tap
 from spcnet.models.heads.prototypes import unit
 from spcnet.models.network import Segmentor
 from spcnet.models.style import style_stats
@@ -103,32 +102,20 @@ def look_inside(
 def _observed(network: Segmentor, views: Mapping[str, list[StyleView]]) -> Iterator[list[Tensor]]:
     """Within it, each forward pass adds its styles to `views`, by place; gives the decoder's features of the latest."""
     known, decoded = network.known_styles(), list[Tensor]()
-    backbone = cast(Any, network.backbone)
-    ways = {name: getattr(backbone, name) for name in ("features", "tokens_before") if hasattr(backbone, name)}
 
-    def heard(way: Callable[..., Any]) -> Callable[..., Any]:
-        def tapped(first: Any, second: Any, tap: Tap, **options: Any) -> Any:
-            def keep(place: str, feature: Tensor) -> Tensor:
-                after = tap(place, feature)
-                if place in views:  # at once, for a later layer may work in place
-                    views[place].append(_view(known.get(place), feature, after))
-                return after
-
-            return way(first, second, keep, **options)
-
-        return tapped
+    def keep(place: str, before: Tensor, after: Tensor) -> None:
+        if place in views:  # at once, for a later layer may work in place
+            views[place].append(_view(known.get(place), before, after))
 
     def decode(_: Any, __: Any, result: Tensor | tuple[MaskPrediction, ...]) -> None:
         decoded[:] = [result if isinstance(result, Tensor) else result[-1].masks]
 
     handle = network.decoder.register_forward_hook(decode)
-    for name, way in ways.items():
-        setattr(backbone, name, heard(way))
+    network.on_map = keep
     try:
         yield decoded
     finally:
-        for name in ways:
-            delattr(backbone, name)
+        network.on_map = None
         handle.remove()
 
 

@@ -1,6 +1,6 @@
 """A network rewritten for a processor: the same function of the image, with fewer operations.
 
-Nothing is approximated and nothing is trained again; the scores differ by rounding alone. What is done, on a copy:
+Nothing is approximated and nothing is trained again; the logits differ by rounding alone. What is done, on a copy:
 
 - Low-rank updates are merged into the layers that they adapt.
 - Batch norms are folded into the convolutions before them. Instance norms and whitening depend on the image and stay.
@@ -50,9 +50,9 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
-    """A copy of a network that computes the same scores faster on a processor; only for evaluation.
+    """A copy of a network that computes the same logits faster on a processor; only for evaluation.
 
-    Scores differ from the network's own by less than 1e-3 of their largest, about 1e-5 as a rule.
+    Logits differ from the network's own by less than 1e-3 of their largest, about 1e-5 as a rule.
 
     Args:
         network: stays as it is.
@@ -182,15 +182,15 @@ class PackedConv(nn.Module):
             self.packed = torch.ops.mkldnn._reorder_convolution_weight(
                 self.conv.weight, padding, stride, dilation, groups, list(input.shape)
             )
-        given = (self.packed, self.conv.bias, padding, stride, dilation, groups)
+        convolution = (self.packed, self.conv.bias, padding, stride, dilation, groups)
         if shortcut is None:
-            found: Tensor = torch.ops.mkldnn._convolution_pointwise(input, *given, self.kind, self.bounds, "")
-            return found
+            output: Tensor = torch.ops.mkldnn._convolution_pointwise(input, *convolution, self.kind, self.bounds, "")
+            return output
         assert self.kind in ("none", "relu")
         shortcut = shortcut.contiguous(memory_format=torch.channels_last)
         after = None if self.kind == "none" else self.kind
         added: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
-            input, shortcut, *given, "add", 1.0, after, [], ""
+            input, shortcut, *convolution, "add", 1.0, after, [], ""
         )
         return added
 
@@ -223,13 +223,13 @@ def _matrix(*rows: tuple[float, ...]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-_GIVEN = _matrix(
+_INPUT = _matrix(
     (4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1)
 )  # fmt: skip
 _KERNEL = _matrix(
     (1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1)
 )  # fmt: skip
-_FOUND = _matrix((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+_OUTPUT = _matrix((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 
 
 def tiles_at_once() -> int:
@@ -242,15 +242,15 @@ class WinogradConv(nn.Module):
     """A 3×3 convolution by Winograd's minimal filtering F(4×4, 3×3): 36 products where 144 would be needed.
 
     Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, §4.3. A dilated convolution is one of
-    distance 1 on each of the maps that every so many cells make.
+    distance 1 on each of the maps that every n-th cell makes, n being the dilation.
 
     Args:
         conv: 3×3, without groups, that keeps the size.
     """
 
     kernel: Tensor
-    given: Tensor
-    found: Tensor
+    input_transform: Tensor
+    output_transform: Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -259,8 +259,8 @@ class WinogradConv(nn.Module):
         kernel = torch.einsum("ai,bj,ocij->abco", _KERNEL, _KERNEL, conv.weight.detach().double().cpu())
         for name, matrix in (
             ("kernel", kernel.flatten(0, 1)),
-            ("given", torch.kron(_GIVEN, _GIVEN)),
-            ("found", torch.kron(_FOUND, _FOUND)),
+            ("input_transform", torch.kron(_INPUT, _INPUT)),
+            ("output_transform", torch.kron(_OUTPUT, _OUTPUT)),
         ):
             self.register_buffer(name, matrix.to(conv.weight).contiguous())
 
@@ -285,8 +285,8 @@ class WinogradConv(nn.Module):
         for number in range(images):
             for first in range(0, rows, step):
                 some = tiles[:, :, number, first : first + step]
-                products = torch.bmm((self.given @ some.reshape(36, -1)).view(36, -1, channels), self.kernel)
-                sums = (self.found @ products.view(36, -1)).view(4, 4, -1, rate, columns, rate, wanted)
+                products = torch.bmm((self.input_transform @ some.reshape(36, -1)).view(36, -1, channels), self.kernel)
+                sums = (self.output_transform @ products.view(36, -1)).view(4, 4, -1, rate, columns, rate, wanted)
                 result[number, first : first + step] = sums.permute(2, 0, 3, 4, 1, 5, 6)
         if self.conv.bias is not None:
             result += self.conv.bias

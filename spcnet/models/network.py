@@ -1,6 +1,6 @@
 """The one forward pass of every method: backbone with taps, decoder, classifier."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -57,6 +57,8 @@ class Segmentor(Network):
         """The taps; checkpoints know them by this name."""
         self.auxiliary, self.clusters = auxiliary, clusters
         self.rein = rein
+        self.on_map: Callable[[str, Tensor, Tensor], None] | None = None
+        """Called at each place of the backbone with the map before and after its tap."""
         self.recompute = False
         """Whether backbone, decoder and auxiliary head are recomputed for their gradients, to save memory."""
         self._check_places()
@@ -83,7 +85,7 @@ class Segmentor(Network):
     def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int | SymInt, int | SymInt]) -> SegOutput:
         results: list[Any] = []
         taps = dict(zip(self.tapped, self.styles, strict=True))
-        before = [place for place, one in taps.items() if getattr(one, "decoder_reads_before", False)]
+        untapped = [place for place, one in taps.items() if getattr(one, "decoder_reads_before", False)]
         auxiliary = self.auxiliary if self.training else None
         beside = auxiliary_place(self.backbone)
         read = self.decoder.places if auxiliary is None else (*self.decoder.places, beside)
@@ -91,15 +93,18 @@ class Segmentor(Network):
         def tap(place: str, feature: Tensor) -> Tensor:
             if self.rein is not None:
                 feature = self.rein(place, feature)
-            if place not in taps:
-                return feature
-            result = taps[place](feature)
-            results.append(result)
-            return result if isinstance(result, Tensor) else result.feature
+            before = feature
+            if place in taps:
+                result = taps[place](feature)
+                results.append(result)
+                feature = result if isinstance(result, Tensor) else result.feature
+            if self.on_map is not None:
+                self.on_map(place, before, feature)
+            return feature
 
         prepared = self.backbone.prepare(image)
         if self.decoder.first_block is None:
-            maps = self.backbone.features(prepared, read, tap, untapped=before, recompute=self.recompute)
+            maps = self.backbone.features(prepared, read, tap, untapped=untapped, recompute=self.recompute)
             decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
         else:
             backbone: Any = self.backbone  # one that has tokens, as the decoder made sure

@@ -347,8 +347,8 @@ def _label(group: tuple[Run, ...], groups: Sequence[tuple[Run, ...]]) -> str:
     differing = [path for path in paths if len({_say(one.get(path)) for one in settings}) > 1]
     if len(differing) > 2:
         return f"{method} ({_place(group[0], [run for other in rivals if other is not group for run in other[:1]])})"
-    own = _identity(group[0])
-    settings_said = (f"{path.partition('.')[2] or path}={_say(own.get(path))}" for path in differing)
+    identity = _identity(group[0])
+    settings_said = (f"{path.partition('.')[2] or path}={_say(identity.get(path))}" for path in differing)
     return f"{method} ({', '.join(settings_said)})"
 
 

@@ -72,7 +72,7 @@ class ExportOptions:
                 "--int8 needs --calibration: a domain, for example camvid, or a folder of images like those to come"
             )
         if self.calibration is not None and not self.int8:
-            raise UsageError("--calibration is for --int8: give both, or --score to score the file on a domain")
+            raise UsageError("--calibration is for --int8: give both, or --score to evaluate the file on a domain")
         if self.pixels != "uint8" and not self.normalise:
             raise UsageError(f"--pixels {self.pixels} is for a file that normalises its images: give --normalise, too")
         if self.calibration_images < 1 or self.limit < 0 or self.repeats < 0:
@@ -183,7 +183,7 @@ _PLAIN_SIZE = (512, 1024)
 
 def _show(files: dict[str, Any], options: ExportOptions, size: tuple[int, int] | None, console: Console) -> None:
     first = next(iter(files.values()))
-    sizes = _table("images", "size", "scores differ", "equal labels")
+    sizes = _table("images", "size", "logits differ", "equal labels")
     table = _table("MiB", *(["ms"] if first["timing"] else []), *(["mIoU"] if first["domain"] else []))
     for name, entry in files.items():
         table.add_row(

@@ -40,7 +40,7 @@ from spcnet.reports.aggregate import (
 from spcnet.reports.runs import Run, load_run
 from spcnet.reports.tables import batch_size, flatten, group_runs
 from spcnet.runs import OpenRun, check_unseen
-from spcnet.studies.sweep_processes import GPU, Planned, Training, claimed, counted, run_trainings, shares_of_machine
+from spcnet.studies.sweep_processes import GPU, Planned, Training, claimed, counted, machine_slots, run_trainings
 from spcnet.training_process import STOPPED
 
 SUMMARY_FILE, MARKDOWN_FILE, LATEX_FILE = "sweep.json", "table.md", "table.tex"
@@ -88,15 +88,15 @@ def assigned(texts: Sequence[str], option: str) -> dict[str, str]:
     Raises:
         UsageError: one is of another form, or a path stands there twice.
     """
-    found: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for text in texts:
         path, equals, value = text.partition("=")
         if not (path and equals and value):
             raise UsageError(f"{option} {text}: write OPTION=VALUE, for example training.learning_rate=0.01")
-        if path in found:
+        if path in settings:
             raise UsageError(f"{option} names {path} twice: give all its values at once")
-        found[path] = value
-    return found
+        settings[path] = value
+    return settings
 
 
 @plain_lists
@@ -135,11 +135,11 @@ def plan(
     for method in methods or [base.method]:
         method_named(method)
         for chosen in itertools.product(*vary.values()):
-            own = dict(zip(vary, chosen, strict=True))
+            values = dict(zip(vary, chosen, strict=True))
             for seed in seeds:
-                folder = output / _folder_name(method, own, seed)
-                options = {**settings, **own, "method": method, "training.seed": str(seed), "output": str(folder)}
-                configs.append((read(options), own))
+                folder = output / _folder_name(method, values, seed)
+                options = {**settings, **values, "method": method, "training.seed": str(seed), "output": str(folder)}
+                configs.append((read(options), values))
     for config, _ in configs:
         method_named(config.method).check(config.model)
         check_unseen(config.data)
@@ -150,7 +150,7 @@ def plan(
             f"--vary {', '.join(vary)}: some of these runs would be the same experiment, because an option says only how a run "
             "is computed, or two values mean the same: vary something else"
         )
-    return [Planned(config, own, _label(config.method, own)) for config, own in configs]
+    return [Planned(config, values, _label(config.method, values)) for config, values in configs]
 
 
 def sweep(
@@ -179,20 +179,20 @@ def sweep(
         _check_same(run)
     with claimed(output) as handles:
         trainings = [Training(run, handles) for run in planned]
-        shares = shares_of_machine(planned[0].config, jobs, sum(training.state != "done" for training in trainings))
-        stopped = run_trainings(trainings, shares, console)
-        found = _summarise(trainings, rule, output)
+        slots = machine_slots(planned[0].config, jobs, sum(training.state != "done" for training in trainings))
+        stopped = run_trainings(trainings, slots, console)
+        summary = _summarise(trainings, rule, output)
     if stopped:
         error = SpcnetError(
             f"stopped: {counted(trainings)}; what they have trained is saved. Go on with the same command again"
         )
         error.exit_code = STOPPED
         raise error
-    if found.table is not None:
-        console.print(render_terminal(found.table, width=console.width))
+    if summary.table is not None:
+        console.print(render_terminal(summary.table, width=console.width))
         written = ", ".join(str(output / name) for name in (MARKDOWN_FILE, LATEX_FILE, SUMMARY_FILE))
         console.print(f"Written: {written}", highlight=False, markup=False, soft_wrap=True)
-    return found.values
+    return summary.values
 
 
 def show_plan(planned: Sequence[Planned], console: Console, *, jobs: int = 1) -> None:
@@ -212,11 +212,11 @@ def show_plan(planned: Sequence[Planned], console: Console, *, jobs: int = 1) ->
         table.add_row(*map(Text, cells), style="dim" if state == "done" else "")
     console.print(table)
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "goes on", "new") if state in states)
-    shares = shares_of_machine(planned[0].config, jobs, len(states) - states.count("done"))
-    gpus = [share[GPU] for share in shares if GPU in share]
-    where = f"GPU {' | '.join(gpus)}" if gpus else f"threads for each: {shares[0]['OMP_NUM_THREADS']}"
+    slots = machine_slots(planned[0].config, jobs, len(states) - states.count("done"))
+    gpus = [slot[GPU] for slot in slots if GPU in slot]
+    where = f"GPU {' | '.join(gpus)}" if gpus else f"threads for each: {slots[0]['OMP_NUM_THREADS']}"
     console.print(
-        f"{len(states)} runs in {planned[0].folder.parent}: {counts}; {len(shares)} at a time, {where}. Nothing was started.",
+        f"{len(states)} runs in {planned[0].folder.parent}: {counts}; {len(slots)} at a time, {where}. Nothing was started.",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -278,24 +278,24 @@ def _reader(recipe: Path) -> Callable[[Mapping[str, str]], RunConfig]:
     add_run_options(parser)
 
     def read(options: Mapping[str, str]) -> RunConfig:
-        given = [f"--config={recipe}", *(f"--{path}={value}" for path, value in options.items())]
+        arguments = [f"--config={recipe}", *(f"--{path}={value}" for path, value in options.items())]
         try:
-            found = parser.instantiate(parser.parse_args(given))
+            options_read = parser.instantiate(parser.parse_args(arguments))
         except jsonargparse.ArgumentError as error:
             raise UsageError(f"the recipe {recipe} with these settings: {one_line(error)}") from error
-        return RunConfig(**{name: found[name] for name in RunConfig.__dataclass_fields__})
+        return RunConfig(**{name: options_read[name] for name in RunConfig.__dataclass_fields__})
 
     return read
 
 
 def _check_paths(paths: Sequence[str], config: RunConfig) -> None:
     """Refuse what is no option, and what the sweep sets itself."""
-    own = {"method": "--methods", "training.seed": "--seeds", "output": "--output"}
+    fixed = {"method": "--methods", "training.seed": "--seeds", "output": "--output"}
     values = as_dict(config)
     known = list(flatten(values))
     for path in paths:
-        if path in own:
-            raise UsageError(f"{path} is not varied like other options: use {own[path]}")
+        if path in fixed:
+            raise UsageError(f"{path} is not varied like other options: use {fixed[path]}")
         group, _, _ = path.rpartition(".")
         siblings = [other for other in known if other.rpartition(".")[0] == group]
         below = [other for other in known if other.startswith(f"{path}.")]
@@ -343,15 +343,15 @@ def _check_same(planned: Planned) -> None:
     """Refuse a folder that holds a run with other settings, for it would be mixed with this one."""
     if not (planned.folder / records.CONFIG_FILE).is_file():
         return
-    found, wanted = (flatten(as_dict(c)) for c in (OpenRun(planned.folder).config, planned.config))
-    different = [path for path in sorted({*found, *wanted}) if found.get(path) != wanted.get(path)]
+    stored, planned_options = (flatten(as_dict(c)) for c in (OpenRun(planned.folder).config, planned.config))
+    different = [path for path in sorted({*stored, *planned_options}) if stored.get(path) != planned_options.get(path)]
     changed = [path for path in different if decides(path) != "place"]
     # More processes make larger batches, and with them another experiment.
     spread = [path for path in different if path in ("training.devices", "training.nodes")]
-    if spread and (batch_size(found) is None or batch_size(found) != batch_size(wanted)):
+    if spread and (batch_size(stored) is None or batch_size(stored) != batch_size(planned_options)):
         changed += spread
     if changed:
-        differences = "; ".join(f"{path} {found.get(path)}, now {wanted.get(path)}" for path in changed[:3])
+        differences = "; ".join(f"{path} {stored.get(path)}, now {planned_options.get(path)}" for path in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UsageError(
             f"{planned.folder} holds a run with other settings ({differences}{more}): choose another --output, give the "

@@ -131,11 +131,11 @@ def learn(case: str, folder: Path, *, rank: int = 0, world: int = 1, parts: int 
         [share(joined(77), rank, world)] if rank < 2 else [],
         num_classes=CLASSES,
         forward=forward,
-        share=True,
+        may_be_empty=True,
     )
     if world == 3:
         own = evaluator.evaluate(
-            evaluated, [share(joined(77), rank, world)], num_classes=CLASSES, forward=forward, share=True
+            evaluated, [share(joined(77), rank, world)], num_classes=CLASSES, forward=forward, may_be_empty=True
         )
     scored = evaluator.merge_shards(distributed.gather(own), panels=0)
     told = records.read_lines(output / records.TRAIN_FILE) if rank == 0 else []

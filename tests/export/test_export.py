@@ -328,7 +328,7 @@ def test_a_comparison_sees_one_wrong_pixel(kind: deployment.Kind) -> None:
     def program(image: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             answer = deployed(image).clone()
-            worst = deployed.scores(image)[0, :, 5, 7].argmin()
+            worst = deployed.logits(image)[0, :, 5, 7].argmin()
         if kind == "labels":
             answer[0, 5, 7] = worst
         else:
