@@ -125,9 +125,8 @@ class FolderSet(SegmentationSet):
         photo = read_photo(pair.image)
         label = read_label(pair.label, self.form, photo=photo.geometry)
         if misfit := size_misfit(photo.geometry, label.shape):
-            raise DataError(
-                f"{pair.image} does not fit {pair.label}: {misfit}; image and label must have the same size"
-            )
+            rule = "image and label must have the same size"
+            raise DataError(f"{pair.image} does not fit {pair.label}: {misfit}; {rule}")
         return Sample(photo.pixels, labels.apply(self.table, label, str(pair.label)), pair.name)
 
     def name_of(self, index: int, /) -> str:
@@ -242,11 +241,7 @@ class StreetsSet(SegmentationSet):
         """
         if num_scenes > FIRST_TEST_SCENE:
             raise UsageError(f"data.{split}_scenes is {num_scenes}: it must be at most {FIRST_TEST_SCENE}")
-        self.style = style
-        self.split = split
-        self.num_scenes = num_scenes
-        self.size = size
-        self.table = table
+        self.style, self.split, self.num_scenes, self.size, self.table = style, split, num_scenes, size, table
         self.first_scene = FIRST_TEST_SCENE if split == "test" else 0
         self.seed = seed if split == "test" else seed + zlib.crc32(style.encode())
         self.memory = None if with_depth else SceneMemory(num_scenes, size=size)
@@ -269,10 +264,9 @@ class StreetsSet(SegmentationSet):
             return Sample(*known, name)
         scene = streets.generate(self.first_scene + index, style=self.style, seed=self.seed, size=self.size)
         label = labels.apply(self.table, scene.label, name)
-        if self.memory is None:
-            return Sample(scene.image, label, name, scene.depth)
-        self.memory.put(index, scene.image, label)
-        return Sample(scene.image, label, name)
+        if self.memory is not None:
+            self.memory.put(index, scene.image, label)
+        return Sample(scene.image, label, name, scene.depth if self.memory is None else None)
 
     def name_of(self, index: int, /) -> str:
         """Style, split and number of the scene."""

@@ -189,14 +189,7 @@ class TrainingLoader(DataLoader[Batch]):
     def __init__(
         self, images: _DrawnImages, data: DataConfig, join: Callable[[list[_Item]], Batch], **options: Any
     ) -> None:
-        """Take the options of a `DataLoader`.
-
-        Args:
-            images: what the batches are made of.
-            data: number of worker processes.
-            join: makes a batch of items.
-            options: of a `DataLoader`.
-        """
+        """Make a loader of batches that `join` makes of items, with `options` of a `DataLoader`."""
         super().__init__(
             images,
             num_workers=data.workers,

@@ -248,20 +248,9 @@ def _turn_hue(image: Float32[Tensor, "3 H W"], turn: float) -> Float32[Tensor, "
     return image.mul_(255 + 1 - 1e-3).floor_()
 
 
-class RandomBlur:
-    """A Gaussian blur of a random standard deviation."""
-
-    def __init__(self, sigma: tuple[float, float]) -> None:
-        """Set the range of the standard deviation, in pixels."""
-        self.sigma = sigma
-
-    def draw(self) -> float:
-        """Draw the standard deviation."""
-        return float(torch.empty(()).uniform_(*self.sigma))
-
-    def __call__(self, image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:
-        """Blur an image."""
-        return gaussian_blur(image, sigma=self.draw())
+def random_blur(image: UInt8[Tensor, "C H W"], sigma: tuple[float, float]) -> UInt8[Tensor, "C H W"]:
+    """A Gaussian blur whose standard deviation in pixels lies anywhere between these two."""
+    return gaussian_blur(image, sigma=float(torch.empty(()).uniform_(*sigma)))
 
 
 def gaussian_blur(image: UInt8[Tensor, "C H W"], *, sigma: float) -> UInt8[Tensor, "C H W"]:
@@ -321,7 +310,6 @@ class TrainingTransform:
         self.augmentation = augmentation
         self.crop = RandomScaledCrop(data.size, crop=data.crop, scale=augmentation.scale)
         self.jitter = ColourJitter(0.4, hue=0.1)
-        self.blur = RandomBlur(augmentation.blur) if augmentation.blur is not None else None
 
     def __call__(
         self,
@@ -352,7 +340,8 @@ class TrainingTransform:
             photo, truth = photo.flip(2), truth.flip(2)
         if _happens(self.augmentation.jitter):
             photo = self.jitter(photo)
-        return Augmented(photo if self.blur is None else self.blur(photo), truth[0], style)
+        blur = self.augmentation.blur
+        return Augmented(photo if blur is None else random_blur(photo, blur), truth[0], style)
 
     def _styled(
         self, photo: Tensor, truth: Tensor, cut: Cut, depth: Tensor | None
@@ -383,8 +372,8 @@ def _happens(probability: float) -> bool:
 
 def photometric_transform() -> Callable[[Tensor], Tensor]:
     """Image (bytes) → image (bytes) with strongly altered colours, blurred; what selective whitening compares with."""
-    jitter, blur = ColourJitter(0.8, hue=0.3), RandomBlur((0.15, 1.3))
-    return lambda image: blur(jitter(image))
+    jitter = ColourJitter(0.8, hue=0.3)
+    return lambda image: random_blur(jitter(image), (0.15, 1.3))
 
 
 def evaluation_transform(data: DataConfig) -> Callable[[Tensor], Tensor]:
