@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from errno import EACCES, EAGAIN
+from errno import EACCES, EAGAIN, EDEADLK
 from pathlib import Path
 from typing import IO
 
@@ -55,13 +55,8 @@ def locked(folder: Path, *, what: str) -> Iterator[str | None]:
         _held[key] = os.getpid()
         try:
             _write_holder(file)
-            yield (
-                None
-                if is_locked
-                else (
-                    f"the file system of {folder} knows no locks: see to it yourself that no other {what} writes there"
-                )
-            )
+            nobody = f"the file system of {folder} knows no locks: see to it yourself that no other {what} writes there"
+            yield None if is_locked else nobody
         finally:
             _held.pop(key, None)
             with suppress(OSError):
@@ -102,28 +97,21 @@ def _lock(file: IO[bytes]) -> bool:
         BlockingIOError: another process holds it.
     """
     try:
-        import fcntl
-    except ImportError:
-        return _lock_on_windows(file)
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (EACCES, EAGAIN):
-            raise BlockingIOError(*error.args) from error
-        return False
-    return True
+        try:
+            import fcntl
 
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows
+            import msvcrt
 
-def _lock_on_windows(file: IO[bytes]) -> bool:
-    try:
-        import msvcrt
+            file.seek(_WINDOWS_BYTE)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
     except ImportError:  # neither system's locks
         return False
-    file.seek(_WINDOWS_BYTE)
-    try:
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
     except OSError as error:
-        raise BlockingIOError(*error.args) from error
+        if error.errno in (EACCES, EAGAIN, EDEADLK):
+            raise BlockingIOError(*error.args) from error
+        return False
     return True
 
 

@@ -66,15 +66,10 @@ def _card(series: Sequence[Series], path: Path, card: Card) -> str:
     rows = []
     for one, run, model in known:
         found = summary(card, model)
-        benchmark = [percent(found.mpc), percent(found.rpc)] if card.benchmark else []
-        rows.append(
-            [
-                f'{swatch(one.color)}{escaped(one.label)}<span class="below std">seed {run.seed}</span>',
-                percent(model.clean),
-                *benchmark,
-                *(percent(found.families[family]) for family in families),
-            ]
-        )
+        benchmark = [found.mpc, found.rpc] if card.benchmark else []
+        scores = [model.clean, *benchmark, *(found.families[family] for family in families)]
+        name = f'{swatch(one.color)}{escaped(one.label)}<span class="below std">seed {run.seed}</span>'
+        rows.append([name, *map(percent, scores)])
     severities = ", ".join(map(str, card.severities))
     what = "; mPC is the mean over the corruptions of the benchmark, rPC its share of clean." if card.benchmark else "."
     where = f"{escaped(card.domain)} ({counted(card.images, 'image')})"

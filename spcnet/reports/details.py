@@ -109,9 +109,6 @@ def _when(value: object) -> str:
         return plain(value)
 
 
-# --- Every run -------------------------------------------------------------------------------------------------------
-
-
 def details(series: Sequence[Series]) -> str:
     """Every run, folded up."""
     return "".join(_run_details(run, one) for one, run in each_run(series))
@@ -215,9 +212,6 @@ def top_confusions(
     return [
         (classes[row], classes[column], float(shares[row, column])) for row, column in places if shares[row, column]
     ]
-
-
-# --- Reading ---------------------------------------------------------------------------------------------------------
 
 
 def reading(table: Table) -> str:
