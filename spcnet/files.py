@@ -82,11 +82,7 @@ def check_writable(path: Path) -> None:
 
 
 def _check_place(path: Path) -> None:
-    """That a file can have this name; renaming a finished file would find out too late.
-
-    Raises:
-        OSError: as renaming would.
-    """
+    """That a file can have this name; renaming a finished file would find out too late."""
     try:
         mode = os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):

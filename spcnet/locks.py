@@ -48,9 +48,8 @@ def locked(folder: Path, *, what: str) -> Iterator[str | None]:
     except BlockingIOError:
         raise _in_use(folder, what, _holder(path)) from None
     except OSError as error:
-        raise DataError(
-            f"cannot write to the folder {folder} ({error.strerror}): check its permission or choose another --output"
-        ) from error
+        remedy = "check its permission or choose another --output"
+        raise DataError(f"cannot write to the folder {folder} ({error.strerror}): {remedy}") from error
     with file:
         _held[key] = os.getpid()
         try:
@@ -70,12 +69,7 @@ def _in_use(folder: Path, what: str, holder: str) -> UsageError:
 
 
 def _open_locked(path: Path) -> tuple[IO[bytes], bool]:
-    """The open file, and whether it is locked, which some file systems cannot do.
-
-    Raises:
-        BlockingIOError: another process holds it.
-        OSError: it cannot be written.
-    """
+    """The open file, and whether it is locked, which some file systems cannot do; `BlockingIOError` if another holds it."""
     while True:
         file = path.open("a+b")
         try:
@@ -91,11 +85,7 @@ def _open_locked(path: Path) -> tuple[IO[bytes], bool]:
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Lock an open file for this process; False where the file system knows no locks.
-
-    Raises:
-        BlockingIOError: another process holds it.
-    """
+    """Lock an open file for this process; False where the file system knows no locks."""
     try:
         try:
             import fcntl

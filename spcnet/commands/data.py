@@ -294,11 +294,7 @@ def _check_exists(name: str, root: Path, data: DataConfig) -> None:
 
 
 def _save(picture: Any, output: Path) -> None:
-    """Write a picture of PIL completely or not at all.
-
-    Raises:
-        DataError: it cannot be written, or not in that format.
-    """
+    """Write a picture of PIL completely or not at all."""
     from PIL import Image
 
     kind = Image.registered_extensions().get(output.suffix.lower())

@@ -406,11 +406,7 @@ class _Index:
         workers: int,
         on_progress: Callable[[int, int], None] | None,
     ) -> dict[str, str]:
-        """Copy images; says why some cannot be copied.
-
-        Raises:
-            DataError: nothing can be written, or a process died.
-        """
+        """Copy images; says why some cannot be copied."""
         progress, ready = on_progress or (lambda done, total: None), len(jobs) - len(waiting)
         copies = in_processes(
             partial(_copy, form=self.form),

@@ -106,14 +106,7 @@ class FolderSet(SegmentationSet):
         form: LabelFormat = LabelFormat(),  # noqa: B008  # frozen
         remarks: tuple[str, ...] = (),
     ) -> None:
-        """Keep the pairs in the order given.
-
-        Args:
-            pairs: where the files lie.
-            table: class of each native id, 256 entries (`labels.remap`).
-            form: how the label images say the native id.
-            remarks: see `SegmentationSet`.
-        """
+        """Keep the pairs in the order given; `table` has the class of each native id, 256 entries (`labels.remap`)."""
         self.pairs, self.table, self.form, self.remarks = pairs, table, form, remarks
 
     def __len__(self) -> int:
@@ -158,13 +151,7 @@ class SceneMemory:
     """
 
     def __init__(self, num_scenes: int, *, size: tuple[int, int], limit: int = 512 * 2**20) -> None:
-        """Set memory aside.
-
-        Args:
-            num_scenes: how many images there are, numbered from 0.
-            size: height and width in pixels of all of them.
-            limit: bytes that may be used; the last images, for which they do not suffice, are not kept.
-        """
+        """Set memory aside for so many images of one size; the last, for which `limit` bytes do not suffice, are not kept."""
         self.size = size
         self.num_kept = min(num_scenes, limit // (4 * size[0] * size[1]))
         self._set_aside()
@@ -317,13 +304,7 @@ class WeatherSet(WrappedSet):
     """A set whose images are seen in another weather. The same image always gets the same weather."""
 
     def __init__(self, plain: SegmentationSet, style: str, *, seed: int) -> None:
-        """Put the weather on a set.
-
-        Args:
-            plain: the set as it is.
-            style: a name in `weather.WEATHER`.
-            seed: random seed for rain, snow and noise.
-        """
+        """Put a style of `weather.WEATHER` on a set, with this random seed for rain, snow and noise."""
         super().__init__(plain)
         self.style, self.seed = style, seed
 

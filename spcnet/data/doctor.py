@@ -215,11 +215,7 @@ def _examine(work: _Work) -> _Result:
 
 
 def _examine_label(work: _Work, photo: Geometry | None, result: _Result) -> None:
-    """Read a label image and note what is wrong with it.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Read a label image and note what is wrong with it."""
     path = work.pair.label
     label, geometry = read_label(path, work.form, photo=photo), geometry_of(path)
     if photo is not None and photo.orientation != 1:

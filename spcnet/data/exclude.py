@@ -51,16 +51,7 @@ class Excluded:
     """
 
     def __init__(self, name: str, root: Path, data: DataConfig | None) -> None:
-        """Read the lists.
-
-        Args:
-            name: of the set.
-            root: its folder.
-            data: names the lists, and has the user's own sets.
-
-        Raises:
-            DataError: a list is missing or none.
-        """
+        """Read the lists that `data` names, for the set of that name in that folder; raises `DataError` for a broken one."""
         self.name, self.root, self.data = name, root, data
         self.all_lines = excluded_lines(data.exclude if data else [])
         self.lines = [line for line in self.all_lines if line.name == name]

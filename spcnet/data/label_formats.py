@@ -195,11 +195,7 @@ class _Used:
         return {i: self.known.names[self.known.numbers[i]] for i in self.pixels if i in self.known.numbers}
 
     def by_color(self) -> npt.NDArray[np.uint8]:
-        """Native id of each of 256 values, by their colours.
-
-        Raises:
-            DataError: a colour is unknown, or of several classes.
-        """
+        """Native id of each of 256 values, by their colours; refuses a colour that is unknown, or of several classes."""
         known, where = self.known, self.where
         if self.unknown:
             colors = Counter({self.color_of.get(i, (0, 0, 0)): pixels for i, pixels in self.pixels.items()})
@@ -214,11 +210,7 @@ class _Used:
     def by_grey(self, entries: int) -> npt.NDArray[np.uint8] | None:
         """Native id of each of 256 values, by their grey levels as numbers of the set; None where they do not decide.
 
-        Args:
-            entries: of the palette; 0 for a grey image of few bits.
-
-        Raises:
-            DataError: value and grey level are both numbers, and mean different classes.
+        `entries` are the palette's, 0 for a grey image of few bits. Refuses values and levels that mean different classes.
         """
         numbers, names = self.known.numbers, self.known.names
         greys = {i: color[0] for i, color in self.color_of.items()}
@@ -247,11 +239,7 @@ class _Used:
             raise DataError(f"{self.where} has a palette of the grey levels {levels}, {what}")
 
     def colors_decide(self, palette: Sequence[Color]) -> bool:
-        """Whether the colours of a palette say the class and not the indices; see `palette_ids`.
-
-        Raises:
-            DataError: the palette contradicts itself.
-        """
+        """Whether the colours of a palette say the class and not the indices (`palette_ids`); refuses a contradiction."""
         known, color_of = self.known, self.color_of
         single_black = sum(color == (0, 0, 0) for color in palette) == 1
         nearest = zip(color_of, known.near([*color_of.values()]), strict=True)

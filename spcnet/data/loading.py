@@ -47,11 +47,7 @@ class _Read(NamedTuple):
 
 
 def _read(plain: SegmentationSet, image: int, *, skip: bool) -> _Read:
-    """Read an image, or if it may be skipped and cannot be read, the next that can.
-
-    Raises:
-        DataError: it cannot be read and may not be skipped, or none of the set can be read.
-    """
+    """Read an image, or if it may be skipped and cannot be read, the next that can."""
     skipped: dict[str, str] = {}
     for number in range(image, image + len(plain)):
         number %= len(plain)

@@ -7,7 +7,7 @@ from pathlib import Path
 from spcnet import label_tables, labels
 from spcnet.config import Color, read_color
 from spcnet.data.label_formats import LabelFormat
-from spcnet.data.layouts import Layout, Table, photo_patterns
+from spcnet.data.layouts import Layout, Table, photos
 from spcnet.errors import DataError, one_line
 
 
@@ -74,12 +74,12 @@ def _format(root: Path, table: Table, *, v12: bool) -> LabelFormat:
 def layouts(*, rein: bool) -> tuple[Layout, ...]:
     """Where Mapillary Vistas lies: with its native ids, or with train ids that others made of them by the same map."""
     folders = {"train": "training", "val": "validation"}
-    photos = photo_patterns("{folder}/images/*", ".jpg")
+    pictures = photos("{folder}/images/*", ".jpg")
     ids = label_tables.CITYSCAPES_TRAIN_IDS
     native = (
         Layout(
             f"as downloaded, {name}",
-            photos,
+            pictures,
             f"{{folder}}/{place}labels/*.png",
             partial(table, rein=rein),
             folders,
@@ -94,11 +94,11 @@ def layouts(*, rein: bool) -> tuple[Layout, ...]:
     )
     converted = (
         (
-            Layout("Rein", photos, "cityscapes_trainIdLabel/{split}/label/*.png", ids, folders),
+            Layout("Rein", pictures, "cityscapes_trainIdLabel/{split}/label/*.png", ids, folders),
             *(
                 Layout(
                     f"Rein, half the size{name}",
-                    photo_patterns(f"{place}{{split}}_img/*", ".jpg"),
+                    photos(f"{place}{{split}}_img/*", ".jpg"),
                     f"{place}{{split}}_label/*.png",
                     ids,
                     only=("val",),
@@ -107,6 +107,6 @@ def layouts(*, rein: bool) -> tuple[Layout, ...]:
             ),
         )
         if rein
-        else (Layout("detectron2, train ids", photos, "labels_detectron2/{folder}/*.png", ids, folders),)
+        else (Layout("detectron2, train ids", pictures, "labels_detectron2/{folder}/*.png", ids, folders),)
     )
     return (*native, *converted)

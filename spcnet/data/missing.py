@@ -106,13 +106,7 @@ def label_remedy(match: Match, unlabelled: Sequence[Stars]) -> str:
 
 
 def _label_sources(search: Search, around: Iterable[str], photos: Container[Stars] | None) -> str:
-    """What label images can be made of, and how, where that lies there; else empty.
-
-    Args:
-        search: the layout in which the labels should lie, and the files.
-        around: folders of the download.
-        photos: stars of the photos without labels; any if not given.
-    """
+    """What label images of photos (any if not given) can be made of in folders of the download, and how; else empty."""
     root = search.index.root
     for folder in around:
         for source in search.info.sources:

@@ -118,15 +118,9 @@ class TrainingSampler(Sampler[list[Draw]]):
         alternate: bool = False,
         shard: Shard = Shard(),  # noqa: B008  # immutable
     ) -> None:
-        """Plan a run.
+        """Plan a run with so many images of each stream in a micro-batch, of which an iteration has `parts`.
 
-        Args:
-            streams: sources of draws.
-            images: images of each stream in a micro-batch of this process.
-            iterations: the iterations to make, one after the other.
-            parts: micro-batches of an iteration; over the processes they are one large batch.
-            alternate: one stream has all of a batch, another one of the next.
-            shard: this process.
+        With `alternate` one stream has all of a batch, another one of the next.
         """
         self.streams, self.images, self.iterations = list(streams), images, iterations
         self.parts, self.alternate, self.shard = parts, alternate, shard

@@ -154,12 +154,7 @@ class ColourJitter:
     """
 
     def __init__(self, amount: float, *, hue: float) -> None:
-        """Set the ranges.
-
-        Args:
-            amount: the factors on brightness, contrast and saturation lie this far around 1.
-            hue: the turn of the hue lies this far around 0; 1 is a full circle.
-        """
+        """Factors on brightness, contrast and saturation lie `amount` around 1, turns of the hue (1: a circle) around 0."""
         self.ranges = v2.ColorJitter(brightness=amount, contrast=amount, saturation=amount, hue=hue)
 
     def draw(self) -> list[tuple[int, float]]:
@@ -299,11 +294,7 @@ class TrainingTransform:
     """
 
     def __init__(self, data: DataConfig) -> None:
-        """Take the settings.
-
-        Raises:
-            UsageError: a style is unknown.
-        """
+        """Take the settings; raises `UsageError` for an unknown style."""
         augmentation = data.augmentation
         for style in augmentation.styles:
             lookup(style, WEATHER, "weather style")
