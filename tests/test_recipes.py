@@ -112,3 +112,50 @@ def test_the_scripts_values_are_kept() -> None:
         )
         if name.endswith("isw"):
             assert epochs == pytest.approx(6, abs=0.05)
+
+
+FOUNDATION = [name for name in RECIPES if name.startswith("foundation/")]
+
+
+def test_recipes_of_foundation_models_say_what_was_published_and_that_it_was_not_run_here() -> None:
+    for name in FOUNDATION:
+        expected = read(name).expected
+        assert "Not run here" in expected, name
+        assert expected.startswith(("Published: ", "No published figure", "Its figure")), name
+        assert "(" in expected or expected.startswith(("No published", "Its figure")), f"{name}: no source is named"
+
+
+def test_every_backbone_head_adapter_and_source_of_the_field_has_a_recipe() -> None:
+    configs = [read(name) for name in FOUNDATION]
+    backbones = {config.model.backbone.removeprefix("timm/").partition(".")[0] for config in configs}
+    for size in ("small", "base", "large"):
+        assert {f"vit_{size}_patch14_dinov2", f"vit_{size}_patch16_dinov3_qkvb"} <= backbones
+    assert {f"convnext_{size}" for size in ("tiny", "small", "base", "large")} | {
+        "eva02_large_patch14_224"
+    } <= backbones
+    pairs = {(config.model.adapter.kind, config.model.adapter.start, config.model.decoder) for config in configs}
+    assert {
+        ("frozen", "default", "linear"),
+        ("lora", "default", "conv4"),
+        ("rein", "default", "mask2former"),
+        ("lora", "soma", "mask2former"),
+        ("full", "default", "eomt"),
+    } <= pairs
+    sources = {tuple(config.data.sources) for config in configs}
+    assert sources == {("gtav",), ("gtav", "synthia"), ("gtav", "synthia", "urbansyn"), ("cityscapes",)}
+
+
+@pytest.mark.parametrize(
+    ("name", "trained"),
+    [
+        ("g_dinov2_l_frozen_mask2former", 0),
+        # Rein's 2.99 million without the two layers that make queries of its tokens: Linear(1024, 256), Linear(768, 256).
+        ("g_dinov2_l_rein_mask2former", 2_990_000 - 262_400 - 196_864),
+        ("g_dinov2_l_soma_mask2former", 4_900_000),
+    ],
+)
+def test_as_many_parameters_of_the_backbone_are_trained_as_were_published(name: str, trained: int) -> None:
+    network = network_of(read(f"foundation/{name}"))
+    head = {id(parameter) for parameter in network.decoder.parameters()}
+    found = sum(p.numel() for p in network.parameters() if p.requires_grad and id(p) not in head)
+    assert found == pytest.approx(trained, rel=0.01)

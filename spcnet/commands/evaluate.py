@@ -43,7 +43,7 @@ def evaluate(
         roots: Folder of each data set, by its name, beside the run's own.
         sets: YAML file that describes data sets of your own, by name, beside the run's own.
         size: Height and width that images are brought to, [H,W]; those of the training by default.
-        protocol: Whose evaluation: spcnet, robustnet, spcnet-official or rein.
+        protocol: Whose evaluation: spcnet, robustnet, spcnet-official, rein, vfm-full or vfm-full-coarse; all for each in turn.
         limit: Most images of each domain, its first ones; 0 for all.
         batch_size: Images that the network sees together.
         panels: Images of each domain whose prediction is kept for the report.
@@ -61,7 +61,8 @@ def evaluate(
         console: Where progress and scores are shown; nowhere by default.
 
     Returns:
-        The record, see `spcnet.evaluation.evaluator.record`: of a run with the figures that it had of other domains.
+        The record, see `spcnet.evaluation.evaluator.record`: of a run with the figures that it had of other domains. By all
+        protocols a record for each, by its name, under `protocols`.
 
     Raises:
         UsageError, DataError, CheckpointError: see the message.

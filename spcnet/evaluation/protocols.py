@@ -7,6 +7,8 @@ figures were made with, faults included, and say how they differ:
 - `robustnet`: the code of RobustNet (Choi et al., CVPR 2021), in which much of the field was measured.
 - `spcnet-official`: the inference code of SPC-Net (Huang et al., CVPR 2023).
 - `rein`: that of Rein (Wei et al., CVPR 2024), which most work on foundation models follows.
+- `vfm-full` and `vfm-full-coarse`: that of VFMSeg (Tang et al., AAAI 2025), images at twice Rein's size, looked at in full
+  or coarsely first.
 
 A protocol changes images and labels before the network sees them (`ProtocolSet`), and how it looks at them (`TestTimeAugmentation`).
 """
@@ -25,12 +27,16 @@ from PIL import Image
 from spcnet.config import DomainSpec
 from spcnet.data.datasets import Sample, SegmentationSet, WrappedSet
 from spcnet.errors import lookup
-from spcnet.evaluation.tta import TestTimeAugmentation
+from spcnet.evaluation.tta import CoarseToFine, TestTimeAugmentation
 
 MAPILLARY_SIDE = 1536
 """Height to which RobustNet and SPC-Net bring Mapillary's images, and the side of the square that they score."""
 REIN_WINDOW = (512, 512)
 REIN_STRIDE = 341
+FULL_STRIDE = 320
+"""Pixels from one of VFMSeg's windows, which are as large as Rein's, to the next."""
+ALL = "all"
+"""Stands for every protocol."""
 
 Prepare = Callable[[Sample, str], Sample]
 """A sample and the name of its set → image and label as the protocol has them."""
@@ -159,14 +165,23 @@ def rein(sample: Sample, dataset: str) -> Sample:
 
 def rein_halved(sample: Sample, dataset: str) -> Sample:
     """As `rein`, for a set of Mapillary that was halved on disk."""
-    long, short = (1280, 720) if dataset == "bdd100k" else (1024, 512)
+    return _within(sample, (1280, 720) if dataset == "bdd100k" else (1024, 512))
+
+
+def vfm_full(sample: Sample, dataset: str) -> Sample:
+    """Images within 2048×1024, smaller ones made larger; labels at their own size."""
+    return _within(sample, (2048, 1024))
+
+
+def _within(sample: Sample, most: tuple[int, int]) -> Sample:
+    """The image as large as a long and a short side allow, as tall as wide as before."""
+    long, short = most
     height, width = sample.image.shape[:2]
     factor = min(long / max(height, width), short / min(height, width))
-    size = (int(height * factor + 0.5), int(width * factor + 0.5))
-    return sample._replace(image=_within(sample.image, size))
+    return sample._replace(image=_as_opencv(sample.image, (int(height * factor + 0.5), int(width * factor + 0.5))))
 
 
-def _within(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def _as_opencv(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """Bilinear without smoothing before it, as OpenCV resizes."""
     if image.shape[:2] == size:
         return image
@@ -189,6 +204,14 @@ _SWAPPED = "precision is printed as recall and recall as precision, as in its lo
 _DROPPED = (
     "not imitated: on N GPUs its sampler leaves out the last images, up to N-1; here every image counts exactly once"
 )
+
+_FULL = (
+    "images within 2048×1024, smaller ones made larger; spcnet brings them to the size that the run trained at",
+    "windows of 512×512 at every 320 pixels, whose scores are averaged; spcnet looks at whole images",
+    "scores are brought to the label's size with the edges on each other; spcnet: the corners",
+    "Mapillary: more of its classes are road, sidewalk, pole and sign (the set mapillary_rein); labels keep their size",
+)
+_REINS_LABELS = MappingProxyType({"mapillary": "mapillary_rein"})
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -234,7 +257,31 @@ PROTOCOLS: dict[str, Protocol] = {
             prepare=rein,
             views=TestTimeAugmentation(window=REIN_WINDOW, stride=REIN_STRIDE),
             align_corners=False,
-            instead=MappingProxyType({"mapillary": "mapillary_rein"}),
+            instead=_REINS_LABELS,
+        ),
+        Protocol(
+            "vfm-full",
+            "VFMSeg's test size (Tang et al., AAAI 2025), each window at that size",
+            differs=_FULL,
+            prepare=vfm_full,
+            views=TestTimeAugmentation(window=REIN_WINDOW, stride=FULL_STRIDE),
+            align_corners=False,
+            instead=_REINS_LABELS,
+        ),
+        Protocol(
+            "vfm-full-coarse",
+            "VFMSeg's inference (Tang et al., AAAI 2025): coarse first, fine where that is not sure",
+            differs=(
+                *_FULL,
+                "a first pass at half that size through the same windows; a window where it is sure (probability above "
+                "0.968) of more than 80 % of the pixels keeps its scores and is not looked at again",
+                "not imitated: VFMSeg's second pass has a network of its own, which sees the first pass's scores; here the "
+                "same network looks twice",
+            ),
+            prepare=vfm_full,
+            views=TestTimeAugmentation(window=REIN_WINDOW, stride=FULL_STRIDE, coarse=CoarseToFine()),
+            align_corners=False,
+            instead=_REINS_LABELS,
         ),
     )
 }
@@ -248,6 +295,15 @@ def protocol_named(name: str) -> Protocol:
         UsageError: there is none.
     """
     return lookup(name, PROTOCOLS, "protocol")
+
+
+def protocols_named(name: str) -> tuple[Protocol, ...]:
+    """The protocol of that name alone; every one for `all`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    return tuple(PROTOCOLS.values()) if name == ALL else (protocol_named(name),)
 
 
 def as_published(record: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:

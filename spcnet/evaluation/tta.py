@@ -1,4 +1,4 @@
-"""More than one look at an image: windows that slide over it, other scales, its mirror image.
+"""More than one look at an image: windows that slide over it, other scales, its mirror image, coarse before fine.
 
 What a network is scored with by default is one look at the whole image. Windows are for networks that were trained on
 crops and for images that do not fit into memory; scales and mirror images are what many papers call multi-scale testing,
@@ -23,6 +23,20 @@ MOST_OVERLAP = 0.9
 """Largest fraction of a window that the next one may cover: each pixel is then computed about a hundred times."""
 
 
+class CoarseToFine(NamedTuple):
+    """A pass over the image made smaller comes first; windows that it is sure of keep its scores.
+
+    Source: VFMSeg (Tang et al., AAAI 2025), its inference in two stages.
+    """
+
+    scale: float = 0.5
+    """Factor on the image's size in the first pass, which slides the same windows."""
+    confidence: float = 0.968
+    """Probability of the best class above which a pixel is sure."""
+    share: float = 0.8
+    """Share of a window's pixels; where more are sure, the window is not looked at again."""
+
+
 class TestTimeAugmentation(NamedTuple):
     """How an image is viewed."""
 
@@ -38,6 +52,8 @@ class TestTimeAugmentation(NamedTuple):
     """Factors on the image's size."""
     flip: bool = False
     """Look at the mirror image, too."""
+    coarse: CoarseToFine | None = None
+    """Look at the image made smaller first, and only where that is not enough through windows at its own size."""
 
     @property
     def plain(self) -> bool:
@@ -141,23 +157,64 @@ def _windowed(
     share = _share(height, width, views.weights).to(image.device)
     total: Tensor | None = None
     mass = torch.zeros(1, *size, device=image.device)
+    for top, left in each_image:
+        mass[:, top : top + height, left : left + width] += share
     outputs = []
+    first: SegOutput | None = None
+    if views.coarse is not None:
+        first, kept = _coarse(forward, image, views, at_once, places)
+        total = torch.zeros_like(first.logits)
+        for b, top, left in kept:
+            part = first.logits[b, :, top : top + height, left : left + width]
+            total[b, :, top : top + height, left : left + width] += part * share
+        places = [place for place in places if place not in kept]
     for some in _batched(places, at_once):
         output = forward(torch.stack([image[b, :, top : top + height, left : left + width] for b, top, left in some]))
         if total is None:
             total = torch.zeros(len(image), output.logits.shape[1], *size, device=image.device)
         for (b, top, left), scores in zip(some, output.logits, strict=True):
             total[b, :, top : top + height, left : left + width] += scores.float() * share
-            if b == 0:
-                mass[:, top : top + height, left : left + width] += share
         outputs.append(output)
     assert total is not None
-    each = len(places) // len(image)
+    if first is not None:
+        return first._replace(logits=total.div_(mass))
+    each = len(each_image)
     figures = {
         name: tuple(torch.cat(layer).view(len(image), each, *layer[0].shape[1:]).mean(1) for layer in layers)
         for name, layers in _by_layer(outputs)
     }
     return SegOutput(total.div_(mass), extras=Averaged(figures))
+
+
+def _coarse(
+    forward: Forward,
+    image: Float[Tensor, "B 3 H W"],
+    views: TestTimeAugmentation,
+    at_once: int,
+    places: Sequence[tuple[int, int, int]],
+) -> tuple[SegOutput, set[tuple[int, int, int]]]:
+    """The first pass at the image's own size, and those windows (image, top, left) that keep its scores.
+
+    Its figures are the network's from this pass, and `coarse_windows`, the share of each image's windows that it keeps.
+    """
+    assert views.coarse is not None
+    assert views.window is not None
+    size = (image.shape[2], image.shape[3])
+    small = [max(1, round(side * views.coarse.scale)) for side in size]
+    shrunk = F.interpolate(image, size=small, mode="bilinear", align_corners=False)
+    output = _windowed(forward, shrunk, views._replace(coarse=None), at_once)
+    # The edges of both lie on each other, as when the image was made smaller.
+    logits = F.interpolate(output.logits.float(), size=size, mode="bilinear", align_corners=False)
+    sure = logits.softmax(1).amax(1) > views.coarse.confidence
+    height, width = min(views.window[0], size[0]), min(views.window[1], size[1])
+    shares = [float(sure[b, top : top + height, left : left + width].float().mean()) for b, top, left in places]
+    keep = {place for place, share in zip(places, shares, strict=True) if share > views.coarse.share}
+    counts = torch.zeros(len(image), 1, device=image.device)
+    for b, *_ in keep:
+        counts[b] += 1
+    return SegOutput(
+        logits, extras=Averaged({**output.figures, "coarse_windows": (counts * (len(image) / len(places)),)})
+    ), keep
 
 
 def _share(height: int, width: int, weights: Weights) -> Float[Tensor, "h w"]:

@@ -1,6 +1,6 @@
 """One evaluation for a terminal: domain by domain, and class by class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE
@@ -24,6 +24,30 @@ def domain_scores(record: Mapping[str, Any]) -> Table:
         others = [percent(domain.get(key)) for key in ("mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")]
         title = name if domain["role"] == "unseen" else f"{name} (source)"
         table.add_row(title, f"{domain['images']:,}", percent(domain["miou"]), interval, *others)
+    return table
+
+
+def protocol_scores(found: Mapping[str, Mapping[str, Any]], columns: Mapping[str, Collection[str]]) -> Table:
+    """A line for each protocol that a network was scored by: its mIoU on each domain in per cent, and their means.
+
+    Args:
+        found: records of `spcnet.evaluation.evaluator.record` by the protocol's name.
+        columns: domains as they were asked for, each with what the protocols call it.
+    """
+    table = Table(box=SIMPLE)
+    table.add_column("protocol", no_wrap=True)
+    for name in (*columns, "mean of sources", "mean of unseen"):
+        table.add_column(name, justify="right", overflow="fold")
+    for protocol, record in found.items():
+        domains: list[Mapping[str, Any]] = [
+            next((record["domains"].get(name) for name in names if name in record["domains"]), {})
+            for names in columns.values()
+        ]
+        means = []
+        for role in ("source", "unseen"):
+            scores = [domain["miou"] for domain in domains if domain.get("role") == role]
+            means.append(sum(scores) / len(scores) if scores and None not in scores else None)
+        table.add_row(protocol, *(percent(score) for score in (*(d.get("miou") for d in domains), *means)))
     return table
 
 

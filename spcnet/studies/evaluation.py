@@ -1,4 +1,4 @@
-"""`spcnet evaluate`: a run, a file of weights, an exported network or a folder of predictions, by a named protocol.
+"""`spcnet evaluate`: a run, a file of weights, an exported network or a folder of predictions, by named protocols.
 
 A run that is evaluated by the protocol `spcnet` gets the result into its results.jsonl, as training itself does; by
 another one, at another size or on fewer images into protocols.jsonl, for these are not comparable. All else is evaluated
@@ -20,7 +20,7 @@ from spcnet.engine.devices import make_fabric
 from spcnet.engine.state import dead_workers_told
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation import evaluator
-from spcnet.evaluation.protocols import Protocol, protocol_named, protocol_set
+from spcnet.evaluation.protocols import ALL, Protocol, protocol_set, protocols_named
 from spcnet.evaluation.tta import check_overlap
 from spcnet.export.onnx_files import FileNetwork, onnx_metadata, onnx_program
 from spcnet.file_kinds import FileKind, kind_of, split_part
@@ -28,7 +28,7 @@ from spcnet.formatting import percent
 from spcnet.labels import LabelSpace, label_space
 from spcnet.models.adapters import merged
 from spcnet.models.network import Segmentor
-from spcnet.reports.scores import class_table, domain_scores
+from spcnet.reports.scores import class_table, domain_scores, protocol_scores
 from spcnet.runs import OpenRun, plain_data
 from spcnet.studies.predictions import Ids, Predictions
 from spcnet.studies.subject import OWN, Record, Subject, earlier, save_evaluation
@@ -44,7 +44,7 @@ class EvaluateOptions:
     """How a model is evaluated, where that is not said by its training."""
 
     protocol: str = OWN.name
-    """A name in `PROTOCOLS`."""
+    """A name in `PROTOCOLS`, or `all` for every one."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `EvaluationConfig` that differ from the run's own."""
     devices: int | str = 1
@@ -70,11 +70,11 @@ class EvaluateOptions:
         Raises:
             UsageError: names them.
         """
-        protocol = protocol_named(self.protocol)
+        fixes = any(protocol.views is not None for protocol in protocols_named(self.protocol))
         fixed = sorted({"window", "overlap", "window_weights", "scales", "flip"}.intersection(self.changes))
-        if protocol.views is not None and (fixed or size is not None):
+        if fixes and (fixed or size is not None):
             raise UsageError(
-                f"the protocol {protocol.name} fixes the size and the test-time augmentation: leave out "
+                f"the protocol {self.protocol} fixes the size and the test-time augmentation: leave out "
                 f"{', '.join([*fixed, *(['size'] if size else [])])}, or choose the protocol spcnet"
             )
         evaluation = replace(own, **self.changes)
@@ -95,16 +95,16 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
         console: where progress and scores are shown.
 
     Returns:
-        The record, see `spcnet.evaluation.evaluator.record`: of a run with the figures that it had of other domains.
+        The record, see `spcnet.evaluation.evaluator.record`: of a run with the figures that it had of other domains. By
+        all protocols a record for each, by its name, under `protocols`.
 
     Raises:
         UsageError, DataError, CheckpointError: see the message.
     """
     options.check(run.evaluation, run.options.size)
-    protocol = protocol_named(options.protocol)
     subject = _subject(run, options)
-    names = list(dict.fromkeys(map(protocol.domain, run.names)))
-    tests = opened(names, subject.data, subject.space, protocol)
+    protocols = protocols_named(options.protocol)
+    ways = [(one, opened(_names(run, one), subject.data, subject.space, one)) for one in protocols]
     training = TrainingConfig(accelerator="cpu")  # of ONNX Runtime, and of predictions, which need none
     if isinstance(subject.model, Segmentor):
         accelerator = options.accelerator or run.training.accelerator
@@ -112,20 +112,41 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
     fabric = make_fabric(training)
     if not fabric.is_global_zero:
         console = Console(quiet=True)
-    print_remarks(tests.values(), console)
-    folder = run.path if run.is_run else run.path.parent
-    with dead_workers_told():
-        results = subject.evaluate(tests, fabric, protocol=protocol, folder=folder, console=console)
-    with distributed.raise_on_all_ranks():
-        record, output = _kept(run, subject, results, options, write=fabric.is_global_zero)
-    if not fabric.is_global_zero:
+    found = {}
+    for protocol, tests in ways:
+        print_remarks(tests.values(), console)
+        folder = run.path if run.is_run else run.path.parent
+        with dead_workers_told():
+            results = subject.evaluate(tests, fabric, protocol=protocol, folder=folder, console=console)
+        with distributed.raise_on_all_ranks():
+            record, output = _kept(run, subject, results, options, protocol, write=fabric.is_global_zero)
+            found[protocol.name] = record
+            if fabric.is_global_zero:
+                _finish(run, record, output, options, protocol, console)
+    if options.protocol != ALL:
         return record
+    columns = {name: {protocol.domain(name) for protocol in protocols} for name in dict.fromkeys(run.names)}
+    console.print(protocol_scores(found, columns))
+    console.print("mIoU in %; how a protocol differs stands above its scores", highlight=False)
+    return {"protocols": found}
+
+
+def _names(run: OpenRun, protocol: Protocol) -> list[str]:
+    """The domains that are scored, as a protocol names them."""
+    return list(dict.fromkeys(map(protocol.domain, run.names)))
+
+
+def _finish(
+    run: OpenRun, record: Record, output: Path | None, options: EvaluateOptions, protocol: Protocol, console: Console
+) -> None:
+    """Write the line of a record, where it is not written yet, and show its scores."""
     problem = None
     try:
         if output is not None:
             records.append_line(output, record)
     except DataError as error:  # hours may have gone into these figures
         output, problem = None, error
+    names = _names(run, protocol)
     alone = run.is_run and run.options.targets is not None
     _show(record, protocol, options.classes, output, console, scored=names if alone else list(record["domains"]))
     if alone:
@@ -134,7 +155,6 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
         )
     if problem is not None:
         raise problem
-    return record
 
 
 def _kept(
@@ -142,11 +162,11 @@ def _kept(
     subject: Subject,
     results: Mapping[str, evaluator.DomainResult],
     options: EvaluateOptions,
+    protocol: Protocol,
     *,
     write: bool,
 ) -> tuple[Record, Path | None]:
     """The record of an evaluation, and the file that it is yet to become a line of; None where it is in the run."""
-    protocol = protocol_named(options.protocol)
     if not run.is_run or options.output is not None:
         return subject.published(results, protocol), options.output or (
             run.path / records.RESULTS_FILE
@@ -245,8 +265,8 @@ def _predictions(run: OpenRun, options: EvaluateOptions) -> Subject:
         raise UsageError(f"{path} holds predictions, which are scored as they are, by one process: leave out {what}")
     if options.protocol != OWN.name:
         raise UsageError(
-            f"the protocol {options.protocol} begins before the network, and {path} holds what came out of one: score the "
-            "network, or choose the protocol spcnet"
+            f"{f'the protocol {options.protocol} begins' if options.protocol != ALL else 'other protocols begin'} before the "
+            f"network, and {path} holds what came out of one: score the network, or choose the protocol spcnet"
         )
     if early := set(options.changes) - {"limit", "panels", "batch_size"}:
         raise UsageError(f"{path} holds predictions: {', '.join(sorted(early))} would come before them; leave them out")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
@@ -14,9 +15,10 @@ from spcnet.data.datasets import Sample, open_domain
 from spcnet.data.fixture import write_fixture
 from spcnet.errors import UsageError
 from spcnet.evaluation import protocols
-from spcnet.evaluation.protocols import PROTOCOLS, as_published, protocol_named, protocol_set
-from spcnet.evaluation.tta import windows
+from spcnet.evaluation.protocols import PROTOCOLS, as_published, protocol_named, protocol_set, protocols_named
+from spcnet.evaluation.tta import augmented, windows
 from spcnet.labels import label_space
+from spcnet.types import SegOutput
 
 
 def sample(height: int, width: int, *, seed: int = 0) -> Sample:
@@ -99,6 +101,47 @@ def test_rein_brings_images_within_its_size(
     assert found.label.shape == label
 
 
+@pytest.mark.parametrize(
+    ("dataset", "size", "wanted"),
+    [
+        ("cityscapes", (1024, 2048), (1024, 2048)),
+        ("gtav", (1052, 1914), (1024, 1863)),
+        ("bdd100k", (720, 1280), (1024, 1820)),  # made larger
+        ("mapillary_rein", (1200, 1600), (1024, 1365)),
+        ("mapillary_rein", (4000, 3000), (1365, 1024)),
+    ],
+)
+def test_vfm_full_brings_images_within_twice_that_size_and_leaves_labels(
+    dataset: str, size: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    found = protocols.vfm_full(sample(*size), dataset)
+    assert found.image.shape == (*wanted, 3)
+    assert found.label.shape == size
+
+
+@pytest.mark.parametrize(
+    ("name", "bright", "looks"),
+    [("rein", 0.0, 3), ("vfm-full", 0.0, 18), ("vfm-full-coarse", 0.0, 3 + 18), ("vfm-full-coarse", 9.0, 3)],
+)
+def test_how_often_a_protocol_looks_at_an_image_of_cityscapes(name: str, bright: float, looks: int) -> None:
+    # Rein: columns 0, 341, 512 of 1024×512. VFMSeg: rows 0, 320, 512 and columns 0, 320 … 1280, 1536 of 2048×1024;
+    # at half that size, where a window is as tall as the image, columns 0, 320, 512.
+    seen: list[tuple[int, ...]] = []
+
+    def network(image: torch.Tensor) -> SegOutput:
+        seen.append(tuple(image.shape))
+        score = torch.full((len(image), 1, *image.shape[2:]), bright)
+        return SegOutput(torch.cat([score, 0 * score], dim=1))
+
+    way = PROTOCOLS[name]
+    assert way.prepare is not None
+    assert way.views is not None
+    image = way.prepare(sample(1024, 2048), "cityscapes").image
+    augmented(network, way.views, at_once=1)(torch.zeros(1, 3, *image.shape[:2]))
+    assert set(seen) == {(1, 3, 512, 512)}
+    assert len(seen) == looks
+
+
 def test_rein_resizes_without_smoothing() -> None:
     stripes = np.zeros((1024, 2048, 3), np.uint8)
     stripes[:, ::4] = 255  # between the pixels that a quarter of the columns is mixed of
@@ -119,6 +162,7 @@ def test_windows_stand_at_multiples_of_a_stride_as_in_mmsegmentation(whole: int,
 def test_rein_reads_mapillary_by_its_own_map_and_halves_it_once(tmp_path: Path) -> None:
     space, way = label_space("cityscapes19"), protocol_named("rein")
     assert way.domain("mapillary@val+fog") == "mapillary_rein@val+fog"
+    assert {PROTOCOLS[name].domain("mapillary") for name in ("vfm-full", "vfm-full-coarse")} == {"mapillary_rein"}
     assert way.domain("cityscapes") == "cityscapes"
     for layout, wanted in (("Rein", (32, 64)), ("Rein, half the size, its own folder", (64, 128))):
         folder = tmp_path / layout.replace(" ", "_").replace(",", "")
@@ -131,6 +175,8 @@ def test_rein_reads_mapillary_by_its_own_map_and_halves_it_once(tmp_path: Path) 
 def test_names_and_what_is_published() -> None:
     with pytest.raises(UsageError, match=r"unknown protocol 'robusnet'.*Did you mean 'robustnet'"):
         protocol_named("robusnet")
+    assert [protocol.name for protocol in protocols_named("all")] == list(PROTOCOLS)
+    assert protocols_named("rein") == (PROTOCOLS["rein"],)
     record = {"domains": {"a": {"precision": {"x": 0.1}, "recall": {"x": 0.9}, "miou": 0.5}}}
     swapped = as_published(record, PROTOCOLS["robustnet"])
     assert swapped["domains"]["a"] == {"precision": {"x": 0.9}, "recall": {"x": 0.1}, "miou": 0.5}

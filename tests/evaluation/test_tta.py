@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from spcnet.errors import UsageError
-from spcnet.evaluation.tta import TestTimeAugmentation, augmented, check_overlap, windows
+from spcnet.evaluation.tta import CoarseToFine, TestTimeAugmentation, augmented, check_overlap, windows
 from spcnet.types import Internals, SegOutput
 
 
@@ -136,3 +136,73 @@ def test_one_look_at_the_whole_is_the_network_itself() -> None:
     image = picture(20, 30)
     augmented(network, TestTimeAugmentation(window=(50, 50)))(image)
     assert network.seen == [(2, 3, 20, 30)]  # a window larger than the image is the image
+
+
+class Sure:
+    """A network whose first class is as likely as the first colour says; bright images make it sure."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def __call__(self, image: Tensor) -> SegOutput:
+        self.seen.append(tuple(image.shape))
+        score = image[:, :1]
+        weights = (image.mean((2, 3))[:, :2],)
+        return SegOutput(torch.cat([score, 0 * score], dim=1), extras=Internals(style_weights=weights))
+
+
+COARSE = TestTimeAugmentation(window=(16, 16), stride=10, coarse=CoarseToFine())
+
+
+def test_a_coarse_pass_that_is_sure_everywhere_is_the_answer() -> None:
+    network, image = Sure(), torch.full((2, 3, 32, 64), 9.0)
+    found = augmented(network, COARSE)(image)
+    places = windows((16, 32), (16, 16), overlap=0, stride=10)  # of half the size
+    assert sum(shape[0] for shape in network.seen) == 2 * len(places) == 6
+    assert {shape[2:] for shape in network.seen} == {(16, 16)}
+    torch.testing.assert_close(found.logits[:, 0], torch.full((2, 32, 64), 9.0))
+    assert found.figures["coarse_windows"][0].tolist() == [[1.0], [1.0]]
+    assert found.figures["style_weights"][0].tolist() == [[9.0, 9.0], [9.0, 9.0]]
+
+
+def test_a_coarse_pass_that_is_sure_of_nothing_changes_nothing() -> None:
+    image = picture(32, 64) / 10
+    network = Sure()
+    found = augmented(network, COARSE)(image)
+    plain = augmented(Sure(), COARSE._replace(coarse=None))(image)
+    torch.testing.assert_close(found.logits, plain.logits, rtol=1e-6, atol=1e-6)
+    assert found.figures["coarse_windows"][0].tolist() == [[0.0], [0.0]]
+    every = len(windows((32, 64), (16, 16), overlap=0, stride=10))
+    assert sum(shape[0] for shape in network.seen) == 2 * (every + 3)
+
+
+@pytest.mark.parametrize(("columns", "kept"), [(12, 0), (13, 1)])
+def test_a_window_keeps_the_coarse_answer_where_more_than_the_share_of_its_pixels_is_sure(
+    columns: int, kept: int
+) -> None:
+    """Of the first window of 16 columns 12 are three quarters, 13 more than four fifths."""
+    views = TestTimeAugmentation(window=(16, 16), stride=16, coarse=CoarseToFine(scale=1.0))
+    image = torch.zeros(1, 3, 16, 48)
+    image[..., :columns] = 3.5  # sigmoid(3.5) = 0.9707 is above 0.968, sigmoid(3.4) = 0.9677 is not
+    image[..., 16:32] = 3.4
+    network = Sure()
+    found = augmented(network, views)(image)
+    assert found.figures["coarse_windows"][0].item() == pytest.approx(kept / 3)
+    assert sum(shape[0] for shape in network.seen) == 3 + 3 - kept
+
+
+def test_kept_windows_and_others_are_averaged_where_they_overlap() -> None:
+    """A network that says which pass it is in: what lies in a kept window alone is coarse, in both half and half."""
+    passes = iter([9.0, 0.0, 0.0, 0.0])
+
+    def forward(image: Tensor) -> SegOutput:
+        score = torch.where(image[:, :1] > 0, next(passes), 0.0)
+        return SegOutput(torch.cat([score, 0 * score], dim=1))
+
+    views = TestTimeAugmentation(window=(20, 20), stride=10, coarse=CoarseToFine(scale=1.0))
+    image = torch.zeros(1, 3, 20, 30)
+    image[..., :20] = 1  # the first window is sure, the second, of columns 10 to 30, is half sure
+    calls = augmented(forward, views, at_once=100)(image)
+    expected = torch.cat([torch.full((20, 10), 9.0), torch.full((20, 10), 4.5), torch.zeros(20, 10)], dim=1)
+    torch.testing.assert_close(calls.logits[0, 0], expected)
+    assert calls.figures["coarse_windows"][0].item() == 0.5

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from spcnet.data.fixture import write_fixture
 from spcnet.data.transforms import normalise
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.metrics import confusion
-from spcnet.evaluation.protocols import rein
+from spcnet.evaluation.protocols import PROTOCOLS, rein, unchanged
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented
 from spcnet.export import export
 from spcnet.export.onnx_files import FileNetwork
@@ -172,6 +173,51 @@ def test_a_protocol_scores_other_pixels(run: Path) -> None:
     assert np.sum(rein["confusion"]) == np.sum(own["confusion"])  # the same labels
     assert rein["confusion"] != own["confusion"]  # seen at another size
     assert evaluate(run, size=(96, 160), output=run / "other.jsonl")["size"] == [96, 160]
+
+
+@pytest.fixture
+def few_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every protocol at sizes that a test can wait for."""
+    for way in (each for each in PROTOCOLS.values() if each.views is not None):
+        views = way.views._replace(window=(48, 48), stride=40) if way.views.window else way.views  # type: ignore[union-attr]
+        small = replace(way, prepare=unchanged, views=views)
+        monkeypatch.setitem(PROTOCOLS, way.name, small)
+
+
+@pytest.mark.usefixtures("few_pixels")
+def test_one_model_in_all_protocols_is_one_table_and_overwrites_nothing(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    own = tmp_path / "run"
+    (own / "protocols.jsonl").unlink(missing_ok=True)
+    evaluate(own, protocol="rein", targets=["streets/night"])
+    before, own_before = lines(own / "protocols.jsonl"), (own / "results.jsonl").read_text()
+    told = io.StringIO()
+    found = evaluate(own, protocol="all", targets=["cityscapes"], console=Console(file=told, width=160))["protocols"]
+    assert list(found) == list(PROTOCOLS)
+    written = lines(own / "protocols.jsonl")
+    assert written[:1] == before
+    assert [line["protocol"] for line in written[1:]] == list(PROTOCOLS)[1:]
+    assert set(found["rein"]["domains"]) == {"cityscapes", "streets/night"}, "joined to what that protocol gave before"
+    assert (own / "results.jsonl").read_text().startswith(own_before)
+    alone = evaluate(own, protocol="vfm-full-coarse", targets=["cityscapes"], output=tmp_path / "alone.jsonl")
+    coarse = alone["domains"]["cityscapes"]
+    assert found["vfm-full-coarse"]["domains"]["cityscapes"]["confusion"] == coarse["confusion"]
+    assert 0 <= coarse["figures"]["coarse_windows"][0][0] <= 1
+    table = told.getvalue().split("mean of unseen")[1].splitlines()
+    rows = {row.split()[0]: row.split()[1] for row in table if row.split() and row.split()[0] in PROTOCOLS}
+    for name, record in found.items():
+        assert rows[name] == f"{100 * record['domains']['cityscapes']['miou']:.1f}"
+    others = {other.protocol for other in load_run(own).others}
+    assert others == set(PROTOCOLS) - {"spcnet"}
+
+
+def test_all_protocols_leave_size_and_views_alone_and_want_a_network(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"the protocol all fixes the size.*leave out flip, size"):
+        evaluate(run, protocol="all", flip=True, size=(32, 64))
+    save_blank = Image.fromarray(np.zeros((8, 8), np.uint8))
+    save_blank.save(tmp_path / "a.png")
+    with pytest.raises(UsageError, match=r"other protocols begin before the network"):
+        evaluate(tmp_path, protocol="all", targets=["cityscapes"])
 
 
 def test_rein_looks_through_windows_and_aligns_edges(run: Path, city: Path) -> None:

@@ -1,0 +1,256 @@
+"""Names of timm for the backbones of other programs: Hugging Face's transformers, Meta's DINOv2 and DINOv3, torchvision.
+
+Which program a file is from is seen from its names. Tensors stay as they are, but for queries, keys and values, which timm
+keeps in one matrix, and the class token of DINOv2 with registers, to which timm adds its position beforehand.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+Rules = Sequence[tuple[str, str]]
+"""Pattern of the beginning of a name, and what stands there in timm; the first that fits counts."""
+
+
+class Layout(NamedTuple):
+    """How a program names the tensors of a backbone."""
+
+    maker: str
+    """Which program, of which backbone, in words."""
+    marks: tuple[str, ...]
+    """Names that it has, and no other one."""
+    rules: Rules
+    convert: Callable[[Tensors], Tensors] = dict[str, Tensor]
+    """What is left to do when the names are timm's."""
+
+
+_HF_BLOCK: Rules = (
+    (
+        r"(?:encoder\.|model\.)?layer\.(\d+)\.attention\.(?:attention\.)?([qkv])(?:uery|ey|alue|_proj)\.",
+        r"blocks.\1.attn.\2.",
+    ),
+    (r"(?:encoder\.|model\.)?layer\.(\d+)\.attention\.(?:output\.dense|o_proj)\.", r"blocks.\1.attn.proj."),
+)
+_HF_DINOV2: Rules = (
+    (r"embeddings\.cls_token$", "cls_token"),
+    (r"embeddings\.register_tokens$", "reg_token"),
+    (r"embeddings\.position_embeddings$", "pos_embed"),
+    (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    *_HF_BLOCK,
+    (r"encoder\.layer\.(\d+)\.layer_scale([12])\.lambda1$", r"blocks.\1.ls\2.gamma"),
+    (r"encoder\.layer\.(\d+)\.mlp\.weights_in\.", r"blocks.\1.mlp.fc1."),
+    (r"encoder\.layer\.(\d+)\.mlp\.(?:weights_out|down_proj)\.", r"blocks.\1.mlp.fc2."),
+    (r"encoder\.layer\.(\d+)\.", r"blocks.\1."),
+    (r"layernorm\.", "norm."),
+)
+_HF_DINOV3: Rules = (
+    (r"embeddings\.cls_token$", "cls_token"),
+    (r"embeddings\.register_tokens$", "reg_token"),
+    (r"embeddings\.patch_embeddings\.", "patch_embed.proj."),
+    *_HF_BLOCK,
+    (r"(?:model\.)?layer\.(\d+)\.layer_scale([12])\.lambda1$", r"blocks.\1.gamma_\2"),
+    (r"(?:model\.)?layer\.(\d+)\.mlp\.gate_proj\.", r"blocks.\1.mlp.fc1_g."),
+    (r"(?:model\.)?layer\.(\d+)\.mlp\.up_proj\.", r"blocks.\1.mlp.fc1_x."),
+    (r"(?:model\.)?layer\.(\d+)\.mlp\.down_proj\.", r"blocks.\1.mlp.fc2."),
+    (r"(?:model\.)?layer\.(\d+)\.", r"blocks.\1."),
+)
+_HF_CONVNEXT: Rules = (
+    (r"(?:model\.)?stages\.0\.downsample_layers\.(\d)\.", r"stem.\1."),
+    (r"(?:model\.)?stages\.(\d)\.downsample_layers\.(\d)\.", r"stages.\1.downsample.\2."),
+    (r"(?:model\.)?stages\.(\d)\.layers\.(\d+)\.depthwise_conv\.", r"stages.\1.blocks.\2.conv_dw."),
+    (r"(?:model\.)?stages\.(\d)\.layers\.(\d+)\.layer_norm\.", r"stages.\1.blocks.\2.norm."),
+    (r"(?:model\.)?stages\.(\d)\.layers\.(\d+)\.pointwise_conv([12])\.", r"stages.\1.blocks.\2.mlp.fc\3."),
+    (r"(?:model\.)?stages\.(\d)\.layers\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"layer_norm\.", "head.norm."),
+)
+_META_DINOV2: Rules = (
+    (r"register_tokens$", "reg_token"),
+    (r"blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # in the chunks of its training; the second number counts all blocks
+)
+_META_DINOV3: Rules = (
+    (r"storage_tokens$", "reg_token"),
+    (r"blocks\.(\d+)\.ls([12])\.gamma$", r"blocks.\1.gamma_\2"),
+    (r"blocks\.(\d+)\.mlp\.w1\.", r"blocks.\1.mlp.fc1_g."),
+    (r"blocks\.(\d+)\.mlp\.w2\.", r"blocks.\1.mlp.fc1_x."),
+    (r"blocks\.(\d+)\.mlp\.w3\.", r"blocks.\1.mlp.fc2."),
+)
+_META_CONVNEXT: Rules = (
+    (r"downsample_layers\.0\.(\d)\.", r"stem.\1."),
+    (r"downsample_layers\.(\d)\.(\d)\.", r"stages.\1.downsample.\2."),
+    (r"stages\.(\d)\.(\d+)\.dwconv\.", r"stages.\1.blocks.\2.conv_dw."),
+    (r"stages\.(\d)\.(\d+)\.pwconv([12])\.", r"stages.\1.blocks.\2.mlp.fc\3."),
+    (r"stages\.(\d)\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"norm\.", "head.norm."),
+    (r"head\.(?=weight|bias)", "head.fc."),
+)
+
+
+def _torchvision_stages(stage: str, merge: str) -> Rules:
+    """Torchvision numbers stages and what lies between them as the parts of one chain, from 1 on."""
+    return tuple(
+        rule
+        for number in range(4)
+        for rule in (
+            (rf"features\.{2 * number + 1}\.(\d+)\.", rf"{stage}.{number}.blocks.\1."),
+            (rf"features\.{2 * number}\.", f"{merge.format(number)}."),
+        )
+    )
+
+
+_TORCHVISION_CONVNEXT: Rules = (
+    (r"features\.0\.([01])\.", r"stem.\1."),
+    *_torchvision_stages("stages", "stages.{}.downsample"),
+    (r"classifier\.0\.", "head.norm."),
+    (r"classifier\.2\.", "head.fc."),
+)
+_TORCHVISION_SWIN: Rules = (
+    (r"features\.0\.0\.", "patch_embed.proj."),
+    (r"features\.0\.2\.", "patch_embed.norm."),
+    *_torchvision_stages("layers", "layers.{}.downsample"),
+    (r"head\.", "head.fc."),
+)
+
+
+def _of_vit(tensors: Tensors) -> Tensors:
+    """Queries, keys and values in one matrix, where keys may have no bias; without what only pretraining has."""
+    found: Tensors = {}
+    for name, value in tensors.items():
+        block = re.fullmatch(r"(blocks\.\d+\.attn\.)([qkv])\.(weight|bias)", name)
+        if block is None:
+            if name.rpartition(".")[2] != "mask_token":
+                found[name] = value
+            continue
+        query, key, last = (tensors.get(f"{block[1]}{part}.{block[3]}") for part in "qkv")
+        if query is None or last is None or (key is None and block[3] == "weight"):
+            found[name] = value  # cut off: what is missing is told by its name
+        elif block[2] == "q":
+            key = torch.zeros_like(query) if key is None else key
+            found[f"{block[1]}qkv.{block[3]}"] = torch.cat([query, key, last])
+    return found
+
+
+def _of_dinov2(tensors: Tensors) -> Tensors:
+    """Timm's DINOv2: one matrix for both halves of SwiGLU; registers, which have no position, before the positions."""
+    found = {}
+    for name, value in _of_vit(tensors).items():
+        part = re.fullmatch(r"(blocks\.\d+\.mlp\.)(w12|w3|gate_proj|up_proj)\.(weight|bias)", name)
+        if part is None:
+            found[name] = value
+        elif part[2] == "gate_proj" and (up := tensors.get(f"{part[1]}up_proj.{part[3]}")) is not None:
+            found[f"{part[1]}fc1.{part[3]}"] = torch.cat([value, up])
+        elif part[2] != "up_proj":
+            found[f"{part[1]}{'fc1' if part[2] == 'w12' else 'fc2'}.{part[3]}"] = value
+    if "reg_token" in found and {"cls_token", "pos_embed"} <= found.keys():
+        positions = found["pos_embed"]
+        found["cls_token"] = found["cls_token"] + positions[:, :1]
+        found["pos_embed"] = positions[:, 1:]
+    return found
+
+
+def _of_dinov3(tensors: Tensors) -> Tensors:
+    """Timm's DINOv3: biases of queries and values by themselves, of keys none; a plain MLP is `fc1`, `fc2`."""
+    found: Tensors = {}
+    gated = any(".mlp.fc1_g." in name for name in tensors)
+    for name, value in _of_vit(tensors).items():
+        if name.endswith(("bias_mask", ".periods")) or name.startswith(("local_cls_norm.", "rope")):
+            continue  # fixed numbers, and what only its training uses
+        if name.endswith(".attn.qkv.bias"):
+            query, key, last = value.chunk(3)
+            if f"{name}_mask" in tensors or not key.any():  # else it is of another network, and told as such
+                start = name.removesuffix("qkv.bias")
+                found |= {f"{start}q_bias": query, f"{start}v_bias": last}
+                continue
+        found[name if gated else name.replace(".mlp.fc1_x.", ".mlp.fc1.")] = value
+    return found
+
+
+def _of_torchvision(tensors: Tensors) -> Tensors:
+    """The parts of a block of ConvNeXt or Swin, which torchvision numbers."""
+    parts = {
+        "block.0": "conv_dw",
+        "block.2": "norm",
+        "block.3": "mlp.fc1",
+        "block.5": "mlp.fc2",
+        "mlp.0": "mlp.fc1",
+        "mlp.3": "mlp.fc2",
+    }
+    found = {}
+    for name, value in tensors.items():
+        if name.endswith("relative_position_index"):
+            continue
+        block = re.fullmatch(r"((?:stages|layers)\.\d\.blocks\.\d+\.)(.+)\.(weight|bias)", name)
+        if block is not None:
+            found[f"{block[1]}{parts.get(block[2], block[2])}.{block[3]}"] = value
+        elif name.endswith(".layer_scale"):
+            found[f"{name.removesuffix('layer_scale')}gamma"] = value.flatten()
+        else:
+            found[name] = value
+    return found
+
+
+LAYOUTS = (
+    Layout(
+        "Hugging Face's DINOv2",
+        ("embeddings.cls_token", "embeddings.position_embeddings", "encoder.layer.0.layer_scale1.lambda1"),
+        _HF_DINOV2,
+        _of_dinov2,
+    ),
+    Layout(
+        "Hugging Face's DINOv3", ("embeddings.cls_token", "embeddings.patch_embeddings.weight"), _HF_DINOV3, _of_dinov3
+    ),
+    Layout("Hugging Face's ConvNeXt of DINOv3", ("stages.0.layers.0.depthwise_conv.weight",), _HF_CONVNEXT),
+    Layout("Hugging Face's ConvNeXt of DINOv3", ("model.stages.0.layers.0.depthwise_conv.weight",), _HF_CONVNEXT),
+    Layout("Meta's DINOv3", ("storage_tokens", "cls_token"), _META_DINOV3, _of_dinov3),
+    Layout("Meta's DINOv2", ("register_tokens", "pos_embed", "cls_token"), _META_DINOV2, _of_dinov2),
+    Layout("Meta's DINOv2", ("mask_token", "pos_embed", "blocks.0.ls1.gamma"), _META_DINOV2, _of_dinov2),
+    Layout("Meta's DINOv2", ("mask_token", "pos_embed", "blocks.0.0.ls1.gamma"), _META_DINOV2, _of_dinov2),
+    Layout("Meta's ConvNeXt", ("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight"), _META_CONVNEXT),
+    Layout(
+        "torchvision's ConvNeXt",
+        ("features.0.0.weight", "features.1.0.block.0.weight"),
+        _TORCHVISION_CONVNEXT,
+        _of_torchvision,
+    ),
+    Layout(
+        "torchvision's Swin",
+        ("features.0.0.weight", "features.1.0.attn.qkv.weight"),
+        _TORCHVISION_SWIN,
+        _of_torchvision,
+    ),
+)
+"""Every layout that is known; the first whose marks are all there counts."""
+
+
+def timm_names(tensors: Mapping[str, Tensor], known: Collection[str] = ()) -> tuple[str, Tensors]:
+    """Whose names a backbone has, and its tensors by timm's; names that no layout knows stay as they are.
+
+    Args:
+        tensors: of a reading of a file.
+        known: timm's names of the model that is wanted. Some of DINOv3's have no biases of queries and values, because those
+            that were published are zeros; a file's are then left out where they are.
+    """
+    layout = next((one for one in LAYOUTS if all(mark in tensors for mark in one.marks)), None)
+    if layout is None:
+        return "timm", dict(tensors)
+    rules = [(re.compile(pattern), end) for pattern, end in layout.rules]
+    renamed = {}
+    for name, value in tensors.items():
+        new = next(
+            (found.expand(end) + name[found.end() :] for rule, end in rules if (found := rule.match(name))), name
+        )
+        renamed[new] = value
+    if len(renamed) != len(tensors):
+        return "timm", dict(tensors)  # two networks in one, which the names tell of
+    converted = layout.convert(renamed)
+    if known:
+        converted = {name: value for name, value in converted.items() if name in known or not _idle(name, value)}
+    return layout.maker, converted
+
+
+def _idle(name: str, value: Tensor) -> bool:
+    """Whether a tensor is a bias of queries or values that changes nothing."""
+    return name.endswith((".attn.q_bias", ".attn.v_bias")) and not value.any()
