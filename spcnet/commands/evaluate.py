@@ -70,16 +70,14 @@ def evaluate(
     from spcnet.runs import DataOptions, OpenRun
     from spcnet.studies import evaluation
 
-    changes = {
+    changes: dict[str, Any] = {
         "limit": limit,
         "batch_size": batch_size,
         "panels": panels,
         "window": window,
         "overlap": overlap,
-        "window_weights": window_weights,
-        "scales": scales,
-        "flip": flip,
     }
+    changes |= {"window_weights": window_weights, "scales": scales, "flip": flip}
     options = evaluation.EvaluateOptions(
         protocol=protocol,
         changes={name: value for name, value in changes.items() if value is not None},

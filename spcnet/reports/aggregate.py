@@ -78,10 +78,8 @@ def select(run: Run, rule: str) -> Run:
     best = max(range(len(scores)), key=lambda place: (scores[place], run.evaluations[place].iteration))
     if scores[best] == -math.inf:
         domains = "sources" if checked == "best_on_source" else "unseen domains"
-        raise DataError(
-            f"{run.folder} has no evaluation with a mean over its {domains}, which the rule {checked} looks at: "
-            "choose last, or test the run on such domains"
-        )
+        what = f"{run.folder} has no evaluation with a mean over its {domains}, which the rule {checked} looks at"
+        raise DataError(f"{what}: choose last, or test the run on such domains")
     return dataclasses.replace(run, evaluations=(run.evaluations[best],))
 
 
@@ -111,10 +109,8 @@ def aggregate(
         said.append(f"not comparable: {checked} chooses from more evaluations in some runs than in others")
     once = sorted({run.folder.name for run in runs if len(run.evaluations) == 1})
     if checked != "last" and once:
-        said.append(
-            f"only one evaluation to choose from in {', '.join(once)}: there {checked} is last; more with "
-            "training.evaluate_every"
-        )
+        what = f"only one evaluation to choose from in {', '.join(once)}"
+        said.append(f"{what}: there {checked} is last; more with training.evaluate_every")
     return Aggregate(dataclasses.replace(table, rows=rows, warnings=()), checked, tuple(said))
 
 

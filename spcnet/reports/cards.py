@@ -66,15 +66,10 @@ def _card(series: Sequence[Series], path: Path, card: Card) -> str:
     rows = []
     for one, run, model in known:
         robustness = summary(card, model)
-        benchmark = [percent(robustness.mpc), percent(robustness.rpc)] if card.benchmark else []
-        rows.append(
-            [
-                f'{swatch(one.color)}{escaped(one.label)}<span class="below std">seed {run.seed}</span>',
-                percent(model.clean),
-                *benchmark,
-                *(percent(robustness.families[family]) for family in families),
-            ]
-        )
+        benchmark = [robustness.mpc, robustness.rpc] if card.benchmark else []
+        scores = [model.clean, *benchmark, *(robustness.families[family] for family in families)]
+        name = f'{swatch(one.color)}{escaped(one.label)}<span class="below std">seed {run.seed}</span>'
+        rows.append([name, *map(percent, scores)])
     severities = ", ".join(map(str, card.severities))
     what = (
         "; mPC is the mean over the corruptions of the benchmark, rPC its fraction of clean." if card.benchmark else "."

@@ -109,9 +109,6 @@ def _when(value: object) -> str:
         return plain(value)
 
 
-# --- Every run -------------------------------------------------------------------------------------------------------
-
-
 def details(series: Sequence[Series]) -> str:
     """Every run, folded up."""
     return "".join(_run_details(run, one) for one, run in each_run(series))
@@ -220,9 +217,6 @@ def top_confusions(
         for row, column in places
         if fractions[row, column]
     ]
-
-
-# --- Reading ---------------------------------------------------------------------------------------------------------
 
 
 def reading(table: Table) -> str:

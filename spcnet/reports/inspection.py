@@ -186,20 +186,16 @@ class Inspection:
         """What this network does not have, in a sentence each."""
         remarks = []
         if all(layer.mode is None for layer in self.layers):
+            known = "the known styles are the mean styles of the sources' images"
             remarks.append(
-                f"{self.method} has no style layers: there is no style after projection and no λ, and the known styles are "
-                "the mean styles of the sources' images."
+                f"{self.method} has no style layers: there is no style after projection and no λ, and {known}."
             )
         elif not any(layer.weights for layer in self.layers):
             remarks.append(f"The style layers of {self.method} weigh no known styles: there is no λ.")
         if self.prototypes is None:
-            remarks.append(
-                f"{self.method} has no prototypes: the pixels are shown by the decoder's features, before the classifier."
-            )
+            what = "the pixels are shown by the decoder's features, before the classifier"
+            remarks.append(f"{self.method} has no prototypes: {what}.")
         return tuple(remarks)
-
-
-# --- The record ------------------------------------------------------------------------------------------------------
 
 
 def write_inspection(inspection: Inspection, folder: Path) -> None:
@@ -251,13 +247,9 @@ def render_terminal(inspections: Sequence[Inspection]) -> rich.table.Table:
         if first.after:
             values.append(percent(first.told_after, 0, " %"))
             gap.append(figure_text(first.gap_after))
-        shown.add_row(
-            rich.text.Text(inspection.run),
-            " → ".join(values),
-            " → ".join(gap),
-            percent(mean_of(unseen_matched(inspection)), 0, " %"),
-            "–" if likeness is None else f"{likeness.within:.2f} in, {likeness.between:.2f} between classes",
-        )
+        cosine = "–" if likeness is None else f"{likeness.within:.2f} in, {likeness.between:.2f} between classes"
+        matched = percent(mean_of(unseen_matched(inspection)), 0, " %")
+        shown.add_row(rich.text.Text(inspection.run), " → ".join(values), " → ".join(gap), matched, cosine)
     return shown
 
 

@@ -167,9 +167,6 @@ def _column_class(table: Table, place: int) -> str:
     return " ".join(name for name, on in (("edge", first), ("mean", column.kind.endswith("mean"))) if on)
 
 
-# --- Published -------------------------------------------------------------------------------------------------------
-
-
 def _published_row(table: Table, row: Published) -> str:
     targets = [set_of(column.name) for column in table.columns if column.kind == "unseen"]
     cells = []
@@ -224,9 +221,6 @@ def _fold(hindered: Sequence[str], rows: Sequence[Published], *, wanted: str) ->
         + plain_table(heads, body, caption=caption, label="Published results", text=4)
         + "</details>"
     )
-
-
-# --- Other protocols -------------------------------------------------------------------------------------------------
 
 
 def _manner(run: Run, evaluation: Evaluation) -> str:

@@ -20,13 +20,10 @@ def domain_scores(record: Mapping[str, Any]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for name, domain in record["domains"].items():
         ends = domain.get("miou_interval")
-        table.add_row(
-            name if domain["role"] == "unseen" else f"{name} (source)",
-            f"{domain['images']:,}",
-            percent(domain["miou"]),
-            "" if ends is None else f"{percent(ends[0])} to {percent(ends[1])}",
-            *(percent(domain.get(key)) for key in ("mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")),
-        )
+        interval = "" if ends is None else f"{percent(ends[0])} to {percent(ends[1])}"
+        others = [percent(domain.get(key)) for key in ("mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")]
+        title = name if domain["role"] == "unseen" else f"{name} (source)"
+        table.add_row(title, f"{domain['images']:,}", percent(domain["miou"]), interval, *others)
     return table
 
 

@@ -6,11 +6,12 @@ again, what was stopped or killed goes on from its checkpoint, what failed is tr
 other settings is refused, so that a table never mixes two experiments.
 """
 
+import contextlib
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,9 @@ def listed(text: str) -> list[str]:
     text = text.strip()
     if not text.startswith("["):
         return [value.strip() for value in text.split(",") if value.strip()]
-    try:
+    values = None
+    with contextlib.suppress(yaml.YAMLError):
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"cannot read the list {text!r}: write [a,b] or a,b") from error
     if not isinstance(values, list):
         raise UsageError(f"cannot read the list {text!r}: write [a,b] or a,b")
     return [value if isinstance(value, str) else json.dumps(value) for value in values]
@@ -146,10 +146,9 @@ def plan(
     runs = [Run(config.output, as_dict(config), {}, (), (), {}) for config, _ in configs]
     groups = group_runs(runs)
     if len(groups) < len(configs) // len(seeds):
-        raise UsageError(
-            f"--vary {', '.join(vary)}: some of these runs would be the same experiment, because an option says only how a run "
-            "is computed, or two values mean the same: vary something else"
-        )
+        what = f"--vary {', '.join(vary)}: some of these runs would be the same experiment"
+        why = "because an option says only how a run is computed, or two values mean the same"
+        raise UsageError(f"{what}, {why}: vary something else")
     return [Planned(config, values, _label(config.method, values)) for config, values in configs]
 
 
@@ -181,18 +180,17 @@ def sweep(
         trainings = [Training(run, handles) for run in planned]
         slots = machine_slots(planned[0].config, jobs, sum(training.state != "done" for training in trainings))
         stopped = run_trainings(trainings, slots, console)
-        summary = _summarise(trainings, rule, output)
+        values, table = _summarise(trainings, rule, output)
     if stopped:
-        error = SpcnetError(
-            f"stopped: {counted(trainings)}; what they have trained is saved. Go on with the same command again"
-        )
+        what = f"stopped: {counted(trainings)}; what they have trained is saved"
+        error = SpcnetError(f"{what}. Go on with the same command again")
         error.exit_code = STOPPED
         raise error
-    if summary.table is not None:
-        console.print(render_terminal(summary.table, width=console.width))
+    if table is not None:
+        console.print(render_terminal(table, width=console.width))
         written = ", ".join(str(output / name) for name in (MARKDOWN_FILE, LATEX_FILE, SUMMARY_FILE))
         console.print(f"Written: {written}", highlight=False, markup=False, soft_wrap=True)
-    return summary.values
+    return values
 
 
 def show_plan(planned: Sequence[Planned], console: Console, *, jobs: int = 1) -> None:
@@ -215,26 +213,12 @@ def show_plan(planned: Sequence[Planned], console: Console, *, jobs: int = 1) ->
     slots = machine_slots(planned[0].config, jobs, len(states) - states.count("done"))
     gpus = [slot[GPU] for slot in slots if GPU in slot]
     where = f"GPU {' | '.join(gpus)}" if gpus else f"threads for each: {slots[0]['OMP_NUM_THREADS']}"
-    console.print(
-        f"{len(states)} runs in {planned[0].folder.parent}: {counts}; {len(slots)} at a time, {where}. Nothing was started.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    text = f"{len(states)} runs in {planned[0].folder.parent}: {counts}; {len(slots)} at a time, {where}. Nothing was started."
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What is known at the end of a sweep, or when it was stopped."""
-
-    values: dict[str, Any]
-    """What sweep.json holds."""
-    table: Aggregate | None
-    """Over the runs that are done; None where none is."""
-
-
-def _summarise(trainings: Sequence[Training], rule: str, output: Path) -> Outcome:
-    """Write the tables and sweep.json over what is done."""
+def _summarise(trainings: Sequence[Training], rule: str, output: Path) -> tuple[dict[str, Any], Aggregate | None]:
+    """Write the tables and sweep.json over what is done; gives what sweep.json holds, and the table if a run is done."""
     runs = {t.planned.name: load_run(t.planned.folder) for t in trainings if t.state == "done"}
     missing = [t for t in trainings if t.state != "done"]
     notes = [f"{t.planned.name} is missing: {t.state}" + (f" ({t.message})" if t.message else "") for t in missing]
@@ -248,7 +232,7 @@ def _summarise(trainings: Sequence[Training], rule: str, output: Path) -> Outcom
     if table is not None:
         write_text(output / MARKDOWN_FILE, to_markdown(table))
         write_text(output / LATEX_FILE, to_latex(table))
-    return Outcome(values, table)
+    return values, table
 
 
 def _run_values(training: Training, run: Run | None, rule: str) -> dict[str, Any]:
@@ -307,11 +291,8 @@ def _check_paths(paths: Sequence[str], config: RunConfig) -> None:
 
 def _check_values(methods: Sequence[str], seeds: Sequence[int], vary: Mapping[str, Sequence[str]]) -> None:
     """Refuse a value that is named twice, and an option without values."""
-    for values, what in (
-        (methods, "--methods"),
-        (seeds, "--seeds"),
-        *((v, f"--vary {path}") for path, v in vary.items()),
-    ):
+    named = {"--methods": methods, "--seeds": seeds, **{f"--vary {path}": values for path, values in vary.items()}}
+    for what, values in named.items():
         doubled = sorted({str(value) for value in values if list(values).count(value) > 1})
         if doubled:
             raise UsageError(f"{what} names {', '.join(doubled)} twice: each run is made once")
@@ -322,11 +303,9 @@ def _check_values(methods: Sequence[str], seeds: Sequence[int], vary: Mapping[st
 
 def _said(settings: Mapping[str, str]) -> list[str]:
     """`learning_rate=0.01` for each setting; with its whole path where two have one name."""
-    last = [path.rpartition(".")[2] for path in settings]
-    return [
-        f"{name if last.count(name) == 1 else path}={value}"
-        for name, (path, value) in zip(last, settings.items(), strict=True)
-    ]
+    last = {path: path.rpartition(".")[2] for path in settings}
+    counts = Counter(last.values())
+    return [f"{last[path] if counts[last[path]] == 1 else path}={value}" for path, value in settings.items()]
 
 
 def _folder_name(method: str, settings: Mapping[str, str], seed: int) -> str:
@@ -353,7 +332,5 @@ def _check_same(planned: Planned) -> None:
     if changed:
         differences = "; ".join(f"{path} {stored.get(path)}, now {planned_options.get(path)}" for path in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise UsageError(
-            f"{planned.folder} holds a run with other settings ({differences}{more}): choose another --output, give the "
-            "settings of before, or delete that folder"
-        )
+        remedy = "choose another --output, give the settings of before, or delete that folder"
+        raise UsageError(f"{planned.folder} holds a run with other settings ({differences}{more}): {remedy}")

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -121,10 +121,8 @@ class Training:
         """
         folder, arguments = self.planned.folder, ["train"]
         (folder / DONE_FILE).unlink(missing_ok=True)
-        write_text(
-            folder / records.CONFIG_FILE,
-            yaml.safe_dump(as_dict(self.planned.config), sort_keys=False, allow_unicode=True),
-        )
+        config = yaml.safe_dump(as_dict(self.planned.config), sort_keys=False, allow_unicode=True)
+        write_text(folder / records.CONFIG_FILE, config)
         arguments += [f"--config={folder / records.CONFIG_FILE}"]
         arguments += ["--resume"] if self.planned.is_begun() else ["--overwrite"]
         self.slot, self.state, self.message = slot, "running", ""
@@ -236,15 +234,11 @@ def _table(trainings: Sequence[Training], height: int) -> Table:
         if training not in shown:
             continue
         state = training.doing if training.state == "running" else training.state
-        table.add_row(
-            Text(training.planned.name),
-            state,
-            f"{training.iteration}/{training.total}",
-            "" if math.isnan(training.loss) else f"{training.loss:.3f}",
-            _clock(training.seconds) if training.seconds else "",
-            "" if training.left is None else _clock(training.left),
-            style=styles[training.state],
-        )
+        loss = "" if math.isnan(training.loss) else f"{training.loss:.3f}"
+        times = (None if not training.seconds else training.seconds, training.left)
+        clocks = ["" if seconds is None else _clock(seconds) for seconds in times]
+        at = f"{training.iteration}/{training.total}"
+        table.add_row(Text(training.planned.name), state, at, loss, *clocks, style=styles[training.state])
     hidden = len(trainings) - len(shown)
     table.caption = Text(counted(trainings) + (f"; {hidden} not shown" if hidden else ""), style="dim")
     table.caption_justify = "left"
@@ -285,25 +279,21 @@ def claimed(output: Path) -> Iterator[tuple[int, ...]]:
     try:
         import fcntl
     except ImportError:  # Windows
-        with nullcontext(()) as nothing:
-            yield nothing
+        yield ()
         return
     try:
         output.mkdir(parents=True, exist_ok=True)
         file = (output / ".lock").open("w")
     except OSError as error:
-        raise DataError(
-            f"cannot write to the folder {output} ({error.strerror}): check its permission or choose another --output"
-        ) from error
+        remedy = "check its permission or choose another --output"
+        raise DataError(f"cannot write to the folder {output} ({error.strerror}): {remedy}") from error
     with file:
         held: tuple[int, ...] = (file.fileno(),)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(
-                f"{output} is in use: another sweep, or a training that outlived one, still writes there; wait for its "
-                "end, or choose another --output"
-            ) from error
+            what = f"{output} is in use: another sweep, or a training that outlived one, still writes there"
+            raise UsageError(f"{what}; wait for its end, or choose another --output") from error
         except OSError:  # a file system that knows no locks, as those of some clusters
             held = ()
         yield held
@@ -324,10 +314,8 @@ def machine_slots(config: RunConfig, jobs: int, waiting: int) -> list[dict[str, 
     visible = os.environ.get(GPU) or ",".join(map(str, range(torch.cuda.device_count())))
     names = [name.strip() for name in visible.split(",") if name.strip()]
     if not isinstance(training.devices, int) or training.devices < 1 or jobs * training.devices > len(names):
-        raise UsageError(
-            f"--jobs is {jobs} and training.devices is {training.devices}, with {len(names)} GPUs: each training needs its own; "
-            "give fewer --jobs, or one device to each"
-        )
+        what = f"--jobs is {jobs} and training.devices is {training.devices}, with {len(names)} GPUs"
+        raise UsageError(f"{what}: each training needs its devices; give fewer --jobs, or one device to each")
     for place, slot in enumerate(slots):
         devices = slice(place * training.devices, (place + 1) * training.devices)
         slot[GPU] = ",".join(names[devices])
