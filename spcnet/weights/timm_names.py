@@ -16,6 +16,10 @@ Rules = Sequence[tuple[str, str]]
 """Pattern of the beginning of a name, and what stands there in timm; the first that fits counts."""
 
 
+PATCHES = ("patch_embed.proj.weight",)
+"""Timm's names of the kernel that makes tokens of patches."""
+
+
 class Layout(NamedTuple):
     """How a program names the tensors of a backbone."""
 
