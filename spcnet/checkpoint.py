@@ -59,6 +59,12 @@ class ModelCard:
     """What is subtracted from each channel of an image in 0..1."""
     std: tuple[float, ...] = IMAGENET_STD
     """What each channel is then divided by."""
+    base: dict[str, str] | None = None
+    """Of a file that holds only what was trained: the name of the pretrained `weights` beside it, that of the `part` of their file, where there is one, and their `sha256`."""
+
+    def fields(self) -> dict[str, Any]:
+        """As plain values; without a base where the file holds all, as versions wrote it that knew of none."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "base" or value is not None}
 
 
 def find(path: Path) -> Path:
@@ -145,7 +151,7 @@ def write(
         DataError: no permission or no space.
     """
     # That there is a checksum is said twice, for a single damaged letter could make one of the two unreadable.
-    content = {"format": FORMAT, "checked": True, "card": dataclasses.asdict(card), "state": state or {}}
+    content = {"format": FORMAT, "checked": True, "card": card.fields(), "state": state or {}}
     header = {_CHECKSUM: f"{_CRC}{0:08x}", "spcnet": json.dumps(content)}
     try:
         write_atomic(path, lambda file: _write_safetensors(file, tensors, header), keep=keep)

@@ -23,7 +23,7 @@ from spcnet.errors import CheckpointError, UsageError
 from spcnet.file_kinds import FileKind, refuse_other, split_part
 from spcnet.files import write_atomic
 from spcnet.labels import SPACES, label_space
-from spcnet.methods import card_for, method_named
+from spcnet.methods import card_for, method_named, plain_network
 from spcnet.methods.baseline import Baseline
 from spcnet.methods.robustnet import RobustNet
 from spcnet.models.backbones import backbone_info, build_backbone
@@ -438,6 +438,27 @@ def is_foreign(path: Path) -> bool:
     if own and part is not None:
         raise UsageError(f"{file} holds one network alone: leave out #{part}")
     return not own
+
+
+def whole_network(network: Segmentor, card: ModelCard, *, merge: bool, to: str) -> tuple[Segmentor, ModelCard]:
+    """A network of this package, and its card, as a file that holds all of it.
+
+    Args:
+        network: the network.
+        card: of its file, which may hold only what was trained.
+        merge: put low-rank updates into the weights.
+        to: the format; RobustNet's has no adapters.
+
+    Raises:
+        UsageError: it has no updates that could be merged.
+    """
+    adapter = card.model.get("adapter", {})
+    if merge or (to == "robustnet" and adapter.get("kind") in ("lora", "rein")):
+        return plain_network(network, card)
+    if card.base is not None:
+        network.base = None
+        card = dataclasses.replace(card, model={**card.model, "adapter": {**adapter, "save_base": True}}, base=None)
+    return network, card
 
 
 def write_robustnet(network: Segmentor, card: ModelCard, path: Path) -> None:

@@ -73,3 +73,8 @@ def unknown_name_error(value: str, known: Sequence[str], what: str) -> UsageErro
     near = difflib.get_close_matches(value, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UsageError(f"unknown {what} {value!r}: known are {', '.join(sorted(known))}.{hint}")
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())

@@ -1,6 +1,7 @@
 """Numbers as text, the same in tables, pages, pictures and messages."""
 
 import math
+from collections.abc import Iterable, Sequence
 
 
 def percent(fraction: float | None, digits: int = 1, unit: str = "") -> str:
@@ -20,3 +21,9 @@ def whole_percent(share: float) -> str:
 def fine_percent(share: float) -> str:
     """A share 0..1 in per cent with one digit, two below one per cent, and `<0.01 %` for the least."""
     return "<0.01 %" if 0 < share < 0.0001 else percent(share, 2 if share < 0.01 else 1, " %")
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table: a column of words, then of figures."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]

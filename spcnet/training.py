@@ -87,6 +87,7 @@ class Experiment:
             classes=self.space.classes,
             domains=self.config.data.domain_names,
             size=self.config.data.size,
+            base=network.base,
         )
         images = {name: membership.images_of(len(one), file_names(one)) for name, one in self.sources.items()}
         return Trainer(self.config, self.method, network, card, fabric, images=images)
@@ -183,7 +184,8 @@ def _train(experiment: Experiment, fabric: Fabric, *, resume: bool, console: Con
     """Train in a folder that is this run's alone; see `train`."""
     config = experiment.config
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    network = experiment.build_network()
+    # A checkpoint has what it needs, and says where the rest is.
+    network = experiment.build_network(pretrained=not resume)
     trainer = experiment.make_trainer(network, fabric)
     with distributed.raise_on_all_ranks():
         note = trainer.resume() if resume else None

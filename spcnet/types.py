@@ -150,6 +150,8 @@ class StepResult(NamedTuple):
 class Network(nn.Module):
     """What a method builds, the trainer trains and everything else reads: images in, a `SegOutput` out."""
 
+    base: dict[str, str] | None = None
+    """Name and hash of the pretrained weights that its checkpoints leave out; None where they hold all."""
     recompute: bool = False
     """Whether its parts are computed once more for their gradients, to save memory."""
 
@@ -163,6 +165,15 @@ class Network(nn.Module):
     def embeddings(self) -> set[str]:
         """Names of the parameters that are learned tokens or positions, which weight decay leaves alone."""
         return set()
+
+    def base_tensors(self) -> set[str]:
+        """Names of the tensors that training never changes and that pretrained weights give."""
+        return set()
+
+    def stored(self, *, whole: bool) -> dict[str, Tensor]:
+        """The tensors that a checkpoint holds: all, or all but those of its `base`."""
+        left_out = set() if whole else self.base_tensors()
+        return {name: value for name, value in self.state_dict().items() if name not in left_out}
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:
         """Class scores for each pixel, and what the method's losses and updates need."""

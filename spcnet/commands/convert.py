@@ -21,6 +21,7 @@ def convert(
     space: str | None = None,
     domains: Sequence[str] | None = None,
     allow_missing: Sequence[str] = (),
+    merge: bool = False,
     console: Console | None = None,
 ) -> None:
     """Bring in a network from RobustNet or SPC-Net, or write one for them.
@@ -36,6 +37,8 @@ def convert(
         space: Label space; the one with as many classes as the network by default.
         domains: Names of the source domains, [gtav,synthia].
         allow_missing: Beginnings of names that may be missing and stay random.
+        merge: Of a network of spcnet: put LoRA's updates into the weights; --to robustnet always does. Without it a file that
+            holds only what was trained becomes whole.
         console: Where the result is shown; nowhere by default.
 
     Raises:
@@ -51,6 +54,8 @@ def convert(
         raise unknown_name_error(to, ("spcnet", "robustnet"), "format")
     checkpoint.find(split_part(source).file)  # says what is missing
     foreign = conversion.is_foreign(source)
+    if foreign and merge:
+        raise UsageError(f"{source} is of other code and has no updates to merge: leave out --merge")
     if foreign and (backbone := conversion.load_backbone(source)) is not None:
         if to != "spcnet":
             raise UsageError(f"{source} is an ImageNet {backbone.name} alone: --to {to} is for whole networks")
@@ -75,7 +80,7 @@ def convert(
             if idle := [name for name, value in zip(names, options, strict=True) if value is not None]:
                 raise UsageError(f"{source} says itself what network it holds: leave out {', '.join(idle)}")
             run = OpenRun(source)
-            network, card = run.network, run.card
+            network, card = conversion.whole_network(run.network, run.card, merge=merge, to=to)
             lines = [f"spcnet checkpoint: {len(network.state_dict())} tensors loaded"]
         if to == "spcnet":
             checkpoint.write(output, network.state_dict(), card)

@@ -9,11 +9,7 @@ RECIPES = ("demo/baseline", "demo/spcnet")
 
 
 def demo(
-    *,
-    output: Path = Path("runs/demo"),
-    iterations: int | None = None,
-    seed: int = 0,
-    console: Console | None = None,
+    *, output: Path = Path("runs/demo"), iterations: int | None = None, seed: int = 0, console: Console | None = None
 ) -> dict[str, dict[str, Any]]:
     """Train baseline and SPC-Net on generated streets, test on unseen weather, write a report.
 

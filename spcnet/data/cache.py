@@ -31,7 +31,7 @@ from spcnet.data.layouts import DatasetInfo
 from spcnet.data.listing import spellings
 from spcnet.data.parallel import in_processes
 from spcnet.data.roots import MARKER
-from spcnet.errors import DataError, UsageError, WriteError, unknown_name_error
+from spcnet.errors import DataError, UsageError, WriteError, one_line, unknown_name_error
 from spcnet.files import write_atomic, write_text
 
 Form = Literal["jpeg", "raw"]
@@ -352,7 +352,7 @@ class _Index:
                 f"{folder} holds files and no {MARKER}: a copy needs a folder that is new or empty"
             ) from None
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            reason = getattr(error, "strerror", None) or one_line(error)
             raise DataError(
                 f"cannot read {folder / MARKER} ({reason}): it says what is in the copy; delete the folder or name another"
             ) from None

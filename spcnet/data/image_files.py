@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
 
 from spcnet.data.listing import kind_by_content
-from spcnet.errors import DataError
+from spcnet.errors import DataError, one_line
 
 MAX_PIXELS = 2**27
 """Pixels that an image may have; while one is decoded it takes some eight bytes for each."""
@@ -148,7 +148,7 @@ def open_image(path: Path, content: bytes | Opened) -> ImageFile.ImageFile:
         with warnings.catch_warnings(action="ignore"):
             image = open_picture(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise _too_large(path, " ".join(str(error).split())) from None
+        raise _too_large(path, one_line(error)) from None
     except UnidentifiedImageError:
         file.seek(0)
         if file.read(4).startswith(TIFF):
@@ -255,7 +255,7 @@ def decoding(path: Path) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # a broken file may raise anything in the decoders
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise DataError(f"cannot read {path}: {reason}. The file is damaged or no image; replace it") from error
 
 

@@ -267,12 +267,7 @@ def training_batches(
     images = _TrainingImages(sets, data, seed=seed)
     centres = [
         class_centres(
-            plain,
-            tile=data.tile,
-            workers=data.workers,
-            skip_bad=images.skip,
-            on_progress=on_progress,
-            store=store,
+            plain, tile=data.tile, workers=data.workers, skip_bad=images.skip, on_progress=on_progress, store=store
         )
         for plain in (sets if data.class_uniform else ())
     ]

@@ -8,7 +8,7 @@ from spcnet import label_tables, labels
 from spcnet.config import Color, read_color
 from spcnet.data.label_formats import LabelFormat
 from spcnet.data.layouts import Layout, Table, photo_patterns
-from spcnet.errors import DataError
+from spcnet.errors import DataError, one_line
 
 
 def _configuration(path: Path) -> tuple[tuple[str, ...], list[Color | None]]:
@@ -24,7 +24,7 @@ def _configuration(path: Path) -> tuple[tuple[str, ...], list[Color | None]]:
             f"{path} does not exist: it says what the numbers in the label images mean and comes with the download"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise DataError(f"cannot read {path}: {reason}. Restore it from the download") from None
     entries = content.get("labels") if isinstance(content, dict) else None
     if (

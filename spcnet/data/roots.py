@@ -10,7 +10,7 @@ from spcnet.data.catalog import dataset
 from spcnet.data.image_files import ARRAY
 from spcnet.data.label_formats import LabelFormat
 from spcnet.data.layouts import Layout
-from spcnet.errors import DataError
+from spcnet.errors import DataError, one_line
 
 ROOT_VARIABLE = "SPCNET_DATA"
 """Environment variable with the folder that holds one folder per data set, named as the set is."""
@@ -89,7 +89,7 @@ def copied_format(root: Path, form: LabelFormat) -> LabelFormat:
             names = json.loads((root / MARKER).read_bytes())["labels"]
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(
-                f"{root / MARKER} does not say what the ids in the copy's label images mean ({' '.join(str(error).split())}): "
+                f"{root / MARKER} does not say what the ids in the copy's label images mean ({one_line(error)}): "
                 "make a new copy in another folder"
             ) from None
         if names != {str(native_id): name for native_id, name in form.names}:

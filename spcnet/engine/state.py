@@ -1,7 +1,7 @@
 """The state of a run on the disk: what a checkpoint holds beside the network, and whether a run may go on from it."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from spcnet.config import TrainingConfig, as_dict, kept_on_resume
 from spcnet.engine.ema import WeightAverage
 from spcnet.engine.optim import pack, unpack
 from spcnet.errors import CheckpointError, DataError
-from spcnet.methods.base import fill
 from spcnet.types import Network
 
 
@@ -45,7 +44,7 @@ def save(
     told = {} if average is None else {"ema": training.ema}
     checkpoint.write(
         run / checkpoint.LATEST_FILE,
-        network.state_dict() | averages | pack(optimizer),
+        network.stored(whole=card.base is None) | averages | pack(optimizer),
         card,
         {**more, **told, "schedule": schedule},
         keep=run / checkpoint.PREVIOUS_FILE,
@@ -59,8 +58,19 @@ def resume(
     card: checkpoint.ModelCard,
     average: WeightAverage | None,
     training: TrainingConfig,
+    *,
+    restore: Callable[[Network, checkpoint.Checkpoint, str], None],
 ) -> tuple[dict[str, Any], str | None]:
     """Bring network, optimiser and average to where the run's last whole checkpoint stands.
+
+    Args:
+        run: folder of the run.
+        network: what `Method.build` made.
+        optimizer: its optimiser.
+        card: what the network is.
+        average: of its weights, where the run has one.
+        training: settings of the loop.
+        restore: fills the network, see `Method.restore`.
 
     Returns:
         What `save` got as `more`; and what the user should know, where it was not the last checkpoint.
@@ -75,8 +85,13 @@ def resume(
             f"is {card.method} on {', '.join(card.domains)} ({len(card.classes)} classes): "
             "resume with the run's own settings or choose another --output"
         )
+    adapters = [one.model.get("adapter", {}) for one in (found, card)]
+    if len({adapter.get("save_base", True) for adapter in adapters}) > 1:
+        raise CheckpointError(
+            f"{path} was written with model.adapter.save_base {adapters[0].get('save_base', True)}: a resumed run must keep it"
+        )
     _check_schedule(path, state, training)
-    fill(network, checkpoint.trained(tensors), str(path))
+    restore(network, checkpoint.Checkpoint(checkpoint.trained(tensors), found, state), str(path))
     unpack(optimizer, tensors)
     if average is not None:
         average.unpack(tensors, network, int(state["iteration"]))

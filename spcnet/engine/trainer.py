@@ -7,6 +7,7 @@ the same losses as one that was not.
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
@@ -108,8 +109,15 @@ class Trainer:
         """
         precision = self.fabric.strategy.precision
         found, note = state.resume(
-            self.config.output, self.network, self.optimizer, self.card, self.average, self.config.training
+            self.config.output,
+            self.network,
+            self.optimizer,
+            self.card,
+            self.average,
+            self.config.training,
+            restore=self.method.restore,
         )
+        self.card = replace(self.card, base=self.network.base)
         if found.get("batch", self.batch) != self.batch:
             raise CheckpointError(
                 f"the run in {self.config.output} had {found['batch']} images of a stream in a batch, this has {self.batch} "
@@ -171,7 +179,7 @@ class Trainer:
         with distributed.raise_on_all_ranks():
             if self.fabric.is_global_zero:
                 about = {"iteration": self.iteration} | ({"ema": self.ema} if self.ema else {})
-                checkpoint.write(path, self.evaluated.state_dict(), self.card, about)
+                checkpoint.write(path, self.evaluated.stored(whole=self.card.base is None), self.card, about)
         return path
 
     def fit(
@@ -330,12 +338,17 @@ class Trainer:
     def _losses(self, network: nn.Module, batch: Batch, progress: float, reduce: distributed.Reduce) -> StepResult:
         # No name for the network's output: scores and embeddings are given back as soon as their gradient is taken.
         return self.method.losses(
-            self.network, self._forward(network, batch), batch, self.config.model, progress=progress, reduce=reduce
+            self.network,
+            self._forward(network, batch, progress),
+            batch,
+            self.config.model,
+            progress=progress,
+            reduce=reduce,
         )
 
-    def _forward(self, network: nn.Module, batch: Batch) -> SegOutput:
+    def _forward(self, network: nn.Module, batch: Batch, progress: float) -> SegOutput:
         # Fabric hands over what a network returns in torch's default type; in double precision that has to be double.
-        self.method.prepare(self.network, batch, self.config.model)
+        self.method.prepare(self.network, batch, self.config.model, progress=progress)
         with self.fabric.strategy.precision.tensor_init_context():
             output: SegOutput = network(batch.image)
         return output

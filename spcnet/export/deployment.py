@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spcnet.checkpoint import ModelCard
 from spcnet.labels import label_space
+from spcnet.models.adapters import merged
 from spcnet.models.network import MIN_SIZE, Segmentor
 
 Format = Literal["onnx", "torch-export"]
@@ -41,7 +42,7 @@ class Deployed(nn.Module):
     """What a file holds: a network with the preparation of the image before it and the choice of the class after it.
 
     Args:
-        network: is copied; what only training needs is left out.
+        network: is copied; what only training needs is left out, and low-rank updates are merged.
         card: mean and deviation of the images.
         kind: `logits` for the scores of each pixel, `labels` for its class.
         pixels: type of the images where they come as 0..255 and are normalised in here; None for normalised images.
@@ -54,7 +55,7 @@ class Deployed(nn.Module):
         self, network: Segmentor, card: ModelCard, *, kind: Kind = "logits", pixels: Pixels | None = None
     ) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).cpu().float().eval()
+        self.network = copy.deepcopy(merged(network)).cpu().float().eval()
         self.network.drop_training_parts()
         self.kind, self.pixels = kind, pixels
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (card.mean, card.std))

@@ -25,7 +25,7 @@ from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.file_kinds import split_part
 from spcnet.files import write_text
 from spcnet.formatting import percent
-from spcnet.methods import method_named
+from spcnet.methods import method_named, plain_network
 from spcnet.models.network import MIN_SIZE, Segmentor
 from spcnet.reports.runs import DomainResult, Run, load_run
 from spcnet.runs import OpenRun
@@ -41,7 +41,7 @@ LICENCES: dict[str, str] = {
 """Terms of the data sets whose terms are known here; of all others they are unknown."""
 
 
-def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | None = None) -> Path:
+def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | None = None, merge: bool = False) -> Path:
     """Write a trained network as a folder that `from_pretrained` reads and the Hub shows.
 
     Args:
@@ -49,6 +49,8 @@ def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | Non
             kept with what was written into it since; or a file that `spcnet.load_model` reads.
         folder: where to; files of the same name are replaced, others stay.
         repo_id: `OWNER/NAME` of the repository that the model card tells to load from.
+        merge: write a plain network, with its low-rank updates in the weights (`spcnet.models.adapters.merge`). Without it a
+            network whose run did not save the base of its adapter goes without that, too.
 
     Returns:
         The folder.
@@ -62,11 +64,12 @@ def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | Non
         _check_name(repo_id)
     model, folder = Path(model), Path(folder)
     opened = OpenRun(model)
-    card = opened.card
+    network, card = plain_network(opened.network, opened.card) if merge else (opened.network, opened.card)
     run = load_run(model) if opened.is_run else None
     weights = card.model.get("weights")
     # Where the weights lay is nobody's business; what they were is.
-    public = dataclasses.replace(card, model={**card.model, "weights": weights and Path(weights).name})
+    base = card.base and {**card.base, "weights": Path(card.base["weights"]).name}
+    public = dataclasses.replace(card, model={**card.model, "weights": weights and Path(weights).name}, base=base)
     iteration = run.final.iteration if run is not None else opened.iteration
     written = run is None and (model / CONFIG_JSON).is_file() and (model / CARD_FILE).is_file()
     text = _kept_card(model / CARD_FILE, repo_id) if written else model_card(public, run, repo_id=repo_id)
@@ -74,11 +77,11 @@ def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | Non
     config = {
         "library_name": "spcnet",
         "spcnet_version": importlib.metadata.version("spcnet"),
-        **dataclasses.asdict(public),
+        **public.fields(),
     }
     write_text(folder / CONFIG_JSON, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
     # Last, for a folder with a network is taken for whole.
-    checkpoint.write(folder / MODEL_FILE, opened.network.state_dict(), public, {"iteration": iteration})
+    checkpoint.write(folder / MODEL_FILE, network.stored(whole=public.base is None), public, {"iteration": iteration})
     return folder
 
 
@@ -160,6 +163,7 @@ def push_to_hub(
     repo_id: str,
     *,
     private: bool = True,
+    merge: bool = False,
     token: str | None = None,
     message: str = "Upload a network trained with spcnet",
 ) -> str:
@@ -169,6 +173,7 @@ def push_to_hub(
         model: folder of a run, or a file that `spcnet.load_model` reads.
         repo_id: `OWNER/NAME`.
         private: of a new repository, whether only its owner sees it; another stays as it is.
+        merge: see `save_pretrained`.
         token: of the Hub; the one that its client has stored by default.
         message: of the commit.
 
@@ -183,7 +188,7 @@ def push_to_hub(
     _check_name(repo_id)
     api = _client().HfApi(token=token)
     with TemporaryDirectory() as folder:
-        save_pretrained(model, folder, repo_id=repo_id)
+        save_pretrained(model, folder, repo_id=repo_id, merge=merge)
         try:
             address = api.create_repo(repo_id, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)

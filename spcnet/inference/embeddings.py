@@ -23,7 +23,7 @@ from spcnet.models.heads.prototypes import unit
 from spcnet.models.network import Segmentor
 from spcnet.models.style import style_stats
 from spcnet.numerics import device_of
-from spcnet.types import Batch, KnownStyles, SegOutput, StyleStats
+from spcnet.types import Batch, KnownStyles, MaskPrediction, SegOutput, StyleStats
 
 PERPLEXITY = 30.0
 """Of t-SNE: about how many neighbours of a point its place depends on."""
@@ -71,7 +71,7 @@ def look_inside(
     """Show images of one domain to a network and keep their styles and some of their pixels.
 
     Styles are those where the network keeps known ones, else at the backbone's `style_places`. Where the network has no
-    pixel embeddings, they are the decoder's features, or the deepest map that a mask decoder reads, brought to unit length.
+    pixel embeddings, they are the decoder's features, or the mask logits of its queries, brought to unit length.
     Which pixels are kept depends on the images' names and the seed alone, each pixel of a class having the same chance.
 
     Args:
@@ -105,17 +105,17 @@ def _observed(network: Segmentor, views: Mapping[str, list[StyleView]]) -> Itera
     known, decoded = network.known_styles(), list[Tensor]()
     backbone, features = network.backbone, network.backbone.features
 
-    def tapped(image: Tensor, places: Collection[str], tap: Tap, *, recompute: bool = False) -> dict[str, Tensor]:
+    def tapped(image: Tensor, places: Collection[str], tap: Tap, **options: Any) -> dict[str, Tensor]:
         def keep(place: str, feature: Tensor) -> Tensor:
             after = tap(place, feature)
             if place in views:  # at once, for a later layer may work in place
                 views[place].append(_view(known.get(place), feature, after))
             return after
 
-        return features(image, places, keep, recompute=recompute)
+        return features(image, places, keep, **options)
 
-    def decode(_: Any, maps: tuple[Tensor, ...], result: Any) -> None:
-        decoded[:] = [result if isinstance(result, Tensor) else maps[-1]]
+    def decode(_: Any, __: Any, result: Tensor | tuple[MaskPrediction, ...]) -> None:
+        decoded[:] = [result if isinstance(result, Tensor) else result[-1].masks]
 
     handle = network.decoder.register_forward_hook(decode)
     cast(Any, backbone).features = tapped

@@ -2,6 +2,7 @@
 
 Nothing is approximated and nothing is trained again; the scores differ by rounding alone. What is done, on a copy:
 
+- Low-rank updates are merged into the layers that they adapt.
 - Batch norms are folded into the convolutions before them. Instance norms and whitening depend on the image and stay.
 - The decoder's first 3×3 convolution reads features that were just upsampled sixteenfold in area. Both are linear, so the
   weights are applied before the upsampling, and upsampling and shifting become two small matrices (`UpsampledConv`).
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from spcnet.models.adapters import merged
 from spcnet.models.backbones.torchvision import NormedBlock
 from spcnet.models.heads.base import resize
 from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder
@@ -47,7 +49,7 @@ def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
         network: stays as it is.
         steps: which of the rewritings to make, for measuring them; `upsampled` needs `fold`.
     """
-    fast = copy.deepcopy(network).eval().requires_grad_(False)
+    fast = copy.deepcopy(merged(network)).eval().requires_grad_(False)
     fast.drop_training_parts()
     fast.recompute = False
     if "fold" in steps:

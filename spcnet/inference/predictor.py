@@ -31,6 +31,7 @@ from spcnet.inference.result_files import ResultWriter, VideoRecord
 from spcnet.inference.results import Failure, FoundImage, Outcome, Prediction, Predictions, Results, WrittenVideo
 from spcnet.inference.video import Frame, VideoWriter, is_video, open_video, packages
 from spcnet.labels import LabelSpace
+from spcnet.models.adapters import merged
 from spcnet.models.network import MIN_SIZE, Segmentor
 from spcnet.numerics import find_device, is_out_of_memory, keep_freed_memory
 from spcnet.types import SegOutput
@@ -51,9 +52,9 @@ class Predictor:
     class_map = predictor.predict("street.jpg").class_map  # H×W, uint8, at the photo's own size
     ```
 
-    On a processor the network is rewritten so that it is faster (`spcnet.inference.fast`), and the C library is told to
-    keep freed memory for the next image. Scores then differ by less than a thousandth of the largest, and labels where
-    two classes are that close; `speed="plain"` runs the network as it is.
+    On a processor the network is rewritten so that it is faster (`spcnet.inference.fast`), elsewhere low-rank updates are
+    merged. Scores then differ by less than a thousandth of the largest, and labels where two classes are that close;
+    `speed="plain"` runs the network as it is. On a processor freed memory is also kept for the next image.
 
     Args:
         model: the network; moved to the device and put into evaluation mode.
@@ -103,8 +104,8 @@ class Predictor:
         self.views, self.batch_size = views, batch_size
         self.ood_detector: OODDetector | None = None
         network = self.model
-        if isinstance(network, Segmentor) and (speed == "fused" or (speed == "auto" and self.device.type == "cpu")):
-            network = fused(network)
+        if isinstance(network, Segmentor) and speed != "plain":
+            network = fused(network) if speed == "fused" or self.device.type == "cpu" else merged(network)
             if self.device.type == "cpu":
                 keep_freed_memory()
         self._forward = augmented(network, views, at_once=batch_size)

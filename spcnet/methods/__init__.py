@@ -11,8 +11,8 @@ from spcnet import checkpoint
 from spcnet.config import ModelConfig, from_dict
 from spcnet.errors import CheckpointError, UsageError, lookup
 from spcnet.methods import mixstyle, robustnet, spcnet
-from spcnet.methods.base import fill
 from spcnet.methods.baseline import Baseline
+from spcnet.models.adapters import merge
 from spcnet.models.network import Segmentor
 
 METHODS: dict[str, Baseline] = {
@@ -104,8 +104,21 @@ def rebuild(stored: checkpoint.Checkpoint, source: str) -> Segmentor:
         )
     except UsageError as error:
         raise CheckpointError(f"the checkpoint {source} cannot be built: {error}") from error
-    fill(network, stored.tensors, source)
+    method_named(card.method).restore(network, stored, source)
     return network.eval()
+
+
+def plain_network(network: Segmentor, card: checkpoint.ModelCard) -> tuple[Segmentor, checkpoint.ModelCard]:
+    """A network whose low-rank updates are merged into its weights, and the card of what is a plain network then.
+
+    Raises:
+        UsageError: it has no updates that could be merged.
+    """
+    if card.model.get("adapter", {}).get("kind") not in ("lora", "rein"):
+        raise UsageError("the network has no updates to merge: leave out --merge, which is for model.adapter.kind lora")
+    merged = merge(network)
+    merged.base = None
+    return merged, dataclasses.replace(card, model={**card.model, "adapter": {}}, base=None)
 
 
 def card_for(
@@ -116,6 +129,7 @@ def card_for(
     classes: tuple[str, ...],
     domains: list[str],
     size: tuple[int, int] | None,
+    base: dict[str, str] | None = None,
 ) -> checkpoint.ModelCard:
     """What a checkpoint says of its network."""
     return checkpoint.ModelCard(
@@ -125,4 +139,5 @@ def card_for(
         classes=classes,
         domains=tuple(domains),
         size=size,
+        base=base,
     )

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from spcnet.checkpoint import Checkpoint
 from spcnet.config import ModelConfig, method_settings
 from spcnet.distributed import Reduce
 from spcnet.errors import CheckpointError, DataError
@@ -88,13 +89,27 @@ class Method(ABC):
             CheckpointError: the backbone's weights cannot be read or do not fit.
         """
 
-    def prepare(self, network: Any, batch: Batch, model: ModelConfig) -> None:
+    def restore(self, network: Any, stored: Checkpoint, source: str) -> None:
+        """Fill the network that `build` made with what a checkpoint holds.
+
+        Args:
+            network: with the settings that the checkpoint's card names; its tensors are replaced.
+            stored: what is in the file.
+            source: name of the file, for messages.
+
+        Raises:
+            CheckpointError: the tensors do not fit, or the pretrained weights that the file leaves out are not found.
+        """
+        fill(network, stored.tensors, source)
+
+    def prepare(self, network: Any, batch: Batch, model: ModelConfig, *, progress: float = 0.0) -> None:
         """Tell the network what the images of a batch do not show, before it is trained on them; nothing by default.
 
         Args:
             network: what `build` made.
             batch: the batch.
             model: the settings that the network was built with.
+            progress: fraction of the run that is done, 0..1.
         """
         return
 

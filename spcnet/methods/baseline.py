@@ -4,22 +4,26 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spcnet.config import LossConfig, ModelConfig
+from spcnet.checkpoint import Checkpoint
+from spcnet.config import LossConfig, ModelConfig, as_dict, from_dict
 from spcnet.distributed import Reduce
 from spcnet.errors import UsageError
 from spcnet.losses.clustering import labels_at
+from spcnet.losses.masks import BCE_WEIGHT, CLASS_WEIGHT, DICE_WEIGHT, mask_losses
 from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
-from spcnet.methods.base import Method, Terms
-from spcnet.models.adapters import adapt
+from spcnet.methods.base import Method, Terms, fill
+from spcnet.models.adapters import adapt, based
 from spcnet.models.backbones import Backbone, backbone_info, build_backbone
 from spcnet.models.heads import CLASSIFIERS, decoder_named
 from spcnet.models.heads.base import Decoder
 from spcnet.models.heads.linear import auxiliary_head
 from spcnet.models.network import Segmentor, auxiliary_place
 from spcnet.models.pseudo import StyleClusters
-from spcnet.types import Batch, SegOutput
+from spcnet.types import IGNORE_INDEX, Batch, SegOutput
+from spcnet.weights.base import base_of, load_base
 from spcnet.weights.imagenet import load_imagenet
 
 
@@ -40,10 +44,17 @@ class Baseline(Method):
         """Also refuse an unknown backbone or decoder, settings that the decoder or the method would ignore, and clusters of queries."""
         super().check(model)
         backbone_info(model.backbone)
-        if decoder_named(model.decoder, model.head).masks and self.classifier != "linear":
+        if decoder_named(model.decoder, model.head).masks:
+            self._check_masks(model)
+        if model.adapter.kind != "full" and model.features.drop_path > 0:
             raise UsageError(
-                f"the method {self.name} classifies pixels by {self.classifier}, and the decoder {model.decoder} classifies "
-                "queries and no pixels: choose another decoder (segformer, conv4), or a method that does not cluster"
+                f"model.features.drop_path is {model.features.drop_path}, but with model.adapter.kind {model.adapter.kind} the "
+                "backbone stays in evaluation mode, without stochastic depth: leave it out, or choose the kind full"
+            )
+        if not model.adapter.save_base and model.weights is None:
+            raise UsageError(
+                "model.adapter.save_base is false and model.weights null: random weights cannot be found again, so save them "
+                "with the rest"
             )
         if not self.styled and model.style.mode is not None:
             raise UsageError(
@@ -63,17 +74,15 @@ class Baseline(Method):
         """Backbone with its weights, norms, decoder, classifier, style layers and auxiliary head, made in this order."""
         self.check(model)
         self._check_numbers(model, num_classes, num_domains, cluster_domains)
-        decode, features = decoder_named(model.decoder, model.head), model.features
-        if features.pyramid is None and not decode.pyramid:
-            features = replace(features, pyramid="none")
-        backbone = build_backbone(model.backbone, output_stride=model.output_stride, features=features)
+        decode, backbone, base = decoder_named(model.decoder, model.head), _random_backbone(model), None
         if pretrained and model.weights is not None:
             load_imagenet(backbone, backbone_info(model.backbone), model.weights)
+            base = None if model.adapter.save_base else base_of(backbone, model.weights)
         self.make_norms(backbone, model)
         rein = adapt(backbone, model.adapter, pretrained=pretrained)
         channels = backbone.channels
         decoder = decode(backbone, num_classes, model.head)
-        return Segmentor(
+        network = Segmentor(
             backbone,
             decoder,
             None if decoder.masks else self.make_classifier(decoder, num_classes, num_domains, model),
@@ -86,6 +95,38 @@ class Baseline(Method):
             else None,
             rein=rein,
         )
+        network.base = base
+        return network
+
+    def restore(self, network: Segmentor, stored: Checkpoint, source: str) -> None:
+        """Also bring in the pretrained weights that the file leaves out."""
+        base, tensors = stored.card.base, stored.tensors
+        if base is not None and not network.base_tensors() <= tensors.keys():
+            model = from_dict(ModelConfig, stored.card.model)
+            plain = _random_backbone(model)
+            load_base(plain, backbone_info(model.backbone), base, source)
+            tensors = tensors | based(network.backbone, plain, tensors)
+        fill(network, tensors, source)
+        network.base = base
+
+    def _check_masks(self, model: ModelConfig) -> None:
+        """Refuse what classifies pixels beside a decoder that classifies queries."""
+        if self.classifier != "linear":
+            raise UsageError(
+                f"the method {self.name} classifies pixels by {self.classifier}, and the decoder {model.decoder} classifies "
+                "queries and no pixels: choose another decoder (segformer, conv4), or a method that does not cluster"
+            )
+        if model.auxiliary_weight > 0:
+            raise UsageError(
+                f"model.auxiliary_weight is {model.auxiliary_weight}, and the decoder {model.decoder} has losses of its own at "
+                "every layer and no cross-entropy of pixels: set it to 0, or choose another decoder"
+            )
+        for name, default in as_dict(LossConfig()).items():
+            if getattr(model.loss, name) != default:
+                raise UsageError(
+                    f"model.loss.{name} is {getattr(model.loss, name)!r}: it changes the cross-entropy of pixels, and the decoder "
+                    f"{model.decoder} is trained by the losses of its masks. Leave it out, or choose another decoder"
+                )
 
     def _check_numbers(self, model: ModelConfig, num_classes: int, num_domains: int, cluster_domains: bool) -> None:
         if num_classes < 2 or num_domains < 1:
@@ -122,6 +163,10 @@ class Baseline(Method):
         """Layers that replace the backbone's feature maps, by the place of the map."""
         return {}
 
+    def prepare(self, network: Segmentor, batch: Batch, model: ModelConfig, *, progress: float = 0.0) -> None:
+        """Tell the decoder how far the run is."""
+        network.decoder.prepare(progress)
+
     def terms(
         self,
         network: Any,
@@ -133,7 +178,9 @@ class Baseline(Method):
         progress: float,
         reduce: Reduce,
     ) -> Terms:
-        """Cross-entropy, and that of the auxiliary head."""
+        """Cross-entropy, and that of the auxiliary head; the losses of its masks behind a decoder that has such."""
+        if output.masks:
+            return mask_terms(network, output, batch, model, progress=progress, reduce=reduce)
         terms: Terms = {
             "ce": (segmentation_loss(output.logits, batch.label, model.loss, progress=progress, reduce=reduce), 1.0)
         }
@@ -145,6 +192,45 @@ class Baseline(Method):
                 model.auxiliary_weight,
             )
         return terms
+
+
+def _random_backbone(model: ModelConfig) -> Backbone:
+    """The backbone that the settings name, with the pyramid that the decoder reads."""
+    features = model.features
+    if features.pyramid is None and not decoder_named(model.decoder, model.head).pyramid:
+        features = replace(features, pyramid="none")
+    return build_backbone(model.backbone, output_stride=model.output_stride, features=features)
+
+
+def mask_terms(
+    network: Segmentor, output: SegOutput, batch: Batch, model: ModelConfig, *, progress: float, reduce: Reduce
+) -> Terms:
+    """The losses of a mask head's classes and masks, each the sum over its predictions.
+
+    Args:
+        network: what gave the output.
+        output: its answer to the batch.
+        batch: the batch.
+        model: the settings it was built with.
+        progress: fraction of the run that is done, 0..1.
+        reduce: sums over processes and micro-batches.
+    """
+    # The masks cover the image with what its sides were padded by.
+    multiple, (height, width) = network.backbone.pixel_multiple, batch.label.shape[1:]
+    label = F.pad(batch.label, (0, -width % multiple, 0, -height % multiple), value=IGNORE_INDEX)
+    found = mask_losses(
+        output.masks,
+        label,
+        num_points=model.head.points,
+        fixed_queries=model.head.fixed_queries,
+        progress=progress,
+        reduce=reduce,
+    )
+    return {
+        "mask_class": (found.classes, CLASS_WEIGHT),
+        "mask_bce": (found.bce, BCE_WEIGHT),
+        "mask_dice": (found.dice, DICE_WEIGHT),
+    }
 
 
 def segmentation_loss(

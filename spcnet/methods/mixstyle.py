@@ -91,14 +91,15 @@ class MixStyle(RobustNet):
             )
         return {place: StyleMixer() for place in channels if place in layers}
 
-    def prepare(self, network: Segmentor, batch: Batch, model: ModelConfig) -> None:
-        """Draw for each mixer whether it mixes, with which partners, and how much.
+    def prepare(self, network: Segmentor, batch: Batch, model: ModelConfig, *, progress: float = 0.0) -> None:
+        """Also draw for each mixer whether it mixes, with which partners, and how much.
 
         What is drawn comes from the processor's generator, which training seeds for each iteration, micro-batch and
         process: so it is a function of these, on every device, and the same when a run is resumed or a micro-batch is
         computed twice. Partners are images of the same micro-batch of the same process: with more processes or
         micro-batches each image has fewer to be mixed with.
         """
+        super().prepare(network, batch, model, progress=progress)
         settings: Settings = self.own_settings(model)
         device, images = batch.image.device, len(batch.image)
         alpha = torch.tensor(settings.alpha, dtype=torch.float64)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import SymInt, Tensor, nn
 
 from spcnet.errors import UsageError
-from spcnet.models.adapters.rein import Rein
+from spcnet.models.adapters import Rein, base_tensors
 from spcnet.models.backbones import Backbone
 from spcnet.models.heads.base import Decoder, resize
 from spcnet.models.heads.prototypes import PrototypeHead
@@ -57,10 +57,9 @@ class Segmentor(Network):
         """The taps; checkpoints know them by this name."""
         self.auxiliary, self.clusters = auxiliary, clusters
         self.rein = rein
-        self.base: dict[str, str] | None = None
-        """Name and hash of the pretrained weights that its checkpoints leave out; None where they hold all."""
         self.recompute = False
         """Whether backbone, decoder and auxiliary head are recomputed for their gradients, to save memory."""
+        self._check_places()
         self.whitening_layers = [layer for layer in backbone.modules() if isinstance(layer, InstanceWhitening)]
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:
@@ -99,8 +98,13 @@ class Segmentor(Network):
             return result if isinstance(result, Tensor) else result.feature
 
         prepared = self.backbone.prepare(image)
-        maps = self.backbone.features(prepared, read, tap, untapped=before, recompute=self.recompute)
-        decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
+        if self.decoder.first_block is None:
+            maps = self.backbone.features(prepared, read, tap, untapped=before, recompute=self.recompute)
+            decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
+        else:
+            backbone: Any = self.backbone  # one that has tokens, as the decoder made sure
+            given = backbone.tokens_before(self.decoder.first_block, prepared, tap, recompute=self.recompute)
+            maps, decoded = {}, self._part(self.decoder, *given, backbone)
         masks: tuple[MaskPrediction, ...] = decoded if self.classifier is None else ()
         classified = semantic_logits(masks[-1]) if self.classifier is None else self.classifier(decoded)
         scores = classified if isinstance(classified, Tensor) else classified.scores
@@ -122,9 +126,20 @@ class Segmentor(Network):
             masks=masks if self.training else (),
         )
 
-    def _part(self, part: nn.Module, *given: Tensor) -> Any:
-        result: Any = recomputed(part, *given) if self.recompute else part(*given)
-        return result
+    def _check_places(self) -> None:
+        """Refuse layers at places that are not reached."""
+        first = self.decoder.first_block
+        if first is None:
+            return
+        late = [place for place in self.tapped if self.backbone.places.index(place) > first]
+        if late:
+            raise UsageError(
+                f"a layer stands after {late[0]}, and the decoder runs the blocks from block{first} on with its queries: lower "
+                "model.head.blocks, or choose another decoder (mask2former)"
+            )
+
+    def _part(self, part: nn.Module, *given: Any) -> Any:
+        return recomputed(part, *given) if self.recompute else part(*given)
 
     def depths(self) -> dict[str, int]:
         """Those of the backbone."""
@@ -136,6 +151,10 @@ class Segmentor(Network):
         if self.rein is not None:
             parts["rein"] = self.rein.embeddings()
         return {f"{part}.{name}" for part, names in parts.items() for name in names}
+
+    def base_tensors(self) -> set[str]:
+        """The pretrained tensors of the backbone that are not trained."""
+        return {f"backbone.{name}" for name in base_tensors(self.backbone)}
 
     @property
     def style_layers(self) -> list[StyleProjection]:

@@ -6,23 +6,24 @@ A step then holds what goes into each part and the inside of one part at a time,
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from spcnet.models.whitening import InstanceWhitening
 
 
-def recomputed(part: nn.Module, *given: Tensor) -> Tensor:
+def recomputed(part: nn.Module, *given: Any) -> Any:
     """What a part returns, with the values, gradients, dropout and running statistics of a plain call.
 
     Args:
-        part: a module that returns one tensor and does not change what it is given.
+        part: a module that does not change what it is given.
         given: its input.
     """
     if not torch.is_grad_enabled() or _compiled_with_whitening(part):
-        found: Tensor = part(*given)
+        found = part(*given)
     elif torch.compiler.is_compiling():  # a compiled graph changes buffers once, at its end
         found = checkpoint(part, *given, use_reentrant=False)
     else:

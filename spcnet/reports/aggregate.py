@@ -6,23 +6,32 @@ unseen domains uses the test data, and every table made with it says so. No test
 """
 
 import dataclasses
-import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import rich.box
-import rich.console
-import rich.measure
 import rich.table
 import rich.text
 
 from spcnet.errors import DataError, unknown_name_error
+from spcnet.formatting import markdown_table
 from spcnet.reports.runs import Run
-from spcnet.reports.tables import Cell, Column, Row, Table, column_title, comparability, group_runs, summary_table
+from spcnet.reports.tables import (
+    Cell,
+    Column,
+    Row,
+    Table,
+    column_title,
+    comparability,
+    first_that_fits,
+    grid,
+    group_runs,
+    narrow,
+    summary_table,
+)
 
 Rule = Literal["last", "best_on_source", "oracle"]
 
@@ -77,11 +86,7 @@ def select(run: Run, rule: str) -> Run:
 
 
 def aggregate(
-    runs: Sequence[Run],
-    *,
-    rule: str = "last",
-    notes: Sequence[str] = (),
-    labels: Mapping[Path, str] | None = None,
+    runs: Sequence[Run], *, rule: str = "last", notes: Sequence[str] = (), labels: Mapping[Path, str] | None = None
 ) -> Aggregate:
     """Put the chosen evaluations of runs together, one row for those that differ only by their seed.
 
@@ -118,36 +123,27 @@ def standard_error(cell: Cell) -> float | None:
     return None if cell.std is None else cell.std / math.sqrt(cell.count)
 
 
-def to_markdown(found: Aggregate, *, digits: int = 1) -> str:
+def to_markdown(found: Aggregate) -> str:
     """The table as Markdown, the best mean of each column in bold; what it shows stands below it."""
     columns = _shown(found.table)
-    header = ["mIoU in %", "n", *(_title(column) for column in columns)]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    rows = []
     for row in found.table.rows:
-        texts = []
-        for cell in _cells(found.table, row, columns):
-            mean, error = _text(cell, row, digits=digits)
-            texts.append((f"**{mean}**" if cell.best else mean) + error)
-        lines.append([row.label, str(len(row.seeds)), *texts])
-    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return "\n".join([body, "", f"{explanation(found)}", *(f"\n> {note}" for note in found.notes)]) + "\n"
+        texts = [(cell.best, *_text(cell, row)) for cell in _cells(found.table, row, columns)]
+        cells = ((f"**{mean}**" if best else mean) + error for best, mean, error in texts)
+        rows.append([row.label, str(len(row.seeds)), *cells])
+    body = markdown_table(["mIoU in %", "n", *(_title(column) for column in columns)], rows)
+    return "\n".join([*body, "", explanation(found), *(f"\n> {note}" for note in found.notes)]) + "\n"
 
 
-def to_latex(found: Aggregate, *, digits: int = 1, label: str = "tab:sweep") -> str:
-    r"""The table for `\input`, in the manner of booktabs; the caption says what it shows.
-
-    Args:
-        found: the figures.
-        digits: decimals.
-        label: for `\ref`.
-    """
+def to_latex(found: Aggregate) -> str:
+    r"""The table for `\input`, in the manner of booktabs; the caption says what it shows."""
     columns = _shown(found.table)
     header = ["Method", "$n$", *(_tex(_title(column)) for column in columns)]
     rows = []
     for row in found.table.rows:
         texts = []
         for cell in _cells(found.table, row, columns):
-            mean, error = _text(cell, row, digits=digits)
+            mean, error = _text(cell, row)
             mean = f"\\mathbf{{{mean}}}" if cell.best else mean
             texts.append("--" if cell.value is None else f"${mean}{_tex_error(error)}$")
         rows.append([_tex(row.label), f"${len(row.seeds)}$", *texts])
@@ -160,7 +156,7 @@ def to_latex(found: Aggregate, *, digits: int = 1, label: str = "tab:sweep") -> 
         "\\begin{table}[t]",
         "  \\centering",
         f"  \\caption{{{_tex(explanation(found))}}}",
-        f"  \\label{{{label}}}",
+        "  \\label{tab:sweep}",
         f"  \\begin{{tabular}}{{lr{alignment}}}",
         "    \\toprule",
         f"    {' & '.join(header)} \\\\",
@@ -203,20 +199,16 @@ def to_values(found: Aggregate) -> dict[str, Any]:
     }
 
 
-def render_terminal(found: Aggregate, *, width: int = 80, digits: int = 1) -> rich.table.Table:
+def render_terminal(found: Aggregate, *, width: int = 80) -> rich.table.Table:
     """The table for a terminal of that many characters: methods as rows, else domains as rows, else the means only."""
     columns = _shown(found.table)
     means = [column for column in columns if column.kind not in ("source", "unseen")]
-    layouts: list[Callable[[], rich.table.Table]] = [
-        lambda: _methods_as_rows(found, columns, digits=digits),
-        lambda: _domains_as_rows(found, columns, digits=digits),
-        lambda: _methods_as_rows(found, means or columns, digits=digits),
-    ]
-    endless = rich.console.Console(width=10_000, file=io.StringIO())
-    for layout in layouts:
-        shown = layout()
-        if rich.measure.Measurement.get(endless, endless.options, shown).maximum <= width:
-            break
+    shown = first_that_fits(
+        width,
+        lambda: _methods_as_rows(found, columns),
+        lambda: _domains_as_rows(found, columns),
+        lambda: _methods_as_rows(found, means or columns),
+    )
     caption = rich.text.Text(explanation(found), style="bold red" if found.looks_at_targets else "dim")
     for note in found.notes:
         caption.append(f"\n! {note}", style="not bold yellow")
@@ -257,47 +249,38 @@ def _cells(table: Table, row: Row, columns: Sequence[Column]) -> list[Cell]:
     return [by_column[column] for column in columns]
 
 
-def _text(cell: Cell, row: Row, *, digits: int) -> tuple[str, str]:
+def _text(cell: Cell, row: Row) -> tuple[str, str]:
     """The mean in per cent and what follows it; how many seeds it is over, where those are not all of the row's."""
     if cell.value is None:
         return "–", ""
     error = standard_error(cell)
-    text = "" if error is None else f" ± {100 * error:.{digits}f}"
+    text = "" if error is None else f" ± {100 * error:.1f}"
     fewer = f" (n={cell.count})" if cell.count < len(row.seeds) else ""
-    return f"{100 * cell.value:.{digits}f}", text + fewer
+    return f"{100 * cell.value:.1f}", text + fewer
 
 
-def _methods_as_rows(found: Aggregate, columns: Sequence[Column], *, digits: int) -> rich.table.Table:
-    shown = rich.table.Table(title="mIoU in %", box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("method", overflow="fold")
-    shown.add_column("n", justify="right")
-    for column in columns:
-        title = _title(column).replace("/", "/\n").replace("+", "\n+").replace("mean of ", "mean of\n")
-        style = "dim" if column.kind.startswith("source") else "bold" if column.kind.endswith("mean") else ""
-        shown.add_column(rich.text.Text(title), justify="right", header_style=style)
+def _methods_as_rows(found: Aggregate, columns: Sequence[Column]) -> rich.table.Table:
+    kinds = [column.kind for column in columns]
+    styles = ["dim" if kind.startswith("source") else "bold" if kind.endswith("mean") else "" for kind in kinds]
+    titles = ((narrow(_title(column)), style) for column, style in zip(columns, styles, strict=True))
+    shown = grid("method", [("n", ""), *titles])
     for row in found.table.rows:
-        cells = _cells(found.table, row, columns)
-        texts = [_styled(cell, row, digits=digits) for cell in cells]
+        texts = [_styled(cell, row) for cell in _cells(found.table, row, columns)]
         shown.add_row(rich.text.Text(row.label), str(len(row.seeds)), *texts)
     return shown
 
 
-def _domains_as_rows(found: Aggregate, columns: Sequence[Column], *, digits: int) -> rich.table.Table:
-    shown = rich.table.Table(title="mIoU in %", box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("domain", overflow="fold")
-    for row in found.table.rows:
-        title = f"{row.label.replace(' (', chr(10) + '(')}\nn = {len(row.seeds)}"
-        shown.add_column(rich.text.Text(title), justify="right")
-    for place, column in enumerate(columns):
-        cells = [_cells(found.table, row, columns)[place] for row in found.table.rows]
-        texts = [_styled(cell, row, digits=digits) for cell, row in zip(cells, found.table.rows, strict=True)]
-        means = column.kind.endswith("mean")
-        shown.add_row(rich.text.Text(_title(column), style="bold" if means else ""), *texts)
+def _domains_as_rows(found: Aggregate, columns: Sequence[Column]) -> rich.table.Table:
+    rows = found.table.rows
+    shown = grid("domain", ((f"{row.label.replace(' (', chr(10) + '(')}\nn = {len(row.seeds)}", "") for row in rows))
+    for column in columns:
+        texts = [_styled(_cells(found.table, row, [column])[0], row) for row in rows]
+        shown.add_row(rich.text.Text(_title(column), style="bold" if column.kind.endswith("mean") else ""), *texts)
     return shown
 
 
-def _styled(cell: Cell, row: Row, *, digits: int) -> rich.text.Text:
-    mean, error = _text(cell, row, digits=digits)
+def _styled(cell: Cell, row: Row) -> rich.text.Text:
+    mean, error = _text(cell, row)
     return rich.text.Text.assemble((mean, "bold" if cell.best else ""), error, no_wrap=True)
 
 

@@ -4,12 +4,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from spcnet.errors import DataError
 from spcnet.formatting import percent
 from spcnet.reports.html import counted, escaped, swatch, table
-from spcnet.reports.robustness import CLEAN, Card, ModelScores, Score, summary
+from spcnet.reports.plain import from_plain
+from spcnet.reports.robustness import CLEAN, Card, ModelScores, ratio, summary
 from spcnet.reports.runs import Run
 from spcnet.reports.series import Series, each_run
 
@@ -43,95 +44,45 @@ def read_cards(runs: Sequence[Run]) -> dict[Path, Card]:
 def _read(path: Path) -> Card:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return Card(
-            domain=str(values["domain"]),
-            images=int(values["images"]),
-            space=str(values["space"]),
-            classes=tuple(values["classes"]),
-            colors=tuple((int(r), int(g), int(b)) for r, g, b in values["colors"]),
-            families=dict(values["families"]),
-            severities=tuple(map(int, values["severities"])),
-            models=tuple(map(_model, values["models"])),
-        )
+        return cast(Card, from_plain(Card, values))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is no robustness card: delete it, or write it again with spcnet robustness") from error
 
 
-def _model(values: Mapping[str, Any]) -> ModelScores:
-    size = values["size"]
-    return ModelScores(
-        label=str(values["label"]),
-        method=str(values["method"]),
-        backbone=str(values["backbone"]),
-        sources=tuple(values["sources"]),
-        styles=tuple(values["styles"]),
-        size=None if size is None else (int(size[0]), int(size[1])),
-        precision=str(values["precision"]),
-        scores={
-            str(condition): {
-                int(severity): Score(
-                    miou=_number(score["miou"]),
-                    iou=tuple(map(_number, score["iou"])),
-                    pixel_accuracy=_number(score["pixel_accuracy"]),
-                )
-                for severity, score in by_severity.items()
-            }
-            for condition, by_severity in values["scores"].items()
-        },
-    )
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
 def _model_of(card: Card, run: Run) -> ModelScores | None:
     """The run's own scores on a card; networks are known there by the name of their folder."""
-    return next(
-        (
-            model
-            for model in card.models
-            if Path(model.label).name == run.folder.resolve().name
-            and (model.method, model.backbone) == (run.method, run.setting("model.backbone"))
-        ),
-        None,
-    )
+    known = (run.folder.resolve().name, run.method, run.setting("model.backbone"))
+    return next((one for one in card.models if (Path(one.label).name, one.method, one.backbone) == known), None)
 
 
-def robustness(series: Sequence[Series], cards: Mapping[Path, Card], digits: int) -> str:
+def robustness(series: Sequence[Series], cards: Mapping[Path, Card]) -> str:
     """For each card a line for each run that it knows; empty without cards."""
-    return "".join(_card(series, path, card, digits) for path, card in cards.items())
+    return "".join(_card(series, path, card) for path, card in cards.items())
 
 
-def _card(series: Sequence[Series], path: Path, card: Card, digits: int) -> str:
+def _card(series: Sequence[Series], path: Path, card: Card) -> str:
     known = [(one, run, model) for one, run in each_run(series) if (model := _model_of(card, run)) is not None]
     families = list(card.groups)
     rows = []
     for one, run, model in known:
         found = summary(card, model)
-        benchmark = [percent(found.mpc, digits), percent(found.rpc, digits)] if card.benchmark else []
+        benchmark = [percent(found.mpc), percent(found.rpc)] if card.benchmark else []
         rows.append(
             [
                 f'{swatch(one.color)}{escaped(one.label)}<span class="below std">seed {run.seed}</span>',
-                percent(model.clean, digits),
+                percent(model.clean),
                 *benchmark,
-                *(percent(found.families[family], digits) for family in families),
+                *(percent(found.families[family]) for family in families),
             ]
         )
     severities = ", ".join(map(str, card.severities))
-    caption = (
-        f"mIoU in % on {escaped(card.domain)} ({counted(card.images, 'image')}), averaged over the severities {severities}"
-        + (
-            "; mPC is the mean over the corruptions of the benchmark, rPC its share of clean."
-            if card.benchmark
-            else "."
-        )
-    )
+    what = "; mPC is the mean over the corruptions of the benchmark, rPC its share of clean." if card.benchmark else "."
+    where = f"{escaped(card.domain)} ({counted(card.images, 'image')})"
+    caption = f"mIoU in % on {where}, averaged over the severities {severities}{what}"
     heads = [CLEAN, *(["mPC", "rPC"] if card.benchmark else []), *map(escaped, families)]
     overview = table(["method", *heads], rows, caption=caption, label=f"Robustness on {card.domain}")
     conditions = [
-        [escaped(name), *(_share(model.mean(name), model.clean, digits) for _, _, model in known)]
-        for name in card.conditions
+        [escaped(name), *(_share(model.mean(name), model.clean) for _, _, model in known)] for name in card.conditions
     ]
     detail = table(
         ["condition", *(f"{escaped(one.label)}<br>seed {run.seed}" for one, run, _ in known)],
@@ -148,9 +99,9 @@ def _card(series: Sequence[Series], path: Path, card: Card, digits: int) -> str:
     )
 
 
-def _share(value: float, clean: float, digits: int) -> str:
-    share = value / clean if clean else math.nan
+def _share(value: float, clean: float) -> str:
+    share = ratio(value, clean)
     if not math.isfinite(share):
         return "–"
     lost = round(80 * min(max(1 - share, 0.0), 1.0))
-    return f'<span class="lost" style="--much:{lost}%" title="mIoU {percent(value, digits)} %">{100 * share:.0f}</span>'
+    return f'<span class="lost" style="--much:{lost}%" title="mIoU {percent(value)} %">{100 * share:.0f}</span>'

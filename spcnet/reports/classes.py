@@ -12,7 +12,7 @@ from spcnet.reports.series import Series, legend, same_classes
 from spcnet.reports.tables import Group, format_points, mean_std
 
 
-def classes(series: Sequence[Series], base: Group | None, digits: int) -> str:
+def classes(series: Sequence[Series], base: Group | None) -> str:
     """Bars of each class, and a map of differences for each method beside the baseline."""
     comparable, left_out = same_classes(series)
     names = comparable[0].first.final.classes
@@ -32,14 +32,11 @@ def classes(series: Sequence[Series], base: Group | None, digits: int) -> str:
     parts = [
         f'<p class="note">{note}{escaped(left_out)}</p>',
         legend(comparable),
-        figure(
-            figures.bars_svg(names, bars, label=label),
-            css="bars",
-        ),
+        figure(figures.bars_svg(names, bars, label=label), css="bars"),
     ]
     base_series = next((one for one in comparable if one.group is base), None)
     if base_series is not None:
-        maps = [_difference_map(one, base_series, digits) for one in comparable if one is not base_series]
+        maps = [_difference_map(one, base_series) for one in comparable if one is not base_series]
         parts.append(f'<div class="maps">{"".join(maps)}</div>' if any(maps) else "")
     return "".join(parts)
 
@@ -53,7 +50,7 @@ def _unseen_class_iou(run: Run, name: str) -> float | None:
     return mean_std([_class_iou(d, name) for d in run.final.domains.values() if d.role == "unseen"])[0]
 
 
-def _difference_map(one: Series, base: Series, digits: int) -> str:
+def _difference_map(one: Series, base: Series) -> str:
     """Class × domain: how many points this method is above or below the baseline."""
     domains = [name for name in one.first.final.domains if name in base.first.final.domains]
 
@@ -78,8 +75,7 @@ def _difference_map(one: Series, base: Series, digits: int) -> str:
     rows = []
     for name, color in zip(one.first.final.classes, one.first.final.colors, strict=True):
         cells = "".join(
-            _heat_cell(table.get((name, d)), limit, digits, edge=bool(_edge(domains, roles, i)))
-            for i, d in enumerate(domains)
+            _heat_cell(table.get((name, d)), limit, edge=bool(_edge(domains, roles, i))) for i, d in enumerate(domains)
         )
         rows.append(f'<tr><th scope="row">{swatch(css_rgb(color))}{escaped(name)}</th>{cells}</tr>')
     method, reference = escaped(one.label), escaped(base.label)
@@ -92,13 +88,13 @@ def _difference_map(one: Series, base: Series, digits: int) -> str:
     return f"<div><h3>{method} against {reference}, class by class</h3>{shown}</div>"
 
 
-def _heat_cell(difference: float | None, limit: float, digits: int, *, edge: bool) -> str:
+def _heat_cell(difference: float | None, limit: float, *, edge: bool) -> str:
     css = "part edge" if edge else "part"
     if difference is None:
         return f'<td class="{css}" style="--much:0%"><span class="even">–</span></td>'
     strength = round(100 * min(1.0, abs(difference) / limit))
     shade = "more" if difference > 0 else "less"
-    return f'<td class="{css}" style="--shade:var(--{shade});--much:{strength}%">{format_points(difference, digits=digits)}</td>'
+    return f'<td class="{css}" style="--shade:var(--{shade});--much:{strength}%">{format_points(difference)}</td>'
 
 
 def _edge(names: Sequence[str], roles: Mapping[str, Role], place: int) -> str:

@@ -18,6 +18,7 @@ from spcnet.reports.html import (
     definitions,
     escaped,
     interval,
+    paragraphs,
     plain,
     ranged,
     swatch,
@@ -28,35 +29,36 @@ from spcnet.reports.series import Series, each_run
 from spcnet.reports.tables import Table
 
 _ROLES: tuple[Role, Role] = ("source", "unseen")
+_PATHS = {
+    "Backbone": "model.backbone",
+    "Start of the backbone": "model.weights",
+    "Output stride": "model.output_stride",
+    "Sources": "data.sources",
+    "Targets": "data.targets",
+    "Label space": "data.space",
+    "Image size": "data.size",
+    "Images per domain in a batch": "data.images_per_domain",
+    "Iterations": "training.iterations",
+    "Learning rate": "training.learning_rate",
+    "Precision": "training.precision",
+}
+_ENVIRONMENT = {"Device": "device", "spcnet": "spcnet", "PyTorch": "torch", "Python": "python", "Platform": "platform"}
 
 
 def setting(series: Sequence[Series]) -> str:
     """What the runs share, and in what they differ."""
     runs = [run for _, run in each_run(series)]
-    paths = {
-        "Backbone": "model.backbone",
-        "Start of the backbone": "model.weights",
-        "Output stride": "model.output_stride",
-        "Sources": "data.sources",
-        "Targets": "data.targets",
-        "Label space": "data.space",
-        "Image size": "data.size",
-        "Images per domain in a batch": "data.images_per_domain",
-        "Iterations": "training.iterations",
-        "Learning rate": "training.learning_rate",
-        "Precision": "training.precision",
-    }
     methods = "; ".join(
         f"{one.label} (seed{'s' if len(one.group.runs) > 1 else ''} {', '.join(str(r.seed) for r in one.group.runs)})"
         for one in series
     )
     entries = [("Methods", methods)]
-    for words, path in paths.items():
-        join = " × " if path == "data.size" else ", "
-        values = [plain(run.setting(path), join) for run in runs]
-        entries.append(
-            (words, _agreed(runs, [value or "its own" for value in values] if path == "data.size" else values))
-        )
+    for words, path in _PATHS.items():
+        is_size = path == "data.size"
+        values = [
+            plain(run.setting(path), " × " if is_size else ", ") or ("its own" if is_size else "") for run in runs
+        ]
+        entries.append((words, _agreed(runs, values)))
     entries.append(("Classes", _agreed(runs, [f"{len(run.final.classes)}" for run in runs])))
     entries.append(("Scored after", _agreed(runs, [f"{run.final.iteration} iterations" for run in runs])))
     entries.append(("Way of scoring", _agreed(runs, [run.final.manner for run in runs])))
@@ -71,14 +73,7 @@ def setting(series: Sequence[Series]) -> str:
         ("Scoring time", [sum(d.seconds for d in run.final.domains.values()) for run in runs], duration),
     ]
     entries += [(words, f"{found} per run") for words, values, say in times if (found := ranged(values, say))]
-    environment = {
-        "Device": "device",
-        "spcnet": "spcnet",
-        "PyTorch": "torch",
-        "Python": "python",
-        "Platform": "platform",
-    }
-    for words, key in environment.items():
+    for words, key in _ENVIRONMENT.items():
         entries.append((words, _agreed(runs, [plain(run.environment.get(key)) for run in runs])))
     entries.append(("Git commit", _agreed(runs, [plain(run.environment.get("git_commit"))[:12] for run in runs])))
     started = sorted(filter(None, (_when(run.environment.get("started")) for run in runs)))
@@ -117,20 +112,20 @@ def _when(value: object) -> str:
 # --- Every run -------------------------------------------------------------------------------------------------------
 
 
-def details(series: Sequence[Series], digits: int) -> str:
+def details(series: Sequence[Series]) -> str:
     """Every run, folded up."""
-    return "".join(_run_details(run, one, digits) for one, run in each_run(series))
+    return "".join(_run_details(run, one) for one, run in each_run(series))
 
 
-def _run_details(run: Run, one: Series, digits: int) -> str:
+def _run_details(run: Run, one: Series) -> str:
     final = run.final
     confusions = "".join(_confusion(run, role) for role in _ROLES)
     config = yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True, width=100)
     environment = json.dumps(run.environment, indent=2, ensure_ascii=False) if run.environment else ""
-    unseen = f" · unseen {percent(final.mean_unseen_miou, digits)} %" if final.mean_unseen_miou is not None else ""
+    unseen = f" · unseen {percent(final.mean_unseen_miou)} %" if final.mean_unseen_miou is not None else ""
     return (
         f"<details><summary>{swatch(one.color)}<b>{escaped(one.label)}</b> · seed {run.seed}{unseen} · "
-        f"{escaped(run.folder.name)}</summary>{_domains(run, digits)}<h3>Classes</h3>{_class_tables(run, digits)}"
+        f"{escaped(run.folder.name)}</summary>{_domains(run)}<h3>Classes</h3>{_class_tables(run)}"
         f'<h3>Confusion</h3><div class="plots large">{confusions}</div>'
         f"<h3>Configuration</h3><pre>{escaped(config)}</pre>"
         + (f"<h3>Environment</h3><pre>{escaped(environment)}</pre>" if environment else "")
@@ -138,15 +133,15 @@ def _run_details(run: Run, one: Series, digits: int) -> str:
     )
 
 
-def _domains(run: Run, digits: int) -> str:
+def _domains(run: Run) -> str:
     columns: list[tuple[str, Any]] = [
         ("role", lambda d: d.role),
         ("images", lambda d: str(d.images)),
-        ("mIoU in %", lambda d: percent(d.miou, digits)),
-        ("95 % interval", lambda d: interval(d.interval, digits)),
-        ("pixels right in %", lambda d: percent(d.pixel_accuracy, digits)),
-        ("mean accuracy in %", lambda d: "" if d.mean_accuracy is None else percent(d.mean_accuracy, digits)),
-        ("weighted IoU in %", lambda d: "" if d.weighted_iou is None else percent(d.weighted_iou, digits)),
+        ("mIoU in %", lambda d: percent(d.miou)),
+        ("95 % interval", lambda d: interval(d.interval)),
+        ("pixels right in %", lambda d: percent(d.pixel_accuracy)),
+        ("mean accuracy in %", lambda d: "" if d.mean_accuracy is None else percent(d.mean_accuracy)),
+        ("weighted IoU in %", lambda d: "" if d.weighted_iou is None else percent(d.weighted_iou)),
         ("absent classes", lambda d: escaped(", ".join(d.absent) or "none")),
     ]
     domains = run.final.domains
@@ -161,49 +156,37 @@ def _domains(run: Run, digits: int) -> str:
     )
 
 
-def _class_tables(run: Run, digits: int) -> str:
-    shown = _class_table(
-        run,
-        digits,
-        lambda domain: domain.iou,
-        caption="IoU in %; grey where the class has no truth pixel, so that its IoU says nothing about it.",
-        label="IoU of this run by class and domain",
-    )
+_CLASS_TABLES = {
+    "iou": ("IoU", "IoU in %; grey where the class has no truth pixel, so that its IoU says nothing about it."),
+    "precision": (
+        "Precision",
+        "Precision in %: of the pixels taken for a class, the share that has it; a dash where it was never seen.",
+    ),
+    "recall": ("Recall", "Recall in %: of the pixels of a class, the share that was found; a dash where it has none."),
+}
+"""What a table of the classes shows, field of `DomainResult` → name and caption."""
+
+
+def _class_tables(run: Run) -> str:
+    shown = _class_table(run, "iou")
     if any(domain.precision or domain.recall for domain in run.final.domains.values()):
-        precision = _class_table(
-            run,
-            digits,
-            lambda domain: domain.precision,
-            caption="Precision in %: of the pixels taken for a class, the share that has it; a dash where it was never seen.",
-            label="Precision of this run by class and domain",
-        )
-        recall = _class_table(
-            run,
-            digits,
-            lambda domain: domain.recall,
-            caption="Recall in %: of the pixels of a class, the share that was found; a dash where it has none.",
-            label="Recall of this run by class and domain",
-        )
-        tables = f'<div class="plots large">{precision}{recall}</div>'
+        tables = f'<div class="plots large">{_class_table(run, "precision")}{_class_table(run, "recall")}</div>'
         shown += f"<details><summary>Precision and recall</summary>{tables}</details>"
     return shown
 
 
-def _class_table(run: Run, digits: int, values: Any, *, caption: str, label: str) -> str:
+def _class_table(run: Run, field: str) -> str:
     def cell(domain: DomainResult, name: str) -> str:
-        text = percent(values(domain).get(name), digits)
+        text = percent(getattr(domain, field).get(name))
         return f'<span class="even">{text}</span>' if name in domain.absent else text
 
-    final = run.final
-    return table(
-        ["class", *map(breakable, final.domains)],
-        [
-            [swatch(css_rgb(color)) + escaped(name), *(cell(domain, name) for domain in final.domains.values())]
-            for name, color in zip(final.classes, final.colors, strict=True)
-        ],
-        caption=caption,
-        label=label,
-    )
+    final, (words, caption) = run.final, _CLASS_TABLES[field]
+    rows = [
+        [swatch(css_rgb(color)) + escaped(name), *(cell(domain, name) for domain in final.domains.values())]
+        for name, color in zip(final.classes, final.colors, strict=True)
+    ]
+    heads = ["class", *map(breakable, final.domains)]
+    return table(heads, rows, caption=caption, label=f"{words} of this run by class and domain")
 
 
 def _confusion(run: Run, role: Role) -> str:
@@ -239,7 +222,7 @@ def top_confusions(
 
 def reading(table: Table) -> str:
     """What the words and figures of the page mean."""
-    paragraphs = [
+    texts = [
         "<b>mIoU</b>: for each class, the pixels that are both truly and predictedly of the class, divided by those that are "
         "either; all pixels of a domain together, at the size of its labels. The mean over classes is the domain's mIoU, and "
         "a mean over domains weighs each domain alike.",
@@ -256,8 +239,8 @@ def reading(table: Table) -> str:
         "<b>Unseen</b> domains are used for scoring only, and the scores are those of the last evaluation of each run, not of its best.",
     ]
     if table.baseline is not None and len(table.rows) > 1:
-        paragraphs.append(
+        texts.append(
             f"<b>Gap</b>: difference of the means of the unseen domains to {escaped(table.baseline)}, in points of mIoU "
             "(not in per cent of its score)."
         )
-    return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+    return paragraphs(texts)

@@ -12,16 +12,18 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import matplotlib.colors
 import matplotlib.ticker
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
@@ -46,7 +48,7 @@ _VARIABLES = {
     BASELINE_COLOR: "var(--baseline)",
     "#0072b2": "var(--blue)",
 }
-_SETTINGS: Any = {
+PAGE_SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "spcnet",
     "font.size": 9.0,
@@ -71,8 +73,7 @@ _SETTINGS: Any = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
-PAGE_SETTINGS: Any = _SETTINGS
-"""Of matplotlib, for figures that others draw for `page_svg`."""
+"""Of matplotlib, also for figures that others draw for `page_svg`."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,7 @@ def curves_svg(title: str, curves: Sequence[Curve], *, label: str, percent: bool
         percent: whether the values are fractions to be shown in per cent.
         smoothed: whether there are many noisy values; else each is marked.
     """
-    with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(4.3, 2.5), layout="constrained")
-        axes = figure.add_subplot()
-        axes.grid(visible=True, axis="y")
+    with _plot((4.3, 2.5), grid="y") as (figure, axes):
         drawn: list[npt.NDArray[np.float64]] = []
         for curve in curves:
             y = np.asarray(curve.y, dtype=np.float64) * (100 if percent else 1)
@@ -150,15 +148,8 @@ def curves_svg(title: str, curves: Sequence[Curve], *, label: str, percent: bool
                 y = smooth(y, window=max(3, len(y) // 20))
             marker = "o" if not smoothed or len(y) == 1 else ""
             thin = slice(None, None, max(1, len(y) // 400))
-            axes.plot(
-                curve.x[thin],
-                y[thin],
-                color=curve.color,
-                linestyle=curve.dash,
-                linewidth=1.5,
-                marker=marker,
-                markersize=3.5,
-            )
+            look: Any = {"color": curve.color, "linestyle": curve.dash, "linewidth": 1.5}
+            axes.plot(curve.x[thin], y[thin], marker=marker, markersize=3.5, **look)
             drawn.append(y[np.isfinite(y)])
         together = np.concatenate(drawn) if drawn else np.empty(0)
         if smoothed and len(together) > 0:
@@ -168,22 +159,17 @@ def curves_svg(title: str, curves: Sequence[Curve], *, label: str, percent: bool
             axes.set_ylim(low - margin, high + margin)
         axes.set_title(title)
         axes.set_xlabel("iteration")
-        axes.tick_params(length=0)
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_thousands))
         axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
-        return _svg(figure, label=label)
+        return page_svg(figure, label=label)
 
 
 def bars_svg(categories: Sequence[str], series: Sequence[Bars], *, label: str) -> str:
     """Horizontal bars, one group for each category from top to bottom, in per cent."""
-    with matplotlib.rc_context(_SETTINGS):
-        thick = 0.8 / max(len(series), 1)
-        inches = len(categories) * (0.13 * len(series) + 0.14) + 0.5
-        # No wider than a phone, on which its letters are as large as they are here.
-        figure = Figure(figsize=(4.6, inches), layout="constrained")
-        axes = figure.add_subplot()
-        axes.grid(visible=True, axis="x")
+    thick = 0.8 / max(len(series), 1)
+    # No wider than a phone, on which its letters are as large as they are here.
+    with _plot((4.6, len(categories) * (0.13 * len(series) + 0.14) + 0.5), grid="x") as (figure, axes):
         places = np.arange(len(categories))
         for number, bars in enumerate(series):
             values = np.array([math.nan if v is None else 100 * v for v in bars.values])
@@ -205,17 +191,13 @@ def bars_svg(categories: Sequence[str], series: Sequence[Bars], *, label: str) -
         axes.set_xlim(0, end + 5)  # room for the figure behind a full bar
         axes.set_xticks(range(0, end + 1, 20))
         axes.set_xlabel("IoU in %")
-        axes.tick_params(length=0)
-        axes.tick_params(axis="y", labelcolor=_INK)
-        axes.spines["left"].set_visible(False)
-        return _svg(figure, label=label)
+        _name_rows(axes)
+        return page_svg(figure, label=label)
 
 
 def shares_svg(title: str, categories: Sequence[str], shares: Sequence[Sequence[float]], *, label: str) -> str:
     """Stacked horizontal bars: for each category how a whole is shared out, in `STYLE_COLORS`."""
-    with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(4.3, 0.24 * len(categories) + 0.75), layout="constrained")
-        axes = figure.add_subplot()
+    with _plot((4.3, 0.24 * len(categories) + 0.75)) as (figure, axes):
         table = np.array(shares, dtype=np.float64).reshape(len(categories), -1)
         left = np.zeros(len(categories))
         for source in range(table.shape[1]):
@@ -224,19 +206,33 @@ def shares_svg(title: str, categories: Sequence[str], shares: Sequence[Sequence[
             axes.barh(range(len(categories)), width, left=left, height=0.76, color=color)
             for place, (start, share) in enumerate(zip(left, width, strict=True)):
                 if share >= 12:
-                    axes.text(
-                        start + share / 2, place, f"{share:.0f}", va="center", ha="center", fontsize=7.5, color="black"
-                    )
+                    middle: Any = {"va": "center", "ha": "center", "fontsize": 7.5, "color": "black"}
+                    axes.text(start + share / 2, place, f"{share:.0f}", **middle)
             left += width
         axes.set_title(title)
         axes.set_yticks(range(len(categories)), categories)
         axes.set_ylim(len(categories) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         axes.set_xlabel("share in %")
+        _name_rows(axes)
+        return page_svg(figure, label=label)
+
+
+@contextmanager
+def _plot(size: tuple[float, float], *, grid: Literal["x", "y"] | None = None) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of so many inches with one plot, and matplotlib's settings for a page while it is drawn."""
+    with matplotlib.rc_context(PAGE_SETTINGS):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        if grid:
+            axes.grid(visible=True, axis=grid)
         axes.tick_params(length=0)
-        axes.tick_params(axis="y", labelcolor=_INK)
-        axes.spines["left"].set_visible(False)
-        return _svg(figure, label=label)
+        yield figure, axes
+
+
+def _name_rows(axes: Axes) -> None:
+    axes.tick_params(axis="y", labelcolor=_INK)
+    axes.spines["left"].set_visible(False)
 
 
 def confusion_svg(title: str, classes: Sequence[str], confusion: npt.NDArray[np.int64], *, label: str) -> str:
@@ -345,7 +341,7 @@ def _thousands(value: float, _: object = None) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
 
 
-def _svg(figure: Figure, *, label: str) -> str:
+def page_svg(figure: Figure, *, label: str) -> str:
     """The figure as an SVG element for a page: its own ids, ink from the page's variables, no fixed size."""
     out = io.StringIO()
     no_metadata: Any = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -371,9 +367,6 @@ def _svg(figure: Figure, *, label: str) -> str:
         f'<svg role="img" aria-label="{html.escape(label)}" {box[0]} xmlns="http://www.w3.org/2000/svg" '
         f'xmlns:xlink="http://www.w3.org/1999/xlink" stroke-linejoin="round">{body}</svg>'
     )
-
-
-page_svg = _svg
 
 
 def css_color(color: str) -> str:

@@ -27,6 +27,74 @@ def policy() -> str:
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{own}'"
 
 
+_THEMES = '<fieldset class="theme"><legend>Colours of the page</legend>{}</fieldset>'.format(
+    "".join(
+        f'<input type="radio" name="theme" id="theme-{name}" value="{name}"{" checked" if name == "auto" else ""}>'
+        f'<label for="theme-{name}">{name}</label>'
+        for name in ("auto", "light", "dark")
+    )
+)
+
+
+def document(
+    heading: str,
+    sections: Iterable[tuple[str, str, str]],
+    *,
+    lead: str = "",
+    cards: str = "",
+    version: object = None,
+    style: str = "",
+    script: bool = False,
+) -> str:
+    """A whole page, one file that loads nothing.
+
+    Args:
+        heading: of the page, as text.
+        sections: anchor, name as text, and body of each; those without a body are left out.
+        lead: the outcome in a sentence or two, below the heading.
+        cards: what stands before the sections.
+        version: of the package that scored what is shown.
+        style: besides `STYLE`.
+        script: run `SCRIPT`, and no other.
+    """
+    sections = [(anchor, escaped(name), body) for anchor, name, body in sections if body]
+    links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name, _ in sections)
+    bodies = "".join(
+        f'<section id="{a}" aria-labelledby="{a}-h"><h2 id="{a}-h">{n}</h2>{b}</section>' for a, n, b in sections
+    )
+    nav = f'<nav aria-label="Sections">{links}</nav>'
+    policy_of_it = f'<meta http-equiv="Content-Security-Policy" content="{policy()}">\n' if script else ""
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{policy_of_it}'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escaped(heading)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n"
+        f"<header><h1>{escaped(heading)}</h1>"
+        + (f'<p class="lead">{lead}</p>' if lead else "")
+        # The switch of colours needs no script, and is of use where a page is shown for long.
+        + (f'<div class="top">{nav}{_THEMES}</div>' if script else nav)
+        + f"</header>\n<main>{cards}{bodies}</main>\n<footer>Written by spcnet{f' {escaped(version)}' if version else ''}. "
+        f"This page is one file{' and loads nothing from anywhere' if script else ': it loads nothing and runs no scripts'}."
+        f"</footer>\n{f'<script>{SCRIPT}</script>{chr(10)}' if script else ''}</body>\n</html>\n"
+    )
+
+
+def paragraphs(texts: Iterable[str]) -> str:
+    """Texts as HTML, a paragraph each."""
+    return "".join(f"<p>{text}</p>" for text in texts)
+
+
+def card(color: str, label: str, figure: str, *small: str) -> str:
+    """A large figure of one network, as HTML, with its name and lines below it."""
+    lines = "".join(f"<small>{line}</small>" for line in small)
+    head = f'<div style="--series: {figures.css_color(color)}"><b>{escaped(label)}</b><span class="big">{figure}</span>'
+    return f"{head}{lines}</div>"
+
+
+def legend(entries: Iterable[str], label: str) -> str:
+    """What colours and marks mean, each entry as HTML."""
+    return f'<ul class="legend" aria-label="{label}">{"".join(f"<li>{entry}</li>" for entry in entries)}</ul>'
+
+
 def escaped(value: object) -> str:
     """Anything as text that is safe in HTML, in attributes too."""
     return html.escape(str(value), quote=True)
@@ -40,16 +108,16 @@ def breakable(name: str) -> str:
     return text.replace("+", "<wbr>+").replace("mean of ", "mean of<br>").replace("gap to ", "gap to<br>")
 
 
-def difference(value: float | None, digits: int, *, css: str = "") -> str:
+def difference(value: float | None, *, css: str = "") -> str:
     """A difference of fractions in points, coloured by its sign."""
-    text = format_points(value, digits=digits)
+    text = format_points(value)
     color = "better" if text.startswith("+") else "worse" if text.startswith("−") else "even"
     return f'<span class="{css + " " if css else ""}{color}">{text}</span>'
 
 
-def interval(ends: tuple[float, float] | None, digits: int = 1) -> str:
+def interval(ends: tuple[float, float] | None) -> str:
     """An interval of fractions in per cent, such as `52.1–54.9`; empty for none."""
-    return f"{percent(ends[0], digits)}–{percent(ends[1], digits)}" if ends is not None else ""
+    return f"{percent(ends[0])}–{percent(ends[1])}" if ends is not None else ""
 
 
 def sortable(value: float | str | None) -> str:
@@ -85,9 +153,7 @@ def scrolling(content: str, label: str) -> str:
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escaped(label)}">{content}</div>'
 
 
-def table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str, label: str, css: str = "", text: int = 1
-) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str, label: str, text: int = 1) -> str:
     """A table that scrolls by itself.
 
     Args:
@@ -95,25 +161,19 @@ def table(
         rows: cells as HTML, the first of each being its heading.
         caption: what the table shows, as HTML.
         label: the same in few words.
-        css: class of the table.
         text: so many columns from the left hold words, not figures.
     """
-    top = "".join(f'<th scope="col"{_aligned(place < text)}>{head}</th>' for place, head in enumerate(heads))
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>'
-        + "".join(f"<td{_aligned(place < text)}>{cell}</td>" for place, cell in enumerate(row[1:], start=1))
-        + "</tr>"
-        for row in rows
-    )
+    aligned = [' class="text"' if place < text else "" for place in range(len(heads))]
+    top = "".join(f'<th scope="col"{css}>{head}</th>' for css, head in zip(aligned, heads, strict=True))
+    body = ""
+    for name, *cells in rows:
+        words = "".join(f"<td{css}>{cell}</td>" for css, cell in zip(aligned[1:], cells, strict=True))
+        body += f'<tr><th scope="row">{name}</th>{words}</tr>'
     return scrolling(
-        f'<table class="{css or "plain"}"><caption><span>{caption}</span></caption>'
+        f'<table class="plain"><caption><span>{caption}</span></caption>'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>",
         label,
     )
-
-
-def _aligned(words: bool) -> str:
-    return ' class="text"' if words else ""
 
 
 def figure(svg: str, *, css: str = "") -> str:
@@ -138,6 +198,12 @@ def ranged(values: Sequence[float], say: Callable[[float], str]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def photo(picture: tuple[str, tuple[int, int]], alt: str, attributes: str = "") -> str:
+    """What `figures.picture_uri` made of a photograph; `alt` is the picture in words, as HTML."""
+    uri, (width, height) = picture
+    return f'<img src="{uri}" alt="{alt}" width="{width}" height="{height}" loading="lazy"{attributes}>'
+
+
 def label_picture(
     labels: npt.NDArray[np.uint8],
     colors: Sequence[tuple[int, int, int]],
@@ -147,16 +213,7 @@ def label_picture(
     width: int = 384,
     attributes: str = "",
 ) -> str:
-    """Labels in the shape of the image beside them, whose width and height need not be the labels' own.
-
-    Args:
-        labels: H×W class ids.
-        colors: of each class.
-        alt: the picture in words, as HTML.
-        like: width and height of that image.
-        width: the most pixels across.
-        attributes: further ones, as HTML.
-    """
+    """Labels (H×W class ids) in the shape of the image beside them, whose width and height `like` need not be their own."""
     rows, columns = labels.shape
     return (
         f'<img class="map" src="{figures.labels_uri(labels, colors, width=width)}" alt="{alt}" width="{columns}" height="{rows}" '

@@ -1,22 +1,22 @@
 """The inside of a network: what was seen of it, as plain values in a file, and as a table."""
 
 import csv
-import dataclasses
 import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import rich.table
 import rich.text
 from rich.box import SIMPLE_HEAD
 
-from spcnet.errors import DataError
+from spcnet.errors import DataError, one_line
 from spcnet.files import write_text
 from spcnet.formatting import percent
+from spcnet.reports.plain import from_plain, to_plain
 
 FOLDER = "inspection"
 """Folder in a run's folder."""
@@ -113,6 +113,10 @@ class Pair:
     pictures: tuple[str, str]
     """Names of the two files."""
 
+    def __post_init__(self) -> None:
+        # Names, not paths: a record must not have files from elsewhere shown.
+        object.__setattr__(self, "pictures", tuple(Path(name).name for name in self.pictures))
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -158,11 +162,8 @@ class Inspection:
             ]
             counts += [(f"{where}distance", len(row), (known,)) for row in layer.distance]
             counts += [(f"{where}weights", len(row), (known,)) for row in layer.weights]
-        if self.prototypes is not None:
-            counts += [
-                ("prototypes", len(row), (classes * known,))
-                for row in (self.prototypes.cosine, *self.prototypes.cosine)
-            ]
+        rows = (self.prototypes.cosine, *self.prototypes.cosine) if self.prototypes else ()
+        counts += [("prototypes", len(row), (classes * known,)) for row in rows]
         for what, found, right in counts:
             if found not in right:
                 raise DataError(f"{what} has {found} entries; it must have {right[-1]}")
@@ -207,7 +208,7 @@ def write_inspection(found: Inspection, folder: Path) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    values = {"format": FORMAT, **_plain(dataclasses.asdict(found))}
+    values = {"format": FORMAT, **to_plain(found)}
     del values["folder"]
     write_text(folder / RECORD_FILE, json.dumps(values, ensure_ascii=False, separators=(",", ":")) + "\n")
 
@@ -226,108 +227,16 @@ def read_inspection(folder: Path) -> Inspection | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise DataError(f"cannot read {path}: {_one_line(error)}. {remedy}") from error
+        raise DataError(f"cannot read {path}: {one_line(error)}. {remedy}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else None
         raise DataError(f"{path} is no record of the format {FORMAT} (found: {found}). {remedy}")
     try:
-        return _read(values, place)
+        return cast(Inspection, from_plain(Inspection, values | {"folder": place}))
     except DataError as error:
         raise DataError(f"{path}: {error}. {remedy}") from error
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DataError(f"{path} is not whole ({type(error).__name__}: {_one_line(error)}). {remedy}") from error
-
-
-def _read(values: Mapping[str, Any], folder: Path) -> Inspection:
-    pixels, prototypes = values["pixels"], values["prototypes"]
-    return Inspection(
-        run=str(values["run"]),
-        method=str(values["method"]),
-        backbone=str(values["backbone"]),
-        iteration=int(values["iteration"]),
-        classes=tuple(map(str, values["classes"])),
-        colors=tuple((int(r), int(g), int(b)) for r, g, b in values["colors"]),
-        known=tuple(map(str, values["known"])),
-        domains=tuple(Domain(str(one["name"]), _role(one["role"])) for one in values["domains"]),
-        images=tuple(Seen(int(one["domain"]), str(one["name"])) for one in values["images"]),
-        layers=tuple(
-            Layer(
-                place=str(one["place"]),
-                mode=None if one["mode"] is None else str(one["mode"]),
-                before=_read_points(one["before"]),
-                after=_read_points(one["after"]),
-                bases=_read_points(one["bases"]),
-                distance=_read_table(one["distance"]),
-                weights=_read_table(one["weights"]),
-                gap_before=_number(one["gap_before"]),
-                gap_after=_number(one["gap_after"]),
-                told_before=_number(one["told_before"]),
-                told_after=_number(one["told_after"]),
-            )
-            for one in values["layers"]
-        ),
-        pixels=PixelMap(
-            kind="embedding" if pixels["kind"] == "embedding" else "feature",
-            points=_read_points(pixels["points"]),
-            label=tuple(map(int, pixels["label"])),
-            domain=tuple(map(int, pixels["domain"])),
-            prototypes=_read_points(pixels["prototypes"]),
-            matched=tuple(map(_number, pixels["matched"])),
-        ),
-        prototypes=None
-        if prototypes is None
-        else Prototypes(
-            cosine=_read_table(prototypes["cosine"]),
-            within=_number(prototypes["within"]),
-            between=_number(prototypes["between"]),
-            alike=tuple((str(one), str(other), _number(cosine)) for one, other, cosine in prototypes["alike"]),
-        ),
-        pairs=tuple(
-            Pair(
-                int(one["image"]),
-                int(one["nearest"]),
-                _number(one["distance"]),
-                # Names, not paths: a record must not have files from elsewhere shown.
-                (Path(one["pictures"][0]).name, Path(one["pictures"][1]).name),
-            )
-            for one in values["pairs"]
-        ),
-        seed=int(values["seed"]),
-        environment=dict(values["environment"]),
-        folder=folder,
-    )
-
-
-def _role(value: Any) -> Literal["source", "unseen"]:
-    if value not in ("source", "unseen"):
-        raise DataError(f"a domain's role is {value!r}; it must be source or unseen")
-    return "source" if value == "source" else "unseen"
-
-
-def _read_points(rows: Any) -> tuple[Point, ...]:
-    return tuple((float(x), float(y)) for x, y in rows)
-
-
-def _read_table(rows: Any) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(_number(value) for value in row) for row in rows)
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        raise DataError(f"{path} is not whole ({type(error).__name__}: {one_line(error)}). {remedy}") from error
 
 
 def render_terminal(inspections: Sequence[Inspection]) -> rich.table.Table:

@@ -31,49 +31,30 @@ _NARROW = "grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr
 """Four maps beside each other on a wide screen."""
 
 
-def write_page(inspections: Sequence[Inspection], output: Path, *, title: str | None = None) -> Path:
+def write_page(inspections: Sequence[Inspection], output: Path) -> Path:
     """Write one page about the inside of one or several networks: no network, no scripts, light and dark, phone and paper.
-
-    Args:
-        inspections: at least one.
-        output: the file.
-        title: heading; says what is shown by default.
 
     Raises:
         DataError: a picture cannot be read, or the page not be written.
     """
-    write_text(output, render_page(inspections, title=title))
+    write_text(output, render_page(inspections))
     return output
 
 
-def render_page(inspections: Sequence[Inspection], *, title: str | None = None) -> str:
+def render_page(inspections: Sequence[Inspection]) -> str:
     """The page of `write_page` as text.
 
     Raises:
         DataError: a picture cannot be read.
     """
     names = [found.run for found in inspections]
-    heading = title or f"Inside {', '.join(names[:-1]) + ' and ' if names[1:] else ''}{names[-1]}"
+    heading = f"Inside {', '.join(names[:-1]) + ' and ' if names[1:] else ''}{names[-1]}"
     sections = [
         (f"run-{i}", found.run if names[1:] else "What was seen", inspection_section(found))
         for i, found in enumerate(inspections)
     ]
     sections.append(("reading", "How to read this", _reading()))
-    links = "".join(f'<a href="#{anchor}">{html.escaped(name)}</a>' for anchor, name, _ in sections)
-    bodies = "".join(
-        f'<section id="{a}" aria-labelledby="{a}-h"><h2 id="{a}-h">{html.escaped(n)}</h2>{b}</section>'
-        for a, n, b in sections
-    )
-    version = inspections[0].environment.get("spcnet") or ""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escaped(heading)}</title>\n<style>{html.STYLE}</style>\n</head>\n<body>\n"
-        f'<header><h1>{html.escaped(heading)}</h1><nav aria-label="Sections">{links}</nav></header>\n'
-        f"<main>{bodies}</main>\n"
-        f"<footer>Written by spcnet {html.escaped(version)}. This page is one file: it loads nothing and runs no scripts.</footer>\n"
-        "</body>\n</html>\n"
-    )
+    return html.document(heading, sections, version=inspections[0].environment.get("spcnet"))
 
 
 def inspection_section(found: Inspection) -> str:
@@ -152,19 +133,11 @@ def _weights_part(found: Inspection) -> str:
         return ""
     if len(found.known) == 1:
         return '<p class="note">With a single known style λ is 1 for every image.</p>'
-    plots = []
+    plots, rows = [], []
     for layer in weighed:
+        draw = partial(draw_weights, found=found, layer=layer, ink=PAGE)
         words = f"λ of the images at {layer.place}; the means stand in the table"
-        plots.append(
-            html.figure(
-                _on_page(
-                    partial(draw_weights, found=found, layer=layer, ink=PAGE),
-                    size=(4.3, weights_height(found)),
-                    label=words,
-                )
-            )
-        )
-    rows = []
+        plots.append(html.figure(_on_page(draw, size=(4.3, weights_height(found)), label=words)))
     for domain, one in enumerate(found.domains):
         own = found.of(domain)
         cells = [f"{100 * value:.1f}" for layer in weighed for value in rows_array(layer.weights)[own].mean(axis=0)]
@@ -195,9 +168,7 @@ def _nearest_part(found: Inspection) -> str:
         for layer in found.layers:
             near = [nearest(layer, image) for image in own]
             cells += [f"{100 * near.count(style) / len(own):.0f} %" for style in range(len(found.known))]
-            cells.append(
-                figure_text(mean_of([layer.distance[image][style] for image, style in zip(own, near, strict=True)]))
-            )
+            cells.append(figure_text(mean_of([min(layer.distance[image]) for image in own])))
         rows.append([_mark(found, domain) + html.breakable(one.name), one.role, *cells])
     heads = ["domain", "role"]
     for layer in found.layers:
@@ -221,18 +192,12 @@ def _pairs(found: Inspection) -> str:
         cells = []
         for file, image in zip(files, (pair.image, pair.nearest), strict=True):
             seen = found.images[image]
-            uri, size = figures.picture_uri(file, width=300)
+            picture = figures.picture_uri(file, width=300)
             where = html.escaped(found.domains[seen.domain].name)
-            known = found.known[nearest(found.layers[0], image)]
-            words = (
-                f"nearest style {html.escaped(known)}"
-                if image == pair.image
-                else f"distance {figure_text(pair.distance)}"
-            )
-            cells.append(
-                f'<div><img src="{uri}" alt="{html.escaped(seen.name)} of {where}" width="{size[0]}" height="{size[1]}" '
-                f'loading="lazy"><small>{where}: {html.escaped(seen.name)}; {words}</small></div>'
-            )
+            near = f"nearest style {html.escaped(found.known[nearest(found.layers[0], image)])}"
+            words = near if image == pair.image else f"distance {figure_text(pair.distance)}"
+            photo = html.photo(picture, f"{html.escaped(seen.name)} of {where}")
+            cells.append(f"<div>{photo}<small>{where}: {html.escaped(seen.name)}; {words}</small></div>")
         parts.append(f'<div class="panels" style="--columns: 2; min-width: 0">{"".join(cells)}</div>')
     if not parts:
         return ""
@@ -255,15 +220,11 @@ def _pixels_part(found: Inspection) -> str:
         else:
             legend = _legend(found, sorted(set(found.pixels.domain)), plain=True)
             plots.append(f"<div>{html.figure(svg)}{legend}</div>")
-    what = (
-        "the embeddings of pixels"
-        if found.pixels.kind == "embedding"
-        else "the decoder's features of pixels, at unit length"
-    )
+    what = {"embedding": "the embeddings of pixels", "feature": "the decoder's features of pixels, at unit length"}
     marks = "; diamonds are the prototypes, one of each class and known style" if found.pixels.prototypes else ""
     most = max(found.pixels.label.count(k) for k in set(found.pixels.label))
     note = (
-        f"t-SNE of {what} ({len(found.pixels.points)} of them, at most {most} of a class){marks}. A class that the network "
+        f"t-SNE of {what[found.pixels.kind]} ({len(found.pixels.points)} of them, at most {most} of a class){marks}. A class that the network "
         "knows in every domain is one cluster on the left, with all domains mixed on the right."
     )
     rows = [
@@ -271,41 +232,32 @@ def _pixels_part(found: Inspection) -> str:
         for domain, (one, share) in enumerate(zip(found.domains, found.pixels.matched, strict=True))
         if math.isfinite(share)
     ]
-    if rows:
-        measured = (
-            "Matched: share of a domain's pixels whose most similar pixel of another domain, a source, is of their class; mean "
-            "over the classes."
-        )
-        table = html.table(
-            ["domain", "role", "matched"], rows, caption="Matched pixels.", label="Matched pixels", text=2
-        )
-        table = f'<p class="note">{measured}</p>{table}'
-    else:
-        table = ""
-    return f'<p class="note">{note}</p><div class="plots large">{"".join(plots)}</div>{table}'
+    maps = f'<p class="note">{note}</p><div class="plots large">{"".join(plots)}</div>'
+    if not rows:
+        return maps
+    measured = (
+        "Matched: share of a domain's pixels whose most similar pixel of another domain, a source, is of their class; mean "
+        "over the classes."
+    )
+    heads = ["domain", "role", "matched"]
+    table = html.table(heads, rows, caption="Matched pixels.", label="Matched pixels", text=2)
+    return f'{maps}<p class="note">{measured}</p>{table}'
 
 
 def _prototypes_part(found: Inspection) -> str:
     if found.prototypes is None:
         return ""
+    within, between = found.prototypes.within, found.prototypes.between
     with matplotlib.rc_context(settings(PAGE)):
-        svg = figures.page_svg(
-            prototypes_figure(found, found.prototypes, PAGE),
-            label="Cosines of all prototypes; the means stand beside it",
-        )
-    summary = f"Between classes the mean cosine is {found.prototypes.between:.2f}"
-    if math.isfinite(found.prototypes.within):
-        summary = (
-            f"The prototypes of one class in two domains have a mean cosine of {found.prototypes.within:.2f}, those of two "
-            f"classes {found.prototypes.between:.2f}"
-        )
-    rows = [
-        [f"{html.escaped(one)} and {html.escaped(other)}", f"{cosine:.2f}"]
-        for one, other, cosine in found.prototypes.alike
-    ]
-    table = html.table(
-        ["classes", "cosine"], rows, caption="The classes that are most alike.", label="Most alike classes"
-    )
+        label = "Cosines of all prototypes; the means stand beside it"
+        svg = figures.page_svg(prototypes_figure(found, found.prototypes, PAGE), label=label)
+    summary = f"Between classes the mean cosine is {between:.2f}"
+    if math.isfinite(within):
+        summary = f"The prototypes of one class in two domains have a mean cosine of {within:.2f}, those of two classes {between:.2f}"
+    alike = found.prototypes.alike
+    rows = [[f"{html.escaped(one)} and {html.escaped(other)}", f"{cosine:.2f}"] for one, other, cosine in alike]
+    caption, label = "The classes that are most alike.", "Most alike classes"
+    table = html.table(["classes", "cosine"], rows, caption=caption, label=label)
     order = ", ".join(map(html.escaped, found.known))
     note = f"{summary}. In each class the order is {order}. A prototype whose class no training image of its domain showed stays near 0 to all others."
     return f'<p class="note">{note}</p><div class="plots large">{html.figure(svg)}<div>{table}</div></div>'
@@ -323,7 +275,7 @@ def _reading() -> str:
         "about equally far.",
         "<b>Few images</b> say little: another seed, or other images, move the shares by points.",
     ]
-    return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+    return html.paragraphs(paragraphs)
 
 
 _SHAPES = {
@@ -356,20 +308,16 @@ def _mark(found: Inspection, domain: int, *, plain: bool = False) -> str:
 
 def _legend(found: Inspection, domains: Iterable[int] | None = None, *, plain: bool = False) -> str:
     shown = range(len(found.domains)) if domains is None else domains
-    entries = "".join(
-        f"<li>{_mark(found, d, plain=plain)}{html.escaped(found.domains[d].name)} ({found.domains[d].role})</li>"
-        for d in shown
-    )
-    stars = "" if plain else f"<li>{_shape('*', 'transparent')}known style</li>"
-    return f'<ul class="legend" aria-label="Domains">{entries}{stars}</ul>'
+    entries = [
+        f"{_mark(found, d, plain=plain)}{html.escaped(found.domains[d].name)} ({found.domains[d].role})" for d in shown
+    ]
+    return html.legend(entries if plain else [*entries, f"{_shape('*', 'transparent')}known style"], "Domains")
 
 
 def _class_legend(found: Inspection) -> str:
-    entries = "".join(
-        f"<li>{_shape('o', _mixed(class_color(found, k)))}{html.escaped(found.classes[k])}</li>"
-        for k in sorted(set(found.pixels.label))
-    )
-    return f'<ul class="legend" aria-label="Classes">{entries}</ul>'
+    classes = sorted(set(found.pixels.label))
+    marks = (f"{_shape('o', _mixed(class_color(found, k)))}{html.escaped(found.classes[k])}" for k in classes)
+    return html.legend(marks, "Classes")
 
 
 def _mixed(color: str) -> str:

@@ -3,17 +3,7 @@
 from collections.abc import Sequence
 
 from spcnet.formatting import percent
-from spcnet.reports import figures
-from spcnet.reports.html import (
-    breakable,
-    counted,
-    difference,
-    escaped,
-    interval,
-    scrolling,
-    sortable,
-    swatch,
-)
+from spcnet.reports.html import breakable, card, counted, difference, escaped, interval, scrolling, sortable, swatch
 from spcnet.reports.html import table as plain_table
 from spcnet.reports.published import CAUTIONS, PUBLISHED, SETS, Published, beside, obstacles, set_of
 from spcnet.reports.runs import OWN_PROTOCOL, Evaluation, Run
@@ -21,7 +11,7 @@ from spcnet.reports.series import Series, each_run
 from spcnet.reports.tables import Column, Row, Table, column_title, format_points
 
 
-def lead(table: Table, digits: int) -> str:
+def lead(table: Table) -> str:
     """The result in a sentence or two."""
     place = _mean_place(table)
     scored = [row for row in table.rows if place is not None and row.cells[place].value is not None]
@@ -31,11 +21,11 @@ def lead(table: Table, digits: int) -> str:
     over = f"the mean of {num_unseen} domains that were never trained on" if num_unseen > 1 else "the unseen domain"
     best = max(scored, key=lambda row: row.cells[place].value or 0.0)
     cell = best.cells[place]
-    text = f"<b>{escaped(best.label)}</b> reaches {percent(cell.value, digits)} % mIoU on {over}"
+    text = f"<b>{escaped(best.label)}</b> reaches {percent(cell.value)} % mIoU on {over}"
     if len(table.rows) > 1:
-        text = f"Best on {over}: <b>{escaped(best.label)}</b> with {percent(cell.value, digits)} % mIoU"
+        text = f"Best on {over}: <b>{escaped(best.label)}</b> with {percent(cell.value)} % mIoU"
     if cell.gap is not None and table.baseline is not None:
-        text += f", {format_points(cell.gap, digits=digits)}&nbsp;points from {escaped(table.baseline)}"
+        text += f", {format_points(cell.gap)}&nbsp;points from {escaped(table.baseline)}"
         if best.wins is not None and best.wins[1] > 1:
             text += f" and above it on {best.wins[0]} of {best.wins[1]} seeds"
     text += "."
@@ -44,28 +34,25 @@ def lead(table: Table, digits: int) -> str:
     return text
 
 
-def cards(table: Table, series: Sequence[Series], digits: int) -> str:
+def cards(table: Table, series: Sequence[Series]) -> str:
     """Each method's mean over the unseen domains, in large figures."""
     place = _mean_place(table)
     if place is None:
         return ""
-    shown = []
+    shown = ""
     for row, one in zip(table.rows, series, strict=True):
         cell = row.cells[place]
-        spread = f' <span class="std">± {percent(cell.std, digits)}</span>' if cell.std is not None else ""
+        spread = f' <span class="std">± {percent(cell.std)}</span>' if cell.std is not None else ""
         unit = '<span class="std"> %</span>' if cell.value is not None and cell.std is None else ""
         if row.is_baseline and len(table.rows) > 1:
             below = "baseline"
         elif cell.gap is not None:
-            below = f"{difference(cell.gap, digits)} points from the baseline{_wins(row)}"
+            below = f"{difference(cell.gap)} points from the baseline{_wins(row)}"
         else:
             below = ""
-        shown.append(
-            f'<div style="--series: {figures.css_color(one.color)}"><b>{escaped(row.label)}</b>'
-            f'<span class="big">{percent(cell.value, digits)}{unit}{spread}</span>'
-            f"<small>mIoU in %, mean of unseen · {counted(len(row.seeds), 'seed')}</small><small>{below}</small></div>"
-        )
-    return f'<div class="cards">{"".join(shown)}</div>'
+        what = f"mIoU in %, mean of unseen · {counted(len(row.seeds), 'seed')}"
+        shown += card(one.color, row.label, f"{percent(cell.value)}{unit}{spread}", what, below)
+    return f'<div class="cards">{shown}</div>'
 
 
 def _wins(row: Row) -> str:
@@ -76,26 +63,24 @@ def _mean_place(table: Table) -> int | None:
     return next((place for place, column in enumerate(table.columns) if column.kind == "unseen mean"), None)
 
 
-def results(table: Table, series: Sequence[Series], digits: int, *, published: str = "auto") -> str:
+def results(table: Table, series: Sequence[Series], *, published: str = "auto") -> str:
     """The table of methods by domains, with warnings, published rows and other ways of scoring.
 
     Args:
         table: what to show.
         series: its rows as they are drawn.
-        digits: decimals.
         published: one of `spcnet.reports.published.CHOICES`.
     """
     runs = [run for _, run in each_run(series)]
     hindered = obstacles(runs)
     rows = beside(runs, every=published == "all") if published != "none" and not hindered else ()
-    return "".join(
-        (
-            _warnings(table),
-            _board(table, series, rows, digits),
-            _protocols(series, table, digits),
-            _fold(hindered, rows, digits, wanted=published),
-        )
+    parts = (
+        _warnings(table),
+        _board(table, series, rows),
+        _protocols(series, table),
+        _fold(hindered, rows, wanted=published),
     )
+    return "".join(parts)
 
 
 def _warnings(table: Table) -> str:
@@ -105,7 +90,7 @@ def _warnings(table: Table) -> str:
     return f'<div class="warnings" role="note"><b>Read with care</b><ul>{items}</ul></div>'
 
 
-def _board(table: Table, series: Sequence[Series], rows: Sequence[Published], digits: int) -> str:
+def _board(table: Table, series: Sequence[Series], rows: Sequence[Published]) -> str:
     spans = [(kind, sum(c.kind.startswith(kind) for c in table.columns)) for kind in ("source", "unseen", "gap")]
     words = {"source": "sources (trained on)", "unseen": "unseen (never trained on)", "gap": ""}
     top = "".join(
@@ -117,7 +102,7 @@ def _board(table: Table, series: Sequence[Series], rows: Sequence[Published], di
     )
     body = []
     for row, one in zip(table.rows, series, strict=True):
-        cells = "".join(_result_cell(table, row, one, place, digits) for place in range(len(table.columns)))
+        cells = "".join(_result_cell(table, row, one, place) for place in range(len(table.columns)))
         small = [counted(len(row.seeds), "seed")] + (["baseline"] if row.is_baseline and table.rows[1:] else [])
         small += [f"{one.first.setting('model.backbone')}", f"protocol {OWN_PROTOCOL}"] if rows else []
         label = f'{swatch(one.color)}{escaped(row.label)}<span class="below std">{escaped(" · ".join(small))}</span>'
@@ -137,7 +122,7 @@ def _board(table: Table, series: Sequence[Series], rows: Sequence[Published], di
             f'<tr><th class="band" scope="rowgroup" colspan="{len(table.columns) + 1}"><span>Published, not measured here '
             "<small>— not ranked; other protocols, heads and weights: see below how they differ</small></span></th></tr>"
         )
-        others = f'<tbody class="published">{band}{"".join(_published_row(table, row, digits) for row in rows)}</tbody>'
+        others = f'<tbody class="published">{band}{"".join(_published_row(table, row) for row in rows)}</tbody>'
     css = "results sortable" if len(table.rows) > 1 else "results"
     return scrolling(
         f'<table class="{css}"><caption><span>{"; ".join(notes)}.</span></caption><thead><tr>'
@@ -147,25 +132,25 @@ def _board(table: Table, series: Sequence[Series], rows: Sequence[Published], di
     )
 
 
-def _result_cell(table: Table, row: Row, one: Series, place: int, digits: int) -> str:
+def _result_cell(table: Table, row: Row, one: Series, place: int) -> str:
     column, cell = table.columns[place], row.cells[place]
     css = _column_class(table, place)
     if column.kind == "gap":
-        shown = "" if row.is_baseline else difference(cell.value, digits)
+        shown = "" if row.is_baseline else difference(cell.value)
         return f'<td class="{css} strong"{sortable(0.0 if row.is_baseline else cell.value)}>{shown}</td>'
-    text = percent(cell.value, digits)
+    text = percent(cell.value)
     if cell.best:
         text = f"<b>{text}</b>"
     ends = [(run, _interval_on(run, column)) for run in one.group.runs]
-    known = [f"seed {run.seed}: {interval(found, digits)}" for run, found in ends if found is not None]
+    known = [f"seed {run.seed}: {interval(found)}" for run, found in ends if found is not None]
     if cell.std is not None:
-        text += f'<span class="below std">± {percent(cell.std, digits)}</span>'
+        text += f'<span class="below std">± {percent(cell.std)}</span>'
     elif len(ends) == 1 and known:
-        text += f'<span class="below std">{interval(ends[0][1], digits)}</span>'
+        text += f'<span class="below std">{interval(ends[0][1])}</span>'
     if cell.count < len(row.seeds) and cell.value is not None:
         text += f'<span class="below std">{cell.count} of {len(row.seeds)} seeds</span>'
     if cell.gap is not None:
-        text += difference(cell.gap, digits, css="below")
+        text += difference(cell.gap, css="below")
     tooltip = "95 % interval over images: " + "; ".join(known)
     title = f' title="{escaped(tooltip)}"' if known else ""
     return f'<td class="{css}"{sortable(cell.value)}{title}>{text}</td>'
@@ -185,7 +170,7 @@ def _column_class(table: Table, place: int) -> str:
 # --- Published -------------------------------------------------------------------------------------------------------
 
 
-def _published_row(table: Table, row: Published, digits: int) -> str:
+def _published_row(table: Table, row: Published) -> str:
     targets = [set_of(column.name) for column in table.columns if column.kind == "unseen"]
     cells = []
     for place, column in enumerate(table.columns):
@@ -194,16 +179,14 @@ def _published_row(table: Table, row: Published, digits: int) -> str:
             value = row.scores.get(set_of(column.name) or "")
         elif column.kind == "unseen mean" and set(targets) == set(SETS[:3]):
             value = row.mean
-        cells.append(
-            f'<td class="{_column_class(table, place)}">{percent(value, digits) if value is not None else ""}</td>'
-        )
+        cells.append(f'<td class="{_column_class(table, place)}">{percent(value) if value is not None else ""}</td>')
     details = f"{row.backbone} · protocol {row.protocol}" + ("" if row.verified else " · not verified")
     label = f'{escaped(row.method)}<span class="tag">published</span><span class="below std">{escaped(details)}</span>'
     read = escaped(f"{row.paper}; read in: {row.place}")
     return f'<tr><th scope="row" title="{read}">{label}</th>{"".join(cells)}</tr>'
 
 
-def _fold(hindered: Sequence[str], rows: Sequence[Published], digits: int, *, wanted: str) -> str:
+def _fold(hindered: Sequence[str], rows: Sequence[Published], *, wanted: str) -> str:
     """All published rows, and why they do not stand beside the runs."""
     if wanted == "none":
         return ""
@@ -225,8 +208,8 @@ def _fold(hindered: Sequence[str], rows: Sequence[Published], digits: int, *, wa
             escaped(row.backbone),
             escaped(", ".join(row.sources)),
             escaped(row.protocol),
-            percent(row.mean, digits) if row.mean is not None else "",
-            *(percent(row.scores[name], digits) if name in row.scores else "" for name in SETS),
+            percent(row.mean) if row.mean is not None else "",
+            *(percent(row.scores[name]) if name in row.scores else "" for name in SETS),
             escaped(row.place) + ("" if row.verified else " (not verified)"),
         ]
         for row in PUBLISHED
@@ -249,14 +232,11 @@ def _fold(hindered: Sequence[str], rows: Sequence[Published], digits: int, *, wa
 def _manner(run: Run, found: Evaluation) -> str:
     if found is run.final and found.views is None:
         return f"{OWN_PROTOCOL} (above)"
-    return (
-        found.manner
-        if found.iteration == run.final.iteration
-        else f"{found.manner}; after {found.iteration} iterations"
-    )
+    later = "" if found.iteration == run.final.iteration else f"; after {found.iteration} iterations"
+    return f"{found.manner}{later}"
 
 
-def _protocols(series: Sequence[Series], table: Table, digits: int) -> str:
+def _protocols(series: Sequence[Series], table: Table) -> str:
     """What the same networks score with other views; empty where nothing else was tried."""
     having = [(one, run) for one, run in each_run(series) if run.others]
     if not having:
@@ -271,14 +251,14 @@ def _protocols(series: Sequence[Series], table: Table, digits: int) -> str:
         for found in (run.final, *run.others):
             own = found is run.final
             scores = [found.domains[name].miou if name in found.domains else None for name in names]
-            mean = percent(found.mean_unseen_miou, digits)
+            mean = percent(found.mean_unseen_miou)
             if set(found.names("unseen")) != set(run.final.names("unseen")) and found.mean_unseen_miou is not None:
                 mean += f'<span class="below std">of {counted(len(found.names("unseen")), "domain")}</span>'
             rows.append(
                 [
                     title if own else again,
                     escaped(_manner(run, found)),
-                    *(percent(score, digits) if score is not None else "" for score in scores),
+                    *(percent(score) if score is not None else "" for score in scores),
                     mean,
                 ]
             )

@@ -26,14 +26,6 @@ from spcnet.reports.training import shares, training
 _INSPECTION = "inspection"
 """Folder in a run, and name of the record in it, of `spcnet inspect`."""
 
-_THEMES = '<fieldset class="theme"><legend>Colours of the page</legend>{}</fieldset>'.format(
-    "".join(
-        f'<input type="radio" name="theme" id="theme-{name}" value="{name}"{" checked" if name == "auto" else ""}>'
-        f'<label for="theme-{name}">{name}</label>'
-        for name in ("auto", "light", "dark")
-    )
-)
-
 
 def write_report(
     runs: Sequence[Run],
@@ -41,7 +33,6 @@ def write_report(
     *,
     title: str | None = None,
     baseline: str = "deeplabv3plus",
-    digits: int = 1,
     panels: int = 3,
     published: str = "auto",
     counted: Mapping[Path, NetworkCost] | None = None,
@@ -53,7 +44,6 @@ def write_report(
         output: the file to write; folders above it are made.
         title: heading of the page; says what is compared by default.
         baseline: method that gaps are measured from, if it is among the runs.
-        digits: decimals of a figure in per cent.
         panels: images of each unseen domain to show.
         published: published results: `auto` beside the runs where they can stand there and folded up elsewhere, `all` of
             them unfolded, or `none`.
@@ -66,9 +56,7 @@ def write_report(
         UsageError: there are no runs, or `published` is unknown.
         DataError: a kept picture or record is broken, or the file cannot be written.
     """
-    page = render_page(
-        runs, title=title, baseline=baseline, digits=digits, panels=panels, published=published, counted=counted
-    )
+    page = render_page(runs, title=title, baseline=baseline, panels=panels, published=published, counted=counted)
     output = Path(output)
     if output.is_dir():
         raise DataError(f"cannot write {output}: it is a folder. Name a file, for example {output / 'report.html'}")
@@ -81,7 +69,6 @@ def render_page(
     *,
     title: str | None = None,
     baseline: str = "deeplabv3plus",
-    digits: int = 1,
     panels: int = 3,
     published: str = "auto",
     counted: Mapping[Path, NetworkCost] | None = None,
@@ -89,48 +76,37 @@ def render_page(
     """The page of `write_report` as text.
 
     Raises:
-        UsageError: there are no runs, `digits` or `panels` is negative, or `published` is unknown.
+        UsageError: there are no runs, `panels` is negative, or `published` is unknown.
         DataError: a kept picture or record is broken.
     """
-    if digits < 0 or panels < 0:
-        raise UsageError(f"digits is {digits} and panels is {panels}: neither can be negative")
+    if panels < 0:
+        raise UsageError(f"panels is {panels}: it cannot be negative")
     if published not in CHOICES:
         raise unknown_name_error(published, CHOICES, "choice of published rows")
     table = summary_table(runs, baseline=baseline)
     series, base = series_of(runs, baseline)
     # The baseline comes first wherever methods stand side by side.
     ordered = sorted(series, key=lambda one: one.group is not base)
-    heading = title or _default_title(series)
     sections = [
-        ("results", "Results", results(table, series, digits, published=published)),
+        ("results", "Results", results(table, series, published=published)),
         ("setting", "What was compared", setting(series)),
         ("images", "Images", images(ordered, panels)),
-        ("classes", "Classes", classes(ordered, base, digits)),
-        ("robustness", "Robustness", robustness(ordered, read_cards(runs), digits)),
+        ("classes", "Classes", classes(ordered, base)),
+        ("robustness", "Robustness", robustness(ordered, read_cards(runs))),
         ("training", "Training", training(ordered)),
         *shares(ordered),
         ("inside", "Inside the networks", _inside(ordered)),
         ("cost", "Cost", costs(ordered, counted or {})),
-        ("runs", "Runs in detail", details(series, digits)),
+        ("runs", "Runs in detail", details(series)),
         ("reading", "How to read this", reading(table)),
     ]
-    sections = [(anchor, name, body) for anchor, name, body in sections if body]
-    links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name, _ in sections)
-    bodies = "".join(
-        f'<section id="{a}" aria-labelledby="{a}-h"><h2 id="{a}-h">{n}</h2>{b}</section>' for a, n, b in sections
-    )
-    version = next((str(run.environment["spcnet"]) for run in runs if run.environment.get("spcnet")), "")
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{html.policy()}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escaped(heading)}</title>\n<style>{html.STYLE}</style>\n</head>\n<body>\n"
-        f'<header><h1>{escaped(heading)}</h1><p class="lead">{lead(table, digits)}</p>'
-        f'<div class="top"><nav aria-label="Sections">{links}</nav>{_THEMES}</div></header>\n'
-        f"<main>{cards(table, series, digits)}{bodies}</main>\n"
-        f"<footer>Written by spcnet{' ' + escaped(version) if version else ''}. "
-        "This page is one file and loads nothing from anywhere.</footer>\n"
-        f"<script>{html.SCRIPT}</script>\n</body>\n</html>\n"
+    return html.document(
+        title or _default_title(series),
+        sections,
+        lead=lead(table),
+        cards=cards(table, series),
+        version=next((run.environment["spcnet"] for run in runs if run.environment.get("spcnet")), None),
+        script=True,
     )
 
 

@@ -17,8 +17,9 @@ import rich.table
 import rich.text
 from rich.box import SIMPLE_HEAD
 
-from spcnet.formatting import percent
+from spcnet.formatting import markdown_table, percent
 from spcnet.reports.html import counted
+from spcnet.reports.plain import to_plain
 
 CLEAN = "clean"
 """The condition in which images are as they are."""
@@ -169,20 +170,11 @@ def summary(card: Card, model: ModelScores) -> Summary:
 
 def as_json(card: Card) -> dict[str, Any]:
     """The card as plain values, with the summaries; what is not a number is None."""
-    values = dataclasses.asdict(card)
+    values: dict[str, Any] = to_plain(card)
     for model, own in zip(card.models, values["models"], strict=True):
-        own["summary"] = dataclasses.asdict(summary(card, model))
-        own["relative"] = {name: model.mean(name) / model.clean if model.clean else None for name in card.conditions}
-    plain: dict[str, Any] = _plain(values)
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        own["summary"] = to_plain(summary(card, model))
+        own["relative"] = to_plain({name: ratio(model.mean(name), model.clean) for name in card.conditions})
+    return values
 
 
 class _Overview:
@@ -232,23 +224,15 @@ def render_terminal(card: Card) -> list[rich.console.RenderableType]:
 def to_markdown(card: Card) -> str:
     """The tables as Markdown: an overview, then every condition."""
     header, rows = overview(card)
-    lines = [f"mIoU in % on {card.description}.", "", *_markdown_head(["network", *header])]
-    lines += [_markdown_row([model.label, *cells]) for model, cells in zip(card.models, rows, strict=True)]
+    lines = [f"mIoU in % on {card.description}.", ""]
+    lines += markdown_table(
+        ["network", *header], [[model.label, *cells] for model, cells in zip(card.models, rows, strict=True)]
+    )
     lines += ["", f"Mean over severities {card.severity_range}; in brackets its share of the clean score, in %.", ""]
-    lines += _markdown_head(["condition", *(model.label for model in card.models)])
-    lines.append(_markdown_row([CLEAN, *(percent(model.clean) for model in card.models)]))
-    for name in card.conditions:
-        cells = [_with_share(model, name) for model in card.models]
-        lines.append(_markdown_row([name, *cells]))
+    conditions = [[name, *(_with_share(model, name) for model in card.models)] for name in card.conditions]
+    clean = [CLEAN, *(percent(model.clean) for model in card.models)]
+    lines += markdown_table(["condition", *(model.label for model in card.models)], [clean, *conditions])
     return "\n".join(lines) + "\n"
-
-
-def _markdown_head(titles: Sequence[str]) -> list[str]:
-    return [_markdown_row(titles), "| --- |" + " ---: |" * (len(titles) - 1)]
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def overview(card: Card) -> tuple[list[str], list[list[str]]]:

@@ -11,17 +11,7 @@ from matplotlib.figure import Figure
 from spcnet.files import write_atomic, write_text
 from spcnet.formatting import percent
 from spcnet.reports import figures, html
-from spcnet.reports.robustness import (
-    STYLE,
-    STYLES,
-    Card,
-    ModelScores,
-    folded,
-    mean,
-    overview,
-    ratio,
-    summary,
-)
+from spcnet.reports.robustness import STYLE, STYLES, Card, ModelScores, folded, mean, overview, ratio, summary
 
 _HEAT_STYLE = """
 :root { --heat: #d9480f; } @media (prefers-color-scheme: dark) { :root { --heat: #c2410c; } }
@@ -94,29 +84,27 @@ def write_heat_map(card: Card, output: Path) -> None:
     write_atomic(output, lambda file: figure.savefig(file, format="png", dpi=130, metadata={"Software": None}))
 
 
-def write_page(card: Card, output: Path, *, pictures: Path, title: str | None = None) -> Path:
+def write_page(card: Card, output: Path, *, pictures: Path) -> Path:
     """Write the card as one page: no network, no scripts, light and dark, phone and paper.
 
     Args:
         card: what it shows.
         output: the file.
         pictures: folder of the worst cases' pictures.
-        title: heading; says what is shown by default.
 
     Raises:
         DataError: a picture cannot be read, or the page not be written.
     """
-    write_text(output, render_page(card, pictures=pictures, title=title))
+    write_text(output, render_page(card, pictures=pictures))
     return output
 
 
-def render_page(card: Card, *, pictures: Path, title: str | None = None) -> str:
+def render_page(card: Card, *, pictures: Path) -> str:
     """The page of `write_page` as text.
 
     Raises:
         DataError: a picture cannot be read.
     """
-    heading = title or f"How robust on {card.domain}?"
     sections = [
         ("overview", "Overview", _overview_section(card)),
         ("networks", "Heat map: conditions by networks", _networks_section(card)),
@@ -125,21 +113,8 @@ def render_page(card: Card, *, pictures: Path, title: str | None = None) -> str:
         ("setting", "What was scored", _setting_section(card)),
         ("reading", "How to read this", _reading_section(card)),
     ]
-    sections = [section for section in sections if section[2]]
-    links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name, _ in sections)
-    bodies = "".join(
-        f'<section id="{a}" aria-labelledby="{a}-h"><h2 id="{a}-h">{n}</h2>{b}</section>' for a, n, b in sections
-    )
-    version = card.environment.get("spcnet") or ""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escaped(heading)}</title>\n<style>{html.STYLE}{_HEAT_STYLE}</style>\n</head>\n<body>\n"
-        f'<header><h1>{html.escaped(heading)}</h1><p class="lead">{_lead(card)}</p>'
-        f'<nav aria-label="Sections">{links}</nav></header>\n<main>{_cards(card)}{bodies}</main>\n'
-        f"<footer>Written by spcnet {html.escaped(version)}. This page is one file: it loads nothing and runs no scripts.</footer>\n"
-        "</body>\n</html>\n"
-    )
+    heading, version = f"How robust on {card.domain}?", card.environment.get("spcnet")
+    return html.document(heading, sections, lead=_lead(card), cards=_cards(card), version=version, style=_HEAT_STYLE)
 
 
 def _lead(card: Card) -> str:
@@ -165,16 +140,12 @@ def _lead(card: Card) -> str:
 def _cards(card: Card) -> str:
     if not card.benchmark:
         return ""
-    colors = figures.group_colors(len(card.models), None)
-    parts = []
-    for model, color in zip(card.models, colors, strict=True):
+    parts = ""
+    for model, color in zip(card.models, figures.group_colors(len(card.models), None), strict=True):
         found = summary(card, model)
-        parts.append(
-            f'<div style="--series: {figures.css_color(color)}"><b>{html.escaped(model.label)}</b>'
-            f'<span class="big">{percent(found.mpc)}<span class="std"> %</span></span>'
-            f"<small>mPC: {percent(found.rpc)} % of {percent(found.clean)} % clean</small></div>"
-        )
-    return f'<div class="cards">{"".join(parts)}</div>'
+        small = f"mPC: {percent(found.rpc)} % of {percent(found.clean)} % clean"
+        parts += html.card(color, model.label, f'{percent(found.mpc)}<span class="std"> %</span>', small)
+    return f'<div class="cards">{parts}</div>'
 
 
 def _overview_section(card: Card) -> str:
@@ -209,22 +180,18 @@ def _networks_section(card: Card) -> str:
         for name in names:
             css = ' class="first"' if name == names[0] else ""
             cells = "".join(_cell(card, model, name, model.mean(name)) for model in card.models)
-            worst_cell = (
+            last = (
                 f'<th class="family" scope="rowgroup" rowspan="{len(names)}">{html.escaped(family)}</th>' if css else ""
             )
-            body += f'<tr{css}><th scope="row">{html.breakable(name)}</th>{cells}{worst_cell}</tr>'
+            body += f'<tr{css}><th scope="row">{html.breakable(name)}</th>{cells}{last}</tr>'
     heads += '<th scope="col"><span class="hidden">family</span></th>'
     table = f'<table class="heat"><thead><tr><th scope="col"></th>{heads}</tr></thead><tbody>{body}</tbody></table>'
     known = any(_trained(model, name) for model in card.models for name in card.conditions)
-    note = (
-        f"Share of the clean mIoU that is left, in %, averaged over severities {card.severity_range}; {_scale()}"
-        + (
-            " A name with + is a weather style, the others are the corruptions of ImageNet-C."
-            if STYLES in card.groups
-            else ""
-        )
-        + (" Figures in italics with dots below: a style that the network was trained with." if known else "")
-    )
+    note = f"Share of the clean mIoU that is left, in %, averaged over severities {card.severity_range}; {_scale()}"
+    if STYLES in card.groups:
+        note += " A name with + is a weather style, the others are the corruptions of ImageNet-C."
+    if known:
+        note += " Figures in italics with dots below: a style that the network was trained with."
     return f'<p class="note">{note}</p>' + html.scrolling(table, "Share of the clean score by condition and network")
 
 
@@ -253,29 +220,25 @@ def _severities_section(card: Card) -> str:
 def _worst_section(card: Card, pictures: Path) -> str:
     parts = []
     used: set[int] = set()
+    titles = ("image", "truth", *(html.breakable(model.label) for model in card.models))
+    heads = "".join(f'<div class="head">{title}</div>' for title in titles)
     for case in card.worst:
         if not case.pictures:
             continue
-        uri, size = figures.picture_uri(pictures / case.pictures[0])
-        truth = figures.read_labels(pictures / case.pictures[1])
-        heads = "".join(
-            f'<div class="head">{head}</div>'
-            for head in ("image", "truth", *(html.breakable(model.label) for model in card.models))
-        )
+        photo = figures.picture_uri(pictures / case.pictures[0])
         what = f"{case.image}, {case.condition} at severity {case.severity}"
-        cells = [
-            f'<div><img src="{uri}" alt="{html.escaped(what)}" width="{size[0]}" height="{size[1]}" loading="lazy"></div>',
-            f"<div>{html.label_picture(truth, card.colors, html.escaped(f'Truth of {what}'), like=size)}</div>",
+        cells = [f"<div>{html.photo(photo, html.escaped(what))}</div>"]
+        scores = [
+            "",
+            *(f"<small>{percent(b)} → {percent(a)} %</small>" for b, a in zip(case.clean, case.corrupted, strict=True)),
         ]
-        shown = [truth]
-        for model, name, before, after in zip(card.models, case.pictures[2:], case.clean, case.corrupted, strict=True):
-            seen = figures.read_labels(pictures / name)
-            shown.append(seen)
-            alt = html.escaped(f"What {model.label} sees in {what}")
+        alts = [f"Truth of {what}", *(f"What {model.label} sees in {what}" for model in card.models)]
+        for name, alt, score in zip(case.pictures[1:], alts, scores, strict=True):
+            labels = figures.read_labels(pictures / name)
+            used.update(np.unique(labels).tolist())
             cells.append(
-                f"<div>{html.label_picture(seen, card.colors, alt, like=size)}<small>{percent(before)} → {percent(after)} %</small></div>"
+                f"<div>{html.label_picture(labels, card.colors, html.escaped(alt), like=photo[1])}{score}</div>"
             )
-        used |= {int(k) for labels in shown for k in np.unique(labels)}
         grid = f'<div class="panels" style="--columns: {2 + len(card.models)}">{heads}{"".join(cells)}</div>'
         parts.append(
             f'<div class="case"><h3>{html.escaped(case.condition)}, severity {case.severity}</h3>'
@@ -283,18 +246,14 @@ def _worst_section(card: Card, pictures: Path) -> str:
         )
     if not parts:
         return ""
-    legend = "".join(
-        f"<li>{html.swatch(html.css_rgb(color))}{html.escaped(name)}</li>"
-        for place, (name, color) in enumerate(zip(card.classes, card.colors, strict=True))
-        if place in used
-    )
-    if used - set(range(len(card.classes))):
-        legend += f"<li>{html.swatch(html.css_rgb((0, 0, 0)))}not labelled</li>"
+    shown = [entry for k, entry in enumerate(zip(card.classes, card.colors, strict=True)) if k in used]
+    shown += [("not labelled", (0, 0, 0))] if used - set(range(len(card.classes))) else []
+    legend = html.legend((html.swatch(html.css_rgb(color)) + html.escaped(name) for name, color in shown), "Classes")
     note = (
         "Images on which the networks lose most against the clean image, one of each family of conditions, the greatest loss "
         "first. Below each prediction: mean IoU over the classes of the image, clean → in this condition."
     )
-    return f'<p class="note">{note}</p><ul class="legend" aria-label="Classes">{legend}</ul>{"".join(parts)}'
+    return f'<p class="note">{note}</p>{legend}{"".join(parts)}'
 
 
 def _setting_section(card: Card) -> str:
@@ -307,18 +266,11 @@ def _setting_section(card: Card) -> str:
     for model in card.models:
         size = "each image's own size" if model.size is None else f"{model.size[0]} × {model.size[1]}"
         styles = f"; trained with the styles {', '.join(model.styles)}" if model.styles else ""
-        entries.append(
-            (
-                model.label,
-                f"{model.method} on {model.backbone}, trained on {', '.join(model.sources)}, scored at {size}, {model.precision}{styles}",
-            )
-        )
+        what = f"{model.method} on {model.backbone}, trained on {', '.join(model.sources)}"
+        entries.append((model.label, f"{what}, scored at {size}, {model.precision}{styles}"))
     for words, key in (("spcnet", "spcnet"), ("PyTorch", "torch"), ("Platform", "platform"), ("Scored", "started")):
         entries.append((words, str(card.environment.get(key) or "")))
-    shown = "".join(
-        f"<div><dt>{html.escaped(words)}</dt><dd>{html.escaped(value)}</dd></div>" for words, value in entries if value
-    )
-    return f"<dl>{shown}</dl>"
+    return html.definitions(entries)
 
 
 def _reading_section(card: Card) -> str:
@@ -339,7 +291,7 @@ def _reading_section(card: Card) -> str:
         "<b>Chance</b>: training with another seed moves a network's scores by a point or more, and its loss under a corruption "
         "often by several. A card of one seed each says little about which method is better.",
     ]
-    return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+    return html.paragraphs(paragraphs)
 
 
 def _cell(card: Card, model: ModelScores, name: str, value: float) -> str:

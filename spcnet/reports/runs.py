@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spcnet.config import EvaluationConfig, settled
-from spcnet.errors import DataError, UsageError
+from spcnet.errors import DataError, UsageError, one_line
 from spcnet.files import read_yaml
 from spcnet.glossary import FIGURES, Layers
 
@@ -257,7 +257,7 @@ def _read_object(path: Path) -> Mapping[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise DataError(f"cannot read {path}: {_one_line(error)}. Delete the file or restore it") from error
+        raise DataError(f"cannot read {path}: {one_line(error)}. Delete the file or restore it") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} holds no JSON object: delete the file or restore it")
     return value
@@ -271,7 +271,7 @@ def _json_lines(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
         # A killed run can cut a line inside a character; only the last line may be broken, so nothing is hidden.
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise DataError(f"cannot read {path}: {_one_line(error)}") from error
+        raise DataError(f"cannot read {path}: {one_line(error)}") from error
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     for number, line in lines:
         where = f"{path} line {number}"
@@ -280,7 +280,7 @@ def _json_lines(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
         except ValueError as error:
             if (number, line) == lines[-1]:
                 return
-            raise DataError(f"{where} is not JSON ({_one_line(error)}): delete the line or restore the file") from error
+            raise DataError(f"{where} is not JSON ({one_line(error)}): delete the line or restore the file") from error
         if not isinstance(record, dict):
             raise DataError(f"{where} holds no JSON object: delete the line or restore the file")
         yield record, where
@@ -412,7 +412,7 @@ def _read_panels(folder: Path, domains: Iterable[str]) -> Mapping[str, tuple[Pan
         try:
             names = json.loads((place / "panels.json").read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
-            raise DataError(f"cannot read {place / 'panels.json'}: {_one_line(error)}. Delete or restore it") from error
+            raise DataError(f"cannot read {place / 'panels.json'}: {one_line(error)}. Delete or restore it") from error
         if not isinstance(names, list):
             raise DataError(f"{place / 'panels.json'} holds no list of image names: delete or restore it")
         panels = (
@@ -457,7 +457,3 @@ def _fraction(value: Any, key: str, where: str) -> float | None:
 def _shorten(value: Any) -> str:
     text = "missing" if value is None else repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

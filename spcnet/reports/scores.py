@@ -9,7 +9,7 @@ from rich.table import Table
 from spcnet.formatting import percent
 
 
-def domain_scores(record: Mapping[str, Any], *, digits: int = 1) -> Table:
+def domain_scores(record: Mapping[str, Any]) -> Table:
     """A line for each domain of a record of `spcnet.evaluation.evaluator.record`, in per cent.
 
     The interval is the bootstrap's over the domain's images; a domain of one image has none.
@@ -23,25 +23,19 @@ def domain_scores(record: Mapping[str, Any], *, digits: int = 1) -> Table:
         table.add_row(
             name if domain["role"] == "unseen" else f"{name} (source)",
             f"{domain['images']:,}",
-            percent(domain["miou"], digits),
-            "" if ends is None else f"{percent(ends[0], digits)} to {percent(ends[1], digits)}",
-            *(
-                percent(domain.get(key), digits)
-                for key in ("mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
-            ),
+            percent(domain["miou"]),
+            "" if ends is None else f"{percent(ends[0])} to {percent(ends[1])}",
+            *(percent(domain.get(key)) for key in ("mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")),
         )
     return table
 
 
-def protocol_scores(
-    found: Mapping[str, Mapping[str, Any]], columns: Mapping[str, Collection[str]], *, digits: int = 1
-) -> Table:
+def protocol_scores(found: Mapping[str, Mapping[str, Any]], columns: Mapping[str, Collection[str]]) -> Table:
     """A line for each protocol that a network was scored by: its mIoU on each domain in per cent, and their means.
 
     Args:
         found: records of `spcnet.evaluation.evaluator.record` by the protocol's name.
         columns: domains as they were asked for, each with what the protocols call it.
-        digits: behind the point.
     """
     table = Table(box=SIMPLE)
     table.add_column("protocol", no_wrap=True)
@@ -56,18 +50,17 @@ def protocol_scores(
         for role in ("source", "unseen"):
             scores = [domain["miou"] for domain in domains if domain.get("role") == role]
             means.append(sum(scores) / len(scores) if scores and None not in scores else None)
-        table.add_row(protocol, *(percent(score, digits) for score in (*(d.get("miou") for d in domains), *means)))
+        table.add_row(protocol, *(percent(score) for score in (*(d.get("miou") for d in domains), *means)))
     return table
 
 
-def class_table(record: Mapping[str, Any], domain: str, *, swapped: bool = False, digits: int = 1) -> Table:
+def class_table(record: Mapping[str, Any], domain: str, *, swapped: bool = False) -> Table:
     """A line for each class of one domain, in per cent; a class without a labelled pixel is marked.
 
     Args:
         record: of `spcnet.evaluation.evaluator.record`.
         domain: which.
         swapped: say that precision and recall stand under each other's name.
-        digits: behind the point.
     """
     found = record["domains"][domain]
     table = Table(box=SIMPLE, title=domain, title_justify="left")
@@ -82,6 +75,6 @@ def class_table(record: Mapping[str, Any], domain: str, *, swapped: bool = False
     for name in record["classes"]:
         table.add_row(
             f"{name} (no truth)" if name in absent else name,
-            *(percent(found.get(key, {}).get(name), digits) for key in ("iou", "precision", "recall")),
+            *(percent(found.get(key, {}).get(name)) for key in ("iou", "precision", "recall")),
         )
     return table

@@ -1,9 +1,9 @@
 """How the methods of a page are drawn: each with its colour and its line, the same in all sections."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spcnet.reports import figures
+from spcnet.reports import figures, html
 from spcnet.reports.html import escaped, swatch
 from spcnet.reports.runs import Run
 from spcnet.reports.tables import Group, baseline_of, group_runs
@@ -53,16 +53,12 @@ def same_classes(series: Sequence[Series]) -> tuple[list[Series], str]:
     return same, f" Left out, because their classes are others: {', '.join(others)}." if others else ""
 
 
-def legend(series: Iterable[Series], *, lines: bool = False) -> str:
+def legend(series: Sequence[Series], *, lines: bool = False) -> str:
     """Which colour, and which line, is which method."""
     dashes = {"-": "", "--": "7 4", "-.": "8 3 2 3", ":": "2 3"}
-    entries = []
-    for one in series:
-        mark = swatch(one.color)
-        if lines:
-            mark = (
-                '<svg viewBox="0 0 28 8" aria-hidden="true"><path d="M0 4H28" fill="none" '
-                f'style="stroke:{figures.css_color(one.color)};stroke-width:2.4" stroke-dasharray="{dashes[one.dash]}"/></svg>'
-            )
-        entries.append(f"<li>{mark}{escaped(one.label)}</li>")
-    return f'<ul class="legend" aria-label="Methods">{"".join(entries)}</ul>'
+    line = (
+        '<svg viewBox="0 0 28 8" aria-hidden="true"><path d="M0 4H28" fill="none" '
+        'style="stroke:{};stroke-width:2.4" stroke-dasharray="{}"/></svg>'
+    )
+    marks = [line.format(figures.css_color(o.color), dashes[o.dash]) if lines else swatch(o.color) for o in series]
+    return html.legend((mark + escaped(one.label) for mark, one in zip(marks, series, strict=True)), "Methods")

@@ -5,11 +5,11 @@ the mean and the sample standard deviation over the seeds. A run that is not com
 and a warning says why.
 """
 
-import csv
 import io
+import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -153,25 +153,19 @@ def comparability(runs: Sequence[Run]) -> tuple[str, ...]:
         if isinstance(planned, int) and run.final.iteration < planned:
             warnings.append(f"{run.folder.name} was scored after {run.final.iteration} of {planned} iterations")
     for group in group_runs(runs):
-        for one, other in zip(group.runs, group.runs[1:], strict=False):
+        for one, other in itertools.pairwise(group.runs):
             if one.seed == other.seed:
-                warnings.append(
-                    f"{_place(one, [other])} and {_place(other, [one])} are one experiment with one seed, {one.seed}: their row counts both"
-                )
+                names = f"{_place(one, [other])} and {_place(other, [one])}"
+                warnings.append(f"{names} are one experiment with one seed, {one.seed}: their row counts both")
     counts: dict[tuple[str, str], set[int]] = {}
-    for run in runs:
-        for domain in run.final.domains.values():
-            counts.setdefault((domain.name, domain.role), set()).add(domain.images)
     meant: dict[str, set[str]] = {}
-    for run in runs:
-        for domain in run.final.domains.values():
-            described = {key: value for key, value in domain.own_set.items() if key != "root"}
-            meant.setdefault(domain.name, set()).add(json.dumps(described, sort_keys=True))
-    several = sorted(name for name, descriptions in meant.items() if len(descriptions) > 1)
-    if several:
+    for domain in (domain for run in runs for domain in run.final.domains.values()):
+        counts.setdefault((domain.name, domain.role), set()).add(domain.images)
+        described = {key: value for key, value in domain.own_set.items() if key != "root"}
+        meant.setdefault(domain.name, set()).add(json.dumps(described, sort_keys=True))
+    if several := sorted(name for name, descriptions in meant.items() if len(descriptions) > 1):
         warnings.append(f"not comparable: {', '.join(several)} means own data sets that are described differently")
-    uneven = sorted(name for (name, _), sizes in counts.items() if len(sizes) > 1)
-    if uneven:
+    if uneven := sorted(name for (name, _), sizes in counts.items() if len(sizes) > 1):
         warnings.append(f"not comparable: the number of scored images differs on {', '.join(uneven)}")
     return tuple(warnings)
 
@@ -193,8 +187,8 @@ def summary_table(runs: Sequence[Run], *, baseline: str = "deeplabv3plus") -> Ta
     for group, cells in zip(groups, plain, strict=True):
         finished: list[Cell] = []
         for place, (column, cell) in enumerate(zip(columns, cells, strict=True)):
-            reference = base_cells[place] if base_cells is not None and group is not base else None
-            gap = _difference(cell.value, reference.value) if reference is not None else None
+            theirs = base_cells[place].value if base_cells is not None and group is not base else None
+            gap = None if cell.value is None or theirs is None else cell.value - theirs
             if column.kind == "gap":
                 mean = finished[-1]
                 finished.append(Cell(mean.gap, count=mean.count if mean.gap is not None else 0))
@@ -227,35 +221,30 @@ def mean_std(values: Sequence[float | None]) -> tuple[float | None, float | None
     return mean, math.sqrt(sum((value - mean) ** 2 for value in known) / (len(known) - 1))
 
 
-def format_value(cell: Cell, column: Column, *, digits: int = 1, std: bool = True) -> str:
+def format_value(cell: Cell, column: Column, *, std: bool = True) -> str:
     """A cell in per cent (a gap in points, with its sign), such as `61.2 ± 0.4`; an en dash for nothing."""
     if column.kind == "gap":
-        return format_points(cell.value, digits=digits)
+        return format_points(cell.value)
     if cell.value is None:
         return "–"
-    text = percent(cell.value, digits)
-    return f"{text} ± {percent(cell.std, digits)}" if std and cell.std is not None else text
+    text = percent(cell.value)
+    return f"{text} ± {percent(cell.std)}" if std and cell.std is not None else text
 
 
-def format_points(difference: float | None, *, digits: int = 1) -> str:
+def format_points(difference: float | None) -> str:
     """A difference of fractions in points with its sign, such as `+3.1` or `−0.4`; an en dash for nothing."""
     if difference is None:
         return "–"
-    text = f"{100 * abs(difference):.{digits}f}"
+    text = f"{100 * abs(difference):.1f}"
     # What rounds to zero has no sign to boast of.
     sign = "" if float(text) == 0 else "+" if difference > 0 else "−"
     return sign + text
 
 
-def column_title(column: Column, *, digits_note: bool = False) -> str:
+def column_title(column: Column) -> str:
     """What to write over a column."""
-    if column.kind == "source mean":
-        return "mean of sources"
-    if column.kind == "unseen mean":
-        return "mean of unseen"
-    if column.kind == "gap":
-        return "gap to baseline" + (" (points)" if digits_note else "")
-    return column.name
+    titles = {"source mean": "mean of sources", "unseen mean": "mean of unseen", "gap": "gap to baseline"}
+    return titles.get(column.kind, column.name)
 
 
 def row_title(row: Row) -> str:
@@ -263,63 +252,44 @@ def row_title(row: Row) -> str:
     return f"{row.label} ({len(row.seeds)} seeds)" if len(row.seeds) > 1 else row.label
 
 
-def render_terminal(table: Table, *, width: int = 80, digits: int = 1) -> rich.table.Table:
+def render_terminal(table: Table, *, width: int = 80) -> rich.table.Table:
     """The table for a terminal of that many characters: the first of these layouts that fits.
 
     Runs as rows; domains as rows (fits many domains); domains as rows without the ± of seeds; runs as rows with the
     means only.
     """
-    layouts: list[Callable[[], rich.table.Table]] = [
-        lambda: _runs_as_rows(table, table.columns, digits=digits),
-        lambda: _domains_as_rows(table, digits=digits, std=True),
-        lambda: _domains_as_rows(table, digits=digits, std=False),
-        lambda: _runs_as_rows(table, [c for c in table.columns if c.kind not in ("source", "unseen")], digits=digits),
-    ]
-    for layout in layouts:
-        shown = layout()
-        if _width(shown) <= width:
-            break
+    means = [column for column in table.columns if column.kind not in ("source", "unseen")]
+    shown = first_that_fits(
+        width,
+        lambda: _runs_as_rows(table, table.columns),
+        lambda: _domains_as_rows(table, std=True),
+        lambda: _domains_as_rows(table, std=False),
+        lambda: _runs_as_rows(table, means),
+    )
     if table.warnings:
         shown.caption = rich.text.Text("\n".join(f"! {line}" for line in table.warnings), style="yellow")
         shown.caption_justify = "left"
     return shown
 
 
-def to_markdown(table: Table, *, digits: int = 1, transposed: bool = False) -> str:
-    """The table as Markdown, best per column in bold; `transposed` makes the domains rows, for a narrow page."""
-    titles = [
-        f"{column_title(c)} ({c.kind})" if c.kind in ("source", "unseen") else column_title(c) for c in table.columns
-    ]
-    body = [
-        [f"**{text}**" if cell.best else text for cell, text in zip(row.cells, _texts(table, row, digits), strict=True)]
-        for row in table.rows
-    ]
-    labels = [row_title(row) for row in table.rows]
-    if transposed:
-        header, rows = ["mIoU in %", *labels], [[t, *c] for t, *c in zip(titles, *body, strict=True)]
-    else:
-        header, rows = ["mIoU in %", *titles], [[t, *c] for t, c in zip(labels, body, strict=True)]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return "\n".join([text, *(f"\n> {line}" for line in table.warnings)]) + "\n"
+def first_that_fits(width: int, *layouts: Callable[[], rich.table.Table]) -> rich.table.Table:
+    """The first table that so many characters hold without cutting or folding anything; the last where none does."""
+    console = rich.console.Console(width=10_000, file=io.StringIO())
+    for layout in layouts:
+        shown = layout()
+        if rich.measure.Measurement.get(console, console.options, shown).maximum <= width:
+            break
+    return shown
 
 
-def to_csv(table: Table) -> str:
-    """The table as comma-separated values: mIoU in per cent, unrounded; empty where there is none."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    header = ["label", "method", "seeds", "iterations"]
-    for column in table.columns:
-        title = f"{column.kind}: {column.name}" if column.kind in ("source", "unseen") else column_title(column)
-        header += [title] if column.kind == "gap" else [title, f"{title} std"]
-    writer.writerow(header)
-    for row in table.rows:
-        line: list[Any] = [row.label, row.method, " ".join(map(str, row.seeds)), row.iterations]
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            values = [cell.value] if column.kind == "gap" else [cell.value, cell.std]
-            line += ["" if value is None else round(100 * value, 6) for value in values]
-        writer.writerow(line)
-    return out.getvalue()
+def grid(head: str, titles: Iterable[tuple[str, str]], *, fold: bool = False) -> rich.table.Table:
+    """An empty table for a terminal: a column of names, then one of figures for each title with its style."""
+    shown = rich.table.Table(title="mIoU in %", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column(head, overflow="fold")
+    for title, style in titles:
+        overflow: Any = "fold" if fold else "ellipsis"
+        shown.add_column(rich.text.Text(title), justify="right", header_style=style, overflow=overflow)
+    return shown
 
 
 def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -434,10 +404,6 @@ def _score(run: Run, column: Column) -> float | None:
     return domain.miou if domain is not None and domain.role == column.kind else None
 
 
-def _difference(value: float | None, reference: float | None) -> float | None:
-    return None if value is None or reference is None else value - reference
-
-
 def _wins(group: Group, base: Group) -> tuple[int, int] | None:
     reference = {run.seed: run.final.mean_unseen_miou for run in base.runs}
     pairs = [(run.final.mean_unseen_miou, reference[run.seed]) for run in group.runs if run.seed in reference]
@@ -445,9 +411,9 @@ def _wins(group: Group, base: Group) -> tuple[int, int] | None:
     return (sum(ours > theirs for ours, theirs in known), len(known)) if known else None
 
 
-def _texts(table: Table, row: Row, digits: int, *, std: bool = True) -> list[str]:
+def _texts(table: Table, row: Row, *, std: bool = True) -> list[str]:
     return [
-        "" if column.kind == "gap" and row.is_baseline else format_value(cell, column, digits=digits, std=std)
+        "" if column.kind == "gap" and row.is_baseline else format_value(cell, column, std=std)
         for column, cell in zip(table.columns, row.cells, strict=True)
     ]
 
@@ -458,25 +424,20 @@ def _styled(text: str, cell: Cell, column: Column) -> rich.text.Text:
     return rich.text.Text(text, style="bold" if cell.best else "", no_wrap=True)
 
 
-def _runs_as_rows(table: Table, columns: Sequence[Column], *, digits: int) -> rich.table.Table:
-    shown = rich.table.Table(title="mIoU in %", box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("method", overflow="fold")
-    for column in columns:
-        style = "bold" if column.kind.endswith("mean") else "dim" if column.kind == "source" else ""
-        shown.add_column(rich.text.Text(_break(column_title(column))), justify="right", header_style=style)
+def _runs_as_rows(table: Table, columns: Sequence[Column]) -> rich.table.Table:
+    styles = ["bold" if c.kind.endswith("mean") else "dim" if c.kind == "source" else "" for c in columns]
+    shown = grid("method", ((narrow(column_title(c)), style) for c, style in zip(columns, styles, strict=True)))
     for row in table.rows:
-        texts = dict(zip(table.columns, zip(_texts(table, row, digits), row.cells, strict=True), strict=True))
+        texts = dict(zip(table.columns, zip(_texts(table, row), row.cells, strict=True), strict=True))
         shown.add_row(rich.text.Text(row_title(row)), *(_styled(*texts[column], column) for column in columns))
     return shown
 
 
-def _domains_as_rows(table: Table, *, digits: int, std: bool) -> rich.table.Table:
-    shown = rich.table.Table(title="mIoU in %", box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("domain", overflow="fold")
-    for row in table.rows:
-        seeds = f"\n{len(row.seeds)} seeds" if len(row.seeds) > 1 else ""
-        shown.add_column(rich.text.Text(row.label.replace(" (", "\n(") + seeds), justify="right", overflow="fold")
-    texts = [_texts(table, row, digits, std=std) for row in table.rows]
+def _domains_as_rows(table: Table, *, std: bool) -> rich.table.Table:
+    seeds = [f"\n{len(row.seeds)} seeds" if len(row.seeds) > 1 else "" for row in table.rows]
+    titles = ((row.label.replace(" (", "\n(") + more, "") for row, more in zip(table.rows, seeds, strict=True))
+    shown = grid("domain", titles, fold=True)
+    texts = [_texts(table, row, std=std) for row in table.rows]
     for place, column in enumerate(table.columns):
         is_mean = column.kind not in ("source", "unseen")
         title = column_title(column) if is_mean else f"{column.name} ({column.kind})"
@@ -488,12 +449,6 @@ def _domains_as_rows(table: Table, *, digits: int, std: bool) -> rich.table.Tabl
     return shown
 
 
-def _break(title: str) -> str:
+def narrow(title: str) -> str:
     """A heading on several lines, so that it is no wider than its figures."""
     return title.replace("/", "/\n").replace("+", "\n+").replace("mean of ", "mean of\n").replace("gap to ", "gap to\n")
-
-
-def _width(shown: rich.table.Table) -> int:
-    """Characters the table needs so that nothing in it is cut or folded."""
-    console = rich.console.Console(width=10_000, file=io.StringIO())
-    return rich.measure.Measurement.get(console, console.options, shown).maximum

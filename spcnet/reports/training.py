@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from spcnet.glossary import TERMS, words_of
-from spcnet.reports import figures
+from spcnet.reports import figures, html
 from spcnet.reports.figures import Curve
 from spcnet.reports.html import escaped, figure, swatch
 from spcnet.reports.runs import Role, Run
@@ -13,19 +13,12 @@ from spcnet.reports.series import Series, each_run, legend
 
 def training(series: Sequence[Series]) -> str:
     """Losses over iterations and, where a run was scored more than once, its scores over them."""
-    parts = []
-    names = list(
-        dict.fromkeys(name for one in series for run in one.group.runs for line in run.log for name in line.parts)
-    )
-    plots = []
-    if any(run.log for one in series for run in one.group.runs):
-        plots.append(
-            _loss_plot(
-                "loss (weighted sum)", [(one, run, [line.loss for line in run.log]) for one, run in each_run(series)]
-            )
-        )
+    parts, runs = [], each_run(series)
+    names = list(dict.fromkeys(name for _, run in runs for line in run.log for name in line.parts))
+    if any(run.log for _, run in runs):
+        plots = [_loss_plot("loss (weighted sum)", [(one, run, [line.loss for line in run.log]) for one, run in runs])]
         for name in names:
-            having = [(one, run) for one, run in each_run(series) if any(name in line.parts for line in run.log)]
+            having = [(one, run) for one, run in runs if any(name in line.parts for line in run.log)]
             values = [(one, run, [line.parts.get(name, math.nan) for line in run.log]) for one, run in having]
             plots.append(_loss_plot(f"{name} (before its weight)", values))
         note = (
@@ -97,8 +90,5 @@ def _shares_of(one: Series, figure_name: str) -> str:
             figure(figures.shares_svg(title, [*domains], values, label=f"Stacked bars, {title}. {explanation}"))
         )
     colors = figures.STYLE_COLORS
-    entries = "".join(f"<li>{swatch(colors[i % len(colors)])}{escaped(name)}</li>" for i, name in enumerate(names))
-    return (
-        f"<h3>{escaped(one.label)}, seed {run.seed}</h3>"
-        f'<ul class="legend" aria-label="{words.parts}">{entries}</ul><div class="plots">{"".join(plots)}</div>'
-    )
+    known = html.legend((swatch(colors[i % len(colors)]) + escaped(name) for i, name in enumerate(names)), words.parts)
+    return f'<h3>{escaped(one.label)}, seed {run.seed}</h3>{known}<div class="plots">{"".join(plots)}</div>'

@@ -26,6 +26,7 @@ from spcnet.export.onnx_files import FileNetwork, onnx_metadata, onnx_program
 from spcnet.file_kinds import FileKind, kind_of, split_part
 from spcnet.formatting import percent
 from spcnet.labels import LabelSpace, label_space
+from spcnet.models.adapters import merged
 from spcnet.models.network import Segmentor
 from spcnet.reports.scores import class_table, domain_scores, protocol_scores
 from spcnet.runs import OpenRun, plain_data
@@ -202,7 +203,7 @@ def _subject(run: OpenRun, options: EvaluateOptions) -> Subject:
         return _exported(run, options)
     data = run.data
     subject = Subject(
-        run.network,
+        merged(run.network),
         path.name,
         run.space,
         data,

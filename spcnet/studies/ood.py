@@ -19,6 +19,7 @@ from spcnet.evaluation.evaluator import evaluating
 from spcnet.evaluation.metrics import classify, confusion, outcome
 from spcnet.files import write_text
 from spcnet.inference.ood import OODDetector, OODScore, Signals, ood_file, signals
+from spcnet.numerics import device_of
 from spcnet.reports.robustness import CLEAN
 from spcnet.runs import OpenRun
 from spcnet.studies.conditions import Condition, check_at_least, image_score, spread
@@ -185,7 +186,7 @@ def _outputs(
 ) -> Iterator[tuple[SegOutput, list[tuple[Tensor, str]]]]:
     """What the network returns for some images of a set in a condition, with the labels and names of each batch."""
     transform = evaluation_transform(run.data)
-    device = next(run.network.parameters()).device
+    device = device_of(run.network)
     batch_size = batch_size if run.data.size else 1  # images may differ in their own size
     for first in range(0, len(places), batch_size):
         pixels, items = [], []

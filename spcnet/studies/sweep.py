@@ -23,7 +23,7 @@ from rich.text import Text
 
 from spcnet.config import RunConfig, as_dict, decides, plain_lists, recipe_path
 from spcnet.engine import records
-from spcnet.errors import SpcnetError, UsageError, unknown_name_error
+from spcnet.errors import SpcnetError, UsageError, one_line, unknown_name_error
 from spcnet.files import write_text
 from spcnet.methods import method_named
 from spcnet.options import OptionParser, add_run_options
@@ -40,15 +40,7 @@ from spcnet.reports.aggregate import (
 from spcnet.reports.runs import Run, load_run
 from spcnet.reports.tables import batch_size, flatten, group_runs
 from spcnet.runs import OpenRun, check_unseen
-from spcnet.studies.sweep_processes import (
-    GPU,
-    Planned,
-    Training,
-    claimed,
-    counted,
-    run_trainings,
-    shares_of_machine,
-)
+from spcnet.studies.sweep_processes import GPU, Planned, Training, claimed, counted, run_trainings, shares_of_machine
 from spcnet.training_process import STOPPED
 
 SUMMARY_FILE, MARKDOWN_FILE, LATEX_FILE = "sweep.json", "table.md", "table.tex"
@@ -162,12 +154,7 @@ def plan(
 
 
 def sweep(
-    planned: Sequence[Planned],
-    *,
-    output: Path,
-    jobs: int = 1,
-    rule: str = "last",
-    console: Console | None = None,
+    planned: Sequence[Planned], *, output: Path, jobs: int = 1, rule: str = "last", console: Console | None = None
 ) -> dict[str, Any]:
     """Make the runs that are not done yet, and write table.md, table.tex and sweep.json over all that are.
 
@@ -295,7 +282,7 @@ def _reader(recipe: Path) -> Callable[[Mapping[str, str]], RunConfig]:
         try:
             found = parser.instantiate(parser.parse_args(given))
         except jsonargparse.ArgumentError as error:
-            raise UsageError(f"the recipe {recipe} with these settings: {' '.join(str(error).split())}") from error
+            raise UsageError(f"the recipe {recipe} with these settings: {one_line(error)}") from error
         return RunConfig(**{name: found[name] for name in RunConfig.__dataclass_fields__})
 
     return read

@@ -68,7 +68,7 @@ def test_a_run_without_a_record_has_none(tmp_path: Path) -> None:
         (lambda v: v["layers"][1]["weights"][3].pop(), "layers, layer1: weights has 1 entries; it must have 2"),
         (lambda v: v["pixels"]["label"].__setitem__(0, 3), "pixels.label has a number outside 0..2"),
         (lambda v: v["pairs"][0].update(image=12), "pairs has a number outside 0..11"),
-        (lambda v: v["domains"][0].update(role="target"), "role is 'target'; it must be source or unseen"),
+        (lambda v: v["domains"][0].update(role="target"), "'target' is none of source, unseen"),
         (lambda v: v["images"][0].update(domain="x"), "is not whole (ValueError"),
         (lambda v: v["prototypes"]["cosine"].pop(), "prototypes has 5 entries; it must have 6"),
     ],

@@ -28,7 +28,7 @@ def test_a_card_about_other_networks_is_none(run: Run) -> None:
     write_card(run.folder.parent / "b", ["spcnet-0"], methods=["isw"])  # a folder that was used again
     write_card(run.folder.parent / "c", ["spcnet-0"], methods=["spcnet"], backbone="resnet18")
     assert read_cards([run]) == {}
-    assert robustness(series_of([run], "deeplabv3plus")[0], {}, 1) == ""
+    assert robustness(series_of([run], "deeplabv3plus")[0], {}) == ""
 
 
 def test_of_two_cards_of_a_set_the_fuller_one_counts(run: Run) -> None:
@@ -41,7 +41,7 @@ def test_of_two_cards_of_a_set_the_fuller_one_counts(run: Run) -> None:
 
 def test_the_section_says_what_is_left(run: Run) -> None:
     write_card(run.folder, ["runs/spcnet-0", "other"], methods=["spcnet", "isw"])
-    text = robustness(series_of([run], "deeplabv3plus")[0], read_cards([run]), 1)
+    text = robustness(series_of([run], "deeplabv3plus")[0], read_cards([run]))
     assert "<td>60.0</td><td>37.5</td><td>62.5</td><td>30.0</td><td>45.0</td><td>45.0</td>" in text
     assert '--much:40%" title="mIoU 30.0 %">50</span>' in text
     assert '--much:20%" title="mIoU 45.0 %">75</span>' in text

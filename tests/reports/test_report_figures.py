@@ -153,6 +153,6 @@ def test_places_are_rounded_and_what_is_written_is_not() -> None:
     with matplotlib.rc_context(figures.PAGE_SETTINGS):
         figure = Figure(figsize=(3, 2))
         figure.text(0.123456, 0.5, "0.497")
-        drawn = figures._svg(figure, label="a figure")
+        drawn = figures.page_svg(figure, label="a figure")
     assert ">0.497<" in drawn
     assert not re.search(r"<[^>]*\d\.\d{3}[^>]*>", drawn)

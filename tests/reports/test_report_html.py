@@ -145,12 +145,6 @@ def test_a_worse_method_is_shown_as_worse(tmp_path: Path) -> None:
     assert "better" not in re.findall(r'<span class="(\w+)">[+−]\d', text)
 
 
-def test_digits_are_as_asked_for(tmp_path: Path) -> None:
-    run = small(tmp_path / "a", domains=small_domains(source_a=0.6, fog=0.51234))
-    assert "51.23" in render_page([run], digits=2)
-    assert "51.23" not in render_page([run], digits=1)
-
-
 def test_every_part_is_there(page: Page) -> None:
     sections = [attrs.get("id") for tag, attrs in page.tags if tag == "section"]
     assert sections == ["results", "setting", "images", "classes", "training", "styles", "cost", "runs", "reading"]

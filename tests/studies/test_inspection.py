@@ -271,7 +271,7 @@ def test_any_backbone_and_decoder_can_be_looked_into(styled: bool) -> None:
         stem = style_vectors(style_stats(backbone.embed(image)))
     torch.testing.assert_close(inside.styles["embed"].before, stem)
     assert all((view.weights is not None) == styled for view in inside.styles.values())
-    assert inside.pixels.embedding.shape == (len(inside.pixels.label), 4)
+    assert inside.pixels.embedding.shape == (len(inside.pixels.label), 2)
 
 
 def test_which_pixels_are_kept_does_not_depend_on_the_batches() -> None:

@@ -7,11 +7,11 @@ dropout and stochastic depth too.
 import copy
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from spcnet.config import AdapterConfig
 from spcnet.errors import UsageError
@@ -19,7 +19,7 @@ from spcnet.models.adapters.lora import Layer, LoRA, adapt_layer, merge_layer
 from spcnet.models.adapters.rein import Rein
 from spcnet.models.backbones.base import Backbone
 
-__all__ = ["LoRA", "Rein", "adapt", "base_tensors", "has_updates", "merge"]
+__all__ = ["LoRA", "Rein", "adapt", "base_tensors", "based", "has_updates", "merge", "merged"]
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -137,8 +137,8 @@ def merge(network: N) -> N:
     """
     if any(isinstance(module, Rein) for module in network.modules()):
         raise UsageError(
-            "Rein's tokens depend on the image and cannot be merged into weights: leave out --merge, or train with "
-            "model.adapter.kind lora"
+            "Rein's tokens depend on the image and cannot be merged into weights: keep them in a file of this package, or train "
+            "with model.adapter.kind lora"
         )
     if not has_updates(network):
         return network
@@ -150,6 +150,39 @@ def merge(network: N) -> N:
             module.kept_in_evaluation = ()
             module.requires_grad_(True)
     return merged.train(network.training)
+
+
+def merged(network: N) -> N:
+    """The network itself, or where it has updates the plain one that `merge` makes of it."""
+    return merge(network) if has_updates(network) else network
+
+
+def based(backbone: Backbone, plain: Backbone, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an adapted backbone that a checkpoint left out, from those of a pretrained one.
+
+    Args:
+        backbone: as `adapt` made it; its numbers do not matter.
+        plain: the same without an adapter, with the weights that the training began with.
+        tensors: those of the checkpoint, of the whole network.
+
+    Returns:
+        By name in the network, `backbone.NAME`; of a layer whose update did not start at zero W without that update.
+    """
+    given = plain.state_dict()
+    found = {}
+    for name in base_tensors(backbone):
+        layer, _, leaf = name.rpartition(".")
+        module = backbone.get_submodule(layer)
+        if not isinstance(module, LoRA) or leaf != "base":
+            found[f"backbone.{name}"] = given[name]
+            continue
+        weight = given[f"{layer}.weight"]
+        starts = [tensors.get(f"backbone.{layer}.start_{factor}") for factor in "ba"]
+        if starts[0] is not None and starts[1] is not None:
+            # In the precision that it was first computed in, so that every bit is the same.
+            weight = weight - module.update(starts[0].to(weight), starts[1].to(weight))
+        found[f"backbone.{name}"] = weight
+    return found
 
 
 def base_tensors(backbone: Backbone) -> set[str]:

@@ -101,6 +101,7 @@ class TimmPyramid(Backbone):
         places: Collection[str],
         tap: Tap | None = None,
         *,
+        untapped: Collection[str] = (),
         recompute: bool = False,
     ) -> dict[str, Tensor]:
         """Maps at some places.
@@ -109,6 +110,7 @@ class TimmPyramid(Backbone):
             image: from `prepare`.
             places: of which to return the map.
             tap: is called at every place, and may replace the map there.
+            untapped: those of `places` of which the map is returned that the tap was given.
             recompute: compute each part again when the gradient is taken, to save memory.
 
         Raises:
@@ -117,10 +119,10 @@ class TimmPyramid(Backbone):
         maps: dict[str, Tensor] = {}
 
         def seen(place: str, feature: Tensor) -> Tensor:
-            feature = feature if tap is None else tap(place, feature)
+            after = feature if tap is None else tap(place, feature)
             if place in places:
-                maps[place] = feature
-            return feature
+                maps[place] = feature if place in untapped else after
+            return after
 
         if self.chained:
             self._run(image, seen, recompute)

@@ -270,7 +270,8 @@ class TimmViT(Backbone):
     def _block(self, number: int, tokens: Tensor, state: ViTState, recompute: bool) -> Tensor:
         if not recompute:
             return self.run_block(number, tokens, state)
-        return recomputed(_Step(self, number, state), tokens)
+        after: Tensor = recomputed(_Step(self, number, state), tokens)
+        return after
 
     def _tapped(self, place: str, tokens: Tensor, state: ViTState, tap: Tap | None) -> Tensor:
         if tap is None:

@@ -15,6 +15,7 @@ from spcnet.errors import UsageError, lookup
 from spcnet.models.heads.base import Decoder
 from spcnet.models.heads.conv4 import FourTapDecoder
 from spcnet.models.heads.deeplab import DeepLabDecoder
+from spcnet.models.heads.eomt import EomtDecoder
 from spcnet.models.heads.linear import LinearDecoder, linear_classifier
 from spcnet.models.heads.mask2former import Mask2FormerDecoder
 from spcnet.models.heads.prototypes import PrototypeHead
@@ -26,6 +27,7 @@ DECODERS: dict[str, type[Decoder]] = {
     "conv4": FourTapDecoder,
     "segformer": SegformerDecoder,
     "mask2former": Mask2FormerDecoder,
+    "eomt": EomtDecoder,
 }
 """Decoder by name: called with the backbone, the number of classes and the settings."""
 

@@ -38,6 +38,20 @@ class Decoder(nn.Module):
     def __init__(self, backbone: Backbone, num_classes: int, config: HeadConfig) -> None:
         super().__init__()
 
+    first_block: int | None = None
+    """The block of a vision transformer before which it takes the tokens over and runs the blocks itself.
+
+    It is then called with the tokens, what `TimmViT.run_block` needs beside them, and the backbone, and reads no maps; None
+    for a decoder that is called with maps.
+    """
+
+    def prepare(self, progress: float) -> None:
+        """Get ready for a batch to be trained on; nothing by default.
+
+        Args:
+            progress: fraction of the run that is done, 0..1.
+        """
+
     def embeddings(self) -> set[str]:
         """Names of its parameters that are learned tokens or positions, which weight decay leaves alone."""
         return set()
