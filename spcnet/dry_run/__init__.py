@@ -367,7 +367,7 @@ def _time_records(trainer: Trainer, space: LabelSpace, made: _Made, report: Rehe
     """How long it takes to write a checkpoint, the finished network, a line of the log and a sample."""
     config = trainer.config
     free = shutil.disk_usage(config.output).free
-    if not distributed.any_of(free < 16 * 4 * report.parameters)[0]:
+    if not distributed.any_of(free < 8 * report.checkpoint)[0]:
         trainer.save()
         began = time.perf_counter()
         trainer.save()  # as all but the first it keeps the one before

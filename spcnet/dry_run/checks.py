@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from spcnet import distributed, training
 from spcnet.config import DataConfig, RunConfig
 from spcnet.cost import kept_for_backward
+from spcnet.engine.optim import memory_size
 from spcnet.errors import SpcnetError
 from spcnet.labels import label_space
 from spcnet.models.network import Segmentor
@@ -26,12 +27,21 @@ def micro_batch_size(data: DataConfig) -> int:
 def check_machine(config: RunConfig, network: Segmentor, fabric: Fabric, report: Rehearsal) -> None:
     """Note the network's size, the memory that a step needs and each device has, and what there is too little of."""
     report.parameters = sum(p.numel() for p in network.parameters())
+    own, trained = _weights(network)
+    averages = trained if config.training.ema else 0
+    report.checkpoint = own + averages + memory_size(config.training) * trained
     report.needed = _counted(network, config)
     report.devices = distributed.gather(
         Device(_name(fabric), free_memory(fabric.device), int(2**20 * peak_memory(fabric.device)))
     )
     _check_disk(config.output, report)
     _check_memory(config, fabric, report)
+
+
+def _weights(network: Segmentor) -> tuple[int, int]:
+    """Bytes of all parameters, and of those that are trained."""
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in network.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
 
 
 def _counted(network: Segmentor, config: RunConfig) -> int:
@@ -43,11 +53,13 @@ def _counted(network: Segmentor, config: RunConfig) -> int:
     network.zero_grad(set_to_none=True)
     pixels = size[0] * size[1]
     scores = 4 * len(label_space(config.data.space)) * pixels
-    own = sum(p.numel() * p.element_size() for p in network.parameters())
+    own, trained = _weights(network)
+    average = own if config.training.ema else 0
+    weights = own + average + (1 + memory_size(config.training)) * trained
     # The scores' logarithms are kept for the backward pass of the loss, and their gradient is as large again. All
     # micro-batches are on the device, three floats and a whole number a pixel, but the network has one at a time.
     images = micro_batch_size(config.data)
-    return 3 * own + images * (kept + 2 * scores) + (config.training.accumulate - 1) * images * 20 * pixels
+    return weights + images * (kept + 2 * scores) + (config.training.accumulate - 1) * images * 20 * pixels
 
 
 def _check_memory(config: RunConfig, fabric: Fabric, report: Rehearsal) -> None:
@@ -81,7 +93,7 @@ def check_folder(output: Path, report: Rehearsal, *, resume: bool, overwrite: bo
 
 def _check_disk(output: Path, report: Rehearsal) -> None:
     there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    free, wanted = shutil.disk_usage(there).free, 2 * 2 * 4 * report.parameters
+    free, wanted = shutil.disk_usage(there).free, 2 * report.checkpoint
     if not os.access(there, os.W_OK):
         report.problems.append(f"cannot write to {there}: choose another --output")
     if free < wanted:

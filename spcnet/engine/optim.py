@@ -97,6 +97,11 @@ def _undecayed(network: Network) -> Iterator[str]:
                 yield name
 
 
+def memory_size(config: TrainingConfig) -> int:
+    """How many numbers the optimiser remembers of each number that it trains."""
+    return 0 if config.optimizer == "sgd" and not config.momentum else len(MEMORY[config.optimizer])
+
+
 def set_schedule(optimizer: torch.optim.Optimizer, iteration: int, config: TrainingConfig) -> None:
     """Give every parameter group its learning rate and its weight decay.
 

@@ -19,7 +19,7 @@ import yaml
 
 from spcnet import checkpoint
 from spcnet.checkpoint import MODEL_FILE, ModelCard
-from spcnet.config import DomainSpec
+from spcnet.config import DomainSpec, TrainingConfig, as_dict
 from spcnet.data.catalog import DATASETS
 from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.file_kinds import split_part
@@ -80,8 +80,10 @@ def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | Non
         **public.fields(),
     }
     write_text(folder / CONFIG_JSON, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
+    averaged = {"ema": opened.ema} if opened.ema else {}
     # Last, for a folder with a network is taken for whole.
-    checkpoint.write(folder / MODEL_FILE, network.stored(whole=public.base is None), public, {"iteration": iteration})
+    stored = network.stored(whole=public.base is None)
+    checkpoint.write(folder / MODEL_FILE, stored, public, {"iteration": iteration, **averaged})
     return folder
 
 
@@ -341,16 +343,59 @@ def _protocol(card: ModelCard, run: Run | None) -> str:
     size = "each image's own" if card.size is None else f"{card.size[0]}×{card.size[1]}"
     looked = run.final.views or "whole images at one scale"
     rows = [
-        f"- {said('training.iterations')} iterations of SGD, learning rate {said('training.learning_rate')}, momentum "
-        f"{said('training.momentum')}, weight decay {said('training.weight_decay')}, polynomial decay with power "
-        f"{said('training.poly_power')}, seed {said('training.seed')}, precision {said('training.precision')}",
+        f"- {said('training.iterations')} iterations of {_optimisation(run)}, seed {said('training.seed')}, precision "
+        f"{said('training.precision')}",
         f"- {said('data.images_per_domain')} images of each source in a batch, size {size}, output stride "
         f"{card.model['output_stride']}",
         f"- spcnet {run.environment.get('spcnet', 'not recorded')}, torch {run.environment.get('torch', 'not recorded')}",
         "- scored: mIoU over all pixels of as many images of a domain as stand below, at the labels' own size, "
         f"{looked}; a domain is unseen where no image of it was trained on",
     ]
+    if run.final.ema:
+        rows.append(
+            f"- the weights are the exponential moving average of those that were trained, {run.final.ema:g} of it kept in a step"
+        )
     return "\n".join(rows)
+
+
+def _optimisation(run: Run) -> str:
+    """The optimiser and its schedule; a run of an earlier version had the defaults of what it does not name."""
+
+    def value(name: str) -> Any:
+        found = run.setting(f"training.{name}")
+        return getattr(TrainingConfig, name) if found is None else found
+
+    adamw, cosine = value("optimizer") == "adamw", value("schedule") == "cosine"
+    own = f"betas {_numbers(value('betas'))}" if adamw else f"momentum {value('momentum')}"
+    decay = "cosine decay" if cosine else f"polynomial decay with power {value('poly_power')}"
+    further = {name: value(name) for name in _FURTHER if as_dict(getattr(TrainingConfig, name)) != as_dict(value(name))}
+    return ", ".join(
+        [
+            f"{'AdamW' if adamw else 'SGD'}, learning rate {value('learning_rate')}",
+            own,
+            f"weight decay {value('weight_decay')}",
+            decay,
+            *(f"{name} {setting}" for name, setting in further.items()),
+        ]
+    )
+
+
+_FURTHER = (
+    "weight_decay_end",
+    "decay_all",
+    "backbone_factor",
+    "layer_decay",
+    "min_rate",
+    "warmup",
+    "warmup_factor",
+    "backbone_warmup",
+    "restart",
+    "restart_factor",
+    "clip_gradient",
+    "ema",
+    "ema_start",
+)
+"""Options of the optimisation that a card names where they are not the defaults."""
 
 
 def _results(run: Run | None) -> str:

@@ -201,7 +201,9 @@ class Method(ABC):
     def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """The optimiser's groups: all parameters that are trained in one by default.
 
-        A group with `rate_factor` has that many times the run's learning rate; other keys are the optimiser's own.
+        A group with `rate_factor` has that many times the run's learning rate; other keys are the optimiser's own, such as a
+        `weight_decay` that stays as it is. The trainer divides each further by what the settings say of the backbone, of its
+        depths and of norms, and leaves out what requires no gradient.
         """
         return [{"params": [value for value in network.parameters() if value.requires_grad]}]
 

@@ -78,7 +78,10 @@ class Rehearsal:
     """What is not as one would wish, and does not stop the run."""
     parameters: int = 0
     needed: int = 0
-    """Bytes that a step needs, counted: weights, gradients, momentum, and what is kept for the backward pass."""
+    """Bytes that a step needs, counted: weights, their average, gradients, the optimiser's memory, and what is kept for the
+    backward pass."""
+    checkpoint: int = 0
+    """Bytes of a checkpoint."""
     devices: list[Device] = field(default_factory=list)
     """Of each process."""
     once_seconds: float = 0.0

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,8 +39,16 @@ CASES: dict[str, tuple[str, ModelConfig]] = {
     "clustered": ("spcnet", replace(MODEL, loss=LossConfig(weighting="batch"))),
     "isw": ("isw", replace(MODEL, whitening=WhiteningConfig(start=0.4, clusters=2))),
     "sw": ("sw", MODEL),
+    "adamw": ("deeplabv3plus", MODEL),
 }
-PARTS = ("spcnet", "isw")
+OPTIMISATION: dict[str, dict[str, Any]] = {
+    "adamw": {
+        "optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 0.05, "weight_decay_end": 0.01, "layer_decay": 0.8,
+        "warmup": 1, "backbone_warmup": (1, 1), "warmup_factor": 0.1, "clip_gradient": 0.1, "ema": 0.5, "ema_start": 1,
+    },
+}  # fmt: skip
+"""Settings of the training beside those that all cases have."""
+PARTS = ("spcnet", "isw", "adamw")
 """Those that are trained with batches in parts, too; the others look at the whole batch, and say so or are like batch norms."""
 
 
@@ -89,10 +98,11 @@ def learn(case: str, folder: Path, *, rank: int = 0, world: int = 1, parts: int 
     """Weights, buffers, last gradients, losses, and outputs after five steps."""
     method, model = CASES[case]
     output = folder / case.replace(" ", "_")
-    training = TrainingConfig(
-        iterations=STEPS, log_every=1, checkpoint_every=100, accelerator="cpu", precision="64-true",
-        learning_rate=0.05, freeze_batchnorm=True, accumulate=parts,
-    )  # fmt: skip
+    common: dict[str, Any] = {
+        "iterations": STEPS, "log_every": 1, "checkpoint_every": 100, "accelerator": "cpu", "precision": "64-true",
+        "learning_rate": 0.05, "freeze_batchnorm": True, "accumulate": parts,
+    }  # fmt: skip
+    training = TrainingConfig(**common | OPTIMISATION.get(case, {}))
     config = RunConfig(method, model, DataConfig(images_per_domain=1), training, output=output)
     output.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric(training)
@@ -111,13 +121,19 @@ def learn(case: str, folder: Path, *, rank: int = 0, world: int = 1, parts: int 
 
     trainer.optimizer.register_step_pre_hook(note)
     trainer.fit(batches(rank, world, parts), trials=lambda: pairs(rank, world))
-    forward = scorer(network, fabric)
+    evaluated = trainer.evaluated
+    assert (evaluated is network) == (case not in OPTIMISATION)
+    forward = scorer(evaluated, fabric)
     own = evaluator.evaluate(
-        network, [share(joined(77), rank, world)] if rank < 2 else [], num_classes=CLASSES, forward=forward, share=True
+        evaluated,
+        [share(joined(77), rank, world)] if rank < 2 else [],
+        num_classes=CLASSES,
+        forward=forward,
+        share=True,
     )
     if world == 3:
         own = evaluator.evaluate(
-            network, [share(joined(77), rank, world)], num_classes=CLASSES, forward=forward, share=True
+            evaluated, [share(joined(77), rank, world)], num_classes=CLASSES, forward=forward, share=True
         )
     scored = evaluator.merge_shards(distributed.gather(own), panels=0)
     told = records.read_lines(output / records.TRAIN_FILE) if rank == 0 else []
@@ -129,6 +145,11 @@ def learn(case: str, folder: Path, *, rank: int = 0, world: int = 1, parts: int 
         "losses": torch.tensor([[line["loss"], *line["parts"].values()] for line in told], dtype=torch.double),
         "output": seen,
         "counts": scored.counts,
+        **{
+            f"average {name}": value.detach().clone()
+            for name, value in evaluated.named_parameters()
+            if evaluated is not network
+        },
     }
 
 
