@@ -4,13 +4,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from spcnet.config import ModelConfig, plain_lists
+from spcnet.config import ModelConfig, Precision, plain_lists
 from spcnet.errors import UsageError, lookup
 from spcnet.methods import METHODS, method_named
 from spcnet.methods.baseline import Baseline
@@ -77,7 +78,7 @@ def cost(
         image = torch.empty(1, 3, *size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network.eval()(image)
-        kept = kept_for_backward(network, image)
+    kept = kept_for_backward(network, size).each
     return Cost(
         method,
         backbone,
@@ -103,9 +104,40 @@ def _build(
     return method.build(model, num_classes=num_classes, num_domains=num_domains)
 
 
-def kept_for_backward(network: Segmentor, image: Tensor) -> int:
-    """Bytes of the tensors that autograd keeps, parameters excepted; each memory counts once."""
-    own = {p.untyped_storage()._cdata for p in (*network.parameters(), *network.buffers())}
+class Kept(NamedTuple):
+    """Bytes that autograd keeps of a forward pass for the backward pass, parameters excepted."""
+
+    fixed: int
+    """Whatever the number of images: weights in the precision of the run, for the most part."""
+    each: int
+    """For each image."""
+    largest: int
+    """Of these, the largest tensor."""
+
+
+def kept_for_backward(
+    network: Segmentor, size: tuple[int, int], *, precision: Precision = "32-true", device: str = "cpu"
+) -> Kept:
+    """Count what autograd keeps, from shapes alone; each memory counts once.
+
+    Args:
+        network: left in training mode.
+        size: height and width of the images.
+        precision: of the run; double precision takes twice the bytes of single precision, which are counted.
+        device: kind of device whose rules for mixed precision hold.
+    """
+    # Not of one, on which batch norms of pooled maps have no variance and do something else.
+    two, three = (_kept(network, images, size, precision, device) for images in (2, 3))
+    each = sum(three) - sum(two)
+    return Kept(sum(two) - 2 * each, each, max(two, default=0) // 2)
+
+
+def _kept(network: Segmentor, images: int, size: tuple[int, int], precision: Precision, device: str) -> list[int]:
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    # A transposed weight is kept as a view of what stands for the weight here, which is held for the same reason as below.
+    weights = [one for w in (*network.parameters(), *network.buffers()) for one in (w, mode.from_tensor(w))]
+    own = {weight.untyped_storage()._cdata for weight in weights}
     kept: dict[int, tuple[Tensor, int]] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -115,10 +147,12 @@ def kept_for_backward(network: Segmentor, image: Tensor) -> int:
             kept[storage._cdata] = (tensor, storage.nbytes())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = network.train()(torch.cat([image, image]))
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with mode, torch.autocast(device, dtype=half, enabled=half is not None), hooks:
+        image = torch.empty(images, 3, *size)
+        output = network.train()(image)
         del output
-    return sum(size for _, size in kept.values()) // 2
+    return [size for _, size in kept.values()]
 
 
 def _timed(network: Segmentor, size: tuple[int, int], repeats: int, device: str) -> float:

@@ -227,7 +227,7 @@ def _lines(report: Rehearsal, config: RunConfig) -> Iterator[str]:
     """What was found out of the run as a whole."""
     training = config.training
     yield f"network     {report.parameters / 1e6:.1f} million parameters"
-    yield f"memory      a step needs about {size_text(report.needed)} in single precision"
+    yield f"memory      a step needs about {size_text(report.needed)}"
     for device in report.devices:
         free = "" if device.available is None else f"{size_text(device.available)} free"
         peak = f"{size_text(device.peak)} taken at most" if report.fresh is not None else ""
