@@ -109,6 +109,8 @@ class FeaturesConfig(Settings, group="model.features"):
     """Apply the vision transformer's final norm to each of these outputs."""
     patch_size: int | None = option("result", None, least=1, unit="pixels")
     """Side of a vision transformer's patches. Default: 16 for weights of patch 14, whose kernel and positions are then resampled, else the model's own."""
+    grid: int | None = option("result", None, least=1)
+    """Cells a side of a vision transformer's grid of learned positions, to which published ones are resampled once. Default: as many as are published, resampled to each image."""
     resample: Literal["plain", "exact"] = option("result", "plain")
     """How patch kernel and position embedding are brought to another size: bicubic interpolation as DINOv2's, Rein's and SoMA's code has it (plain), or pseudo-inverse kernel resize and antialiased positions, timm's default (exact)."""
     pyramid: Literal["resize", "deconv", "none"] | None = option("result", None)
