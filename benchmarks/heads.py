@@ -50,7 +50,6 @@ class Given(Backbone):
         places: Collection[str],
         tap: Tap | None = None,
         *,
-        untapped: Collection[str] = (),
         recompute: bool = False,
     ) -> dict[str, Tensor]:
         if not self.maps:  # shapes alone are asked for

@@ -197,6 +197,7 @@ def costs(
     size: tuple[int, int],
     repeats: int,
     device: str = "cpu",
+    output_stride: int | None = 16,
 ) -> Iterator[Cost | UsageError]:
     """The costs of every method with every backbone and some decoders; where parts do not go together, why.
 
@@ -208,6 +209,7 @@ def costs(
         size: height and width of the image.
         repeats: forward passes to time; 0 for none.
         device: where to time.
+        output_stride: of the backbones; None for their own.
 
     Raises:
         UsageError: a name is unknown.
@@ -219,10 +221,8 @@ def costs(
     for name in decoders:
         lookup(name, DECODERS, "decoder")
     for backbone, decoder, adapter, method in product(backbones or BACKBONES, decoders, adapters, methods or METHODS):
-        # Few of timm's networks can be dilated: all are shown as they are.
-        stride = None if backbone.startswith("timm/") else ModelConfig().output_stride
         try:
-            model = ModelConfig(decoder=decoder, output_stride=stride, adapter=AdapterConfig(kind=adapter))
+            model = ModelConfig(decoder=decoder, output_stride=output_stride, adapter=AdapterConfig(kind=adapter))
             yield cost(method, backbone, size=size, repeats=repeats, device=device, model=model)
         except UsageError as error:
             yield error

@@ -21,6 +21,7 @@ def cost(
     decoders: Sequence[str] = ("deeplabv3plus",),
     adapters: Sequence[Literal["full", "frozen", "lora", "rein"]] = ("full",),
     size: tuple[int, int] = (512, 1024),
+    output_stride: int | None = 16,
     repeats: int = 3,
     accelerator: str = "cpu",
     markdown: bool = False,
@@ -36,6 +37,7 @@ def cost(
         adapters: What of the backbone is trained, [full,frozen,lora,rein]; with more than full the table has the trained
             parameters.
         size: Height and width of the image, [H,W].
+        output_stride: Of the backbones: 8, 16 or 32, or null for their own.
         repeats: Forward passes to time; 0 for none.
         accelerator: Where to compute: auto, cpu, cuda or mps.
         markdown: Write the table as Markdown.
@@ -63,8 +65,8 @@ def cost(
     total = len(methods or METHODS) * len(backbones or BACKBONES) * len(decoders) * len(adapters)
     adapted = list(adapters) != ["full"]
     with bar(console, total, 0, "cost") as show:
-        found = costs(methods, backbones, decoders, adapters, size=size, repeats=repeats, device=device)
-        for done, one in enumerate(found, start=1):
+        settings: dict[str, Any] = {"size": size, "output_stride": output_stride, "repeats": repeats, "device": device}
+        for done, one in enumerate(costs(methods, backbones, decoders, adapters, **settings), start=1):
             if isinstance(one, Cost):
                 rows.append(_row(one, adapted=adapted))
             else:

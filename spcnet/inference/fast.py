@@ -4,6 +4,7 @@ Nothing is approximated and nothing is trained again; the logits differ by round
 
 - Low-rank updates are merged into the layers that they adapt.
 - Batch norms are folded into the convolutions before them. Instance norms and whitening depend on the image and stay.
+- SegFormer's decoder becomes one convolution for each map, its norm within them.
 - The decoder's first 3×3 convolution reads features that were just upsampled sixteenfold in area. Both are linear, so the
   weights are applied before the upsampling, and upsampling and shifting become two small matrices (`UpsampledConv`).
 - 3×3 convolutions with many channels use Winograd's minimal filtering (`WinogradConv`), a quarter of the products.
@@ -63,6 +64,7 @@ def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
     fast.recompute = False
     if "fold" in steps:
         fold_norms(fast)
+        fast.decoder = fast.decoder.folded()
     decoder = fast.decoder
     if "upsampled" in steps and isinstance(decoder, DeepLabDecoder) and isinstance(decoder.fuse[1], nn.Identity):
         fast.decoder = _UpsampledDecoder(decoder)

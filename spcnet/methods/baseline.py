@@ -201,8 +201,8 @@ class Baseline(Method):
 
 def _random_backbone(model: ModelConfig) -> Backbone:
     """The backbone that the settings name, with the pyramid that the decoder reads."""
-    features = model.features
-    if features.pyramid is None and not decoder_named(model.decoder, model.head).pyramid:
+    features, flat = model.features, backbone_info(model.backbone).flat
+    if flat and features.pyramid is None and not decoder_named(model.decoder, model.head).pyramid:
         features = replace(features, pyramid="none")
     return build_backbone(model.backbone, output_stride=model.output_stride, features=features)
 

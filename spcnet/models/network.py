@@ -9,7 +9,7 @@ from torch import SymInt, Tensor, nn
 
 from spcnet.errors import UsageError
 from spcnet.models.adapters import Rein, base_tensors
-from spcnet.models.backbones import Backbone
+from spcnet.models.backbones import Backbone, Tapped
 from spcnet.models.heads.base import Decoder, resize
 from spcnet.models.heads.prototypes import PrototypeHead
 from spcnet.models.pseudo import StyleClusters
@@ -85,26 +85,26 @@ class Segmentor(Network):
     def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int | SymInt, int | SymInt]) -> SegOutput:
         results: list[Any] = []
         taps = dict(zip(self.tapped, self.styles, strict=True))
-        untapped = [place for place, one in taps.items() if getattr(one, "decoder_reads_before", False)]
         auxiliary = self.auxiliary if self.training else None
         beside = auxiliary_place(self.backbone)
         read = self.decoder.places if auxiliary is None else (*self.decoder.places, beside)
 
-        def tap(place: str, feature: Tensor) -> Tensor:
+        def tap(place: str, feature: Tensor) -> Tensor | Tapped:
             if self.rein is not None:
                 feature = self.rein(place, feature)
-            before = feature
+            after, read_by_decoder = feature, feature
             if place in taps:
                 result = taps[place](feature)
                 results.append(result)
-                feature = result if isinstance(result, Tensor) else result.feature
+                after = result if isinstance(result, Tensor) else result.feature
+                read_by_decoder = feature if getattr(taps[place], "decoder_reads_before", False) else after
             if self.on_map is not None:
-                self.on_map(place, before, feature)
-            return feature
+                self.on_map(place, feature, after)
+            return after if read_by_decoder is after else Tapped(after, read_by_decoder)
 
         prepared = self.backbone.prepare(image)
         if self.decoder.first_block is None:
-            maps = self.backbone.features(prepared, read, tap, untapped=untapped, recompute=self.recompute)
+            maps = self.backbone.features(prepared, read, tap, recompute=self.recompute)
             decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
         else:
             backbone: Any = self.backbone  # one that has tokens, as the decoder made sure

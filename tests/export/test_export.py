@@ -33,6 +33,7 @@ from spcnet.export import comparison, deployment, onnx_files, quantisation
 from spcnet.labels import label_space
 from spcnet.methods import METHODS, build_model
 from spcnet.models.backbones import BACKBONES
+from spcnet.models.heads import DECODERS
 from spcnet.models.network import Segmentor
 from tests.support.demo_networks import shortened
 from tests.support.weight_files import restore
@@ -65,10 +66,17 @@ def _tracing_without_checked_shapes() -> Iterator[None]:
     deployment.traced = traced
 
 
-def made(method: str, backbone: str) -> Segmentor:
+def made(method: str, backbone: str, decoder: str = "deeplabv3plus") -> Segmentor:
     """A network whose running statistics are not those of a new one, so that each of them counts."""
     torch.manual_seed(0)
-    network = build_model(method, backbone=backbone, num_classes=len(SPACE), num_domains=2, auxiliary=True)
+    network = build_model(
+        method,
+        backbone=backbone,
+        num_classes=len(SPACE),
+        num_domains=2,
+        auxiliary=True,
+        options={"decoder": decoder},
+    )
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             assert layer.running_mean is not None
@@ -121,6 +129,26 @@ def test_a_head_of_masks_answers_alike_at_any_size(pixel_decoder: bool) -> None:
     for check in checks:
         assert check.difference < 1e-4 * check.largest
         assert check.equal > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", sorted(name for name, one in DECODERS.items() if not one.masks))
+@pytest.mark.parametrize(("method", "backbone"), [("spcnet", "resnet18"), ("deeplabv3plus", "mobilenet_v2")])
+def test_every_decoder_answers_alike_at_any_size(method: str, backbone: str, decoder: str) -> None:
+    card = card_of(method, backbone)
+    deployed = deployment.Deployed(shortened(made(method, backbone, decoder)), card)
+    graph = deployment.traced(deployed)
+    content = onnx_of(deployed, card, graph)
+    for program in (graph.module(), onnx_files.onnx_program(content)):
+        with torch.no_grad():
+            checks = comparison.compare(deployed, program, SIZES)
+        for check in checks:
+            assert check.largest > 0.01
+            assert check.difference < 1e-4 * max(1, check.largest)
+            assert check.equal > 0.999
+    weights = {one.name for one in onnx.load_from_string(content).graph.initializer}
+    convolutions = [node for node in onnx.load_from_string(content).graph.node if node.op_type == "Conv"]
+    assert all(node.input[1] in weights for node in convolutions)  # as 8 bits need it
 
 
 # One file of labels that normalises its images, with its 8-bit twin, as the command writes them.

@@ -13,7 +13,7 @@ from spcnet.methods import METHODS
 from spcnet.models.backbones import Backbone
 from spcnet.models.heads import CLASSIFIERS, DECODERS
 from spcnet.models.heads.base import Decoder
-from spcnet.models.heads.conv4 import FourTapDecoder
+from spcnet.models.heads.conv4 import FourTapDecoder, averaged
 from spcnet.models.heads.linear import LinearDecoder
 from spcnet.models.heads.segformer import SegformerDecoder
 
@@ -131,10 +131,11 @@ def ours_of(theirs: SegformerDecodeHead) -> tuple[SegformerDecoder, nn.Module]:
     state = {}
     for name, value in theirs.state_dict().items():
         if name.startswith("linear_projections"):
-            _, number, _, kind = name.split(".")
-            state[f"project.{number}.{kind}"] = value[..., None, None] if kind == "weight" else value
+            state[name.replace("linear_projections", "project").replace("proj.", "")] = value
+        elif name == "linear_fuse.weight":
+            state["fuse.weight"] = value[..., 0, 0]
         elif not name.startswith("classifier"):
-            state[name.replace("linear_fuse", "fuse").replace("batch_norm", "norm")] = value
+            state[name.replace("batch_norm", "norm")] = value
     decoder.load_state_dict(state)
     classifier.load_state_dict({"0.weight": theirs.classifier.weight, "0.bias": theirs.classifier.bias})
     assert isinstance(decoder, SegformerDecoder)
@@ -172,12 +173,20 @@ def test_conv4_is_one_convolution_of_the_joined_maps_and_two_transposed_ones(str
         else F.interpolate(feature, size=(height, width), mode="bilinear", align_corners=False)
         for feature in read
     ]
-    joined = F.group_norm(decoder.join(torch.cat(same, 1)), 32, decoder.norm.weight, decoder.norm.bias).relu()
+    weight = torch.cat([part.weight for part in decoder.join], 1)
+    joined = F.group_norm(F.conv2d(torch.cat(same, 1), weight), 32, decoder.norm.weight, decoder.norm.bias).relu()
     steps = [layer for layer in decoder.modules() if isinstance(layer, nn.ConvTranspose2d)]
     assert len(steps) == (1 if strides == "fine" else 2)
     for step in steps:
         joined = F.conv_transpose2d(joined, step.weight, step.bias, stride=2)
     torch.testing.assert_close(decoder(*read), joined, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 12), (11, 7)])
+def test_cells_are_averaged_as_torch_pools_them(size: tuple[int, int]) -> None:
+    feature = torch.randn(2, 3, *size, dtype=torch.double)
+    expected = F.avg_pool2d(feature, 4, ceil_mode=True, count_include_pad=False)
+    torch.testing.assert_close(averaged(feature, 4), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_linear_scores_are_an_affine_function_of_the_deepest_map_cell_by_cell() -> None:

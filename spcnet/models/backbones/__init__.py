@@ -2,10 +2,10 @@
 
 from spcnet.config import FeaturesConfig
 from spcnet.errors import lookup
-from spcnet.models.backbones.base import Backbone, BackboneInfo, Tap
+from spcnet.models.backbones.base import Backbone, BackboneInfo, Tap, Tapped
 from spcnet.models.backbones.torchvision import TORCHVISION
 
-__all__ = ["BACKBONES", "Backbone", "BackboneInfo", "Tap", "backbone_info", "build_backbone"]
+__all__ = ["BACKBONES", "Backbone", "BackboneInfo", "Tap", "Tapped", "backbone_info", "build_backbone"]
 
 BACKBONES: dict[str, BackboneInfo] = {**TORCHVISION}
 """Backbone by name."""

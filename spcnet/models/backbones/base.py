@@ -15,8 +15,25 @@ from spcnet.models.recompute import recomputed
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
 
 B = TypeVar("B", bound="Backbone")
-Tap = Callable[[str, Tensor], Tensor]
-"""Called with a place and the feature map there; what it returns is the feature map from there on."""
+
+
+class Tapped(NamedTuple):
+    """What a tap returns where heads read another map than the next stage."""
+
+    feature: Float[Tensor, "B C h w"]
+    """The feature map from there on."""
+    read: Float[Tensor, "B C h w"]
+    """The one that heads read."""
+
+
+Tap = Callable[[str, Tensor], Tensor | Tapped]
+"""Called with a place and the feature map there; what it returns is the feature map from there on, and the one that heads read."""
+
+
+def tapped(tap: Tap | None, place: str, feature: Tensor) -> Tapped:
+    """What becomes of a feature map at a place."""
+    found = feature if tap is None else tap(place, feature)
+    return found if isinstance(found, Tapped) else Tapped(found, found)
 
 
 class Backbone(nn.Module):
@@ -109,7 +126,6 @@ class Backbone(nn.Module):
         places: Collection[str],
         tap: Tap | None = None,
         *,
-        untapped: Collection[str] = (),
         recompute: bool = False,
     ) -> dict[str, Tensor]:
         """Feature maps at some places.
@@ -118,7 +134,6 @@ class Backbone(nn.Module):
             image: from `prepare`.
             places: of which to return the map.
             tap: is called at every place, and may replace the map there.
-            untapped: those of `places` of which the map is returned that the tap was given.
             recompute: compute the stem, and of the stages each block, again when the gradient is taken, to save memory.
         """
         feature, maps = image, {}
@@ -127,11 +142,9 @@ class Backbone(nn.Module):
             # Block by block: a step then needs the memory of a block and not of a stage.
             for part in stage.children() if recompute and number else (stage,):
                 feature = recomputed(part, feature) if recompute else part(feature)
-            given = feature
-            if tap is not None:
-                feature = tap(place, feature)
+            feature, read = tapped(tap, place, feature)
             if place in places:
-                maps[place] = given if place in untapped else feature
+                maps[place] = read
         return maps
 
     def put_norm(self, slot: str, make: Callable[[int], nn.Module]) -> None:
@@ -190,3 +203,5 @@ class BackboneInfo(NamedTuple):
     """Published names of the whole classifier; what of them the backbone does not take is left out of a file."""
     licence: str = ""
     """Terms of the published weights where they are not permissive, by the licence's short name."""
+    flat: bool = False
+    """Whether all its maps have one size, unless `model.features.pyramid` brings them to several."""

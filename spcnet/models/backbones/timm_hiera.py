@@ -6,8 +6,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.hiera import Hiera, Reroll, Unroll
 from torch import Tensor, nn
 
-from spcnet.models.backbones.base import Tap
-from spcnet.models.backbones.timm_pyramid import TimmPyramid
+from spcnet.models.backbones.timm_pyramid import Seen, TimmPyramid
 from spcnet.models.recompute import recomputed
 
 
@@ -23,7 +22,7 @@ class TimmHiera(TimmPyramid):
     def _ends(self, *, own: bool = False) -> list[nn.Module]:
         return [self.hiera.blocks[end] for end in self.hiera.stage_ends]
 
-    def _run(self, image: Tensor, seen: Tap, recompute: bool) -> None:
+    def _run(self, image: Tensor, seen: Seen, recompute: bool) -> None:
         model = self.hiera
         size = (image.shape[2], image.shape[3])
         schedule = [model.q_stride] * (len(model.stage_ends) - 1)

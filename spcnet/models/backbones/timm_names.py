@@ -58,6 +58,7 @@ def timm_info(name: str) -> BackboneInfo:
         download=partial(_download, own) if has_weights else None,
         convert=partial(_converted, own),
         known=frozenset(described.state_dict()),
+        flat=is_plain(described),
         licence="" if licence in _PERMISSIVE else licence,
     )
 

@@ -18,9 +18,11 @@ from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
 from spcnet.errors import UsageError
-from spcnet.models.backbones.base import Backbone, Tap
+from spcnet.models.backbones.base import Backbone, Tap, tapped
 from spcnet.models.recompute import recomputed
 
+Seen = Callable[[str, Tensor], Tensor]
+"""Called with a place and the map there; what it returns is the map from there on."""
 _TOKENS = frozenset({"pos_embed", "cls_token", "reg_token", "dist_token"})
 
 
@@ -102,7 +104,6 @@ class TimmPyramid(Backbone):
         places: Collection[str],
         tap: Tap | None = None,
         *,
-        untapped: Collection[str] = (),
         recompute: bool = False,
     ) -> dict[str, Tensor]:
         """Maps at some places.
@@ -111,7 +112,6 @@ class TimmPyramid(Backbone):
             image: from `prepare`.
             places: of which to return the map.
             tap: is called at every place, and may replace the map there.
-            untapped: those of `places` of which the map is returned that the tap was given.
             recompute: compute each part again when the gradient is taken, to save memory.
 
         Raises:
@@ -120,10 +120,10 @@ class TimmPyramid(Backbone):
         maps: dict[str, Tensor] = {}
 
         def seen(place: str, feature: Tensor) -> Tensor:
-            after = feature if tap is None else tap(place, feature)
+            feature, read = tapped(tap, place, feature)
             if place in places:
-                maps[place] = feature if place in untapped else after
-            return after
+                maps[place] = read
+            return feature
 
         if self.chained:
             self._run(image, seen, recompute)
@@ -136,7 +136,7 @@ class TimmPyramid(Backbone):
             self._run_hooked(image, seen)
         return {place: maps[place] for place in self.places if place in maps}
 
-    def _run(self, image: Tensor, seen: Tap, recompute: bool) -> None:
+    def _run(self, image: Tensor, seen: Seen, recompute: bool) -> None:
         value: Any = image
         for part in self._parts():
             for module in _steps(part.modules) if recompute else part.modules:
@@ -189,7 +189,7 @@ class TimmPyramid(Backbone):
         names = (name.replace("block.", "stages.") if plural else name for name in net.feature_info.module_name())
         return [root.get_submodule(name) for name in names]
 
-    def _run_hooked(self, image: Tensor, seen: Tap) -> None:
+    def _run_hooked(self, image: Tensor, seen: Seen) -> None:
         def hook_of(place: str) -> Callable[[nn.Module, Any, Any], Any]:
             stride, channels = self.strides[place], self.channels[place]
             cells = (-(-image.shape[2] // stride), -(-image.shape[3] // stride))

@@ -20,7 +20,7 @@ from torch import SymInt, Tensor, nn
 
 from spcnet.config import FeaturesConfig
 from spcnet.errors import UsageError
-from spcnet.models.backbones.base import Backbone, Tap
+from spcnet.models.backbones.base import Backbone, Tap, tapped
 from spcnet.models.recompute import recomputed
 
 STRIDES = (4, 8, 16, 32)
@@ -229,10 +229,10 @@ class TimmViT(Backbone):
             recompute: as for `features`.
         """
         tokens, state = self.embed(image)
-        tokens = self._tapped("embed", tokens, state, tap)
+        tokens, _ = self._tapped("embed", tokens, state, tap)
         for index in range(number):
             tokens = self._block(index, tokens, state, recompute)
-            tokens = self._tapped(f"block{index}", tokens, state, tap)
+            tokens, _ = self._tapped(f"block{index}", tokens, state, tap)
         return tokens, state
 
     # The maps -------------------------------------------------------------------------------------------------------------
@@ -243,7 +243,6 @@ class TimmViT(Backbone):
         places: Collection[str],
         tap: Tap | None = None,
         *,
-        untapped: Collection[str] = (),
         recompute: bool = False,
     ) -> dict[str, Tensor]:
         """Maps at some places; of blocks that heads read at the stride of the pyramid, with the norm where it is asked for.
@@ -252,7 +251,6 @@ class TimmViT(Backbone):
             image: from `prepare`.
             places: of which to return the map.
             tap: is called with the map of the patches after the embedding and each block, and may replace it.
-            untapped: those of `places` of which the map is returned that the tap was given.
             recompute: compute each block again when the gradient is taken, to save memory.
         """
         tokens, state = self.embed(image)
@@ -260,11 +258,10 @@ class TimmViT(Backbone):
         for index, place in enumerate(self.places):
             if index:
                 tokens = self._block(index - 1, tokens, state, recompute)
-            given = tokens
-            tokens = self._tapped(place, tokens, state, tap)
+            tokens, shown = self._tapped(place, tokens, state, tap)
             if place in places:
-                read, chosen = place in self._pyramid, given if place in untapped else tokens
-                found = self.patch_map(self.norm(chosen) if read and self.normed else chosen, state)
+                read = place in self._pyramid
+                found = self.patch_map(self.norm(shown) if read and self.normed else shown, state)
                 maps[place] = self._scaled(place, found, image) if read else found
         return maps
 
@@ -274,15 +271,18 @@ class TimmViT(Backbone):
         after: Tensor = recomputed(_Step(self, number, state), tokens)
         return after
 
-    def _tapped(self, place: str, tokens: Tensor, state: ViTState, tap: Tap | None) -> Tensor:
+    def _tapped(self, place: str, tokens: Tensor, state: ViTState, tap: Tap | None) -> tuple[Tensor, Tensor]:
+        """The tokens that go on, and those that heads read."""
         if tap is None:
-            return tokens
+            return tokens, tokens
         before = self.patch_map(tokens, state)
-        after = tap(place, before)
-        if after is before:
-            return tokens
-        patches = after.flatten(2).transpose(1, 2)
-        return torch.cat([tokens[:, : self.prefix], patches], 1) if self.prefix else patches
+        after = tapped(tap, place, before)
+        found = {id(before): tokens}
+        for one in after:
+            if id(one) not in found:
+                patches = one.flatten(2).transpose(1, 2)
+                found[id(one)] = torch.cat([tokens[:, : self.prefix], patches], 1) if self.prefix else patches
+        return found[id(after.feature)], found[id(after.read)]
 
     def _scaled(self, place: str, feature: Tensor, image: Tensor) -> Tensor:
         """A map at its stride in the pyramid."""

@@ -56,6 +56,10 @@ class Decoder(nn.Module):
         """Names of its parameters that are learned tokens or positions, which weight decay leaves alone."""
         return set()
 
+    def folded(self) -> "Decoder":
+        """The same function in evaluation with fewer operations, where it has such a form; itself by default."""
+        return self
+
     def start_classifier(self, classifier: nn.Module) -> None:
         """Give a linear classifier behind this decoder its start: N(0, 0.01) and zero, as in mmsegmentation and DINOv3."""
         for layer in classifier.modules():

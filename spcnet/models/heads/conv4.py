@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from spcnet.config import HeadConfig
 from spcnet.models.backbones import Backbone
 from spcnet.models.heads.base import Decoder, resize
-from spcnet.models.heads.deeplab import initialise
 
 CHANNELS = 256
 """Of its features by default."""
@@ -43,14 +42,18 @@ class FourTapDecoder(Decoder):
         """Number of the map at whose size all are joined."""
         self.shrinks = [max(1, strides[self.joined] // stride) for stride in strides]
         """How many cells of each map, in height and width, are averaged."""
-        self.in_channels = [backbone.channels[place] for place in self.places]
-        self.join = nn.Conv2d(sum(self.in_channels), self.out_channels, 1, bias=False)
+        channels = [backbone.channels[place] for place in self.places]
+        join = [nn.Conv2d(one, self.out_channels, 1, bias=False) for one in channels]
+        self.join = nn.ModuleList(join)
+        """The 1×1 convolution of the joined maps, in parts."""
         self.norm = nn.GroupNorm(math.gcd(32, self.out_channels), self.out_channels)
         steps = max(1, round(math.log2(strides[self.joined] / FINE)))
         upsample = [nn.ConvTranspose2d(self.out_channels, self.out_channels, 2, stride=2) for _ in range(steps)]
         self.upsample = nn.Sequential(*upsample)
         self.dropout = nn.Dropout2d(config.dropout)
-        initialise(self)
+        deviation = (2 / sum(channels)) ** 0.5  # Kaiming's of the whole convolution
+        for part in join:
+            nn.init.normal_(part.weight, std=deviation)
         for layer in upsample:  # each cell that it makes has one cell behind it
             nn.init.normal_(layer.weight, std=self.out_channels**-0.5)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -59,13 +62,21 @@ class FourTapDecoder(Decoder):
         """Features of each cell at stride 4."""
         size = (maps[self.joined].shape[2], maps[self.joined].shape[3])
         parts: list[Tensor] = []
-        for number, (feature, weight) in enumerate(
-            zip(maps, self.join.weight.split_with_sizes(self.in_channels, 1), strict=True)
-        ):
-            if (shrink := self.shrinks[number]) > 1:
-                feature = F.avg_pool2d(feature, shrink, ceil_mode=True, count_include_pad=False)
-            part = F.conv2d(feature, weight)
+        for number, (feature, join, shrink) in enumerate(zip(maps, self.join, self.shrinks, strict=True)):
+            if shrink > 1:
+                feature = averaged(feature, shrink)
+            part = join(feature)
             parts.append(part if number == self.joined else resize(part, size, align_corners=self.align_corners))
         coarse = self.norm(functools.reduce(operator.add, parts)).relu_()
         upsampled: Tensor = self.dropout(self.upsample(coarse))
         return upsampled
+
+
+def averaged(feature: Float[Tensor, "B C h w"], cells: int) -> Float[Tensor, "B C h2 w2"]:
+    """Mean over squares of that many cells in height and width; at the lower and right border over what is left of them.
+
+    `avg_pool2d` with `ceil_mode` does the same, but not in an exported network that takes any size.
+    """
+    pad = (0, -feature.shape[3] % cells, 0, -feature.shape[2] % cells)
+    inside = feature.new_ones(1, 1, feature.shape[2], feature.shape[3])
+    return F.avg_pool2d(F.pad(feature, pad), cells) / F.avg_pool2d(F.pad(inside, pad), cells)
