@@ -104,7 +104,7 @@ def parse(words: Sequence[str], notify: Callable[[str], None] = lambda text: Non
         notify: called with a line for each old name in it.
 
     Raises:
-        SystemExit: help was asked for (0), or a word is no command or option (2).
+        SystemExit: help was requested (0), or a word is no command or option (2).
         SpcnetError: an option is out of range, or a file of options cannot be read.
     """
     for length in (2, 1):

@@ -30,6 +30,7 @@ from spcnet.models.backbones import backbone_info, build_backbone
 from spcnet.models.network import Segmentor
 from spcnet.models.norm_slots import SLOTS, Slot, slots_of_codes
 from spcnet.models.whitening import Kind
+from spcnet.released import METHOD, LoadReport, open_released
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
 from spcnet.weights.files import (
     Reading,
@@ -51,38 +52,11 @@ from spcnet.weights.imagenet import (
     reference_name,
     torchvision_names,
 )
+from spcnet.weights.segmentors import released
 
 OWN_STATE = (".mask", ".variance", ".pairs", ".trials")
 """Ends of the names of what selective whitening keeps here and the reference does not save."""
 COUNTERS = "num_batches_tracked"
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of every tensor of a file and of the network."""
-
-    format: str
-    """What the file is."""
-    matched: tuple[str, ...]
-    """Names, as in the file, of the tensors that the network took."""
-    left_out: tuple[str, ...]
-    """In the file and not wanted: auxiliary head, classifier of ImageNet, norms that a slot's layer replaces."""
-    missing: tuple[str, ...]
-    """Wanted and not in the file."""
-    unexpected: tuple[str, ...]
-    """In the file and unknown."""
-
-    def lines(self) -> list[str]:
-        """The report in words, a line for each kind."""
-        messages = [f"{self.format}: {len(self.matched)} tensors loaded"]
-        for what, names in (
-            ("left out on purpose", self.left_out),
-            ("missing", self.missing),
-            ("unexpected", self.unexpected),
-        ):
-            if names:
-                messages.append(f"{len(names)} {what}: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}")
-        return messages
 
 
 FORMATS: dict[FileKind, str] = {FileKind.MINDSPORE: "MindSpore checkpoint", FileKind.SAFETENSORS: "safetensors"}
@@ -215,6 +189,7 @@ def load_foreign(
     space: str | None = None,
     domains: Sequence[str] | None = None,
     allow_missing: Sequence[str] = (),
+    base: Path | None = None,
 ) -> tuple[Segmentor, ModelCard, LoadReport]:
     """A network from another code's file, its card, and what became of every tensor.
 
@@ -226,6 +201,7 @@ def load_foreign(
         space: label space; `cityscapes19` for 19 classes.
         domains: names of the source domains, in the order of the style bases.
         allow_missing: beginnings of names, as in the file, that may be missing; they keep their random start.
+        base: file of the pretrained backbone, for a file of Rein or SoMA that holds only what was trained.
 
     Raises:
         CheckpointError: the file cannot be read, is of something else, or lacks tensors.
@@ -234,6 +210,10 @@ def load_foreign(
     source, part = split_part(path)
     file = read_weights(source)
     options = _Options(method, output_stride, wt_layer, space, domains, tuple(allow_missing))
+    if (opened := _released(file, part, options, base)) is not None:
+        return opened
+    if base is not None:
+        raise UsageError(f"--base is for files of Rein and SoMA, and {source} is none: leave it out")
     different = distinct([(one, one.tensors, one) for one in whole_networks(file, part)], part)
     if len(different) == 1:
         return _network(file, different[0], options)
@@ -249,6 +229,40 @@ def load_foreign(
         names = " or ".join(f"{source}#{one.name}" if one.name else str(source) for one in different)
         raise CheckpointError(f"none of {len(different)} networks in {source} fits, {names}: {problems[0]}")
     return fitting[0][1]
+
+
+def _released(
+    file: WeightFile, part: str | None, options: "_Options", base: Path | None
+) -> tuple[Segmentor, ModelCard, LoadReport] | None:
+    """A network of Rein, SoMA or EoMT; None where the file has none."""
+    kinds = [
+        (one, found)
+        for one in named_readings(readings(file), part, file)
+        if (found := released(one.tensors, file.path))
+    ]
+    if not kinds:
+        return None
+    different = distinct([(one, one.tensors, (one, found)) for one, found in kinds], part)
+    if len(different) > 1:
+        raise ambiguous(file, different[0][1].maker, [one for one, _ in different])
+    reading, found = different[0]
+    idle = ("method", "output_stride", "wt_layer", "allow_missing")
+    if asked := [name for name in idle if getattr(options, name)]:
+        raise UsageError(
+            f"{file.path} is {found.maker}, which says itself what network it holds: leave out {', '.join(asked)}"
+        )
+    opened = open_released(found, file.path, base)
+    labels = _space(options.space, found.num_classes, file.path)
+    card = card_for(
+        method=METHOD,
+        model=opened.model,
+        space=labels,
+        classes=label_space(labels).classes,
+        domains=list(options.domains or ("source 1",)),
+        size=None,
+    )
+    where = f" ({reading.name})" if reading.name else ""
+    return opened.network, card, LoadReport(f"{found.maker}{where}", opened.matched, opened.left_out, (), ())
 
 
 class _Options(NamedTuple):

@@ -4,13 +4,15 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from spcnet.config import ModelConfig, plain_lists
+from spcnet.config import AdapterConfig, ModelConfig, Precision, plain_lists
 from spcnet.errors import UsageError, lookup
 from spcnet.methods import METHODS, method_named
 from spcnet.methods.baseline import Baseline
@@ -32,8 +34,11 @@ class Cost:
     method: str
     backbone: str
     decoder: str
+    adapter: str
     parameters: int
-    """Numbers that training changes, without the auxiliary head."""
+    """Numbers in weights, without the auxiliary head."""
+    trained: int
+    """Those of them that training changes."""
     macs: int
     """Multiply-accumulates of the matrix products, as torch's counter finds them: half its FLOPs."""
     activations: int
@@ -77,16 +82,23 @@ def cost(
         image = torch.empty(1, 3, *size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network.eval()(image)
-        kept = kept_for_backward(network, image)
+    activations = kept_for_backward(network, size).each
     return Cost(
         method,
         backbone,
         network_settings.decoder,
-        parameters=sum(p.numel() for p in network.parameters()),
+        network_settings.adapter.kind,
+        *parameter_counts(network)[::-1],
         macs=counter.get_total_flops() // 2,
-        activations=kept,
+        activations=activations,
         seconds=_timed(network, size, repeats, device) if repeats else None,
     )
+
+
+def parameter_counts(network: nn.Module) -> tuple[int, int]:
+    """How many numbers of a network training changes, and how many its parameters have."""
+    sizes = [(value.numel(), value.requires_grad) for value in network.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
 
 def _build(
@@ -99,13 +111,46 @@ def _build(
     model: ModelConfig | None = None,
 ) -> Segmentor:
     weight = 0.4 if auxiliary else 0.0
-    model = replace(model or ModelConfig(), backbone=backbone, weights=None, auxiliary_weight=weight)
-    return method.build(model, num_classes=num_classes, num_domains=num_domains)
+    model = model or ModelConfig()
+    adapter = replace(model.adapter, save_base=True)
+    model = replace(model, backbone=backbone, weights=None, auxiliary_weight=weight, adapter=adapter)
+    return method.build(model, num_classes=num_classes, num_domains=num_domains, pretrained=False)
 
 
-def kept_for_backward(network: Segmentor, image: Tensor) -> int:
-    """Bytes of the tensors that autograd keeps, parameters excepted; each memory counts once."""
-    own = {p.untyped_storage()._cdata for p in (*network.parameters(), *network.buffers())}
+class Kept(NamedTuple):
+    """Bytes that autograd keeps of a forward pass for the backward pass, parameters excepted."""
+
+    fixed: int
+    """Whatever the number of images: weights in the precision of the run, for the most part."""
+    each: int
+    """For each image."""
+    largest: int
+    """Of these, the largest tensor."""
+
+
+def kept_for_backward(
+    network: Segmentor, size: tuple[int, int], *, precision: Precision = "32-true", device: str = "cpu"
+) -> Kept:
+    """Count what autograd keeps, from shapes alone; each memory counts once.
+
+    Args:
+        network: left in training mode.
+        size: height and width of the images.
+        precision: of the run; double precision takes twice the bytes of single precision, which are counted.
+        device: kind of device whose rules for mixed precision hold.
+    """
+    # Not of one, on which batch norms of pooled maps have no variance and do something else.
+    two, three = (_kept(network, images, size, precision, device) for images in (2, 3))
+    each = sum(three) - sum(two)
+    return Kept(sum(two) - 2 * each, each, max(two, default=0) // 2)
+
+
+def _kept(network: Segmentor, images: int, size: tuple[int, int], precision: Precision, device: str) -> list[int]:
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    # A transposed weight is kept as a view of what stands for the weight here, which is held for the same reason as below.
+    weights = [one for w in (*network.parameters(), *network.buffers()) for one in (w, mode.from_tensor(w))]
+    own = {weight.untyped_storage()._cdata for weight in weights}
     kept: dict[int, tuple[Tensor, int]] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -115,10 +160,12 @@ def kept_for_backward(network: Segmentor, image: Tensor) -> int:
             kept[storage._cdata] = (tensor, storage.nbytes())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = network.train()(torch.cat([image, image]))
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with mode, torch.autocast(device, dtype=half, enabled=half is not None), hooks:
+        image = torch.empty(images, 3, *size)
+        output = network.train()(image)
         del output
-    return sum(size for _, size in kept.values()) // 2
+    return [size for _, size in kept.values()]
 
 
 def _timed(network: Segmentor, size: tuple[int, int], repeats: int, device: str) -> float:
@@ -145,6 +192,7 @@ def costs(
     methods: Sequence[str] | None,
     backbones: Sequence[str] | None,
     decoders: Sequence[str] = ("deeplabv3plus",),
+    adapters: Sequence[Literal["full", "frozen", "lora", "rein"]] = ("full",),
     *,
     size: tuple[int, int],
     repeats: int,
@@ -157,6 +205,7 @@ def costs(
         methods: their names; all by default.
         backbones: their names; by default those of torchvision.
         decoders: their names.
+        adapters: what of the backbone is trained, with the settings of `AdapterConfig`.
         size: height and width of the image.
         repeats: forward passes to time; 0 for none.
         device: where to time.
@@ -171,14 +220,12 @@ def costs(
         backbone_info(name)
     for name in decoders:
         lookup(name, DECODERS, "decoder")
-    for backbone in backbones or BACKBONES:
-        for decoder in decoders:
-            for method in methods or METHODS:
-                model = ModelConfig(decoder=decoder, output_stride=output_stride)
-                try:
-                    yield cost(method, backbone, size=size, repeats=repeats, device=device, model=model)
-                except UsageError as error:
-                    yield error
+    for backbone, decoder, adapter, method in product(backbones or BACKBONES, decoders, adapters, methods or METHODS):
+        try:
+            model = ModelConfig(decoder=decoder, output_stride=output_stride, adapter=AdapterConfig(kind=adapter))
+            yield cost(method, backbone, size=size, repeats=repeats, device=device, model=model)
+        except UsageError as error:
+            yield error
 
 
 def paper_macs(network: Segmentor, image: Tensor) -> int:

@@ -39,8 +39,8 @@ def all_reduce_sum(value: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return value
-    found: Tensor = _AllReduceSum.apply(value)
-    return found
+    total: Tensor = _AllReduceSum.apply(value)
+    return total
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -57,8 +57,8 @@ def all_reduce_mean(value: Tensor) -> Tensor:
     """The mean over the processes, for what each then uses in its own way; the gradient is summed over all of them."""
     if world_size() == 1:
         return value
-    found: Tensor = _AllReduceMean.apply(value)
-    return found
+    mean: Tensor = _AllReduceMean.apply(value)
+    return mean
 
 
 class _AllReduceMean(torch.autograd.Function):
@@ -116,9 +116,9 @@ def gather(value: T) -> list[T]:
     """What each process has to say, in their order; the same list everywhere."""
     if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, value, group=_host())
-    return found
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value, group=_host())
+    return values
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:
@@ -161,8 +161,8 @@ def raise_on_all_ranks() -> Iterator[None]:
     error = None
     try:
         yield
-    except SpcnetError as found:
-        error = found
+    except SpcnetError as raised:
+        error = raised
     sync_error(error)
 
 
@@ -177,6 +177,6 @@ def sync_error(error: SpcnetError | None) -> None:
             raise error
         return
     if any_of(error is not None)[0]:
-        first = next(found for found in gather(error) if found is not None)
+        first = next(raised for raised in gather(error) if raised is not None)
         first.told_elsewhere = rank() > 0
         raise first

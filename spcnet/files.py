@@ -82,11 +82,7 @@ def check_writable(path: Path) -> None:
 
 
 def _check_place(path: Path) -> None:
-    """That a file can have this name; renaming a finished file would find out too late.
-
-    Raises:
-        OSError: as renaming would.
-    """
+    """That a file can have this name; renaming a finished file would find out too late."""
     try:
         mode = os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -113,19 +109,22 @@ def write_error(path: Path, error: OSError) -> WriteError:
         advice = (
             f"a file {blocking} stands where a folder is needed: remove or rename it, or choose another output folder"
         )
-    elif number in (errno.EACCES, errno.EPERM):
-        advice = "check the permissions of the folder, or choose another output folder"
-    elif number == errno.EROFS:
-        advice = "the file system can only be read: choose another output folder"
-    elif number in (errno.ENOSPC, errno.EDQUOT):
-        advice = "make room there, or choose another output folder"
-    elif number in (errno.EINVAL, errno.EILSEQ):
-        advice = "the file system does not allow such a name: rename the input, or choose another output folder"
     else:
-        advice = "check the folder's permissions and the space left"
+        advice = _ADVICE.get(number or 0, "check the folder's permissions and the space left")
     wrong = WriteError(f"cannot write {path}: {error.strerror or error}. {advice[0].upper()}{advice[1:]}")
     wrong.concerns_all = number in _FOR_ALL
     return wrong
+
+
+_PERMISSION = "check the permissions of the folder, or choose another output folder"
+_ROOM = "make room there, or choose another output folder"
+_NAME = "the file system does not allow such a name: rename the input, or choose another output folder"
+_ADVICE = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), _PERMISSION),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _ROOM),
+    **dict.fromkeys((errno.EINVAL, errno.EILSEQ), _NAME),
+    errno.EROFS: "the file system can only be read: choose another output folder",
+}
 
 
 def _longest_name(path: Path) -> int:
@@ -159,7 +158,12 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         WriteError: as `write_atomic`.
     """
-    write_atomic(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; raises as `write_atomic`."""
+    write_atomic(path, lambda file: file.write(content))
 
 
 def read_text(path: Path, what: str = "file") -> str:
@@ -175,28 +179,22 @@ def read_text(path: Path, what: str = "file") -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"cannot read the {what} {path}: {error.strerror or error}. Check its path and permissions"
-        ) from error
+        reason = error.strerror or error
+        raise DataError(f"cannot read the {what} {path}: {reason}. Check its path and permissions") from error
     remedy = "save it as UTF-8"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(
-            f"the {what} {path} is UTF-16, it must be UTF-8: {remedy}, for example with iconv -f UTF-16 -t UTF-8"
-        )
+        example = "for example with iconv -f UTF-16 -t UTF-8"
+        raise DataError(f"the {what} {path} is UTF-16, it must be UTF-8: {remedy}, {example}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"the {what} {path} is not UTF-8: line {line} has the byte 0x{error.object[error.start]:02x}; {remedy}, "
-            "or check that it is a text file"
-        ) from error
+        line, byte = content.count(b"\n", 0, error.start) + 1, f"0x{error.object[error.start]:02x}"
+        said = f"the {what} {path} is not UTF-8: line {line} has the byte {byte}"
+        raise DataError(f"{said}; {remedy}, or check that it is a text file") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(
-            f"the {what} {path} is no text in UTF-8: line {line} has a NUL byte, as in UTF-16 and damaged files; {remedy}, or "
-            "restore it"
-        )
+        said = f"the {what} {path} is no text in UTF-8: line {line} has a NUL byte, as in UTF-16 and damaged files"
+        raise DataError(f"{said}; {remedy}, or restore it")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -234,9 +232,8 @@ def _mapping(text: str, path: Path, what: str) -> dict[str, Any]:
     try:
         json.dumps(values, default=str, skipkeys=True)
     except ValueError:  # a circular reference
-        raise DataError(
-            f"the {what} {path} has a value that contains itself, by an alias (&name, *name): write the values out"
-        ) from None
+        said = f"the {what} {path} has a value that contains itself, by an alias (&name, *name)"
+        raise DataError(f"{said}: write the values out") from None
     if twice is not None:
         raise DataError(f"the {what} {path} {twice}")
     if not isinstance(values, dict):
@@ -282,19 +279,19 @@ class ListKeys:
 
 def _mappings(root: yaml.Node | None) -> list[yaml.MappingNode]:
     """Every mapping in a YAML text, each once."""
-    found: list[yaml.MappingNode] = []
-    waiting, seen = [root] if root is not None else [], set[int]()
+    mappings: list[yaml.MappingNode] = []
+    waiting, visited = [root] if root is not None else [], set[int]()
     while waiting:
         node = waiting.pop()
-        if id(node) in seen:
+        if id(node) in visited:
             continue
-        seen.add(id(node))
+        visited.add(id(node))
         if isinstance(node, yaml.MappingNode):
-            found.append(node)
+            mappings.append(node)
             waiting += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             waiting += node.value
-    return found
+    return mappings
 
 
 def _doubled_key(text: str) -> str | None:

@@ -13,14 +13,14 @@ def percent(fraction: float | None, digits: int = 1, unit: str = "") -> str:
     return "–" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.{digits}f}{unit}"
 
 
-def whole_percent(share: float) -> str:
-    """A share 0..1 in whole per cent, such as `61 %`, and `<1 %` for what is little but there."""
-    return "<1 %" if 0 < share < 0.005 else percent(share, 0, " %")
+def whole_percent(fraction: float) -> str:
+    """A fraction 0..1 in whole per cent, such as `61 %`, and `<1 %` for what is little but there."""
+    return "<1 %" if 0 < fraction < 0.005 else percent(fraction, 0, " %")
 
 
-def fine_percent(share: float) -> str:
-    """A share 0..1 in per cent with one digit, two below one per cent, and `<0.01 %` for the least."""
-    return "<0.01 %" if 0 < share < 0.0001 else percent(share, 2 if share < 0.01 else 1, " %")
+def fine_percent(fraction: float) -> str:
+    """A fraction 0..1 in per cent with one digit, two below one per cent, and `<0.01 %` for the least."""
+    return "<0.01 %" if 0 < fraction < 0.0001 else percent(fraction, 2 if fraction < 0.01 else 1, " %")
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

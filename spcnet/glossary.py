@@ -41,8 +41,8 @@ FIGURES = {
         title="mix of source styles",
         symbol="λ",
         heading="Style weights",
-        caption="share of each known style in each style layer",
-        note="λ: how much each source style explains the images of a domain, averaged over its images. Equal shares mean that "
+        caption="fraction of each known style in each style layer",
+        note="λ: how much each source style explains the images of a domain, averaged over its images. Equal fractions mean that "
         "the layer does not tell the styles apart; a source should be explained mostly by itself.",
         layer="style layer",
         parts="Source styles",

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from errno import EACCES, EAGAIN
+from errno import EACCES, EAGAIN, EDEADLK
 from pathlib import Path
 from typing import IO
 
@@ -48,20 +48,14 @@ def locked(folder: Path, *, what: str) -> Iterator[str | None]:
     except BlockingIOError:
         raise _in_use(folder, what, _holder(path)) from None
     except OSError as error:
-        raise DataError(
-            f"cannot write to the folder {folder} ({error.strerror}): check its permission or choose another --output"
-        ) from error
+        remedy = "check its permission or choose another --output"
+        raise DataError(f"cannot write to the folder {folder} ({error.strerror}): {remedy}") from error
     with file:
         _held[key] = os.getpid()
         try:
             _write_holder(file)
-            yield (
-                None
-                if is_locked
-                else (
-                    f"the file system of {folder} knows no locks: see to it yourself that no other {what} writes there"
-                )
-            )
+            nobody = f"the file system of {folder} knows no locks: see to it yourself that no other {what} writes there"
+            yield None if is_locked else nobody
         finally:
             _held.pop(key, None)
             with suppress(OSError):
@@ -75,12 +69,7 @@ def _in_use(folder: Path, what: str, holder: str) -> UsageError:
 
 
 def _open_locked(path: Path) -> tuple[IO[bytes], bool]:
-    """The open file, and whether it is locked, which some file systems cannot do.
-
-    Raises:
-        BlockingIOError: another process holds it.
-        OSError: it cannot be written.
-    """
+    """The open file, and whether it is locked, which some file systems cannot do; `BlockingIOError` if another holds it."""
     while True:
         file = path.open("a+b")
         try:
@@ -96,34 +85,23 @@ def _open_locked(path: Path) -> tuple[IO[bytes], bool]:
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Lock an open file for this process; False where the file system knows no locks.
-
-    Raises:
-        BlockingIOError: another process holds it.
-    """
+    """Lock an open file for this process; False where the file system knows no locks."""
     try:
-        import fcntl
-    except ImportError:
-        return _lock_on_windows(file)
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (EACCES, EAGAIN):
-            raise BlockingIOError(*error.args) from error
-        return False
-    return True
+        try:
+            import fcntl
 
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows
+            import msvcrt
 
-def _lock_on_windows(file: IO[bytes]) -> bool:
-    try:
-        import msvcrt
+            file.seek(_WINDOWS_BYTE)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
     except ImportError:  # neither system's locks
         return False
-    file.seek(_WINDOWS_BYTE)
-    try:
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
     except OSError as error:
-        raise BlockingIOError(*error.args) from error
+        if error.errno in (EACCES, EAGAIN, EDEADLK):
+            raise BlockingIOError(*error.args) from error
+        return False
     return True
 
 

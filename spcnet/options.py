@@ -184,7 +184,7 @@ def call_arguments(parser: OptionParser, function: Command, words: Sequence[str]
     Raises:
         DataError: a file of options cannot be read.
         UsageError: an option of a run is out of range.
-        SystemExit: help was asked for, or a word fits no option; code 2 and a line on stderr.
+        SystemExit: help was requested, or a word fits no option; code 2 and a line on stderr.
     """
     options = parser.instantiate(parser.parse_args(list(words)))
     return {

@@ -1,6 +1,6 @@
 """From a path to a trained network, its settings and its data.
 
-`OpenRun` is opened once and handed on; what is in it is read when it is first asked for, and never twice.
+`OpenRun` is opened once and handed on; what is in it is read at first use, and never twice.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +59,7 @@ class OpenRun:
         path: folder of a run, or one that `spcnet.export.hub.save_pretrained` wrote; file of weights of this package,
             RobustNet or SPC-Net (PyTorch, MindSpore), `FILE#NAME` for one of several networks in it. What a file is, its
             content says; its name plays no part.
-        options: what is asked of the data beside the run's own settings.
+        options: options of the data beside the run's own settings.
         device: where the network is put: auto, cpu, cuda or mps.
 
     Each attribute raises what reading it may: `CheckpointError` the network's, `DataError` and `UsageError` the

@@ -37,7 +37,7 @@ def handle_signals(names: tuple[str, ...], handler: Callable[[int], None]) -> It
 
 @contextmanager
 def stop_on_signal(at_once: Callable[[], Exception | None]) -> Iterator[list[int]]:
-    """A list that is no longer empty once the user pressed Ctrl-C or the system asked the process to end.
+    """A list that is no longer empty once the user pressed Ctrl-C or the system sent a request to end.
 
     A training step under way is finished first, so that what is saved is a whole state; a second Ctrl-C ends at once,
     and so does a second request to end, unless it comes within `SAME_REQUEST` of the first.

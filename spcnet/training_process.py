@@ -1,4 +1,4 @@
-"""Trainings as processes of their own: begun, asked to end, and what they said last."""
+"""Trainings as processes of their own: starting them, ending them, and their last lines."""
 
 import os
 import signal
@@ -45,8 +45,8 @@ class TrainingProcess:
         self, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str], handles: Sequence[int] = ()
     ) -> None:
         self.log = log
-        self.asked = False
-        """Whether it was asked to end."""
+        self.ending = False
+        """Whether it received the request to end."""
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as file:
@@ -76,10 +76,10 @@ class TrainingProcess:
         """Ask it to save and end; once, for a second time would end it while it saves.
 
         Args:
-            again: the user asked for a second time, and means it.
+            again: a second request of the user, which ends it at once.
         """
-        if self._process.poll() is None and (again or not self.asked):
-            self.asked = True
+        if self._process.poll() is None and (again or not self.ending):
+            self.ending = True
             self._process.terminate()
 
     def wait(self) -> None:
@@ -87,7 +87,7 @@ class TrainingProcess:
         self._process.wait()
 
     def was_stopped(self) -> bool:
-        """Whether it ended because it was asked to."""
+        """Whether it ended on request."""
         return self.code() in (STOPPED, -signal.SIGTERM)
 
     def last_words(self) -> str:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from spcnet.app import figures, server, uploads
-from spcnet.app.figures import Side, captions, class_shares, facts, shown
+from spcnet.app.figures import Side, captions, class_fractions, facts, shown
 from spcnet.app.guard import Guard, is_needed
 from spcnet.app.studio import (
     NO_STYLE,
@@ -335,7 +335,7 @@ def side(**changes: Any) -> Side:
         "name": "ours",
         "about": "spcnet",
         "space": label_space("idd7"),
-        "shares": (0.5, 0.3, 0.2, 0, 0, 0, 0),
+        "fractions": (0.5, 0.3, 0.2, 0, 0, 0, 0),
         "figures": {"style_weights": ((0.25, 0.75),)},
         "sources": ("a", "b"),
         "ood": None,
@@ -367,12 +367,14 @@ def test_facts_tell_areas_shares_strangeness_and_time() -> None:
     ):
         assert words in told
     assert told.count("<table>") == 1
-    assert facts([side(), side(space=label_space("cityscapes19"), shares=(1.0,) + (0.0,) * 18)]).count("<table>") == 2
+    assert (
+        facts([side(), side(space=label_space("cityscapes19"), fractions=(1.0,) + (0.0,) * 18)]).count("<table>") == 2
+    )
 
 
 def test_shares_are_those_of_the_pixels_and_void_belongs_to_none() -> None:
     class_map = np.array([[0, 0, 1, 255]], np.uint8)
-    assert class_shares(class_map, label_space("idd7")) == (0.5, 0.25, 0, 0, 0, 0, 0)
+    assert class_fractions(class_map, label_space("idd7")) == (0.5, 0.25, 0, 0, 0, 0, 0)
 
 
 def test_a_small_picture_is_enlarged_by_a_whole_number_without_mixing_classes() -> None:

@@ -298,7 +298,17 @@ def test_an_option_decides_what_the_guide_says(path: str, what: str) -> None:
 
 def test_what_a_resumed_run_keeps_is_what_it_always_kept() -> None:
     schedule = {"iterations", "learning_rate", "poly_power", "restart", "restart_factor", "restart_power", "seed"}
-    assert set(kept_on_resume("training")) == schedule
+    later = {
+        "optimizer",
+        "schedule",
+        "min_rate",
+        "warmup",
+        "warmup_factor",
+        "backbone_warmup",
+        "backbone_factor",
+        "layer_decay",
+    }
+    assert set(kept_on_resume("training")) == schedule | later | {"ema", "ema_start"}
     assert set(kept_on_resume("data")) == {"sampling", "class_uniform", "train_scenes"}
 
 

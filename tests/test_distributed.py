@@ -9,9 +9,11 @@ import torch.multiprocessing
 from torch import Tensor
 
 from spcnet.config import ModelConfig, WhiteningConfig
+from spcnet.distributed import all_reduce_sum
+from spcnet.losses.masks import mask_losses
 from spcnet.methods import METHODS
 from spcnet.models.whitening import SwitchableWhitening
-from spcnet.types import IGNORE_INDEX, Batch
+from spcnet.types import IGNORE_INDEX, Batch, MaskPrediction
 
 WORLD = 2
 Found = dict[str, Tensor]
@@ -58,6 +60,20 @@ def selective(rank: int, world: int) -> Found:
     return {f"same {name}": value for name, value in network.named_buffers() if name.endswith(("mask", "trials"))}
 
 
+def masks(rank: int, world: int) -> Found:
+    """Losses of two predictions of queries, and their gradients as DistributedDataParallel adds them up."""
+    dice = torch.Generator().manual_seed(0)
+    label = torch.randint(0, 4, (4, 6, 8), generator=dice).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    label[1] = IGNORE_INDEX  # the second process then has other images than the first, and fewer masks
+    whole = [torch.randn(4, 7, *size, generator=dice, dtype=torch.double) for size in ((5,), (12, 16)) * 2]
+    own = [value[rank::world].clone().requires_grad_() for value in whole]
+    predictions = [MaskPrediction(*own[:2]), MaskPrediction(*own[2:])]
+    losses = mask_losses(predictions, label[rank::world], num_points=50, progress=0.3, reduce=all_reduce_sum)
+    gradients = torch.autograd.grad(torch.stack(losses).sum(), own)
+    found = {f"each gradient {number}": value / world for number, value in enumerate(gradients)}
+    return found | {f"same {name}": value.detach() for name, value in losses._asdict().items()}
+
+
 def work(rank: int, case: Callable[[int, int], Found], folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
@@ -66,7 +82,7 @@ def work(rank: int, case: Callable[[int, int], Found], folder: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [switchable, selective])
+@pytest.mark.parametrize("case", [switchable, selective, masks])
 def test_two_processes_equal_one(case: Callable[[int, int], Found], tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, (case, str(tmp_path)), nprocs=WORLD)
     shares = [torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(WORLD)]

@@ -167,7 +167,8 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
     assert not (tmp_path / "run").exists()
     assert [domain.images for domain in found.domains] == [2, 2, 2]
-    assert found.step_seconds
+    assert found.fresh is not None
+    assert found.fresh.step
     assert found.peak
     assert found.needed > 4 * found.parameters
     console = Console(record=True, width=100, file=(tmp_path / "out.txt").open("w"))
@@ -188,7 +189,8 @@ def test_a_dry_run_tells_all_that_is_missing_at_once(tmp_path: Path) -> None:
     assert not found.ready
     assert {domain.name for domain in found.domains if domain.problem} >= {"synthia", "bdd100k"}
     assert found.made_up
-    assert found.step_seconds
+    assert found.fresh is not None
+    assert found.fresh.step
     assert "none.safetensors" in found.problems[0]
 
 
@@ -301,7 +303,7 @@ def test_a_dry_run_of_several_processes_tells_the_memory_of_each(tmp_path: Path)
 def test_a_step_that_cannot_fit_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "free_memory", lambda device: 2**20)
     found = dry_run.rehearse(run_of(tmp_path / "run", data={"sources": ["streets/game"]}))
-    assert found.step_seconds is None
+    assert found.fresh is None
     assert "images_per_domain" in found.problems[0]
 
 

@@ -27,7 +27,7 @@ class Side:
     about: str
     """Its method and backbone."""
     space: LabelSpace
-    shares: tuple[float, ...]
+    fractions: tuple[float, ...]
     """Of each class in the pixels, 0..1."""
     figures: Mapping[str, Layers]
     """What the network tells beside the classes, as `spcnet.inference.results.Prediction` has it."""
@@ -41,8 +41,8 @@ class Side:
     """Of a video; 0 for a picture."""
 
 
-def class_shares(class_map: NDArray[np.uint8], space: LabelSpace) -> tuple[float, ...]:
-    """Share of each class in the pixels of a class map (H×W), 0..1."""
+def class_fractions(class_map: NDArray[np.uint8], space: LabelSpace) -> tuple[float, ...]:
+    """Fraction of each class in the pixels of a class map (H×W), 0..1."""
     pixels = np.bincount(class_map.reshape(-1), minlength=IGNORE + 1)[: len(space)]
     return tuple((pixels / class_map.size).tolist())
 
@@ -154,12 +154,12 @@ def _bars(side: Side, figure: str) -> str:
 
 def _areas(sides: Sequence[Side]) -> str:
     space = sides[0].space
-    most = [max(side.shares[k] for side in sides) for k in range(len(space))]
+    most = [max(side.fractions[k] for side in sides) for k in range(len(space))]
     there = sorted((k for k in range(len(space)) if most[k]), key=lambda k: -most[k])
     heads = "".join(f'<th scope="col">{escape(side.name)}</th>' for side in sides)
     rows = "".join(
         f'<tr><th scope="row">{_swatch(space, k)}{escape(space.classes[k])}</th>'
-        + "".join(_area(side.shares[k], max(most), space.colors[k]) for side in sides)
+        + "".join(_area(side.fractions[k], max(most), space.colors[k]) for side in sides)
         + "</tr>"
         for k in there
     )
@@ -173,11 +173,9 @@ def _areas(sides: Sequence[Side]) -> str:
     )
 
 
-def _area(share: float, most: float, color: tuple[int, int, int]) -> str:
-    bar = f'<i style="width:{share / most:.1%};background:{_rgb(color)}"></i>' if share else ""
-    return (
-        f'<td><span class="figure">{whole_percent(share) if share else "–"}</span><span class="track">{bar}</span></td>'
-    )
+def _area(fraction: float, most: float, color: tuple[int, int, int]) -> str:
+    bar = f'<i style="width:{fraction / most:.1%};background:{_rgb(color)}"></i>' if fraction else ""
+    return f'<td><span class="figure">{whole_percent(fraction) if fraction else "–"}</span><span class="track">{bar}</span></td>'
 
 
 def _swatch(space: LabelSpace, k: int) -> str:

@@ -1,7 +1,7 @@
 """What stands before the server: it lets through what the page asks for, and tells browsers to ask nobody else.
 
 Gradio serves more than this page needs: it fetches addresses for whoever asks, keeps records of runs and answers other
-programs. All that is not there. And a page may be told by its server where it may load from
+programs. All that is not there. And a page may be restricted by its server in where it loads from
 (Content-Security-Policy); here from nowhere else, so that nothing of a visitor's goes to anybody.
 """
 

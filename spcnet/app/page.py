@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from spcnet.app.figures import Side, captions, class_shares, facts, shown
+from spcnet.app.figures import Side, captions, class_fractions, facts, shown
 from spcnet.app.studio import NO_STYLE, STYLE_CHOICES, Model, Scored, Studio, about_style, styled
 from spcnet.app.uploads import Limits, expected, fitting, frames, is_film, opened
 from spcnet.errors import DataError, SpcnetError, lookup
@@ -121,7 +121,7 @@ def _side(model: Model, scored: Scored) -> Side:
         name=model.name,
         about=model.about,
         space=model.space,
-        shares=class_shares(prediction.class_map, model.space),
+        fractions=class_fractions(prediction.class_map, model.space),
         figures=prediction.figures,
         sources=model.domains,
         ood=scored.ood,
@@ -134,7 +134,7 @@ class _Sum:
 
     def __init__(self, model: Model) -> None:
         self.model, self.frames, self.seconds = model, 0, 0.0
-        self.shares = np.zeros(len(model.space))
+        self.fractions = np.zeros(len(model.space))
         self.figures: dict[str, NDArray[np.float64]] = {}
 
     def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -142,7 +142,7 @@ class _Sum:
         prediction = self.model.predict(image).prediction
         self.frames += 1
         self.seconds += prediction.seconds
-        self.shares += class_shares(prediction.class_map, self.model.space)
+        self.fractions += class_fractions(prediction.class_map, self.model.space)
         for name, layers in prediction.figures.items():
             self.figures[name] = self.figures.get(name, 0) + np.array(layers)
         return prediction.class_map
@@ -153,7 +153,7 @@ class _Sum:
             name=self.model.name,
             about=self.model.about,
             space=self.model.space,
-            shares=tuple((self.shares / self.frames).tolist()),
+            fractions=tuple((self.fractions / self.frames).tolist()),
             figures={name: tuple(map(tuple, (total / self.frames).tolist())) for name, total in self.figures.items()},
             sources=self.model.domains,
             ood=None,
@@ -183,7 +183,7 @@ def label_video(
         studio: networks and limits.
         choice: what was uploaded and chosen.
         path: MP4 file to write.
-        stopped: asked after each frame whether to end.
+        stopped: called after each frame: whether to end.
         progress: called after each frame with how many are done and how many there may be.
 
     Raises:

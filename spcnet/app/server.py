@@ -153,15 +153,15 @@ def free_port(host: str, port: int) -> int:
 @contextmanager
 def _environment(folder: Path) -> Iterator[Path]:
     """What Gradio reads from the environment: its folders, and that it tells nobody of itself."""
-    wanted = {
+    options = {
         "GRADIO_TEMP_DIR": str(folder / "files"),
         "GRADIO_EXAMPLES_CACHE": str(folder / "examples"),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_ALLOWED_PATHS": "",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    before = {name: os.environ.get(name) for name in options}
+    os.environ.update(options)
     (folder / "files").mkdir()
     (folder / "own").mkdir()
     try:

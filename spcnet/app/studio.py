@@ -264,5 +264,5 @@ def short_names(paths: Sequence[Path]) -> list[str]:
         names = ["/".join(part[-count:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    # The same network twice is still two networks to look at.
+    # The same network twice is still two networks to show.
     return [f"{name} ({number})" for number, name in enumerate(("/".join(part[-1:]) for part in parts), start=1)]

@@ -189,7 +189,7 @@ def frames(video: Video, *, limits: Limits, enough: Callable[[], bool] = lambda:
     Args:
         video: from `opened`.
         limits: how many seconds.
-        enough: asked after each frame whether to end.
+        enough: called after each frame: whether to end.
     """
     for frame in video.read(every=thinned(video, limits=limits), limit=MAX_FRAMES):
         if frame.seconds > limits.seconds:

@@ -22,12 +22,13 @@ def convert(
     domains: Sequence[str] | None = None,
     allow_missing: Sequence[str] = (),
     merge: bool = False,
+    base: Path | None = None,
     console: Console | None = None,
 ) -> None:
-    """Bring in a network from RobustNet or SPC-Net, or write one for them.
+    """Bring in a network from other code, or write one for RobustNet.
 
     Args:
-        source: File of RobustNet or SPC-Net (.pth, .ckpt), one of spcnet, or a backbone of torchvision, timm or MIT CSAIL,
+        source: File of RobustNet or SPC-Net (.pth, .ckpt), Rein, SoMA or EoMT, one of spcnet, or a backbone of torchvision, timm or MIT CSAIL,
             which becomes a file for --model.weights; FILE#NAME for one of several networks in a file.
         output: File to write, *.safetensors; with --to robustnet *.pth.
         to: Format: spcnet, or robustnet for a state dict with RobustNet's names.
@@ -39,6 +40,7 @@ def convert(
         allow_missing: Beginnings of names that may be missing and stay random.
         merge: Of a network of spcnet: put LoRA's updates into the weights; --to robustnet always does. Without it a file that
             holds only what was trained becomes whole.
+        base: File of the pretrained backbone, for a file of Rein or SoMA that holds only what was trained.
         console: Where the result is shown; nowhere by default.
 
     Raises:
@@ -72,11 +74,12 @@ def convert(
                 space=space,
                 domains=domains,
                 allow_missing=allow_missing,
+                base=base,
             )
             lines = report.lines()
         else:
-            options = [method, output_stride, wt_layer, space, domains, allow_missing or None]
-            names = ("method", "output_stride", "wt_layer", "space", "domains", "allow_missing")
+            options = [method, output_stride, wt_layer, space, domains, allow_missing or None, base]
+            names = ("method", "output_stride", "wt_layer", "space", "domains", "allow_missing", "base")
             if idle := [name for name, value in zip(names, options, strict=True) if value is not None]:
                 raise UsageError(f"{source} says itself what network it holds: leave out {', '.join(idle)}")
             run = OpenRun(source)

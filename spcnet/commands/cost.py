@@ -1,7 +1,7 @@
 """`spcnet cost`."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -19,6 +19,7 @@ def cost(
     methods: Sequence[str] | None = None,
     backbones: Sequence[str] | None = None,
     decoders: Sequence[str] = ("deeplabv3plus",),
+    adapters: Sequence[Literal["full", "frozen", "lora", "rein"]] = ("full",),
     size: tuple[int, int] = (512, 1024),
     output_stride: int | None = 16,
     repeats: int = 3,
@@ -33,6 +34,8 @@ def cost(
         methods: Methods, [deeplabv3plus,spcnet]; all by default.
         backbones: Backbones, [resnet50,timm/convnext_tiny]; those of torchvision by default.
         decoders: Decoders, [linear,segformer].
+        adapters: What of the backbone is trained, [full,frozen,lora,rein]; with more than full the table has the trained
+            parameters.
         size: Height and width of the image, [H,W].
         output_stride: Of the backbones: 8, 16 or 32, or null for their own.
         repeats: Forward passes to time; 0 for none.
@@ -59,21 +62,20 @@ def cost(
 
     device = str(find_device(accelerator))
     rows, unfit = [], []
-    total = len(methods or METHODS) * len(backbones or BACKBONES) * len(decoders)
+    total = len(methods or METHODS) * len(backbones or BACKBONES) * len(decoders) * len(adapters)
+    adapted = list(adapters) != ["full"]
     with bar(console, total, 0, "cost") as show:
-        found = costs(
-            methods, backbones, decoders, size=size, repeats=repeats, device=device, output_stride=output_stride
-        )
-        for done, one in enumerate(found, start=1):
+        settings: dict[str, Any] = {"size": size, "output_stride": output_stride, "repeats": repeats, "device": device}
+        for done, one in enumerate(costs(methods, backbones, decoders, adapters, **settings), start=1):
             if isinstance(one, Cost):
-                rows.append(_row(one))
+                rows.append(_row(one, adapted=adapted))
             else:
                 unfit.append(str(one))
             show(done, {})
     _show(
         console,
-        ["backbone", "decoder", "method"],
-        ["M params", "G MACs", "MiB", *(["ms"] if repeats else [])],
+        ["backbone", "decoder", "method", *(["adapter"] if adapted else [])],
+        ["M params", *(["M trained"] if adapted else []), "G MACs", "MiB", *(["ms"] if repeats else [])],
         rows,
         markdown,
     )
@@ -86,10 +88,11 @@ def cost(
     console.print("\n".join([text, *(f"Left out: {reason}" for reason in dict.fromkeys(unfit))]), highlight=False)
 
 
-def _row(one: "Cost") -> list[str]:
-    figures = [f"{one.parameters / 1e6:.2f}", f"{one.macs / 1e9:.2f}", f"{one.activations / 2**20:.0f}"]
+def _row(one: "Cost", *, adapted: bool) -> list[str]:
+    trained = [f"{one.trained / 1e6:.2f}"] if adapted else []
+    figures = [f"{one.parameters / 1e6:.2f}", *trained, f"{one.macs / 1e9:.2f}", f"{one.activations / 2**20:.0f}"]
     times = [f"{1000 * one.seconds:.0f}"] if one.seconds is not None else []
-    return [one.backbone, one.decoder, one.method, *figures, *times]
+    return [one.backbone, one.decoder, one.method, *([one.adapter] if adapted else []), *figures, *times]
 
 
 def _show(console: Console, names: list[str], figures: list[str], rows: list[list[str]], markdown: bool) -> None:

@@ -75,26 +75,16 @@ def check(
     data = data_of(recipe, sets)
     _check_exists(name, root, data)
     with bar(console, 0, 0, f"check {name}") as progress:
-        report = check(
-            name,
-            root,
-            split=split,
-            space=space,
-            workers=workers,
-            data=data,
-            on_progress=lambda done, total: progress(done, {}, total),
-        )
+        options: Any = {"workers": workers, "data": data, "on_progress": lambda done, total: progress(done, {}, total)}
+        report = check(name, root, split=split, space=space, **options)
     report.render(console)
     written = [output / f"{name}_check.json"]
     write_text(written[0], report.as_json())
     if rows := report.excluded():
         written.append(output / f"{name}_exclude.txt")
         write_excluded(written[1], rows)
-        console.print(
-            f"Leave the {len(rows):,} faulty images out of a run with --data.exclude [{written[1]}]",
-            highlight=False,
-            markup=False,
-        )
+        advice = f"Leave the {len(rows):,} faulty images out of a run with --data.exclude [{written[1]}]"
+        console.print(advice, highlight=False, markup=False)
     console.print(f"Written: {', '.join(map(str, written))}", highlight=False, markup=False)
     return report.exit_code
 
@@ -237,23 +227,12 @@ def cache(
     data = data_of(recipe, sets)
     _check_exists(name, root, data)
     with bar(console, 0, 0, f"copy {name}") as progress:
-        report = write_cache(
-            name,
-            root,
-            folder,
-            CacheFormat(size, form, quality),
-            splits=splits,
-            workers=workers,
-            data=data,
-            on_progress=lambda done, total: progress(done, {}, total),
-        )
-    console.print(
-        f"{report.images:,} images in {folder}, {report.written:,} of them written now "
-        f"({report.images_per_second:.1f} a second); {report.bytes_before / 2**20:,.0f} MiB became "
-        f"{report.bytes_after / 2**20:,.0f} MiB. Use it with --data.roots.{name} {folder}",
-        highlight=False,
-        markup=False,
-    )
+        options: Any = {"workers": workers, "data": data, "on_progress": lambda done, total: progress(done, {}, total)}
+        report = write_cache(name, root, folder, CacheFormat(size, form, quality), splits=splits, **options)
+    what = f"{report.images:,} images in {folder}, {report.written:,} of them written now"
+    sizes = f"{report.bytes_before / 2**20:,.0f} MiB became {report.bytes_after / 2**20:,.0f} MiB"
+    text = f"{what} ({report.images_per_second:.1f} a second); {sizes}. Use it with --data.roots.{name} {folder}"
+    console.print(text, highlight=False, markup=False)
     for remark in report.remarks:
         console.print(remark, style="yellow", highlight=False, markup=False, soft_wrap=True)
     for image, reason in report.failed.items():
@@ -315,11 +294,7 @@ def _check_exists(name: str, root: Path, data: DataConfig) -> None:
 
 
 def _save(picture: Any, output: Path) -> None:
-    """Write a picture of PIL completely or not at all.
-
-    Raises:
-        DataError: it cannot be written, or not in that format.
-    """
+    """Write a picture of PIL completely or not at all."""
     from PIL import Image
 
     kind = Image.registered_extensions().get(output.suffix.lower())

@@ -58,7 +58,7 @@ def evaluate(
         space: Label space of a folder of predictions; what `spcnet predict` noted there by default, else cityscapes19.
         ids: What the pixels of predictions are: train ids, Cityscapes' label ids, or colours; auto looks at the names.
         output: File that gets the result as a line; beside the model by default.
-        console: Where progress and scores are shown; nowhere by default.
+        console: Where progress and metrics are shown; nowhere by default.
 
     Returns:
         The record, see `spcnet.evaluation.evaluator.record`: of a run with the figures that it had of other domains. By all
@@ -70,16 +70,14 @@ def evaluate(
     from spcnet.runs import DataOptions, OpenRun
     from spcnet.studies import evaluation
 
-    changes = {
+    changes: dict[str, Any] = {
         "limit": limit,
         "batch_size": batch_size,
         "panels": panels,
         "window": window,
         "overlap": overlap,
-        "window_weights": window_weights,
-        "scales": scales,
-        "flip": flip,
     }
+    changes |= {"window_weights": window_weights, "scales": scales, "flip": flip}
     options = evaluation.EvaluateOptions(
         protocol=protocol,
         changes={name: value for name, value in changes.items() if value is not None},

@@ -17,6 +17,7 @@ def export(
     pixels: Literal["uint8", "float32"] = "uint8",
     opset: int = 20,
     licence: str | None = None,
+    size: tuple[int, int] | None = None,
     int8: bool = False,
     calibration: str | None = None,
     calibration_images: int = 64,
@@ -36,15 +37,16 @@ def export(
         model: Folder of a run, or a file of weights.
         output: File to write, *.onnx or *.pt2.
         format: Format of the file: onnx, or torch-export for a file that torch.export.load reads.
-        output_kind: What the file answers: the scores of each pixel, or its class.
+        output_kind: What the file answers: the logits of each pixel, or its class.
         normalise: The file takes RGB 0..255 and normalises it itself.
         pixels: Type of the image with --normalise.
         opset: Version of the ONNX operators.
         licence: What the file says of its terms.
+        size: Height and width of its images, [H,W], for backbones of timm; those of the training by default.
         int8: Write NAME.int8.onnx as well, and what it loses.
         calibration: Domain or folder of images to calibrate int8 with; of a domain its training split.
         calibration_images: How many of them, spread evenly.
-        score: Domain to score the files on; the test split of the calibration's by default.
+        score: Domain to evaluate the files on; the test split of the calibration's by default.
         limit: Most images of that domain; 0 for all.
         roots: Folder of each data set, by its name, beside the run's own.
         sets: YAML file that describes data sets of your own, by name, beside the run's own.
@@ -67,6 +69,7 @@ def export(
         normalise=normalise,
         opset=opset,
         licence=licence,
+        size=size,
         int8=int8,
         calibration=calibration,
         calibration_images=calibration_images,

@@ -21,7 +21,7 @@ def push(
         repo_id: Repository on the Hugging Face Hub, OWNER/NAME; made if need be.
         private: Of a new repository: only its owner sees it.
         merge: Put LoRA's updates into the weights, so that it is a plain network.
-        folder: Write network and model card into this folder, to look at, and upload nothing.
+        folder: Write network and model card into this folder and upload nothing.
         console: Where the address is shown; nowhere by default.
 
     Raises:

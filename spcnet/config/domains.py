@@ -29,13 +29,13 @@ class DomainSpec:
         Raises:
             UsageError: the text is not of the form `SET[/SUBSET][@SPLIT][+STYLE]`.
         """
-        found = re.fullmatch(r"(\w+)(?:/(\w+))?(?:@(\w+))?(?:\+(\w+))?", text)
-        if found is None:
+        match = re.fullmatch(r"(\w+)(?:/(\w+))?(?:@(\w+))?(?:\+(\w+))?", text)
+        if match is None:
             raise UsageError(
                 f"cannot read the domain {text!r}: write SET[/SUBSET][@SPLIT][+STYLE], for example camvid, "
                 "streets/night, idd_lite@train or cityscapes+fog"
             )
-        return cls(*found.groups())
+        return cls(*match.groups())
 
     def __str__(self) -> str:
         parts = [self.dataset]
@@ -107,8 +107,8 @@ class OwnSet:
         strange = [number for number in self.table if type(number) is not int or not 0 <= number <= 65535]
         require(not strange, f"data.sets: table has the numbers {strange}: label images hold 0..65535")
         # One form, whichever it was written in, so that what is stored reads as what was meant.
-        found = {", ".join(map(str, color)): name for color, name in self._named_colors().items()}
-        object.__setattr__(self, "colors", found)
+        names = {", ".join(map(str, color)): name for color, name in self._named_colors().items()}
+        object.__setattr__(self, "colors", names)
 
     @property
     def label_patterns(self) -> list[str]:

@@ -42,7 +42,7 @@ class ClusteringConfig(Settings, group="model.clustering"):
     momentum: float = option("result", 0.999, least=0, most=1)
     """Share of a prototype that one update keeps (γ)."""
     ramp_up: bool = option("result", False)
-    """Let the momentum grow over the run as exp(-0.1·(1-t/T)²), t/T being the share of the run that is done, instead of the fixed value."""
+    """Let the momentum grow over the run as exp(-0.1·(1-t/T)²), t/T being the fraction of the run that is done, instead of the fixed value."""
     temperature: float = option("result", 0.1, above=0)
     """Divisor τ of the similarities in the discrimination loss."""
     var_weight: float = option("result", 1.0, least=0, noun="a loss weight", zero="off")
@@ -58,7 +58,7 @@ class WhiteningConfig(Settings, group="model.whitening"):
     weight: float = option("result", 0.6, least=0, noun="a loss weight", zero="off")
     """Weight of the whitening loss."""
     relax: int = option("result", 0, least=0, zero="none")
-    """Above 0: irw's margin is the number of covariances divided by this (0: by 64); isw takes so large a share of them instead of clusters."""
+    """Above 0: irw's margin is the number of covariances divided by this (0: by 64); isw takes as many of them instead of clusters."""
     start: float = option("result", 0.12, least=0, below=1, noun="a fraction of the run")
     """Share of the run that isw trains without the loss, before it takes the statistics; RobustNet's six epochs of GTAV."""
     clusters: int = option("result", 3, least=2)
@@ -109,6 +109,8 @@ class FeaturesConfig(Settings, group="model.features"):
     """Apply the vision transformer's final norm to each of these outputs."""
     patch_size: int | None = option("result", None, least=1, unit="pixels")
     """Side of a vision transformer's patches. Default: 16 for weights of patch 14, whose kernel and positions are then resampled, else the model's own."""
+    grid: int | None = option("result", None, least=1)
+    """Cells a side of a vision transformer's grid of learned positions, to which published ones are resampled once. Default: as many as are published, resampled to each image."""
     resample: Literal["plain", "exact"] = option("result", "plain")
     """How patch kernel and position embedding are brought to another size: bicubic interpolation as DINOv2's, Rein's and SoMA's code has it (plain), or pseudo-inverse kernel resize and antialiased positions, timm's default (exact)."""
     pyramid: Literal["resize", "deconv", "none"] | None = option("result", None)
@@ -156,7 +158,7 @@ class ModelConfig(Settings, group="model"):
     output_stride: int | None = option("result", 16, choices=OUTPUT_STRIDES, compared="output stride")
     """Image size divided by the size of the deepest feature map: 8, 16 or 32, or null for the backbone's own. Smaller is finer and costs more; a backbone of timm that cannot be dilated takes its own alone."""
     weights: str | None = option("result", "imagenet", compared="start of the backbone")
-    """Where the backbone starts: 'imagenet' (downloaded by torchvision), a local file (FILE#NAME for one of several networks in it), or null for random values."""
+    """Where the backbone starts: 'imagenet' or 'pretrained' (what torchvision or timm publishes), a local file (FILE#NAME for one of several networks in it), or null for random values."""
     style: StyleConfig = field(default_factory=StyleConfig)
     """Style projection."""
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
@@ -322,11 +324,11 @@ class EvaluationConfig(Settings, group="evaluation"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.overlap < 1, f"evaluation.overlap is {self.overlap}: a share of a window, below 1")
+        require(0 <= self.overlap < 1, f"evaluation.overlap is {self.overlap}: a fraction of a window, below 1")
 
     @property
     def views(self) -> str | None:
-        """How images are viewed, in words; None where it is one look at the whole image."""
+        """How images are viewed, in words; None where it is the whole image at once."""
         window = [] if self.window is None else [f"windows of {self.window[0]}×{self.window[1]}, {self.window_weights}"]
         if self.window is not None and self.overlap != type(self).overlap:
             window[0] += f", overlap {self.overlap:g}"

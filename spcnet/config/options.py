@@ -310,18 +310,24 @@ def plain_lists(function: Callable[P, R]) -> Callable[P, R]:
 
     @cache
     def hints() -> dict[str, Any]:
-        found = get_type_hints(function)
+        annotations = get_type_hints(function)
         # `self` has no annotation.
-        lists = ((n, part) for n in signature.parameters if n in found for part in parts_of(found[n]) if _is_list(part))
+        lists = (
+            (n, part)
+            for n in signature.parameters
+            if n in annotations
+            for part in parts_of(annotations[n])
+            if _is_list(part)
+        )
         return {name: types.GenericAlias(list, get_args(part)) for name, part in lists}
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = signature.bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
         for name, hint in hints().items():
-            if isinstance(given.arguments.get(name), (str, int, float, Path)):
-                given.arguments[name] = _one_or_several(hint, given.arguments[name])
-        return function(*given.args, **given.kwargs)
+            if isinstance(bound.arguments.get(name), (str, int, float, Path)):
+                bound.arguments[name] = _one_or_several(hint, bound.arguments[name])
+        return function(*bound.args, **bound.kwargs)
 
     return wrapped
 

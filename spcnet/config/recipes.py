@@ -32,11 +32,11 @@ def recipe_path(name: str) -> Path:
     if given.is_file():
         return given
     folder = recipes_folder()
-    own = {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
-    found = own.get(name.removeprefix("recipes/").removesuffix(".yaml"))
-    if found is None:
-        raise UsageError(f"there is no recipe {name}: give a YAML file, or one of {', '.join(own)}")
-    return found
+    recipes = {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
+    recipe = recipes.get(name.removeprefix("recipes/").removesuffix(".yaml"))
+    if recipe is None:
+        raise UsageError(f"there is no recipe {name}: give a YAML file, or one of {', '.join(recipes)}")
+    return recipe
 
 
 def from_dict(kind: type[T], values: Mapping[Any, Any]) -> T:
@@ -98,11 +98,11 @@ def _settled(hint: Any, value: Any) -> Any:
     """As `coerced`; what a mapping holds by name, such as `data.sets`, has the fields of its class, which a later version may add to."""
     if get_origin(hint) is dict and dataclasses.is_dataclass(get_args(hint)[1]) and isinstance(value, Mapping):
         kind: Any = get_args(hint)[1]
-        found = dict(value)
+        settings = dict(value)
         for name, one in value.items():
             with suppress(UsageError):
-                found[name] = from_dict(kind, one) if isinstance(one, Mapping) else one
-        return found
+                settings[name] = from_dict(kind, one) if isinstance(one, Mapping) else one
+        return settings
     return coerced(hint, value)
 
 

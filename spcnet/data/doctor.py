@@ -215,11 +215,7 @@ def _examine(work: _Work) -> _Result:
 
 
 def _examine_label(work: _Work, photo: Geometry | None, result: _Result) -> None:
-    """Read a label image and note what is wrong with it.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Read a label image and note what is wrong with it."""
     path = work.pair.label
     label, geometry = read_label(path, work.form, photo=photo), geometry_of(path)
     if photo is not None and photo.orientation != 1:
@@ -252,18 +248,7 @@ class _Tally:
     """The results of all images, summed up."""
 
     def __init__(self, folder: SetFolder, tables: Sequence[Table], space: LabelSpace | None) -> None:
-        """Begin with nothing.
-
-        Args:
-            folder: of the data set.
-            tables: what ids mean, in each part of the set.
-            space: the classes to count, besides the set's own.
-
-        Raises:
-            UsageError: the set is too coarse for the space.
-        """
-        self.folder = folder
-        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.folder, self.sizes = folder, Counter[tuple[int, int]]()
         self.problems: list[Problem] = []
         self.remarks: list[Remark] = []
         self.first: dict[bytes, str] = {}
@@ -288,31 +273,25 @@ class _Tally:
         self.remarks += [Remark(kind, image, detail) for kind, detail in result.remarks]
         if result.digest and (first := self.first.setdefault(result.digest, image)) != image:
             self.problems.append(Problem("duplicate", image, f"it is the same as {first}"))
-        known = {work.table[i]: 0 for i in result.pixels if i in work.table}
-        for i, number in result.pixels.items():
-            if i in work.table:
-                known[work.table[i]] += number
-        self.native.add(known.items())
+        known = [(work.table[i], number) for i, number in result.pixels.items() if i in work.table]
+        self.native.add(known)
         if self.class_of:
-            self.space.add((self.class_of[name], number) for name, number in known.items())
+            self.space.add((self.class_of[name], number) for name, number in known)
 
 
 class _Counts:
     """Pixels, and images, of each class."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.pixels = dict.fromkeys(names, 0)
-        self.images = dict.fromkeys(self.pixels, 0)
+        self.names, self.pixels, self.images = [*names], Counter[str](), Counter[str]()
 
     def add(self, counts: Iterable[tuple[str, int]]) -> None:
         """Count one image: pixels of classes, of which one may come several times."""
-        present = set()
+        counts = list(counts)
         for name, number in counts:
             self.pixels[name] += number
-            present.add(name)
-        for name in present:
-            self.images[name] += 1
+        self.images.update({name for name, _ in counts})
 
     def counts(self) -> tuple[ClassCount, ...]:
         """What was counted, in the order of the names."""
-        return tuple(ClassCount(name, self.pixels[name], self.images[name]) for name in self.pixels)
+        return tuple(ClassCount(name, self.pixels[name], self.images[name]) for name in self.names)

@@ -51,16 +51,7 @@ class Excluded:
     """
 
     def __init__(self, name: str, root: Path, data: DataConfig | None) -> None:
-        """Read the lists.
-
-        Args:
-            name: of the set.
-            root: its folder.
-            data: names the lists, and has the user's own sets.
-
-        Raises:
-            DataError: a list is missing or none.
-        """
+        """Read the lists that `data` names, for the set of that name in that folder; raises `DataError` for a broken one."""
         self.name, self.root, self.data = name, root, data
         self.all_lines = excluded_lines(data.exclude if data else [])
         self.lines = [line for line in self.all_lines if line.name == name]
@@ -93,10 +84,8 @@ class Excluded:
             missing.setdefault(line.file, []).append(f"line {line.number} ({line.path})")
         for file, lines in missing.items():
             images, them = ("image", "it") if len(lines) == 1 else ("images", "them")
-            remarks.append(
-                f"{file} lists {len(lines):,} {images} that the data set {self.name} in {self.root} does not have, and "
-                f"nothing is left out for {them}: {_few(lines)}"
-            )
+            missed = f"{len(lines):,} {images} that the data set {self.name} in {self.root} does not have"
+            remarks.append(f"{file} lists {missed}, and nothing is left out for {them}: {_few(lines)}")
         known = [name for name, info in DATASETS.items() if info.layouts] + [*(self.data.sets if self.data else ())]
         unknown: dict[tuple[Path, str], list[str]] = {}
         for line in self.all_lines:
@@ -126,11 +115,11 @@ class Excluded:
         )
         # Most lines are about another split, and their file is there as it is written.
         expressions = [compiled(pattern)[1] for pattern in patterns]
-        rest = [
-            line
-            for line in lines
-            if not (self.root / line.path).is_file() or not any(e.fullmatch(_normal(line.path)) for e in expressions)
-        ]
+
+        def is_there(path: str) -> bool:
+            return (self.root / path).is_file() and any(one.fullmatch(_normal(path)) for one in expressions)
+
+        rest = [line for line in lines if not is_there(line.path)]
         if not rest:
             return []
         images = {_without_ending(path) for pattern in patterns for _, path in index.matches(pattern)}
@@ -172,9 +161,11 @@ def excluded_lines(files: Sequence[str]) -> list[ExcludedLine]:
                 continue
             name, path, *reason = (*(part.strip(" ") for part in line.split("\t")), "")
             if len(reason) > 2 or not name or not path or "\t" not in line or not _is_writable(path):
+                remedy = (
+                    "write the data set's name, the image's path below the set's root and the reason, separated by tabs"
+                )
                 raise DataError(
-                    f"{file}, line {number}: cannot read {line[:80]!r}: write the data set's name, the image's path below "
-                    "the set's root and the reason, separated by tabs, as `spcnet data check` does"
+                    f"{file}, line {number}: cannot read {line[:80]!r}: {remedy}, as `spcnet data check` does"
                 )
             lines.append(ExcludedLine(file, number, name, path))
     return lines
@@ -197,10 +188,8 @@ def write_excluded(path: Path, rows: Iterable[tuple[str, str, str]]) -> None:
     lines = ["# Images to leave out: data set, path below its root, reason. Name this file in data.exclude."]
     for name, image, reason in rows:
         if not _is_writable(image) or os.path.isabs(image) or image != image.strip(" "):
-            raise DataError(
-                f"cannot list the image {image!r} of {name}: its path must lie below the set's root, without tabs or line "
-                "breaks; rename the file"
-            )
+            rule = "its path must lie below the set's root, without tabs or line breaks"
+            raise DataError(f"cannot list the image {image!r} of {name}: {rule}; rename the file")
         lines.append(f"{name}\t{image}\t{' '.join(_CONTROL.sub(' ', reason).split())}")
     write_text(path, "\n".join(lines) + "\n")
 

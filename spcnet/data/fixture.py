@@ -20,7 +20,7 @@ from spcnet.data.catalog import dataset
 from spcnet.data.layouts import DatasetInfo, Layout
 from spcnet.data.patterns import filled, placed
 from spcnet.errors import DataError, UsageError, unknown_name_error
-from spcnet.files import write_atomic
+from spcnet.files import write_bytes
 from spcnet.synthesis import streets
 
 MOST_IMAGES = 2000
@@ -72,13 +72,13 @@ def write_fixture(
     styles = list(streets.STYLES)
     for number, (image, label) in enumerate(_paths(info, chosen, images_per_split)):
         scene = streets.generate(number, style=styles[number % len(styles)], seed=seed, size=size)
-        written.append(_write(folder / image, _photo(scene.image, Path(image).suffix)))
+        written.append(_write(folder / image, _encoded(Image.fromarray(scene.image), Path(image).suffix)))
         written.append(_write(folder / label, _label(native[scene.label], chosen, palette)))
     return written
 
 
 def _write(path: Path, content: bytes) -> Path:
-    write_atomic(path, lambda file: file.write(content))
+    write_bytes(path, content)
     return path
 
 
@@ -133,9 +133,9 @@ def _native_ids(name: str, table: Mapping[int, str]) -> tuple[NDArray[np.uint8],
     return native, palette
 
 
-def _photo(pixels: NDArray[np.uint8], ending: str) -> bytes:
+def _encoded(image: Image.Image, ending: str = ".png") -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG" if ending == ".png" else "JPEG", quality=95)
+    image.save(file, "PNG" if ending == ".png" else "JPEG", quality=95)
     return file.getvalue()
 
 
@@ -147,9 +147,7 @@ def _label(native: NDArray[np.uint8], layout: Layout, palette: list[int]) -> byt
     image = Image.fromarray(native)
     if layout.form != "grey":
         image.putpalette(palette)
-    file = io.BytesIO()
-    (image.convert("RGB") if layout.form == "colors" else image).save(file, "PNG")
-    return file.getvalue()
+    return _encoded(image.convert("RGB") if layout.form == "colors" else image)
 
 
 def _wide_png(pixels: NDArray[np.uint16]) -> bytes:

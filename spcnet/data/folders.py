@@ -86,7 +86,7 @@ class SetFolder:
 
     def below(self, path: Path) -> str:
         """The path of a file below the folder, with slashes."""
-        return below(self.root, path)
+        return path.relative_to(self.root).as_posix()
 
     def find_split(
         self, split: str, subset: str | None = None, *, excluded: Container[str] = frozenset()
@@ -111,14 +111,11 @@ class SetFolder:
         pairs = [pair for listing in listings for pair in listing.pairs]
         if bare:
             remedy = next((f". {listing.remedy}" for listing in listings if listing.remedy), "")
-            raise DataError(
-                f"{len(bare)} of {len(bare) + len(pairs)} images of the data set {name} have no label: the first is "
-                f"{bare[0].image}, whose label should be {bare[0].label}{remedy}"
-            )
+            what = f"{len(bare)} of {len(bare) + len(pairs)} images of the data set {name} have no label"
+            raise DataError(f"{what}: the first is {bare[0].image}, whose label should be {bare[0].label}{remedy}")
         if not pairs:
-            raise DataError(
-                f"data.exclude leaves out every image of the data set {name} in {root}: remove lines from its files"
-            )
+            what = f"data.exclude leaves out every image of the data set {name} in {root}"
+            raise DataError(f"{what}: remove lines from its files")
         return SplitFiles(pairs, table, form, self.left_out(listings, split, subset))
 
     def left_out(self, listings: Sequence[Listing], split: str, subset: str | None = None) -> tuple[str, ...]:
@@ -205,9 +202,8 @@ class SetFolder:
         Raises:
             DataError: a folder cannot be listed.
         """
-        return [
-            one for subset in self.info.folder_subsets for one in pictures_without_photos(self._searches(split, subset))
-        ]
+        searches = (self._searches(split, subset) for subset in self.info.folder_subsets)
+        return [one for tried in searches for one in pictures_without_photos(tried)]
 
 
 def _listing(match: Match, excluded: Container[str]) -> Listing:
@@ -264,8 +260,3 @@ def _distinct(names: dict[Stars, str], paths: Mapping[Stars, str]) -> dict[Stars
         stars: name if counts[name] == 1 else paths[stars].rpartition(".")[0].replace("/", "__")
         for stars, name in names.items()
     }
-
-
-def below(root: Path, path: Path) -> str:
-    """The path of a file below a folder, with slashes."""
-    return path.relative_to(root).as_posix()

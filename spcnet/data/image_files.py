@@ -55,14 +55,12 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f"{path} is no file but a {'folder' if path.is_dir() else 'device'}: give an image file")
         if status.st_size > MAX_BYTES:
-            raise DataError(
-                f"{path} has {status.st_size:,} bytes: an image file may have {MAX_BYTES:,}. Make it smaller or leave it out"
-            )
+            rule = f"an image file may have {MAX_BYTES:,}"
+            raise DataError(f"{path} has {status.st_size:,} bytes: {rule}. Make it smaller or leave it out")
         return read(path)
     except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist: it was there when the data set was opened, or the path is wrong"
-        ) from None
+        what = "it was there when the data set was opened, or the path is wrong"
+        raise DataError(f"{path} does not exist: {what}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise DataError(f"cannot read {path}: {reason or error}. Check the path and its permissions") from None
@@ -82,10 +80,8 @@ def read_array(path: Path, *, channels: int | None = 0) -> NDArray[np.uint8]:
         array = _read(path, lambda path: np.load(path, mmap_mode="c", allow_pickle=False))
     shapes = {3: ((3,),), 0: ((),), None: ((3,), ())}[channels]
     if array.dtype != np.uint8 or array.shape[2:] not in shapes or array.ndim < 2 or not array.flags.c_contiguous:
-        raise DataError(
-            f"{path} has pixels of the form {array.dtype} {array.shape}: a copy has bytes, H×W×3 for a photo and H×W for a "
-            "label image; make a new copy"
-        )
+        rule = "a copy has bytes, H×W×3 for a photo and H×W for a label image; make a new copy"
+        raise DataError(f"{path} has pixels of the form {array.dtype} {array.shape}: {rule}")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise _too_large(path, f"{array.shape[1]}×{array.shape[0]} pixels")
     pixels: NDArray[np.uint8] = array.view(np.ndarray)
@@ -151,26 +147,20 @@ def open_image(path: Path, content: bytes | Opened) -> ImageFile.ImageFile:
         raise _too_large(path, one_line(error)) from None
     except UnidentifiedImageError:
         file.seek(0)
+        content_kind, known = kind_by_content(path), ", ".join(FORMATS)
+        reason = f"it is none of {known}, or damaged at its beginning. Replace it"
         if file.read(4).startswith(TIFF):
-            raise DataError(
-                f"cannot read {path}: it is a TIFF of a kind that Pillow does not know, or damaged. Convert it to PNG"
-            ) from None
-        content_kind = kind_by_content(path)
-        if content_kind in _OTHER_KINDS:
+            reason = "it is a TIFF of a kind that Pillow does not know, or damaged. Convert it to PNG"
+        elif content_kind in _OTHER_KINDS:
             package = _OTHER_KINDS[content_kind]
-            raise DataError(
-                f"cannot read {path}: by its content it is {content_kind.upper()}, which is none of {', '.join(FORMATS)}. "
-                f"Convert it to PNG or JPEG{f' ({package} reads it)' if package else ''}"
-            ) from None
-        raise DataError(
-            f"cannot read {path}: it is none of {', '.join(FORMATS)}, or damaged at its beginning. Replace it"
-        ) from None
+            reader = f" ({package} reads it)" if package else ""
+            reason = f"by its content it is {content_kind.upper()}, which is none of {known}. Convert it to PNG or JPEG{reader}"
+        raise DataError(f"cannot read {path}: {reason}") from None
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(path, f"it says that it has {image.width}×{image.height} pixels")
     if isinstance(content, bytes) and too_many_scans(content):
-        raise DataError(
-            f"{path} goes over its pixels more than {MAX_SCANS} times, which no usual JPEG does. Save it again"
-        )
+        what = f"goes over its pixels more than {MAX_SCANS} times, which no usual JPEG does"
+        raise DataError(f"{path} {what}. Save it again")
     return image
 
 
@@ -271,6 +261,5 @@ def image_header(path: Path) -> Iterator[ImageFile.ImageFile]:
 
 
 def _too_large(path: Path, size: str) -> DataError:
-    return DataError(
-        f"{path} is too large: {size}, and an image may have {MAX_PIXELS:,} pixels. Make it smaller, or replace it if it is damaged"
-    )
+    rule = f"an image may have {MAX_PIXELS:,} pixels. Make it smaller, or replace it if it is damaged"
+    return DataError(f"{path} is too large: {size}, and {rule}")

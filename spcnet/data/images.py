@@ -11,7 +11,6 @@ demo all call `photo_of`, which decides
 A label image belongs to its photo as that is shown, upright; see `spcnet.data.label_images.read_label`.
 """
 
-import io
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +25,7 @@ from spcnet.data.image_files import (
     ARRAY,
     GREY_STEP,
     PNG_NOTES,
+    Opened,
     decoding,
     image_header,
     open_image,
@@ -185,9 +185,8 @@ def _wide_greys(values: NDArray[np.generic], name: str, *, sixteen: bool) -> NDA
     finite = numbers[np.isfinite(numbers)]
     highest = finite.max(initial=0)
     if highest > 65535:
-        raise DataError(
-            f"{name} has numbers up to {highest:g}: a photo has 8 or 16 bits a channel. Convert it to PNG or JPEG"
-        )
+        rule = "a photo has 8 or 16 bits a channel. Convert it to PNG or JPEG"
+        raise DataError(f"{name} has numbers up to {highest:g}: {rule}")
     if values.dtype.kind == "f" and highest < 2:
         numbers = numbers * 255 + 0.5
     elif sixteen or highest > 255:
@@ -250,9 +249,7 @@ def _tiff_geometry(image: TiffImageFile) -> Geometry:
 def _has_late_notes(image: Image.Image) -> bool:
     """Whether a PNG has notes behind the first of its pixels, where opening it does not see them."""
     file = getattr(image, "fp", None)
-    if image.format != "PNG" or not isinstance(
-        file, io.BytesIO | io.BufferedReader
-    ):  # of one that is decoded they are known
+    if image.format != "PNG" or not isinstance(file, Opened):  # of one that is decoded they are known
         return False
     before, parts = file.tell(), png_parts(file)
     late = b"IDAT" in parts and not PNG_NOTES.isdisjoint(parts)

@@ -9,12 +9,7 @@ from spcnet.signals import leave_signals_to_parent
 
 
 def item_loader(dataset: Dataset[Any], *, workers: int) -> DataLoader[Any]:
-    """Items in order as the data set makes them, no tensors of them.
-
-    Args:
-        dataset: what makes the items.
-        workers: processes that make them; with 0 the calling one does.
-    """
+    """Items in order as the data set makes them, no tensors of them; with 0 workers the calling process makes them."""
     return DataLoader(
         dataset,
         batch_size=None,

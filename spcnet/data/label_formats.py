@@ -146,17 +146,14 @@ def from_numbers(pixels: npt.NDArray[np.integer], form: LabelFormat, where: str)
         unknown = (ids < 0) | (inside != pixels)
         if not unknown.any():
             return ids.astype(np.uint8)
-    numbers, counts = np.unique(pixels[unknown], return_counts=True)
+    numbers, counts = (column.tolist() for column in np.unique(pixels[unknown], return_counts=True))
     listed = [int(number) for number, _ in form.numbers or form.names]
     scaled = pixels.dtype != np.uint8 and not (pixels % 257).any() and {*np.unique(pixels // 257).tolist()} <= {*listed}
-    raise UnknownLabelError(
-        "unknown ids",
-        where,
-        _listed([(str(number), int(count)) for number, count in zip(numbers, counts, strict=True)], pixels.size),
-        "All are multiples of 257: the ids were stretched from 8 to 16 bits; divide them by 257"
-        if scaled
-        else f"This data set has {', '.join(map(str, sorted(listed))) or 'ids 0 to 255'}",
-    )
+    remedy = f"This data set has {', '.join(map(str, sorted(listed))) or 'ids 0 to 255'}"
+    if scaled:
+        remedy = "All are multiples of 257: the ids were stretched from 8 to 16 bits; divide them by 257"
+    detail = _listed([*zip(map(str, numbers), counts, strict=True)], pixels.size)
+    raise UnknownLabelError("unknown ids", where, detail, remedy)
 
 
 @lru_cache(maxsize=8)
@@ -198,31 +195,22 @@ class _Used:
         return {i: self.known.names[self.known.numbers[i]] for i in self.pixels if i in self.known.numbers}
 
     def by_color(self) -> npt.NDArray[np.uint8]:
-        """Native id of each of 256 values, by their colours.
-
-        Raises:
-            DataError: a colour is unknown, or of several classes.
-        """
+        """Native id of each of 256 values, by their colours; refuses a colour that is unknown, or of several classes."""
         known, where = self.known, self.where
         if self.unknown:
             colors = Counter({self.color_of.get(i, (0, 0, 0)): pixels for i, pixels in self.pixels.items()})
             raise _unknown_colors(colors, known, where, palette=True)
         several = sorted({color for color in self.color_of.values() if color not in known.ids})
         if several:
-            raise DataError(
-                f"{where} has a palette whose indices are not the numbers of the set, and the colour {several[0]} stands "
-                f"for several classes ({', '.join(known.class_names(several[0]))}): save the numbers as a grey image"
-            )
+            what = f"the colour {several[0]} stands for several classes ({', '.join(known.class_names(several[0]))})"
+            said = f"{where} has a palette whose indices are not the numbers of the set, and {what}"
+            raise DataError(f"{said}: save the numbers as a grey image")
         return _table({i: known.ids[color] for i, color in self.color_of.items()})
 
     def by_grey(self, entries: int) -> npt.NDArray[np.uint8] | None:
         """Native id of each of 256 values, by their grey levels as numbers of the set; None where they do not decide.
 
-        Args:
-            entries: of the palette; 0 for a grey image of few bits.
-
-        Raises:
-            DataError: value and grey level are both numbers, and mean different classes.
+        `entries` are the palette's, 0 for a grey image of few bits. Refuses values and levels that mean different classes.
         """
         numbers, names = self.known.numbers, self.known.names
         greys = {i: color[0] for i, color in self.color_of.items()}
@@ -235,11 +223,10 @@ class _Used:
         by_level = {i: names[numbers[g]] for i, g in greys.items()}
         if levels - {0, 255} or entries > 2 or {*by_level.values()} == {VOID} or by_level == self.class_of:
             return None
-        raise DataError(
-            f"{self.where} has {'a palette of' if entries else 'few bits and'} the grey levels "
-            f"{', '.join(map(str, sorted(levels)))} for the values {', '.join(map(str, sorted(greys)))}, and the set has both "
-            "as numbers: save it as a grey image of 8 bits, with the numbers meant"
-        )
+        shown, values = (", ".join(map(str, sorted(numbers))) for numbers in (levels, greys))
+        what = f"{'a palette of' if entries else 'few bits and'} the grey levels {shown} for the values {values}"
+        remedy = "save it as a grey image of 8 bits, with the numbers meant"
+        raise DataError(f"{self.where} has {what}, and the set has both as numbers: {remedy}")
 
     def check_greys(self, table: npt.NDArray[np.uint8]) -> None:
         """Refuse greys that are numbers of the set by a table and colours of other classes, too."""
@@ -248,17 +235,11 @@ class _Used:
             known.names[int(table[i])] not in known.class_names(self.color_of[i]) for i in self.pixels
         ):
             levels = ", ".join(sorted({str(color[0]) for color in self.color_of.values()}))
-            raise DataError(
-                f"{self.where} has a palette of the grey levels {levels}, which the set has both as numbers and as colours "
-                "of other classes: save the numbers as a grey image"
-            )
+            what = "which the set has both as numbers and as colours of other classes: save the numbers as a grey image"
+            raise DataError(f"{self.where} has a palette of the grey levels {levels}, {what}")
 
     def colors_decide(self, palette: Sequence[Color]) -> bool:
-        """Whether the colours of a palette say the class and not the indices; see `palette_ids`.
-
-        Raises:
-            DataError: the palette contradicts itself.
-        """
+        """Whether the colours of a palette say the class and not the indices (`palette_ids`); refuses a contradiction."""
         known, color_of = self.known, self.color_of
         single_black = sum(color == (0, 0, 0) for color in palette) == 1
         nearest = zip(color_of, known.near([*color_of.values()]), strict=True)
@@ -272,11 +253,10 @@ class _Used:
                 same = [j for j in evidence - against if color_of[j] == color_of[i]]
                 if same and len(known.members[color_of[i]]) == 1:
                     names, j = self.class_of, same[0]
-                    raise DataError(
-                        f"{self.where} has a palette that contradicts itself: the indices {j} and {i} are {names[j]} and "
-                        f"{names.get(i, 'no class')}, and both have the colour {color_of[i]} of {names[j]}. Correct the "
-                        "palette, or save the numbers as a grey image"
-                    )
+                    what = f"the indices {j} and {i} are {names[j]} and {names.get(i, 'no class')}"
+                    said = f"{what}, and both have the colour {color_of[i]} of {names[j]}"
+                    remedy = "Correct the palette, or save the numbers as a grey image"
+                    raise DataError(f"{self.where} has a palette that contradicts itself: {said}. {remedy}")
             return True
         swapped = {i: _swapped(color) for i, color in color_of.items()}
         return (

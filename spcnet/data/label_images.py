@@ -2,7 +2,6 @@
 
 import io
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,26 +101,25 @@ def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _ids(path: Path, content: bytes, form: LabelFormat) -> NDArray[np.uint8]:
-    kind = _png_kind(content)
-    if form.wide and kind.bits == 16:
-        return label_formats.from_numbers(_wide_numbers(path, content, kind.channels), form, str(path))
+    bits, channels = _png_kind(content)
+    if form.wide and bits == 16:
+        return label_formats.from_numbers(_wide_numbers(path, content, channels), form, str(path))
     image = decode(path, content)
     if content.startswith(JPEG):
         raise DataError(f"{path} is a JPEG: it changes the ids of a label image's pixels a little. Take the PNG")
-    if image.mode == "LA" and kind.bits == 8:
+    if image.mode == "LA" and bits == 8:
         image = image.getchannel("L")  # how opaque a label is means nothing
     if image.mode == "P":
         return _palette_ids(path, image, form)
     if image.mode in ("L", "1"):
-        return _grey_ids(path, image, 255 if image.mode == "1" else GREY_STEP.get(kind.bits, 1), form)
-    if (image.mode.startswith("I;16") or image.mode == "I") and kind.channels < 2 and form.numbers != ():
+        return _grey_ids(path, image, 255 if image.mode == "1" else GREY_STEP.get(bits, 1), form)
+    if (image.mode.startswith("I;16") or image.mode == "I") and channels < 2 and form.numbers != ():
         return label_formats.from_numbers(np.asarray(image), form, str(path))
     if form.colors and image.mode in ("RGB", "RGBA"):
         return label_formats.color_ids(np.asarray(image)[:, :, :3], form, str(path))
-    raise DataError(
-        f"{path} is an image of mode {image.mode}: a label image has one channel with the number of each pixel's class "
-        f"(mode L, I;16 or P){' or their colours (RGB)' if form.colors else ', not colours'}"
-    )
+    colors = " or their colours (RGB)" if form.colors else ", not colours"
+    rule = f"a label image has one channel with the number of each pixel's class (mode L, I;16 or P){colors}"
+    raise DataError(f"{path} is an image of mode {image.mode}: {rule}")
 
 
 def _palette_ids(path: Path, image: Image.Image, form: LabelFormat) -> NDArray[np.uint8]:
@@ -133,7 +131,8 @@ def _palette_ids(path: Path, image: Image.Image, form: LabelFormat) -> NDArray[n
     # Counting pixels takes a tenth of decoding them, and few palettes need it.
     if not form.names or not label_formats.palette_may_decide(palette, form):
         return label_formats.from_numbers(indices, form, str(path))
-    table = label_formats.palette_ids(palette, _counted(image), form, str(path))
+    used = {value: number for value, number in enumerate(image.histogram()) if number}
+    table = label_formats.palette_ids(palette, used, form, str(path))
     return label_formats.from_numbers(indices, form, str(path)) if table is None else _translated(indices, table)
 
 
@@ -155,26 +154,16 @@ def _grey_ids(path: Path, image: Image.Image, step: int, form: LabelFormat) -> N
     return label_formats.from_numbers(values, form, str(path))
 
 
-def _counted(image: Image.Image) -> dict[int, int]:
-    """Pixels of each value that an image with one channel of 8 bits has."""
-    return {value: number for value, number in enumerate(image.histogram()) if number}
-
-
 def _translated(pixels: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The entry of a table for each pixel."""
     return np.frombuffer(bytearray(pixels).translate(table.tobytes()), np.uint8).reshape(pixels.shape)
 
 
-class _PngKind(NamedTuple):
-    bits: int
-    """Of a channel; 0 where the file is no PNG."""
-    channels: int
-
-
-def _png_kind(content: bytes) -> _PngKind:
+def _png_kind(content: bytes) -> tuple[int, int]:
+    """Bits of a channel, and channels; 0 and 0 of a file that is no PNG."""
     if not content.startswith(PNG) or len(content) < 26:
-        return _PngKind(0, 0)
-    return _PngKind(content[24], {0: 1, 2: 3, 4: 2, 6: 4}.get(content[25], 1))
+        return 0, 0
+    return content[24], {0: 1, 2: 3, 4: 2, 6: 4}.get(content[25], 1)
 
 
 def _wide_numbers(path: Path, content: bytes, channels: int) -> NDArray[np.uint16]:

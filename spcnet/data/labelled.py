@@ -18,23 +18,16 @@ FEW = 4
 def check_labelled(
     name: str, images: SegmentationSet, *, workers: int = 0, say: Callable[[str], object] = lambda text: None
 ) -> None:
-    """Refuse a source without a single labelled pixel, from which nothing can be learnt; see `labelled`.
-
-    Args:
-        name: of the set, as it was written.
-        images: the set.
-        workers: processes that read, where many images have to be read.
-        say: called with a line when many have to be read.
+    """Refuse a source without a single labelled pixel, from which nothing can be learnt; parameters as in `labelled`.
 
     Raises:
         DataError: no image that can be read has a labelled pixel.
     """
     if not labelled(name, images, workers=workers, say=say):
-        raise DataError(
-            f"the source {name} has no labelled pixel, so nothing can be learnt from it: no readable one "
-            f"of its {len(images):,} images has a pixel that is not void. Check that the label images are the set's class maps and that its "
-            "split has public labels, or take it out of data.sources"
-        )
+        rule = f"no readable one of its {len(images):,} images has a pixel that is not void"
+        remedy = "Check that the label images are the set's class maps and that its split has public labels"
+        said = f"the source {name} has no labelled pixel, so nothing can be learnt from it: {rule}"
+        raise DataError(f"{said}. {remedy}, or take it out of data.sources")
 
 
 def labelled(

@@ -147,6 +147,6 @@ _IN_CITYSCAPES_COLORS = (
 """The tables of sets whose label images have Cityscapes' colours, where they have colours."""
 
 
-def photo_patterns(stem: str, *endings: str) -> tuple[str, ...]:
+def photos(stem: str, *endings: str) -> tuple[str, ...]:
     """Patterns of photos: as they come, and as JPEG."""
     return tuple(stem + ending for ending in dict.fromkeys((*(endings or (".png",)), ".jpg")))

@@ -9,7 +9,7 @@ import importlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -235,12 +235,8 @@ def is_no_picture(ending: str) -> bool:
 class LeftOut:
     """Files that are not used, counted by what they are."""
 
-    def __init__(self, kinds: Iterable[str] = ()) -> None:
-        """Begin with these.
-
-        Args:
-            kinds: an ending for each file, or words.
-        """
+    def __init__(self, kinds: Iterable[str] | Mapping[str, int] = ()) -> None:
+        """Begin with an ending, or words, for each file; or with how many files have each."""
         self.kinds = Counter(kinds)
 
     def __bool__(self) -> bool:
@@ -257,9 +253,7 @@ class LeftOut:
             convert: they are wanted under another ending, so that installing a package does not suffice.
         """
         total = self.kinds.total()
-        parts = [
-            f"{number:,} {kind}{_remedy(kind, number, convert=convert)}" for kind, number in self.kinds.most_common()
-        ]
+        parts = [f"{n:,} {kind}{_remedy(kind, n, convert=convert)}" for kind, n in self.kinds.most_common()]
         return f"{total:,} file{'' if total == 1 else 's'}: {', '.join(parts)}"
 
 

@@ -47,11 +47,7 @@ class _Read(NamedTuple):
 
 
 def _read(plain: SegmentationSet, image: int, *, skip: bool) -> _Read:
-    """Read an image, or if it may be skipped and cannot be read, the next that can.
-
-    Raises:
-        DataError: it cannot be read and may not be skipped, or none of the set can be read.
-    """
+    """Read an image, or if it may be skipped and cannot be read, the next that can."""
     skipped: dict[str, str] = {}
     for number in range(image, image + len(plain)):
         number %= len(plain)
@@ -189,14 +185,7 @@ class TrainingLoader(DataLoader[Batch]):
     def __init__(
         self, images: _DrawnImages, data: DataConfig, join: Callable[[list[_Item]], Batch], **options: Any
     ) -> None:
-        """Take the options of a `DataLoader`.
-
-        Args:
-            images: what the batches are made of.
-            data: number of worker processes.
-            join: makes a batch of items.
-            options: of a `DataLoader`.
-        """
+        """Make a loader of batches that `join` makes of items, with `options` of a `DataLoader`."""
         super().__init__(
             images,
             num_workers=data.workers,

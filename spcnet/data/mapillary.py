@@ -7,7 +7,7 @@ from pathlib import Path
 from spcnet import label_tables, labels
 from spcnet.config import Color, read_color
 from spcnet.data.label_formats import LabelFormat
-from spcnet.data.layouts import Layout, Table, photo_patterns
+from spcnet.data.layouts import Layout, Table, photos
 from spcnet.errors import DataError, one_line
 
 
@@ -20,22 +20,18 @@ def _configuration(path: Path) -> tuple[tuple[str, ...], list[Color | None]]:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist: it says what the numbers in the label images mean and comes with the download"
-        ) from None
+        what = "it says what the numbers in the label images mean and comes with the download"
+        raise DataError(f"{path} does not exist: {what}") from None
     except (OSError, ValueError, RecursionError) as error:
-        reason = one_line(error)
-        raise DataError(f"cannot read {path}: {reason}. Restore it from the download") from None
+        raise DataError(f"cannot read {path}: {one_line(error)}. Restore it from the download") from None
     entries = content.get("labels") if isinstance(content, dict) else None
     if (
         not isinstance(entries, list)
         or not 1 <= len(entries) < labels.UNKNOWN
         or not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries)
     ):
-        raise DataError(
-            f"{path} is no configuration of Mapillary Vistas: its entry labels must be a list of 1 to "
-            f"{labels.UNKNOWN - 1} objects with a name. Restore it from the download"
-        )
+        rule = f"its entry labels must be a list of 1 to {labels.UNKNOWN - 1} objects with a name"
+        raise DataError(f"{path} is no configuration of Mapillary Vistas: {rule}. Restore it from the download")
     return tuple(entry["name"] for entry in entries), [read_color(entry.get("color")) for entry in entries]
 
 
@@ -50,10 +46,8 @@ def _v12_table(root: Path, *, rein: bool) -> Table:
     if path and (names := _configuration(path)[0]) != known:
         wrong = next((i for i, name in enumerate(names) if i >= len(known) or name != known[i]), None)
         content = f"{len(names)} labels" if wrong is None else f"the label {names[wrong][:60]!r} at {wrong}"
-        raise DataError(
-            f"{path} is not that of version 1.2 of Mapillary Vistas: it has {content}; the label images of version 2.0 lie "
-            "in folders named v2.0/labels"
-        )
+        rule = "the label images of version 2.0 lie in folders named v2.0/labels"
+        raise DataError(f"{path} is not that of version 1.2 of Mapillary Vistas: it has {content}; {rule}")
     return label_tables.mapillary(known, rein=rein)
 
 
@@ -64,10 +58,8 @@ def _v20_table(root: Path, *, rein: bool) -> Table:
     try:
         return label_tables.mapillary(names, rein=rein)
     except KeyError as error:
-        raise DataError(
-            f"{path} has the label {error.args[0][:60]!r}, which version 2.0 of Mapillary Vistas does not have: restore it "
-            "from the download"
-        ) from None
+        rule = "which version 2.0 of Mapillary Vistas does not have: restore it from the download"
+        raise DataError(f"{path} has the label {error.args[0][:60]!r}, {rule}") from None
 
 
 def _format(root: Path, table: Table, *, v12: bool) -> LabelFormat:
@@ -82,12 +74,12 @@ def _format(root: Path, table: Table, *, v12: bool) -> LabelFormat:
 def layouts(*, rein: bool) -> tuple[Layout, ...]:
     """Where Mapillary Vistas lies: with its native ids, or with train ids that others made of them by the same map."""
     folders = {"train": "training", "val": "validation"}
-    photos = photo_patterns("{folder}/images/*", ".jpg")
+    pictures = photos("{folder}/images/*", ".jpg")
     ids = label_tables.CITYSCAPES_TRAIN_IDS
     native = (
         Layout(
             f"as downloaded, {name}",
-            photos,
+            pictures,
             f"{{folder}}/{place}labels/*.png",
             partial(table, rein=rein),
             folders,
@@ -102,11 +94,11 @@ def layouts(*, rein: bool) -> tuple[Layout, ...]:
     )
     converted = (
         (
-            Layout("Rein", photos, "cityscapes_trainIdLabel/{split}/label/*.png", ids, folders),
+            Layout("Rein", pictures, "cityscapes_trainIdLabel/{split}/label/*.png", ids, folders),
             *(
                 Layout(
                     f"Rein, half the size{name}",
-                    photo_patterns(f"{place}{{split}}_img/*", ".jpg"),
+                    photos(f"{place}{{split}}_img/*", ".jpg"),
                     f"{place}{{split}}_label/*.png",
                     ids,
                     only=("val",),
@@ -115,6 +107,6 @@ def layouts(*, rein: bool) -> tuple[Layout, ...]:
             ),
         )
         if rein
-        else (Layout("detectron2, train ids", photos, "labels_detectron2/{folder}/*.png", ids, folders),)
+        else (Layout("detectron2, train ids", pictures, "labels_detectron2/{folder}/*.png", ids, folders),)
     )
     return (*native, *converted)

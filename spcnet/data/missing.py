@@ -79,12 +79,8 @@ def pictures_without_photos(searches: Iterable[Search]) -> tuple[PassedOver, ...
     pictures: dict[Path, PassedOver] = {}
     for search in searches:
         for outer in search.info.outer_folders:
-            fits = {
-                path
-                for folder in outer
-                for pattern in search.layout.images
-                for _, path in search.matches(pattern, folder)
-            }
+            patterns = ((pattern, folder) for folder in outer for pattern in search.layout.images)
+            fits = {path for pattern, folder in patterns for _, path in search.matches(pattern, folder)}
             for one in passed_over(search, outer, fits):
                 pictures.setdefault(one.path, one)
     return tuple(pictures[path] for path in sorted(pictures))
@@ -110,22 +106,12 @@ def label_remedy(match: Match, unlabelled: Sequence[Stars]) -> str:
 
 
 def _label_sources(search: Search, around: Iterable[str], photos: Container[Stars] | None) -> str:
-    """What label images can be made of, and how, where that lies there; else empty.
-
-    Args:
-        search: the layout in which the labels should lie, and the files.
-        around: folders of the download.
-        photos: stars of the photos without labels; any if not given.
-    """
+    """What label images of photos (any if not given) can be made of in folders of the download, and how; else empty."""
     root = search.index.root
     for folder in around:
         for source in search.info.sources:
-            files = [
-                path
-                for stars, path in search.matches(source.pattern, folder)
-                if photos is None or not stars or stars in photos
-            ]
-            if files:
+            found = search.matches(source.pattern, folder)
+            if files := [path for stars, path in found if photos is None or not stars or stars in photos]:
                 # It may be called in another folder, and a shell reads it.
                 tool = source.tool.format(root=shlex.quote(os.path.abspath(root / folder)), **search.words)
                 return f"{source.what} are there ({len(files):,}, the first {root / files[0]}); make label images of them: {tool}"
@@ -133,10 +119,8 @@ def _label_sources(search: Search, around: Iterable[str], photos: Container[Star
         if (ending := ending_of(labels)) and ending != ARRAY:
             polygons = search.matches(f"{labels[: -len(ending)]}.json", folder)
             if files := [path for stars, path in polygons if photos is None or stars in photos]:
-                return (
-                    f"{len(files):,} JSON files are there (the first {root / files[0]}), perhaps polygons: make label images "
-                    "of them with the program that wrote them"
-                )
+                what = f"{len(files):,} JSON files are there (the first {root / files[0]}), perhaps polygons"
+                return f"{what}: make label images of them with the program that wrote them"
     return ""
 
 

@@ -13,10 +13,8 @@ def own_dataset(name: str, entry: OwnSet) -> DatasetInfo:
     photos = _stars(name, entry.images)
     for pattern in entry.label_patterns:
         if _stars(name, pattern) != photos:
-            raise UsageError(
-                f"data.sets.{name}: images is {entry.images!r} and labels is {pattern!r}: the stars of both must be the same "
-                "ones in the same order"
-            )
+            what = f"data.sets.{name}: images is {entry.images!r} and labels is {pattern!r}"
+            raise UsageError(f"{what}: the stars of both must be the same ones in the same order")
     first, *more = entry.label_patterns
     form = own_format(name, entry)
     return DatasetInfo(

@@ -62,10 +62,8 @@ def in_processes(
                 progress(done, total)
                 yield from results
     except BrokenProcessPool:
-        raise DataError(
-            f"a worker process was ended from outside after {done} of {total} files, perhaps for want of memory: "
-            "take fewer workers"
-        ) from None
+        what = f"a worker process was ended from outside after {done} of {total} files, perhaps for want of memory"
+        raise DataError(f"{what}: take fewer workers") from None
     finally:
         pool.shutdown(cancel_futures=True)
 

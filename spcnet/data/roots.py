@@ -55,13 +55,12 @@ def old_copy(root: Path, name: str) -> str:
             old = file.read(13) == b'{"version":1,'
     except OSError:  # no copy
         return ""
-    return (
+    remark = (
         f"{root} is a copy by an earlier version, which stored photos without turning them as EXIF says and without laying "
         f"them on white. Call `spcnet data cache {name} ROOT {root}` again, with the same options: it copies only the photos "
         "that are shown differently"
-        if old
-        else ""
     )
+    return remark if old else ""
 
 
 def is_copy(root: Path) -> bool:
@@ -88,12 +87,9 @@ def copied_format(root: Path, form: LabelFormat) -> LabelFormat:
         try:
             names = json.loads((root / MARKER).read_bytes())["labels"]
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise DataError(
-                f"{root / MARKER} does not say what the ids in the copy's label images mean ({one_line(error)}): "
-                "make a new copy in another folder"
-            ) from None
+            said = f"{root / MARKER} does not say what the ids in the copy's label images mean ({one_line(error)})"
+            raise DataError(f"{said}: make a new copy in another folder") from None
         if names != {str(native_id): name for native_id, name in form.names}:
-            raise DataError(
-                f"the copy in {root} was made with other classes in data.sets than now: make a new one in another folder"
-            )
+            said = f"the copy in {root} was made with other classes in data.sets than now"
+            raise DataError(f"{said}: make a new one in another folder")
     return LabelFormat(form.names)

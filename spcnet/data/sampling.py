@@ -49,15 +49,9 @@ class Stream:
         num_classes: int = 0,
         share: float = 0.0,
     ) -> None:
-        """Plan a stream.
+        """Plan a stream from `lengths` images of each source, of which `first` is the first one's domain index.
 
-        Args:
-            lengths: number of images of each of its sources.
-            seed: of the run.
-            first: domain index of the first of its sources.
-            centres: for each of its sources, where the classes are.
-            num_classes: K.
-            share: of the draws that classes get.
+        With `centres` of each source, the classes get that `share` of the draws.
         """
         self.seed, self.first, self.share, self.num_classes = seed, first, share, num_classes
         self.begins = np.cumsum([0, *lengths])
@@ -81,12 +75,8 @@ class Stream:
         source = int(np.searchsorted(self.begins, image, side="right")) - 1
         augmentation = np.random.SeedSequence([self.seed, self.first, position]).generate_state(1, np.uint64)[0]
         row, column = (float(share) for share in centres[place])
-        return Draw(
-            self.first + source,
-            image - int(self.begins[source]),
-            int(augmentation >> 1),
-            None if np.isnan(row) else (row, column),
-        )
+        centre = None if np.isnan(row) else (row, column)
+        return Draw(self.first + source, image - int(self.begins[source]), int(augmentation >> 1), centre)
 
     def _plan(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Image of each place of an epoch, and its centre: N×2, NaN for none."""
@@ -128,15 +118,9 @@ class TrainingSampler(Sampler[list[Draw]]):
         alternate: bool = False,
         shard: Shard = Shard(),  # noqa: B008  # immutable
     ) -> None:
-        """Plan a run.
+        """Plan a run with so many images of each stream in a micro-batch, of which an iteration has `parts`.
 
-        Args:
-            streams: sources of draws.
-            images: images of each stream in a micro-batch of this process.
-            iterations: the iterations to make, one after the other.
-            parts: micro-batches of an iteration; over the processes they are one large batch.
-            alternate: one stream has all of a batch, another one of the next.
-            shard: this process.
+        With `alternate` one stream has all of a batch, another one of the next.
         """
         self.streams, self.images, self.iterations = list(streams), images, iterations
         self.parts, self.alternate, self.shard = parts, alternate, shard
@@ -160,9 +144,8 @@ class DomainIndex:
         self.parts, self.by = data.pseudo_domains, data.pseudo_by
         if self.parts and self.by == "random":
             if lengths[0] < self.parts:
-                raise UsageError(
-                    f"data.pseudo_domains is {self.parts}, but the source has {lengths[0]} images: every domain needs one"
-                )
+                what = f"data.pseudo_domains is {self.parts}, but the source has {lengths[0]} images"
+                raise UsageError(f"{what}: every domain needs one")
             order = np.random.default_rng([seed, 2**32 - 1]).permutation(lengths[0])
             self.part = np.empty(lengths[0], np.int64)
             self.part[order] = np.arange(lengths[0]) % self.parts

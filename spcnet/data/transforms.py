@@ -154,12 +154,7 @@ class ColourJitter:
     """
 
     def __init__(self, amount: float, *, hue: float) -> None:
-        """Set the ranges.
-
-        Args:
-            amount: the factors on brightness, contrast and saturation lie this far around 1.
-            hue: the turn of the hue lies this far around 0; 1 is a full circle.
-        """
+        """Factors on brightness, contrast and saturation lie `amount` around 1, turns of the hue (1: a circle) around 0."""
         self.ranges = v2.ColorJitter(brightness=amount, contrast=amount, saturation=amount, hue=hue)
 
     def draw(self) -> list[tuple[int, float]]:
@@ -248,20 +243,9 @@ def _turn_hue(image: Float32[Tensor, "3 H W"], turn: float) -> Float32[Tensor, "
     return image.mul_(255 + 1 - 1e-3).floor_()
 
 
-class RandomBlur:
-    """A Gaussian blur of a random standard deviation."""
-
-    def __init__(self, sigma: tuple[float, float]) -> None:
-        """Set the range of the standard deviation, in pixels."""
-        self.sigma = sigma
-
-    def draw(self) -> float:
-        """Draw the standard deviation."""
-        return float(torch.empty(()).uniform_(*self.sigma))
-
-    def __call__(self, image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:
-        """Blur an image."""
-        return gaussian_blur(image, sigma=self.draw())
+def random_blur(image: UInt8[Tensor, "C H W"], sigma: tuple[float, float]) -> UInt8[Tensor, "C H W"]:
+    """A Gaussian blur whose standard deviation in pixels lies anywhere between these two."""
+    return gaussian_blur(image, sigma=float(torch.empty(()).uniform_(*sigma)))
 
 
 def gaussian_blur(image: UInt8[Tensor, "C H W"], *, sigma: float) -> UInt8[Tensor, "C H W"]:
@@ -310,18 +294,13 @@ class TrainingTransform:
     """
 
     def __init__(self, data: DataConfig) -> None:
-        """Take the settings.
-
-        Raises:
-            UsageError: a style is unknown.
-        """
+        """Take the settings; raises `UsageError` for an unknown style."""
         augmentation = data.augmentation
         for style in augmentation.styles:
             lookup(style, WEATHER, "weather style")
         self.augmentation = augmentation
         self.crop = RandomScaledCrop(data.size, crop=data.crop, scale=augmentation.scale)
         self.jitter = ColourJitter(0.4, hue=0.1)
-        self.blur = RandomBlur(augmentation.blur) if augmentation.blur is not None else None
 
     def __call__(
         self,
@@ -352,7 +331,8 @@ class TrainingTransform:
             photo, truth = photo.flip(2), truth.flip(2)
         if _happens(self.augmentation.jitter):
             photo = self.jitter(photo)
-        return Augmented(photo if self.blur is None else self.blur(photo), truth[0], style)
+        blur = self.augmentation.blur
+        return Augmented(photo if blur is None else random_blur(photo, blur), truth[0], style)
 
     def _styled(
         self, photo: Tensor, truth: Tensor, cut: Cut, depth: Tensor | None
@@ -383,8 +363,8 @@ def _happens(probability: float) -> bool:
 
 def photometric_transform() -> Callable[[Tensor], Tensor]:
     """Image (bytes) → image (bytes) with strongly altered colours, blurred; what selective whitening compares with."""
-    jitter, blur = ColourJitter(0.8, hue=0.3), RandomBlur((0.15, 1.3))
-    return lambda image: blur(jitter(image))
+    jitter = ColourJitter(0.8, hue=0.3)
+    return lambda image: random_blur(jitter(image), (0.15, 1.3))
 
 
 def evaluation_transform(data: DataConfig) -> Callable[[Tensor], Tensor]:

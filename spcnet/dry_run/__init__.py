@@ -146,9 +146,9 @@ def _open(
     """Open every domain and read its first image; sources and tests that are well, what is wrong goes into the report."""
     sources: dict[str, SegmentationSet] = {}
     tests: dict[str, SegmentationSet] = {}
-    wanted = [(text, "source") for text in data.sources]
-    wanted += [(text, "test") for text in data.tests]
-    for text, role in wanted:
+    domains = [(text, "source") for text in data.sources]
+    domains += [(text, "test") for text in data.tests]
+    for text, role in domains:
         try:
             opened = open_domain(DomainSpec.parse(text), data=data, space=space, training=role == "source")
             started = time.perf_counter()
@@ -329,7 +329,7 @@ def _with_known_classes(
 def _time_statistics(
     trainer: Trainer, sources: Mapping[str, SegmentationSet], scenes: Sequence[int], report: Rehearsal, at: int
 ) -> tuple[float, float]:
-    """Seconds of the statistics of the whole run, from some of them; and the share of scenes that are never drawn in it."""
+    """Seconds of the statistics of the whole run, from some of them; and the fraction of scenes that are never drawn in it."""
     config, fabric = trainer.config, trainer.fabric
     whole = config.model.whitening
     batch = (config.data.images_per_domain if config.data.size else 1) * fabric.world_size
@@ -354,8 +354,8 @@ def _time_statistics(
     first, second, third = (after - before for before, after in pairwise(marks))
     each = max(0.0, second - third) / (long - short) if long > short else second / long
     fixed = max(0.0, second - long * each)
-    own = [1 - min(1.0, whole.pairs / len(sources) / number) for number in scenes]
-    unseen = [fraction**whole.trials for fraction in own]
+    fractions = [1 - min(1.0, whole.pairs / len(sources) / number) for number in scenes]
+    unseen = [fraction**whole.trials for fraction in fractions]
     undrawn = max(0.0, 1 - at / report.fresh_iterations) if report.fresh_iterations else 0.0
     drawn = sum(number * undrawn * (1 - fraction) for number, fraction in zip(scenes, unseen, strict=True))
     drawing = max(0.0, first - second) / long if scenes else 0.0

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from spcnet import distributed, training
 from spcnet.config import DataConfig, RunConfig
-from spcnet.cost import kept_for_backward
+from spcnet.cost import kept_for_backward, parameter_counts
 from spcnet.engine.optim import memory_size
 from spcnet.errors import SpcnetError
 from spcnet.labels import label_space
@@ -26,11 +25,11 @@ def micro_batch_size(data: DataConfig) -> int:
 
 def check_machine(config: RunConfig, network: Segmentor, fabric: Fabric, report: Rehearsal) -> None:
     """Note the network's size, the memory that a step needs and each device has, and what there is too little of."""
-    report.parameters = sum(p.numel() for p in network.parameters())
+    report.trained, report.parameters = parameter_counts(network)
     own, trained = _weights(network)
     averages = trained if config.training.ema else 0
     report.checkpoint = own + averages + memory_size(config.training) * trained
-    report.needed = _counted(network, config)
+    report.needed = _counted(network, config, fabric.device.type)
     report.devices = distributed.gather(
         Device(_name(fabric), free_memory(fabric.device), int(2**20 * peak_memory(fabric.device)))
     )
@@ -44,22 +43,22 @@ def _weights(network: Segmentor) -> tuple[int, int]:
     return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
 
 
-def _counted(network: Segmentor, config: RunConfig) -> int:
-    """Bytes of a training step of one process in single precision, from shapes alone."""
+def _counted(network: Segmentor, config: RunConfig, device: str) -> int:
+    """Bytes of a training step of one process in the run's precision, from shapes alone."""
     size = config.data.crop or config.data.size
     assert size is not None
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        kept = kept_for_backward(network, torch.empty(1, 3, *size))
+    kept = kept_for_backward(network, size, precision=config.training.precision, device=device)
     network.zero_grad(set_to_none=True)
-    pixels = size[0] * size[1]
+    pixels, images = size[0] * size[1], micro_batch_size(config.data)
     scores = 4 * len(label_space(config.data.space)) * pixels
     own, trained = _weights(network)
-    average = own if config.training.ema else 0
-    weights = own + average + (1 + memory_size(config.training)) * trained
-    # The scores' logarithms are kept for the backward pass of the loss, and their gradient is as large again. All
-    # micro-batches are on the device, three floats and a whole number a pixel, but the network has one at a time.
-    images = micro_batch_size(config.data)
-    return weights + images * (kept + 2 * scores) + (config.training.accumulate - 1) * images * 20 * pixels
+    weights = own + (own if config.training.ema else 0) + (1 + memory_size(config.training)) * trained
+    # The scores' logarithms are kept for the backward pass of the loss, and their gradient is as large again; so is the
+    # gradient of the largest map. All micro-batches are on the device, three floats and a whole number a pixel, but the
+    # network has one at a time.
+    step = weights + kept.fixed + images * (kept.each + kept.largest + 2 * scores)
+    counted = step + (config.training.accumulate - 1) * images * 20 * pixels
+    return counted * (2 if config.training.precision == "64-true" else 1)
 
 
 def _check_memory(config: RunConfig, fabric: Fabric, report: Rehearsal) -> None:
@@ -93,12 +92,12 @@ def check_folder(output: Path, report: Rehearsal, *, resume: bool, overwrite: bo
 
 def _check_disk(output: Path, report: Rehearsal) -> None:
     there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    free, wanted = shutil.disk_usage(there).free, 2 * report.checkpoint
+    free, needed = shutil.disk_usage(there).free, 2 * report.checkpoint
     if not os.access(there, os.W_OK):
         report.problems.append(f"cannot write to {there}: choose another --output")
-    if free < wanted:
+    if free < needed:
         report.problems.append(
-            f"{there} has {size_text(free)} free, and the run's checkpoints take {size_text(wanted)}: make room or choose "
+            f"{there} has {size_text(free)} free, and the run's checkpoints take {size_text(needed)}: make room or choose "
             "another --output"
         )
 

@@ -1,7 +1,7 @@
 """A network scored on one domain at a time, and the record of what came out.
 
 Scored is at the labels' own size, whole images at one scale: a network that works on small images is not judged on
-small labels. A domain's result is integer counts; every score is derived from them in `record`.
+small labels. A domain's result is integer counts; every metric is derived from them in `record`.
 """
 
 import json
@@ -72,7 +72,7 @@ class DomainResult:
     figures: Mapping[str, Layers] = field(default_factory=dict)
     """What the network tells of images beside the classes (`SegOutput.figures`), mean over the images."""
     panels: tuple[Panel, ...] = ()
-    """Some images to look at, spread evenly over the domain."""
+    """Some images to show, spread evenly over the domain."""
     skipped: int = 0
     """How many images could not be read and were left out."""
     outcomes: Int[Tensor, "N 3 K"] | None = None
@@ -80,7 +80,7 @@ class DomainResult:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether any pixel of its images has a class; without one there is no score."""
+        """Whether any pixel of its images has a class; without one there is no mIoU."""
         return bool(self.counts.any())
 
 
@@ -104,10 +104,10 @@ def evaluate(
     device: torch.device | str = "cpu",
     forward: Callable[[Tensor], SegOutput] | None = None,
     panels: int = 0,
-    share: bool = False,
+    may_be_empty: bool = False,
     align_corners: bool = True,
 ) -> DomainResult:
-    """Score a network on the images of one domain, or on a share of them; see `whole`.
+    """Evaluate a network on the images of one domain, or on a shard of them; see `merge_shards`.
 
     Args:
         model: the network, on `device`; left in the mode it came in.
@@ -116,8 +116,8 @@ def evaluate(
         device: where the network is.
         forward: how to call the network, for mixed precision or a wrapper; the model itself by default.
         panels: how many images to keep for looking at.
-        share: the batches are a process's share of the domain, which may be empty.
-        align_corners: how scores are brought to the label's size; see `classify`.
+        may_be_empty: the batches are a process's shard of the domain, which may have no image.
+        align_corners: how logits are brought to the label's size; see `classify`.
 
     Raises:
         DataError: there is no image, or a label is neither a class nor 255.
@@ -128,66 +128,66 @@ def evaluate(
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     images = 0
     sums: dict[str, list[Tensor]] = {}
-    kept = _Spread(panels)
+    panel_images = _Spread(panels)
     outcomes: list[Tensor] = []
     with evaluating(model), torch.inference_mode():
         for batch in batches:
             output: SegOutput = run(batch.image.to(device, non_blocking=True))
             label = batch.label.to(device, non_blocking=True)
             size = (label.shape[1], label.shape[2])
-            for i, logits in enumerate(output.logits):  # one by one: full-size scores of a batch may not fit
+            for i, logits in enumerate(output.logits):  # one by one: full-size logits of a batch may not fit
                 prediction = classify(logits, size=size, align_corners=align_corners)
-                own = confusion(prediction, label[i], num_classes=num_classes)
-                counts += own
-                outcomes.append(outcome(own))
-                if kept.wants(images + i):
-                    kept.add(_panel(batch, i, prediction))
+                of_image = confusion(prediction, label[i], num_classes=num_classes)
+                counts += of_image
+                outcomes.append(outcome(of_image))
+                if panel_images.wants(images + i):
+                    panel_images.add(_panel(batch, i, prediction))
             images += len(batch.image)
             for name, layers in output.figures.items():
                 new = [_per_image(layer).sum(dim=0) for layer in layers]
                 sums[name] = [a + b for a, b in zip(sums[name], new, strict=True)] if name in sums else new
-    if images == 0 and not share:
+    if images == 0 and not may_be_empty:
         raise _empty()
     return DomainResult(
         counts=counts.cpu().clone(),  # a plain tensor: one made in inference mode stays barred from much
         images=images,
         seconds=time.perf_counter() - start,
         figures={name: tuple(tuple((layer / images).tolist()) for layer in layers) for name, layers in sums.items()},
-        panels=kept.chosen(),
+        panels=panel_images.chosen(),
         outcomes=torch.stack(outcomes).cpu().clone() if outcomes else None,
     )
 
 
 def _empty() -> DataError:
-    return DataError("there is no image to score: the domain is empty")
+    return DataError("there is no image to evaluate: the domain is empty")
 
 
-def merge_shards(shares: Sequence[DomainResult], *, panels: int) -> DomainResult:
-    """The result of a domain from those of its shares, which several processes scored in turns.
+def merge_shards(shards: Sequence[DomainResult], *, panels: int) -> DomainResult:
+    """The result of a domain from those of its shards, which several processes evaluated.
 
     Raises:
         DataError: none of them has an image.
     """
-    if len(shares) == 1:
-        return shares[0]
-    images = sum(share.images for share in shares)
+    if len(shards) == 1:
+        return shards[0]
+    images = sum(shard.images for shard in shards)
     if images == 0:
         raise _empty()
     taken = _Spread(panels)
-    for panel in chain.from_iterable(zip_longest(*(share.panels for share in shares))):
+    for panel in chain.from_iterable(zip_longest(*(shard.panels for shard in shards))):
         if panel is not None:
             taken.items.append(panel)
     outcomes = [
         one
-        for turn in zip_longest(*(share.outcomes for share in shares if share.outcomes is not None))
+        for turn in zip_longest(*(shard.outcomes for shard in shards if shard.outcomes is not None))
         for one in turn
         if one is not None
     ]
     return DomainResult(
-        counts=torch.stack([share.counts for share in shares]).sum(0),
+        counts=torch.stack([shard.counts for shard in shards]).sum(0),
         images=images,
-        seconds=max(share.seconds for share in shares),
-        figures=_mean_figures(shares, images),
+        seconds=max(shard.seconds for shard in shards),
+        figures=_mean_figures(shards, images),
         panels=taken.chosen(),
         outcomes=torch.stack(outcomes),
     )
@@ -256,7 +256,7 @@ class Origin(NamedTuple):
     iteration: int
     """Finished iterations of the run."""
     views: str | None = None
-    """How images were viewed, in words; None for one look at the whole image."""
+    """How images were viewed, in words; None for the whole image at once."""
     ema: float = 0.0
     """Share that the exponential moving average of the weights kept in a step; 0 for weights as they were trained."""
 
@@ -271,9 +271,9 @@ def record(
 ) -> dict[str, Any]:
     """One evaluation over all domains as plain values that JSON can hold.
 
-    Scores are shares, 0..1, not per cent; what is not defined (the IoU of a class that is nowhere) is None. The means
+    Scores are fractions, 0..1, not per cent; what is not defined (the IoU of a class that is nowhere) is None. The means
     over the source and over the unseen domains weigh each domain alike; they are None where there is no such domain or
-    one of them has no score.
+    one of them has no mIoU.
 
     Args:
         results: of each domain.
@@ -318,7 +318,7 @@ def _domain_record(name: str, result: DomainResult, roles: Mapping[str, Role], s
     if len(result.counts) != len(space):
         raise UsageError(
             f"the domain {name!r} was scored with {len(result.counts)} classes, but the label space {space.name} has "
-            f"{len(space)}: score it in the space it is recorded in"
+            f"{len(space)}: evaluate it in the space it is recorded in"
         )
     others = {name: [list(layer) for layer in layers] for name, layers in result.figures.items() if name not in FIGURES}
     return {
@@ -347,7 +347,7 @@ def _by_class(values: Float[Tensor, " K"], space: LabelSpace) -> dict[str, float
 
 
 def _interval(result: DomainResult) -> list[float] | None:
-    """Where the mIoU lies with 95 % by bootstrap over the images; None of a single image, and without a score."""
+    """Where the mIoU lies with 95 % by bootstrap over the images; None of a single image, and without an mIoU."""
     if result.outcomes is None or len(result.outcomes) < 2:
         return None
     low, high = bootstrap_mean_iou(result.outcomes)
@@ -359,9 +359,9 @@ def _or_none(value: float) -> float | None:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    found = list(values)
-    known = [value for value in found if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(found) else None
+    numbers = list(values)
+    known = [value for value in numbers if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(numbers) else None
 
 
 def safe_name(domain: str) -> str:

@@ -1,7 +1,7 @@
 """Scores of a segmentation, all from one table of integer counts: sum first, divide last.
 
 A domain's table is the sum of its images' tables, so neither the batch size, nor the order of the images, nor the
-number of processes changes a score. IoU is the one of the PASCAL VOC challenge (Everingham et al., IJCV 2015), which
+number of processes changes a metric. IoU is the one of the PASCAL VOC challenge (Everingham et al., IJCV 2015), which
 Cityscapes uses too: all pixels of a domain together, not image by image.
 """
 
@@ -17,29 +17,29 @@ from spcnet.types import IGNORE_INDEX
 def classify(
     logits: Float[Tensor, "K h w"], *, size: tuple[int, int], align_corners: bool = True
 ) -> Int[Tensor, "H W"]:
-    """Class of each pixel of an image of the given height and width, from scores of any size.
+    """Class of each pixel of an image of the given height and width, from logits of any size.
 
-    The scores are brought to that size bilinearly, then the highest wins; between equal scores the class with the lower
+    The logits are brought to that size bilinearly, then the highest wins; between equal logits the class with the lower
     number.
 
     Args:
-        logits: scores of an image.
+        logits: logits of an image.
         size: height and width wanted.
         align_corners: whether the corners of both lie on each other, as everywhere in the network, or their edges.
     """
-    scores = logits.float()
-    if scores.shape[-2:] == size:
-        return scores.max(dim=0).indices  # several times faster than argmax on a CPU
-    # Class by class with a running maximum: the scores at full size would be K images large.
+    logits = logits.float()
+    if logits.shape[-2:] == size:
+        return logits.max(dim=0).indices  # several times faster than argmax on a CPU
+    # Class by class with a running maximum: the logits at full size would be K images large.
     best: Tensor | None = None
-    winner = torch.zeros(size, dtype=torch.int64, device=scores.device)
-    for k, score in enumerate(scores):
-        score = F.interpolate(score[None, None], size=size, mode="bilinear", align_corners=align_corners)[0, 0]
+    winner = torch.zeros(size, dtype=torch.int64, device=logits.device)
+    for k, plane in enumerate(logits):
+        plane = F.interpolate(plane[None, None], size=size, mode="bilinear", align_corners=align_corners)[0, 0]
         if best is None:
-            best = score
+            best = plane
         else:
-            winner.masked_fill_(score > best, k)
-            best = torch.maximum(best, score)
+            winner.masked_fill_(plane > best, k)
+            best = torch.maximum(best, plane)
     return winner
 
 
@@ -94,24 +94,24 @@ def mean_iou(counts: Int[Tensor, "K K"]) -> float:
 
 
 def pixel_accuracy(counts: Int[Tensor, "K K"]) -> float:
-    """Share of the labelled pixels whose class is right, 0..1; NaN without a labelled pixel."""
+    """Fraction of the labelled pixels whose class is right, 0..1; NaN without a labelled pixel."""
     return float(counts.diagonal().sum().double() / counts.sum())
 
 
 def class_accuracy(counts: Int[Tensor, "K K"]) -> Float[Tensor, " K"]:
-    """Share of each class's pixels that were found (recall), 0..1; NaN for a class without a truth pixel."""
+    """Fraction of each class's pixels that were found (recall), 0..1; NaN for a class without a truth pixel."""
     return counts.diagonal().double() / counts.sum(dim=1)
 
 
 def precision(counts: Int[Tensor, "K K"]) -> Float[Tensor, " K"]:
-    """Share of the pixels that were taken for each class and have it, 0..1; NaN for a class that was never predicted."""
+    """Fraction of the pixels that were taken for each class and have it, 0..1; NaN for a class that was never predicted."""
     return counts.diagonal().double() / counts.sum(dim=0)
 
 
 def frequency_weighted_iou(counts: Int[Tensor, "K K"]) -> float:
     """Mean of `iou` weighted with how many pixels each class has (`fwavacc`), 0..1; NaN without a labelled pixel."""
-    share = counts.sum(dim=1).double() / counts.sum()
-    return float((share * iou(counts).nan_to_num()).sum())
+    fraction = counts.sum(dim=1).double() / counts.sum()
+    return float((fraction * iou(counts).nan_to_num()).sum())
 
 
 def outcome(counts: Int[Tensor, "K K"]) -> Int[Tensor, "3 K"]:
@@ -124,12 +124,12 @@ def bootstrap_mean_iou(
 ) -> tuple[float, float]:
     """Interval in which the mIoU of a domain lies, as far as its images are a sample of what might have been photographed.
 
-    The percentile bootstrap (Efron, 1979) over images: so many times as many images are drawn with replacement, and
-    scored together. It says nothing of how much another training run would differ.
+    The percentile bootstrap (Efron, 1979) over images: each resample draws as many images with replacement,
+    whose counts are summed. It says nothing of how much another training run would differ.
 
     Args:
         outcomes: of each image, from `outcome`.
-        level: share of the resamples that lie within.
+        level: fraction of the resamples that lie within.
         resamples: how many times to draw.
         seed: of the drawing; the same images in the same order give the same interval.
 
@@ -158,19 +158,19 @@ def absent(counts: Int[Tensor, "K K"]) -> list[int]:
     return [int(k) for k in (counts.sum(dim=1) == 0).nonzero()]
 
 
-def certainty(scores: Float[Tensor, "K h w"], chosen: Int[Tensor, "H W"]) -> Float[Tensor, "H W"]:
-    """Probability of the chosen class of each pixel, from scores of any size: the softmax, 0..1.
+def certainty(logits: Float[Tensor, "K h w"], chosen: Int[Tensor, "H W"]) -> Float[Tensor, "H W"]:
+    """Probability of the chosen class of each pixel, from logits of any size: the softmax, 0..1.
 
-    The scores are brought to the size of `chosen` as `classify` does.
+    The logits are brought to the size of `chosen` as `classify` does.
     """
     height, width = chosen.shape
     total: Tensor | None = None
-    own = torch.empty(height, width, device=scores.device)
-    # Class by class, as `classify` does: the scores at full size would be K images large.
-    for k, score in enumerate(scores.float()):
-        if score.shape != (height, width):
-            score = F.interpolate(score[None, None], size=(height, width), mode="bilinear", align_corners=True)[0, 0]
-        total = score.clone() if total is None else torch.logaddexp(total, score)
-        own = torch.where(chosen == k, score, own)
+    winner = torch.empty(height, width, device=logits.device)
+    # Class by class, as `classify` does: the logits at full size would be K images large.
+    for k, plane in enumerate(logits.float()):
+        if plane.shape != (height, width):
+            plane = F.interpolate(plane[None, None], size=(height, width), mode="bilinear", align_corners=True)[0, 0]
+        total = plane.clone() if total is None else torch.logaddexp(total, plane)
+        winner = torch.where(chosen == k, plane, winner)
     assert total is not None
-    return (own - total).exp()
+    return (winner - total).exp()

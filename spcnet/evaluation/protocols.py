@@ -1,4 +1,4 @@
-"""The ways in which papers score the same networks on the same sets, by name.
+"""The ways in which papers evaluate the same networks on the same sets, by name.
 
 Rows of two papers are comparable only where both speak one protocol. `spcnet` is this package's own: whole images at
 the size that the run trained at, every image counted once, at its label's own size. The others do what published
@@ -30,7 +30,7 @@ from spcnet.errors import lookup
 from spcnet.evaluation.tta import CoarseToFine, TestTimeAugmentation
 
 MAPILLARY_SIDE = 1536
-"""Height to which RobustNet and SPC-Net bring Mapillary's images, and the side of the square that they score."""
+"""Height to which RobustNet and SPC-Net bring Mapillary's images, and the side of the square that they evaluate."""
 REIN_WINDOW = (512, 512)
 REIN_STRIDE = 341
 FULL_STRIDE = 320
@@ -55,7 +55,7 @@ class Protocol:
     views: TestTimeAugmentation | None = None
     """How images are viewed; None leaves it to the options."""
     align_corners: bool = True
-    """How scores are brought to the label's size: with the corners of both on each other, or the edges."""
+    """How logits are brought to the label's size: with the corners of both on each other, or the edges."""
     swapped: bool = False
     """Whether precision is printed as recall, and recall as precision."""
     instead: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -186,8 +186,8 @@ def _as_opencv(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArr
     if image.shape[:2] == size:
         return image
     pixels = torch.from_numpy(np.ascontiguousarray(image)).movedim(2, 0)[None].float()
-    found = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)[0]
-    return np.ascontiguousarray(found.add_(0.5).clamp_(0, 255).byte().movedim(0, 2).numpy())
+    resized = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)[0]
+    return np.ascontiguousarray(resized.add_(0.5).clamp_(0, 255).byte().movedim(0, 2).numpy())
 
 
 def _is_mapillary(dataset: str) -> bool:
@@ -249,8 +249,8 @@ PROTOCOLS: dict[str, Protocol] = {
             differs=(
                 "images within 1024×512, BDD100K within 1280×720, without smoothing before they are made smaller; "
                 "spcnet brings them to the size that the run trained at",
-                "windows of 512×512 at every 341 pixels, whose scores are averaged; spcnet looks at whole images",
-                "scores are brought to the label's size with the edges on each other; spcnet: the corners",
+                "windows of 512×512 at every 341 pixels, whose logits are averaged; spcnet: whole images",
+                "logits are brought to the label's size with the edges on each other; spcnet: the corners",
                 "Mapillary: image and label at half their size, and more of its classes are road, sidewalk, pole and sign "
                 "(the set mapillary_rein)",
             ),

@@ -1,6 +1,6 @@
-"""More than one look at an image: windows that slide over it, other scales, its mirror image, coarse before fine.
+"""Test-time augmentation: sliding windows, other scales, the mirror image, coarse before fine.
 
-What a network is scored with by default is one look at the whole image. Windows are for networks that were trained on
+By default a network is evaluated on the whole image at once. Windows are for networks that were trained on
 crops and for images that do not fit into memory; scales and mirror images are what many papers call multi-scale testing,
 at several times the cost.
 """
@@ -24,7 +24,7 @@ MOST_OVERLAP = 0.9
 
 
 class CoarseToFine(NamedTuple):
-    """A pass over the image made smaller comes first; windows that it is sure of keep its scores.
+    """A pass over the image made smaller comes first; windows that it is sure of keep its logits.
 
     Source: VFMSeg (Tang et al., AAAI 2025), its inference in two stages.
     """
@@ -33,8 +33,8 @@ class CoarseToFine(NamedTuple):
     """Factor on the image's size in the first pass, which slides the same windows."""
     confidence: float = 0.968
     """Probability of the best class above which a pixel is sure."""
-    share: float = 0.8
-    """Share of a window's pixels; where more are sure, the window is not looked at again."""
+    fraction: float = 0.8
+    """Of a window's pixels; where more are sure, the window is not evaluated again."""
 
 
 class TestTimeAugmentation(NamedTuple):
@@ -45,31 +45,31 @@ class TestTimeAugmentation(NamedTuple):
     overlap: float = 1 / 3
     """Share of a window that the next one covers, too, at least."""
     stride: int | None = None
-    """Instead of that share: pixels from one window to the next; the last one is moved back into the image."""
+    """Instead of that fraction: pixels from one window to the next; the last one is moved back into the image."""
     weights: Weights = "uniform"
     """How much each pixel of a window counts where windows overlap: all alike, or less towards the window's border."""
     scales: tuple[float, ...] = (1.0,)
     """Factors on the image's size."""
     flip: bool = False
-    """Look at the mirror image, too."""
+    """Evaluate the mirror image, too."""
     coarse: CoarseToFine | None = None
-    """Look at the image made smaller first, and only where that is not enough through windows at its own size."""
+    """Evaluate the image made smaller first, and only where that is not enough through windows at its own size."""
 
     @property
     def plain(self) -> bool:
-        """Whether this is one look at the whole image."""
+        """Whether this is the whole image at once."""
         return self.window is None and self.scales == (1.0,) and not self.flip
 
 
 def augmented(forward: Forward, views: TestTimeAugmentation, *, at_once: int = 8) -> Forward:
-    """A network that looks at images in these ways, to be called like the network.
+    """A network with test-time augmentation, called like the network itself.
 
     Over scales and mirror images the classes' probabilities are averaged, as multi-scale testing does; over windows the
-    scores are. What the network tells of an image besides (`SegOutput.figures`) is the mean over all looks.
+    logits are. What the network tells of an image besides (`SegOutput.figures`) is the mean over all passes.
 
     Args:
         forward: the network.
-        views: how to look.
+        views: what to average over.
         at_once: most windows of images in one pass.
     """
     if views.plain:
@@ -84,9 +84,9 @@ def augmented(forward: Forward, views: TestTimeAugmentation, *, at_once: int = 8
         for scale, mirrored in itertools.product(views.scales, (False, True) if views.flip else (False,)):
             scaled = _scaled(image, scale)
             output = _windowed(forward, scaled.flip(3) if mirrored else scaled, views, at_once)
-            scores = output.logits.flip(3) if mirrored else output.logits
-            found = _bilinear(scores, size).float().softmax(1)
-            total = found if total is None else total.add_(found)
+            logits = output.logits.flip(3) if mirrored else output.logits
+            probabilities = _bilinear(logits, size).float().softmax(1)
+            total = probabilities if total is None else total.add_(probabilities)
             outputs.append(output)
         assert total is not None
         figures = {name: tuple(torch.stack(layer).mean(0) for layer in layers) for name, layers in _by_layer(outputs)}
@@ -96,7 +96,7 @@ def augmented(forward: Forward, views: TestTimeAugmentation, *, at_once: int = 8
 
 
 def check_overlap(window: tuple[int, int] | None, overlap: float, size: tuple[int, int] | None) -> None:
-    """Refuse an overlap with which an image takes so many windows that it never ends.
+    """Refuse an overlap with which an image takes too many windows.
 
     Args:
         window: height and width in pixels; None for whole images.
@@ -154,11 +154,11 @@ def _windowed(
     height, width = min(views.window[0], size[0]), min(views.window[1], size[1])
     each_image = windows(size, (height, width), overlap=views.overlap, stride=views.stride)
     places = [(b, *place) for b in range(len(image)) for place in each_image]
-    share = _share(height, width, views.weights).to(image.device)
+    weights = _window_weights(height, width, views.weights).to(image.device)
     total: Tensor | None = None
     mass = torch.zeros(1, *size, device=image.device)
     for top, left in each_image:
-        mass[:, top : top + height, left : left + width] += share
+        mass[:, top : top + height, left : left + width] += weights
     outputs = []
     first: SegOutput | None = None
     if views.coarse is not None:
@@ -166,14 +166,14 @@ def _windowed(
         total = torch.zeros_like(first.logits)
         for b, top, left in kept:
             part = first.logits[b, :, top : top + height, left : left + width]
-            total[b, :, top : top + height, left : left + width] += part * share
+            total[b, :, top : top + height, left : left + width] += part * weights
         places = [place for place in places if place not in kept]
     for some in _batched(places, at_once):
         output = forward(torch.stack([image[b, :, top : top + height, left : left + width] for b, top, left in some]))
         if total is None:
             total = torch.zeros(len(image), output.logits.shape[1], *size, device=image.device)
-        for (b, top, left), scores in zip(some, output.logits, strict=True):
-            total[b, :, top : top + height, left : left + width] += scores.float() * share
+        for (b, top, left), logits in zip(some, output.logits, strict=True):
+            total[b, :, top : top + height, left : left + width] += logits.float() * weights
         outputs.append(output)
     assert total is not None
     if first is not None:
@@ -193,9 +193,9 @@ def _coarse(
     at_once: int,
     places: Sequence[tuple[int, int, int]],
 ) -> tuple[SegOutput, set[tuple[int, int, int]]]:
-    """The first pass at the image's own size, and those windows (image, top, left) that keep its scores.
+    """The first pass at the image's own size, and those windows (image, top, left) that keep its logits.
 
-    Its figures are the network's from this pass, and `coarse_windows`, the share of each image's windows that it keeps.
+    Its figures are the network's from this pass, and `coarse_windows`, the fraction of each image's windows that it keeps.
     """
     assert views.coarse is not None
     assert views.window is not None
@@ -207,8 +207,8 @@ def _coarse(
     logits = F.interpolate(output.logits.float(), size=size, mode="bilinear", align_corners=False)
     sure = logits.softmax(1).amax(1) > views.coarse.confidence
     height, width = min(views.window[0], size[0]), min(views.window[1], size[1])
-    shares = [float(sure[b, top : top + height, left : left + width].float().mean()) for b, top, left in places]
-    keep = {place for place, share in zip(places, shares, strict=True) if share > views.coarse.share}
+    fractions = [float(sure[b, top : top + height, left : left + width].float().mean()) for b, top, left in places]
+    keep = {place for place, fraction in zip(places, fractions, strict=True) if fraction > views.coarse.fraction}
     counts = torch.zeros(len(image), 1, device=image.device)
     for b, *_ in keep:
         counts[b] += 1
@@ -217,10 +217,10 @@ def _coarse(
     ), keep
 
 
-def _share(height: int, width: int, weights: Weights) -> Float[Tensor, "h w"]:
+def _window_weights(height: int, width: int, weights: Weights) -> Float[Tensor, "h w"]:
     if weights == "uniform":
         return torch.ones(height, width)
-    # Without the zeros at its ends, so that the image's own border has a share.
+    # Without the zeros at its ends, so that the image's own border has a weight.
     down, across = (torch.hann_window(side + 2, periodic=False)[1:-1] for side in (height, width))
     return torch.outer(down, across)
 
@@ -236,10 +236,10 @@ def _scaled(image: Float[Tensor, "B 3 H W"], scale: float) -> Float[Tensor, "B 3
     return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
 
 
-def _bilinear(scores: Float[Tensor, "B K h w"], size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
-    if scores.shape[2:] == size:
-        return scores
-    return F.interpolate(scores, size=size, mode="bilinear", align_corners=True)  # as everywhere in the network
+def _bilinear(logits: Float[Tensor, "B K h w"], size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
+    if logits.shape[2:] == size:
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)  # as everywhere in the network
 
 
 def _resized(output: SegOutput, size: tuple[int, int]) -> SegOutput:

@@ -43,6 +43,7 @@ def export(
     pixels: Pixels | None = None,
     opset: int = OPSET,
     licence: str | None = None,
+    size: tuple[int, int] | None = None,
     checked: Sequence[tuple[int, int, int]] | None = None,
 ) -> Export:
     """Write a network as a file, after it has answered as the network does.
@@ -51,10 +52,11 @@ def export(
         network: a trained network, see `spcnet.runs.OpenRun`.
         card: what it is.
         output: file to write: `*.onnx`, or `*.pt2` for a file that `torch.export.load` reads.
-        kind: `logits` for the scores of each pixel, `labels` for its class.
+        kind: `logits` of each pixel, `labels` for its class.
         pixels: type of images 0..255 that the file normalises itself; None for images that come normalised.
         opset: version of the ONNX operators.
         licence: what the file says of its terms; by default that they depend on the training data.
+        size: height and width of the images, for backbones that take those of one size alone once they are exported.
         checked: images, height and width that the file is compared at; several by default.
 
     Raises:
@@ -69,7 +71,7 @@ def export(
     format = formats[output.suffix.lower()]
     if format == "onnx":
         check_opset(opset)
-    deployed = Deployed(network, card, kind=kind, pixels=pixels)
+    deployed = Deployed(network, card, kind=kind, pixels=pixels, size=size)
     metadata = describe(deployed, card, format=format, opset=opset, licence=licence)
     if format == "onnx":
         content = to_onnx(traced(deployed), metadata)
@@ -77,7 +79,7 @@ def export(
     else:
         content = to_torch(traced(deployed), metadata)
         program = torch_program(content)
-    checks = compare(deployed, program, checked or checked_sizes(card.size))
+    checks = compare(deployed, program, checked or checked_sizes(card.size, fixed=deployed.size))
     refuse_difference(checks)
     write_atomic(output, lambda file: file.write(content))
     return Export(output, len(content), checks, metadata)

@@ -21,11 +21,11 @@ CHECKED = ((1, MIN_SIZE, MIN_SIZE), (2, 64, 96), (3, 65, 131), (1, 224, 160))
 
 
 TOLERANCE = 1e-3
-"""Largest difference of the scores, as a part of the largest score, of a file that is kept."""
+"""Largest difference of the logits, as a fraction of the largest logit, of a file that is kept."""
 
 
 EQUAL = 0.999
-"""Smallest share of equal labels of a file that is kept."""
+"""Smallest fraction of equal labels of a file that is kept."""
 
 
 class Check(NamedTuple):
@@ -35,9 +35,9 @@ class Check(NamedTuple):
     height: int
     width: int
     difference: float
-    """Largest difference of the scores; of a file of labels, how much less than the best one a chosen class scores."""
+    """Largest difference of the logits; of a file of labels, how much lower than the highest the logit of the chosen class is."""
     largest: float
-    """Largest score of the network, without its sign."""
+    """Largest logit of the network, without its sign."""
     equal: float
     """Share of the pixels that get the same class, 0..1."""
 
@@ -53,10 +53,14 @@ class Timing(NamedTuple):
     """Of the file."""
 
 
-def checked_sizes(size: tuple[int, int] | None) -> tuple[tuple[int, int, int], ...]:
-    """Images, height and width that a file is compared at: `CHECKED`, and an image of the training's size."""
-    own = (1, *size) if size is not None and min(size) >= MIN_SIZE else None
-    return tuple(dict.fromkeys([*CHECKED, own] if own else CHECKED))
+def checked_sizes(
+    size: tuple[int, int] | None, *, fixed: tuple[int, int] | None = None
+) -> tuple[tuple[int, int, int], ...]:
+    """Images, height and width that a file is compared at: `CHECKED` and an image of the training's size, or one fixed size."""
+    if fixed is not None:
+        return (1, *fixed), (3, *fixed)
+    trained = (1, *size) if size is not None and min(size) >= MIN_SIZE else None
+    return tuple(dict.fromkeys([*CHECKED, trained] if trained else CHECKED))
 
 
 def pictures(images: int, height: int, width: int) -> UInt8[Tensor, "B 3 H W"]:
@@ -84,34 +88,34 @@ def compare(deployed: Deployed, program: Program, sizes: Iterable[tuple[int, int
     for size in sizes:
         image = deployed.given(pictures(*size))
         with torch.no_grad():
-            wanted = deployed.scores(image)
+            expected = deployed.logits(image)
         answer = program(image)
-        best, label = wanted.max(dim=1)
+        best, label = expected.max(dim=1)
         if deployed.kind == "labels":
             if answer.shape != label.shape:
                 raise _misshapen(answer, label)
             chosen = answer.long()
             # A tie may be broken either way: what counts is how much worse the chosen class is.
-            difference = best - wanted.gather(1, chosen.clamp(max=wanted.shape[1] - 1)[:, None])[:, 0]
+            difference = best - expected.gather(1, chosen.clamp(max=expected.shape[1] - 1)[:, None])[:, 0]
         else:
-            if answer.shape != wanted.shape:
-                raise _misshapen(answer, wanted)
+            if answer.shape != expected.shape:
+                raise _misshapen(answer, expected)
             chosen = answer.argmax(dim=1)
-            difference = (answer - wanted).abs()
+            difference = (answer - expected).abs()
         checks.append(
             Check(
                 *size,
                 difference=float(difference.max()),
-                largest=float(wanted.abs().max()),
+                largest=float(expected.abs().max()),
                 equal=float((chosen == label).double().mean()),
             )
         )
     return tuple(checks)
 
 
-def _misshapen(answer: Tensor, wanted: Tensor) -> DataError:
+def _misshapen(answer: Tensor, expected: Tensor) -> DataError:
     return DataError(
-        f"the exported file answers with the shape {tuple(answer.shape)} where the network has {tuple(wanted.shape)}: "
+        f"the exported file answers with the shape {tuple(answer.shape)} where the network has {tuple(expected.shape)}: "
         "nothing was written. Choose another --opset or --format"
     )
 
@@ -127,7 +131,7 @@ def refuse_difference(checks: Sequence[Check]) -> None:
         # Not `>`: a difference that is no number is refused as well.
         if not (check.difference <= bound and check.equal >= EQUAL):
             raise DataError(
-                f"the exported file is not the network: on {check.images} images of {check.height}×{check.width} their scores "
+                f"the exported file is not the network: on {check.images} images of {check.height}×{check.width} their logits "
                 f"differ by {check.difference:.3g} (at most {bound:.3g}) and {check.equal:.2%} of the labels are equal (at least "
                 f"{EQUAL:.1%}): nothing was written. Choose another --opset or --format"
             )
@@ -150,4 +154,4 @@ def timed(deployed: Deployed, program: Program, size: tuple[int, int], *, repeat
                 start = time.perf_counter()
                 run(image)
                 seconds[name].append(time.perf_counter() - start)
-    return Timing(*size, *(median(found[1:]) for found in seconds.values()))
+    return Timing(*size, *(median(times[1:]) for times in seconds.values()))

@@ -13,8 +13,10 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
 from spcnet.checkpoint import ModelCard
+from spcnet.errors import UsageError
 from spcnet.labels import label_space
 from spcnet.models.adapters import merged
+from spcnet.models.backbones import Backbone
 from spcnet.models.network import MIN_SIZE, Segmentor
 
 Format = Literal["onnx", "torch-export"]
@@ -35,7 +37,7 @@ METADATA_FILE = "spcnet.json"
 
 
 Program = Callable[[Tensor], Tensor]
-"""A file made ready to run: images in, scores or labels out."""
+"""A file made ready to run: images in, logits or labels out."""
 
 
 class Deployed(nn.Module):
@@ -44,20 +46,37 @@ class Deployed(nn.Module):
     Args:
         network: is copied; what only training needs is left out, and low-rank updates are merged.
         card: mean and deviation of the images.
-        kind: `logits` for the scores of each pixel, `labels` for its class.
+        kind: `logits` of each pixel, `labels` for its class.
         pixels: type of the images where they come as 0..255 and are normalised in here; None for normalised images.
+        size: height and width of the images, where the backbone takes those of one size alone once it is exported; by
+            default those that it was trained on.
+
+    Raises:
+        UsageError: there is no such size, or the file takes images of any.
     """
 
     scale: Tensor
     shift: Tensor
 
+    size: tuple[int, int] | None
+    """Height and width of the images; None for any."""
+
     def __init__(
-        self, network: Segmentor, card: ModelCard, *, kind: Kind = "logits", pixels: Pixels | None = None
+        self,
+        network: Segmentor,
+        card: ModelCard,
+        *,
+        kind: Kind = "logits",
+        pixels: Pixels | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.network = copy.deepcopy(merged(network)).cpu().float().eval()
         self.network.drop_training_parts()
         self.network.decoder = self.network.decoder.folded()
+        self.size = _fixed_size(self.network.backbone, card, size)
+        if self.size is not None:
+            self.network.backbone.bake(*self.size)
         self.kind, self.pixels = kind, pixels
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (card.mean, card.std))
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
@@ -65,12 +84,12 @@ class Deployed(nn.Module):
         self.eval()
 
     def forward(self, image: Shaped[Tensor, "B 3 H W"]) -> Shaped[Tensor, "B ..."]:
-        """Scores (B×K×H×W, float32) or the class of each pixel (B×H×W, uint8)."""
-        logits = self.scores(image)
+        """Logits (B×K×H×W, float32) or the class of each pixel (B×H×W, uint8)."""
+        logits = self.logits(image)
         return logits.argmax(dim=1).to(torch.uint8) if self.kind == "labels" else logits
 
-    def scores(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B K H W"]:
-        """Class scores, whatever the file is to answer."""
+    def logits(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B K H W"]:
+        """Logits, whatever the file is to answer."""
         if self.pixels is not None:
             image = torch.addcmul(self.shift, image.float(), self.scale)
         logits: Tensor = self.network(image).logits
@@ -81,6 +100,27 @@ class Deployed(nn.Module):
         if self.pixels is None:
             return torch.addcmul(self.shift, pixels.float(), self.scale)
         return pixels if self.pixels == "uint8" else pixels.float()
+
+
+def _fixed_size(backbone: Backbone, card: ModelCard, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    if not backbone.fixed_size:
+        if size is not None:
+            raise UsageError(
+                f"size is {list(size)}, but a file of {card.model['backbone']} takes images of any size: leave it out"
+            )
+        return None
+    found = size or card.size
+    if found is None or min(found) < MIN_SIZE:
+        raise UsageError(
+            f"an exported {card.model['backbone']} takes images of one size alone, and "
+            + (
+                "the network was trained on images of any"
+                if found is None
+                else f"{list(found)} is less than {MIN_SIZE} pixels"
+            )
+            + ": give the size, for example --size [512,1024]"
+        )
+    return found
 
 
 def describe(
@@ -102,6 +142,7 @@ def describe(
         "domains": list(card.domains),
         "size": None if card.size is None else list(card.size),
         "min_size": MIN_SIZE,
+        **({} if deployed.size is None else {"fixed_size": list(deployed.size)}),
         "mean": list(card.mean),
         "std": list(card.std),
         "normalise": deployed.pixels is not None,
@@ -119,13 +160,13 @@ def describe(
 
 
 def traced(deployed: Deployed) -> torch.export.ExportedProgram:
-    """The network as a graph of operators, with batch, height and width left free."""
-    images, height, width = TRACED
+    """The network as a graph of operators, with batch, height and width left free; the sides where they are not fixed."""
+    images, height, width = (TRACED[0], *(deployed.size or TRACED[1:]))
     pixels = deployed.given(torch.zeros(images, 3, height, width, dtype=torch.uint8))
+    sides = {2: torch.export.Dim("height", min=MIN_SIZE), 3: torch.export.Dim("width", min=MIN_SIZE)}
     free = {
         0: torch.export.Dim("batch", min=1),
-        2: torch.export.Dim("height", min=MIN_SIZE),
-        3: torch.export.Dim("width", min=MIN_SIZE),
+        **({} if deployed.size else sides),
     }
     with torch.no_grad():
         return torch.export.export(deployed, (pixels,), dynamic_shapes={"image": free}, strict=False)

@@ -20,6 +20,7 @@ import yaml
 from spcnet import checkpoint
 from spcnet.checkpoint import MODEL_FILE, ModelCard
 from spcnet.config import DomainSpec, TrainingConfig, as_dict
+from spcnet.cost import parameter_counts
 from spcnet.data.catalog import DATASETS
 from spcnet.errors import CheckpointError, DataError, UsageError
 from spcnet.file_kinds import split_part
@@ -72,7 +73,11 @@ def save_pretrained(model: Path | str, folder: Path | str, *, repo_id: str | Non
     public = dataclasses.replace(card, model={**card.model, "weights": weights and Path(weights).name}, base=base)
     iteration = run.final.iteration if run is not None else opened.iteration
     written = run is None and (model / CONFIG_JSON).is_file() and (model / CARD_FILE).is_file()
-    text = _kept_card(model / CARD_FILE, repo_id) if written else model_card(public, run, repo_id=repo_id)
+    text = (
+        _kept_card(model / CARD_FILE, repo_id)
+        if written
+        else model_card(public, run, repo_id=repo_id, counts=parameter_counts(opened.network))
+    )
     write_text(folder / CARD_FILE, text)
     config = {
         "library_name": "spcnet",
@@ -241,13 +246,16 @@ def _why(error: Exception, revision: str | None) -> str:
     return f"{said[:200] or type(error).__name__}. Check the network and the token (`hf auth login`)"
 
 
-def model_card(card: ModelCard, run: Run | None, *, repo_id: str | None = None) -> str:
-    """The text of README.md: what the network is, what it was trained on and by what protocol, what it scores, its limits.
+def model_card(
+    card: ModelCard, run: Run | None, *, repo_id: str | None = None, counts: tuple[int, int] | None = None
+) -> str:
+    """The text of README.md: what the network is, what it was trained on and by what protocol, its metrics, its limits.
 
     Args:
         card: of the network.
         run: it was trained in; None where that is not known, and then the card says so.
         repo_id: `OWNER/NAME` of the repository that it goes to, where that is known.
+        counts: how many numbers were trained, and how many the parameters have; None where that is not known.
     """
     method = method_named(card.method)
     front = {
@@ -263,7 +271,7 @@ def model_card(card: ModelCard, run: Run | None, *, repo_id: str | None = None) 
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# {title}",
         f"{method.summary}. Paper: {method.paper}.\n\nTrained with spcnet "
-        "to label street scenes from domains it has not seen.",
+        "to label street scenes from domains it has not seen." + _size(card, counts),
         "## How to load",
         _loading(card, repo_id),
         "## Classes",
@@ -280,9 +288,25 @@ def model_card(card: ModelCard, run: Run | None, *, repo_id: str | None = None) 
         _limits(card, run),
         "## Licence",
         "The code is Apache-2.0. Whether and how the weights may be used depends on the terms of the training data above, and "
-        "of the data that the backbone was trained on before; unknown terms are to be asked of the data's makers.",
+        "of the data that the backbone was trained on before; the data's makers know terms that are not stated here.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _size(card: ModelCard, counts: tuple[int, int] | None) -> str:
+    """The number of parameters, and what else has to be there."""
+    text = ""
+    if counts is not None:
+        trained, every = counts
+        some = f", of which {trained / 1e6:.2f} million were trained" if trained < every else ""
+        text = f" It has {every / 1e6:.2f} million parameters{some}."
+    if card.base is None:
+        return text
+    named = "#".join(card.base[key] for key in ("weights", "part") if key in card.base)
+    return text + (
+        f" The file holds only what was trained: it needs the weights `{named}` that the training began with (sha256 of their "
+        f"tensors {card.base['sha256']}), beside it or where the environment variable SPCNET_BASE says."
+    )
 
 
 def _model_index(run: Run) -> dict[str, Any]:

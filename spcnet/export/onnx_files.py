@@ -101,12 +101,13 @@ def least_ir_version(model: Any) -> None:
 def name_sizes(graph: Any) -> None:
     """Call the free sizes of an ONNX graph batch, height and width, instead of the exporter's numbers."""
     shape = graph.input[0].type.tensor_type.shape.dim
-    names = {shape[place].dim_param: name for place, name in ((0, "batch"), (2, "height"), (3, "width"))}
+    sides = ((0, "batch"), (2, "height"), (3, "width"))
+    names = {shape[place].dim_param: name for place, name in sides if shape[place].dim_param}
     pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
-                dim.dim_param = pattern.sub(lambda found: names[found[1]], dim.dim_param)
+                dim.dim_param = pattern.sub(lambda match: names[match[1]], dim.dim_param)
 
 
 def onnx_program(content: bytes, what: str = "the file") -> Program:
@@ -157,29 +158,31 @@ def onnx_metadata(content: bytes, what: str) -> dict[str, Any]:
     package, _ = packages()
     try:
         entries = {one.key: one.value for one in package.load_model_from_string(content).metadata_props}
-        found = {key: json.loads(value) for key, value in entries.items()}
+        metadata = {key: json.loads(value) for key, value in entries.items()}
     except Exception as error:  # of the decoder of protocol buffers or of JSON
         raise DataError(f"{what} is no ONNX file that can be read: export the network again") from error
-    missing = [key for key in ("space", "classes", "output", "normalise", "input", "mean", "std") if key not in found]
+    missing = [
+        key for key in ("space", "classes", "output", "normalise", "input", "mean", "std") if key not in metadata
+    ]
     if missing:
         raise DataError(
             f"{what} does not say what its classes and its images are (no {', '.join(missing)}): give a file that "
             "spcnet export wrote"
         )
-    kind, pixels = ((found[key] if isinstance(found[key], dict) else {}) for key in ("output", "input"))
-    size = found.get("size")
+    kind, pixels = ((metadata[key] if isinstance(metadata[key], dict) else {}) for key in ("output", "input"))
+    size = metadata.get("size")
     wrong = {
-        "space": not isinstance(found["space"], str),
+        "space": not isinstance(metadata["space"], str),
         "output": kind.get("name") not in ("logits", "labels"),
         "input": pixels.get("type") not in ("uint8", "float32"),
-        "mean": not _are_numbers(found["mean"], 3),
-        "std": not _are_numbers(found["std"], 3) or min(found["std"]) <= 0,
+        "mean": not _are_numbers(metadata["mean"], 3),
+        "std": not _are_numbers(metadata["std"], 3) or min(metadata["std"]) <= 0,
         "size": size is not None and not _are_numbers(size, 2),
     }
     if any(wrong.values()):
         said = ", ".join(name for name, is_wrong in wrong.items() if is_wrong)
         raise DataError(f"{what} says of itself what cannot be ({said}): give a file that spcnet export wrote")
-    return found
+    return metadata
 
 
 def _are_numbers(values: object, count: int) -> bool:
@@ -215,13 +218,13 @@ def quiet() -> Iterator[None]:
 
 
 class FileNetwork(nn.Module):
-    """An exported file as a network that the evaluator scores.
+    """An exported file as a network that the evaluator takes.
 
-    Labels count as scores of one for the chosen class and zero for the others.
+    Labels count as logits of one for the chosen class and zero for the others.
 
     Args:
         program: the file.
-        kind: whether it answers scores or labels.
+        kind: whether it answers logits or labels.
         pixels: type of its images where it normalises them itself.
         num_classes: K.
         mean: what it wants subtracted from images in 0..1, where it does not normalise them.

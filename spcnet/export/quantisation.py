@@ -44,7 +44,7 @@ def calibration_pictures(
     """
     read: Callable[[int], NDArray[np.uint8]]
     if isinstance(source, Path):
-        files = [found.path for found in find_images([source])]
+        files = [one.path for one in find_images([source])]
         read, total = lambda number: read_rgb(files[number]), len(files)
     else:
         read, total = lambda number: source.read(number).image, len(source)
@@ -140,7 +140,7 @@ def score(
     batch_size: int = 1,
     limit: int = 0,
 ) -> evaluator.DomainResult:
-    """What an exported file makes of a domain, by the evaluator and on the images that score a network.
+    """What an exported file makes of a domain, by the evaluator and on the images that a network is evaluated on.
 
     Args:
         program: the file.

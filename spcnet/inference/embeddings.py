@@ -5,9 +5,9 @@ what such a map only suggests.
 """
 
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from spcnet.evaluation.evaluator import evaluating
 from spcnet.losses.clustering import labels_at
-from spcnet.models.backbones.base import Tap, Tapped
 from spcnet.models.heads.prototypes import unit
 from spcnet.models.network import Segmentor
 from spcnet.models.style import style_stats
@@ -103,27 +102,20 @@ def look_inside(
 def _observed(network: Segmentor, views: Mapping[str, list[StyleView]]) -> Iterator[list[Tensor]]:
     """Within it, each forward pass adds its styles to `views`, by place; gives the decoder's features of the latest."""
     known, decoded = network.known_styles(), list[Tensor]()
-    backbone, features = network.backbone, network.backbone.features
 
-    def listened(image: Tensor, places: Collection[str], tap: Tap, **options: Any) -> dict[str, Tensor]:
-        def keep(place: str, feature: Tensor) -> Tensor | Tapped:
-            found = tap(place, feature)
-            if place in views:  # at once, for a later layer may work in place
-                after = found.feature if isinstance(found, Tapped) else found
-                views[place].append(_view(known.get(place), feature, after))
-            return found
-
-        return features(image, places, keep, **options)
+    def keep(place: str, before: Tensor, after: Tensor) -> None:
+        if place in views:  # at once, for a later layer may work in place
+            views[place].append(_view(known.get(place), before, after))
 
     def decode(_: Any, __: Any, result: Tensor | tuple[MaskPrediction, ...]) -> None:
         decoded[:] = [result if isinstance(result, Tensor) else result[-1].masks]
 
     handle = network.decoder.register_forward_hook(decode)
-    cast(Any, backbone).features = listened
+    network.on_map = keep
     try:
         yield decoded
     finally:
-        del cast(Any, backbone).features
+        network.on_map = None
         handle.remove()
 
 

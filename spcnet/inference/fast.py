@@ -1,6 +1,6 @@
 """A network rewritten for a processor: the same function of the image, with fewer operations.
 
-Nothing is approximated and nothing is trained again; the scores differ by rounding alone. What is done, on a copy:
+Nothing is approximated and nothing is trained again; the logits differ by rounding alone. What is done, on a copy:
 
 - Low-rank updates are merged into the layers that they adapt.
 - Batch norms are folded into the convolutions before them. Instance norms and whitening depend on the image and stay.
@@ -17,7 +17,7 @@ Nothing is approximated and nothing is trained again; the scores differ by round
 
 import copy
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from spcnet.models.adapters import merged
 from spcnet.models.backbones.torchvision import NormedBlock
 from spcnet.models.heads.base import resize
-from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder
+from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder, PoolableBatchNorm2d
 from spcnet.models.network import Segmentor
 from spcnet.numerics import device_of
 
@@ -41,10 +41,19 @@ MIN_WINOGRAD_CHANNELS = 256
 """Fewest input and output channels at which the transformations of Winograd's filtering cost less than they save."""
 
 
-def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
-    """A copy of a network that computes the same scores faster on a processor; only for evaluation.
+_NORMS = (nn.BatchNorm2d, PoolableBatchNorm2d)
+"""Batch norms that do nothing else: timm has some with an activation within them."""
 
-    Scores differ from the network's own by less than 1e-3 of their largest, about 1e-5 as a rule.
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a module is a convolution that does nothing else: timm has some that pad or scale their weights themselves."""
+    return type(module) in (nn.Conv2d, AtrousConv2d)
+
+
+def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
+    """A copy of a network that computes the same logits faster on a processor; only for evaluation.
+
+    Logits differ from the network's own by less than 1e-3 of their largest, about 1e-5 as a rule.
 
     Args:
         network: stays as it is.
@@ -85,7 +94,7 @@ def fold_norms(network: nn.Module) -> None:
 def _fold(module: nn.Module, pairs: list[tuple[str, str]]) -> None:
     for first, second in pairs:
         conv, norm = getattr(module, first), getattr(module, second)
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+        if _is_plain(conv) and type(norm) in _NORMS and norm.running_mean is not None:
             setattr(module, first, fuse_conv_bn_eval(_whole(conv), norm))
             setattr(module, second, nn.Identity())
 
@@ -103,7 +112,7 @@ def _whole(conv: nn.Conv2d) -> nn.Conv2d:
 def _replace_wide(network: nn.Module) -> None:
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Conv2d) and _is_wide(child):
+            if _is_plain(child) and _is_wide(child):
                 setattr(module, name, WinogradConv(child))
 
 
@@ -134,7 +143,7 @@ def _replace_convs(network: nn.Module) -> None:
             continue
         children = list(module.named_children())
         for number, (name, child) in enumerate(children):
-            if not isinstance(child, nn.Conv2d) or child.padding_mode != "zeros" or isinstance(child.padding, str):
+            if not _is_plain(child) or child.padding_mode != "zeros" or isinstance(child.padding, str):
                 continue
             after = [(n, c) for n, c in children[number + 1 :] if not isinstance(c, nn.Identity)][:1]
             activation = None
@@ -175,15 +184,15 @@ class PackedConv(nn.Module):
             self.packed = torch.ops.mkldnn._reorder_convolution_weight(
                 self.conv.weight, padding, stride, dilation, groups, list(input.shape)
             )
-        given = (self.packed, self.conv.bias, padding, stride, dilation, groups)
+        convolution = (self.packed, self.conv.bias, padding, stride, dilation, groups)
         if shortcut is None:
-            found: Tensor = torch.ops.mkldnn._convolution_pointwise(input, *given, self.kind, self.bounds, "")
-            return found
+            output: Tensor = torch.ops.mkldnn._convolution_pointwise(input, *convolution, self.kind, self.bounds, "")
+            return output
         assert self.kind in ("none", "relu")
         shortcut = shortcut.contiguous(memory_format=torch.channels_last)
         after = None if self.kind == "none" else self.kind
         added: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
-            input, shortcut, *given, "add", 1.0, after, [], ""
+            input, shortcut, *convolution, "add", 1.0, after, [], ""
         )
         return added
 
@@ -216,13 +225,13 @@ def _matrix(*rows: tuple[float, ...]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-_GIVEN = _matrix(
+_INPUT = _matrix(
     (4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1)
 )  # fmt: skip
 _KERNEL = _matrix(
     (1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1)
 )  # fmt: skip
-_FOUND = _matrix((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+_OUTPUT = _matrix((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 
 
 def tiles_at_once() -> int:
@@ -235,15 +244,15 @@ class WinogradConv(nn.Module):
     """A 3×3 convolution by Winograd's minimal filtering F(4×4, 3×3): 36 products where 144 would be needed.
 
     Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, §4.3. A dilated convolution is one of
-    distance 1 on each of the maps that every so many cells make.
+    distance 1 on each of the maps that every n-th cell makes, n being the dilation.
 
     Args:
         conv: 3×3, without groups, that keeps the size.
     """
 
     kernel: Tensor
-    given: Tensor
-    found: Tensor
+    input_transform: Tensor
+    output_transform: Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -252,8 +261,8 @@ class WinogradConv(nn.Module):
         kernel = torch.einsum("ai,bj,ocij->abco", _KERNEL, _KERNEL, conv.weight.detach().double().cpu())
         for name, matrix in (
             ("kernel", kernel.flatten(0, 1)),
-            ("given", torch.kron(_GIVEN, _GIVEN)),
-            ("found", torch.kron(_FOUND, _FOUND)),
+            ("input_transform", torch.kron(_INPUT, _INPUT)),
+            ("output_transform", torch.kron(_OUTPUT, _OUTPUT)),
         ):
             self.register_buffer(name, matrix.to(conv.weight).contiguous())
 
@@ -278,8 +287,8 @@ class WinogradConv(nn.Module):
         for number in range(images):
             for first in range(0, rows, step):
                 some = tiles[:, :, number, first : first + step]
-                products = torch.bmm((self.given @ some.reshape(36, -1)).view(36, -1, channels), self.kernel)
-                sums = (self.found @ products.view(36, -1)).view(4, 4, -1, rate, columns, rate, wanted)
+                products = torch.bmm((self.input_transform @ some.reshape(36, -1)).view(36, -1, channels), self.kernel)
+                sums = (self.output_transform @ products.view(36, -1)).view(4, 4, -1, rate, columns, rate, wanted)
                 result[number, first : first + step] = sums.permute(2, 0, 3, 4, 1, 5, 6)
         if self.conv.bias is not None:
             result += self.conv.bias

@@ -135,25 +135,25 @@ def search_images(inputs: Sequence[Path | str], *, output: Path | None = None, v
     """
     if not inputs:
         raise UsageError("there is nothing to predict: give images, folders or globs")
-    wanted = IMAGE_SUFFIXES | VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
-    found: dict[Path, tuple[Path, Path]] = {}
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
+    sources: dict[Path, tuple[Path, Path]] = {}
     others: dict[Path, str] = {}
     for text in inputs:
         if videos and is_webcam(text):
-            found.setdefault(Path(text), (Path(text), Path()))
+            sources.setdefault(Path(text), (Path(text), Path()))
             continue
-        files, passed_over = _expand(text, output, wanted)
+        files, passed_over = _expand(text, output, suffixes)
         for path, base in files:
-            found.setdefault(path.resolve(), (path, base))
+            sources.setdefault(path.resolve(), (path, base))
         for path, kind in passed_over.items():
             others.setdefault(path.resolve(), kind)
-    images = _name([*found.values()])
+    images = _name([*sources.values()])
     if output is not None:
         taken = {output.resolve() / f"{i.name}{end}" for i in images for end in RESULT_SUFFIXES}
-        overwritten = sorted(taken & found.keys())
+        overwritten = sorted(taken & sources.keys())
         if overwritten:
             raise UsageError(f"{overwritten[0]} would be overwritten by the results: choose another output folder")
-    return Search(images, LeftOut(kind for path, kind in others.items() if path not in found))
+    return Search(images, LeftOut(kind for path, kind in others.items() if path not in sources))
 
 
 def _expand(
@@ -243,9 +243,9 @@ def _images_below(folder: Path, output: Path | None, hidden: list[str]) -> list[
     def of_results(path: str) -> bool:
         return results is not None and f"{os.path.realpath(path)}/".startswith(f"{results.rstrip('/')}/")
 
-    found = [path.split("/") for path in files_below(folder, skip=of_results, hidden=hidden, missing_ok=False)]
-    found.sort(key=lambda parts: [*((1, part) for part in parts[:-1]), (0, parts[-1])])
-    return [folder.joinpath(*parts) for parts in found]
+    paths = [path.split("/") for path in files_below(folder, skip=of_results, hidden=hidden, missing_ok=False)]
+    paths.sort(key=lambda parts: [*((1, part) for part in parts[:-1]), (0, parts[-1])])
+    return [folder.joinpath(*parts) for parts in paths]
 
 
 def _file_name(path: Path) -> Path:
@@ -253,23 +253,23 @@ def _file_name(path: Path) -> Path:
     return Path(re.sub(r"\W+", "-", str(path)).strip("-")) if is_webcam(path) else path
 
 
-def _name(found: list[tuple[Path, Path]]) -> list[FoundImage]:
+def _name(sources: list[tuple[Path, Path]]) -> list[FoundImage]:
     """Shortest names that differ, in small letters too: some file systems do not tell the letters apart."""
-    whole = [_file_name(path).resolve().parts for path, _ in found]
+    whole = [_file_name(path).resolve().parts for path, _ in sources]
     levels = zip(*(parts[:-1] for parts in whole), strict=False)
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels)) or 1  # at least the root
     choices = []
-    for (path, base), parts in zip(found, whole, strict=True):
+    for (path, base), parts in zip(sources, whole, strict=True):
         short = _file_name(path) if is_webcam(path) else path.relative_to(base)
         short = Path(path.name) if ".." in short.parts else short  # results stay in their folder
         full = Path(*parts[shared:])
         choices.append([name.as_posix() for name in (short.with_suffix(""), short, full.with_suffix(""), full)])
-    level = [0] * len(found)
+    level = [0] * len(sources)
     while True:
         names = [choice[n] for choice, n in zip(choices, level, strict=True)]
         times = Counter(name.casefold() for name in names)
         clashing = [i for i, name in enumerate(names) if times[name.casefold()] > 1 and level[i] < 3]
         if not clashing:
-            return [FoundImage(path, name) for (path, _), name in zip(found, names, strict=True)]
+            return [FoundImage(path, name) for (path, _), name in zip(sources, names, strict=True)]
         for i in clashing:
             level[i] += 1

@@ -37,7 +37,7 @@ from spcnet.numerics import find_device, is_out_of_memory, keep_freed_memory
 from spcnet.types import SegOutput
 
 WHOLE = TestTimeAugmentation()
-"""One look at the whole image."""
+"""The whole image at once."""
 Speed = Literal["auto", "plain", "fused"]
 """How a network is run: as it is, rewritten by `spcnet.inference.fast`, or rewritten where that pays, on a processor."""
 
@@ -185,7 +185,7 @@ class Predictor:
         """Of images with one size for the network; one after the other where memory does not hold them all."""
         start = time.perf_counter()
         try:
-            found = self._labelled(images, confidence)
+            labelled = self._labelled(images, confidence)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -196,26 +196,28 @@ class Predictor:
                 "set a smaller size that it is brought to, or use another device"
             ) from error
         seconds = (time.perf_counter() - start) / len(images)
-        return [Prediction(class_map, figures, seconds, sure, reading) for class_map, figures, sure, reading in found]
+        return [
+            Prediction(class_map, figures, seconds, sure, reading) for class_map, figures, sure, reading in labelled
+        ]
 
     @torch.inference_mode()
     def _labelled(self, images: Sequence[npt.NDArray[np.uint8]], confidence: bool) -> list[_Labelled]:
         output: SegOutput = self._forward(torch.stack([self._prepared(image) for image in images]))
         self._check(output)
         readings = [None] * len(images) if self.ood_detector is None else self.ood_detector.scores(output)
-        found: list[_Labelled] = []
+        labelled: list[_Labelled] = []
         for number, rgb in enumerate(images):
             own_size = (rgb.shape[0], rgb.shape[1])
             logits = output.logits[number]
             class_map = classify(logits, size=own_size)
-            shares = len(self.views.scales) > 1 or self.views.flip
-            sure = certainty(logits.log() if shares else logits, class_map).cpu().numpy() if confidence else None
+            averaged = len(self.views.scales) > 1 or self.views.flip
+            sure = certainty(logits.log() if averaged else logits, class_map).cpu().numpy() if confidence else None
             figures = {
                 name: tuple(tuple(_per_source(layer[number])) for layer in layers)
                 for name, layers in output.figures.items()
             }
-            found.append((class_map.byte().cpu().numpy(), figures, sure, readings[number]))
-        return found
+            labelled.append((class_map.byte().cpu().numpy(), figures, sure, readings[number]))
+        return labelled
 
     def _prepared(self, rgb: npt.NDArray[np.uint8]) -> Float[Tensor, "3 H W"]:
         pixels = torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
@@ -272,13 +274,13 @@ class Predictor:
         """
         results = results or Results(overlay)
         writer = self._writer(output, results)
-        found = find_images(inputs, output=output, videos=True)
-        results.check_names(found)
+        images = find_images(inputs, output=output, videos=True)
+        results.check_names(images)
         writer.check_folder()
         predictions = Predictions()
         done = 0
         try:
-            for video, group in groupby(found, key=lambda one: is_video(one.path)):
+            for video, group in groupby(images, key=lambda one: is_video(one.path)):
                 some = list(group)
                 outcomes = (
                     (self.predict_video(one, output, results=results, on_frame=on_frame) for one in some)
@@ -289,7 +291,7 @@ class Predictor:
                     done += 1
                     predictions.add(outcome)
                     if progress is not None:
-                        progress(done, len(found), outcome)
+                        progress(done, len(images), outcome)
                     if isinstance(outcome, WrittenVideo) and outcome.stopped:
                         raise KeyboardInterrupt
         except (KeyboardInterrupt, WriteError) as error:
@@ -375,7 +377,7 @@ class Predictor:
         """Predict a video frame by frame, with the memory of `batch_size` frames however long it is.
 
         For a video NAME: `NAME_overlay.mp4` (the frames under the colours, at their own size, shape of pixels, rate and times) with
-        `NAME_legend.png`, `NAME_frames.csv` (a line for each frame: share of each class, mix of styles), and where they
+        `NAME_legend.png`, `NAME_frames.csv` (a line for each frame: fraction of each class, mix of styles), and where they
         are asked for the class maps, `NAME_classes/FRAME.png`. Where the source breaks, or the user stops it, what was
         predicted until then is written; a source without any frame leaves nothing.
 
@@ -452,8 +454,8 @@ class Predictor:
             for _, alike in groupby(frames, key=lambda frame: self._network_size(frame.image)):
                 while batch := list(islice(alike, at_once)):
                     predictions = self._predict([frame.image for frame in batch], confidence)
-                    for frame, found in zip(batch, predictions, strict=True):
-                        record.add(frame, found, film)
+                    for frame, labelled in zip(batch, predictions, strict=True):
+                        record.add(frame, labelled, film)
         except KeyboardInterrupt:
             record.stopped = True
         finally:
@@ -470,7 +472,7 @@ def _fits(size: tuple[int, ...], views: TestTimeAugmentation) -> bool:
 
 
 def check_views(views: TestTimeAugmentation, size: tuple[int, int] | None = None) -> None:
-    """Refuse ways to look at an image that make no sense.
+    """Refuse test-time augmentation that makes no sense.
 
     Args:
         views: how images are viewed.
@@ -484,7 +486,7 @@ def check_views(views: TestTimeAugmentation, size: tuple[int, int] | None = None
             f"the window is {views.window[0]}×{views.window[1]}: height and width must be at least {MIN_SIZE} pixels"
         )
     if not 0 <= views.overlap < 1:
-        raise UsageError(f"the overlap is {views.overlap}: a share of a window, 0 or more and below 1")
+        raise UsageError(f"the overlap is {views.overlap}: a fraction of a window, 0 or more and below 1")
     check_overlap(views.window, views.overlap, size)
     if views.weights not in ("uniform", "hann"):
         raise unknown_name_error(views.weights, ("uniform", "hann"), "window weights")
@@ -495,6 +497,6 @@ def check_views(views: TestTimeAugmentation, size: tuple[int, int] | None = None
 
 
 def _per_source(weights: torch.Tensor) -> list[float]:
-    """One share per source of an image; weights per channel are averaged over the channels."""
-    shares: list[float] = weights.float().reshape(len(weights), -1).mean(dim=1).tolist()
-    return shares
+    """One fraction per source of an image; weights per channel are averaged over the channels."""
+    fractions: list[float] = weights.float().reshape(len(weights), -1).mean(dim=1).tolist()
+    return fractions

@@ -57,7 +57,7 @@ class ResultWriter:
         self.output, self.results, self.space, self.source_names = output, results, space, tuple(source_names)
 
     def names(self, num_sources: int) -> tuple[str, ...]:
-        """What so many sources are called."""
+        """Names of this number of sources."""
         return self.source_names or tuple(f"source {m + 1}" for m in range(num_sources))
 
     def check_folder(self) -> None:
@@ -108,7 +108,7 @@ class ResultWriter:
             path=image.path,
             height=class_map.shape[0],
             width=class_map.shape[1],
-            shares={name: int(pixels[k]) / class_map.size for k, name in enumerate(self.space.classes)},
+            fractions={name: int(pixels[k]) / class_map.size for k, name in enumerate(self.space.classes)},
             figures=prediction.figures,
             seconds=prediction.seconds,
             classes_file=classes_file,
@@ -195,7 +195,7 @@ class VideoRecord:
 
     @property
     def video_file(self) -> Path | None:
-        """The video to look at, if asked for."""
+        """The overlay video, if requested."""
         if self.writer.results.overlay is None:
             return None
         return self.writer.output / f"{self.video.name}{VIDEO_SUFFIX}"
@@ -264,8 +264,8 @@ class VideoRecord:
         self.table.seek(0)
         _write_text(frames_file, self.table)
         if self.video_file is not None:
-            seen = [int(k) for k in np.flatnonzero(self.pixels[: len(space)])]
-            save_image(legend(space, seen), output / f"{self.video.name}{LEGEND_SUFFIX}")
+            classes = [int(k) for k in np.flatnonzero(self.pixels[: len(space)])]
+            save_image(legend(space, classes), output / f"{self.video.name}{LEGEND_SUFFIX}")
         maps = self._map_file(0).parent if results.frame_maps else None
         whole = int(self.pixels.sum())
         return WrittenVideo(
@@ -275,7 +275,7 @@ class VideoRecord:
             width=self.size[1],
             frames=self.frames,
             rate=float(self.opened.rate),
-            shares={name: int(self.pixels[k]) / whole for k, name in enumerate(space.classes)},
+            fractions={name: int(self.pixels[k]) / whole for k, name in enumerate(space.classes)},
             figures={
                 name: tuple(tuple(layer) for layer in (total / self.frames).tolist())
                 for name, total in self.sums.items()
@@ -327,7 +327,7 @@ def _as_json(image: Written, names: Sequence[str], output: Path) -> dict[str, An
         "height": image.height,
         "width": image.width,
         "seconds": round(image.seconds, 4),
-        "shares": image.shares,
+        "shares": image.fractions,
         **_by_source(image.figures, names),
         "mean_confidence": image.mean_confidence,
         "unfamiliarity": _as_plain(image.ood_score),
@@ -349,7 +349,7 @@ def _video_as_json(video: WrittenVideo, names: Sequence[str], output: Path) -> d
         "broken": video.broken,
         "stopped": video.stopped,
         "note": video.note,
-        "shares": video.shares,
+        "shares": video.fractions,
         **_by_source(video.figures, names),
         "mean_confidence": video.mean_confidence,
         "unfamiliarity": None if video.ood_score is None else round(video.ood_score, 4),

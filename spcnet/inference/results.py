@@ -59,11 +59,11 @@ class Prediction:
     class_map: npt.NDArray[np.uint8]
     """H×W at the image's own size: class of each pixel."""
     figures: Mapping[str, Layers]
-    """What the network tells beside the classes, by name: of SPC-Net `style_weights`, for each layer the share of each source."""
+    """What the network's `SegOutput.figures` say of the image, by name: for each layer the fraction of each source."""
     seconds: float
     """From the pixels to the class map; reading the file is not in it. Of images in a batch each has an equal part."""
     confidence: npt.NDArray[np.float32] | None = None
-    """H×W: probability of the chosen class, 0..1, as the network's softmax has it; None if it was not asked for."""
+    """H×W: probability of the chosen class, 0..1, as the network's softmax has it; None if not requested."""
     ood_score: OODScore | None = None
     """How far the image is from all that the network was trained on; None where the predictor was not given a way to tell."""
 
@@ -85,8 +85,8 @@ class Written:
     path: Path
     height: int
     width: int
-    shares: dict[str, float]
-    """For each class the share of the image's pixels it covers, 0..1."""
+    fractions: dict[str, float]
+    """For each class the fraction of the image's pixels it covers, 0..1."""
     figures: Mapping[str, Layers]
     """As of a `Prediction`."""
     seconds: float
@@ -94,9 +94,9 @@ class Written:
     classes_file: Path
     """PNG with the class of each pixel."""
     overlay_file: Path | None
-    """The picture to look at, if asked for."""
+    """The overlay, if requested."""
     confidence_file: Path | None = None
-    """Grey PNG of the probability of the chosen class, if asked for."""
+    """Grey PNG of the probability of the chosen class, if requested."""
     mean_confidence: float | None = None
     """Its mean over the pixels, 0..1."""
     ood_score: OODScore | None = None
@@ -115,8 +115,8 @@ class WrittenVideo:
     """How many were predicted."""
     rate: float
     """Frames a second of the source."""
-    shares: dict[str, float]
-    """For each class the share of all pixels it covers, 0..1."""
+    fractions: dict[str, float]
+    """For each class the fraction of all pixels it covers, 0..1."""
     figures: Mapping[str, Layers]
     """As of a `Prediction`, mean over the frames."""
     seconds: float
@@ -128,11 +128,11 @@ class WrittenVideo:
     frames_file: Path
     """CSV with a line for each frame."""
     video_file: Path | None
-    """The video to look at, if asked for."""
+    """The overlay video, if requested."""
     classes_folder: Path | None
-    """Class maps of the frames, if asked for."""
+    """Class maps of the frames, if requested."""
     mean_confidence: float | None = None
-    """Mean over the pixels of all frames, 0..1, if asked for."""
+    """Mean over the pixels of all frames, 0..1, if requested."""
     ood_score: float | None = None
     """Mean score of the frames, where there is a detector; see `spcnet.inference.ood.OODScore`."""
     note: str | None = None
@@ -215,7 +215,7 @@ class Results:
             return f"{name}{CLASSES_SUFFIX}"
         return f"{Path(name).name.removesuffix('_leftImg8bit')}_pred_labelIds.png"
 
-    def check_names(self, found: "Sequence[FoundImage]") -> None:
+    def check_names(self, images: "Sequence[FoundImage]") -> None:
         """Refuse inputs that this format has no names for.
 
         Raises:
@@ -223,14 +223,14 @@ class Results:
         """
         if self.format == "spcnet":
             return
-        strange = [one for one in found if is_video(one.path) or not _CITYSCAPES_NAME.match(Path(one.name).name)]
+        strange = [one for one in images if is_video(one.path) or not _CITYSCAPES_NAME.match(Path(one.name).name)]
         if strange:
             raise UsageError(
                 f"{strange[0].path} is not named CITY_SEQUENCE_FRAME (aachen_000000_000019_leftImg8bit.png), by which "
                 "Cityscapes' programs find the label of a prediction: leave it out, or drop --format cityscapes"
             )
         names: dict[str, Path] = {}
-        for one in found:
+        for one in images:
             other = names.setdefault(self.classes_name(one.name), one.path)
             if other != one.path:
                 raise UsageError(f"{other} and {one.path} would become the same prediction: leave one of them out")

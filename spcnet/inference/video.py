@@ -76,7 +76,7 @@ class Video:
     rate: Fraction
     """Frames a second, on the mean."""
     frames: int
-    """How many it has, counted without decoding them: all, or as many as were asked for; 0 for a camera."""
+    """How many it has, counted without decoding them: all, or as many as requested; 0 for a camera."""
     live: bool
     """Whether it is a camera, which has no end."""
     container: Any = field(repr=False)
@@ -135,8 +135,8 @@ class Video:
         length = expected - start
         # The last frame may have been shown as long as any other, and a cutter may leave a few that cannot be decoded.
         if end < expected - gap - max(0.05, min(0.02 * length, 0.5)):
-            seen = f"{done} frames, at {end - start:.1f} of {length:.1f} seconds"
-            self.broken = f"{self.name} ends after {seen}: it is cut off"
+            covered = f"{done} frames, at {end - start:.1f} of {length:.1f} seconds"
+            self.broken = f"{self.name} ends after {covered}: it is cut off"
             return
         listed = self._listed()
         if self.contents.complete and self.contents.frames < listed - max(1, listed // 50):
@@ -349,7 +349,7 @@ class VideoWriter:
     """
 
     TICKS = 30000
-    """Parts of a second that times are told in: a whole number for most rates, and few enough for every codec."""
+    """Parts of a second that times are given in: a whole number for most rates, and few enough for every codec."""
 
     def __init__(self, file: IO[bytes], *, rate: Fraction, pixel_aspect: Fraction = Fraction(1)) -> None:
         self.av = packages()

@@ -30,7 +30,7 @@ STYLE_COLORS = (
     (148, 103, 189),
     (140, 86, 75),
 )
-"""RGB colours of the source styles, in their order; the first seven are told apart by colour-blind eyes too (Okabe and Ito, 2008)."""
+"""RGB colours of the source styles, in their order; colour-blind eyes distinguish the first seven too (Okabe and Ito, 2008)."""
 
 MIN_SHEET_WIDTH = 480
 """Pixels a sheet is wide at least: smaller photos are shown larger, so that the text below them can be read."""
@@ -133,7 +133,7 @@ def legend(
     space: LabelSpace,
     classes: Sequence[int],
     *,
-    shares: Sequence[float] | None = None,
+    fractions: Sequence[float] | None = None,
     width: int = MIN_SHEET_WIDTH,
     text_size: int = 13,
 ) -> Image.Image:
@@ -142,13 +142,13 @@ def legend(
     Args:
         space: names and colours.
         classes: which classes to name, in this order.
-        shares: for each of these the share of the picture it covers, 0..1, written after the name.
+        fractions: for each of these the fraction of the picture it covers, 0..1, written after the name.
         width: of the result, in pixels.
         text_size: height of the text, in pixels.
     """
     font = _font(text_size)
     names = [space.classes[k] for k in classes]
-    notes = [""] * len(names) if shares is None else [whole_percent(share) for share in shares]
+    notes = [""] * len(names) if fractions is None else [whole_percent(fraction) for fraction in fractions]
     gap, swatch, line = text_size // 2, text_size, round(text_size * 1.7)
     texts = max((font.getlength(name) for name in names), default=0)
     figures = max((font.getlength(note) for note in notes), default=0)
@@ -177,10 +177,10 @@ def style_bar(
     width: int = MIN_SHEET_WIDTH,
     text_size: int = 13,
 ) -> Image.Image:
-    """How much each source style explains an image, as one bar: each source's piece is as long as its share.
+    """How much each source style explains an image, as one bar: each source's piece is as long as its fraction.
 
     Args:
-        weights: share of each source (λ); they sum to 1.
+        weights: fraction of each source (λ); they sum to 1.
         names: of the sources, in the same order.
         title: what the bar is about, written above it.
         width: of the result, in pixels.
@@ -226,7 +226,7 @@ def sheet(
     figures: Mapping[str, Layers] | None = None,
     source_names: Sequence[str] = (),
 ) -> Image.Image:
-    """One picture to look at: the overlay, below it the classes it shows, most first, and the mix of styles per layer.
+    """One picture: the overlay, below it the classes it shows, most first, and the mix of styles per layer.
 
     Args:
         image: the photo, H×W×3, RGB.
@@ -247,8 +247,8 @@ def sheet(
     text_size = max(13, round(min(photo.width, 2 * photo.height) / 60))
     pixels = np.bincount(class_map.reshape(-1), minlength=IGNORE + 1)[: len(space)]
     present = [int(k) for k in np.argsort(-pixels, kind="stable") if pixels[k]]
-    shares = [pixels[k] / class_map.size for k in present]
-    strips = [legend(space, present, shares=shares, width=width, text_size=text_size)]
+    fractions = [pixels[k] / class_map.size for k in present]
+    strips = [legend(space, present, fractions=fractions, width=width, text_size=text_size)]
     for name, layers in (figures or {}).items():
         for number, parts in enumerate(layers, start=1):
             title = words_of(name).title + (f", layer {number}" if len(layers) > 1 else "")

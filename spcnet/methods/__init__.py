@@ -51,7 +51,7 @@ def build_model(
     backbone: str = "resnet50",
     num_classes: int = 19,
     num_domains: int = 2,
-    output_stride: int = 16,
+    output_stride: int | None = 16,
     weights: str | None = None,
     auxiliary: bool = False,
     options: Mapping[str, Any] | None = None,
@@ -65,10 +65,10 @@ def build_model(
 
     Args:
         method: a name in `METHODS`.
-        backbone: a name in `spcnet.models.backbones.BACKBONES`.
+        backbone: a name in `spcnet.models.backbones.BACKBONES`, or `timm/` and a model's name in timm.
         num_classes: K.
         num_domains: M, number of source domains.
-        output_stride: 8, 16 or 32.
+        output_stride: 8, 16 or 32; None for the backbone's own.
         weights: `imagenet`, a local file with torchvision's key names, or None for random values.
         auxiliary: build the auxiliary head (the reference's parameter counts include it).
         options: further settings as a recipe has them under `model`, such as `{"style": {"distance": "kl"}}`.

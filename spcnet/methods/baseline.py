@@ -82,6 +82,11 @@ class Baseline(Method):
         rein = adapt(backbone, model.adapter, pretrained=pretrained)
         channels = backbone.channels
         decoder = decode(backbone, num_classes, model.head)
+        if rein is not None and decoder.first_block is not None:
+            raise UsageError(
+                f"model.adapter.kind is rein, but the decoder {model.decoder} runs the last blocks itself, without tokens "
+                "behind them: choose lora or frozen, or another decoder"
+            )
         network = Segmentor(
             backbone,
             decoder,

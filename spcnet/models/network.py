@@ -1,6 +1,6 @@
 """The one forward pass of every method: backbone with taps, decoder, classifier."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -57,6 +57,8 @@ class Segmentor(Network):
         """The taps; checkpoints know them by this name."""
         self.auxiliary, self.clusters = auxiliary, clusters
         self.rein = rein
+        self.on_map: Callable[[str, Tensor, Tensor], None] | None = None
+        """Called at each place of the backbone with the map before and after its tap."""
         self.recompute = False
         """Whether backbone, decoder and auxiliary head are recomputed for their gradients, to save memory."""
         self._check_places()
@@ -90,12 +92,15 @@ class Segmentor(Network):
         def tap(place: str, feature: Tensor) -> Tensor | Tapped:
             if self.rein is not None:
                 feature = self.rein(place, feature)
-            if place not in taps:
-                return feature
-            result = taps[place](feature)
-            results.append(result)
-            after = result if isinstance(result, Tensor) else result.feature
-            return Tapped(after, feature) if getattr(taps[place], "decoder_reads_before", False) else after
+            after, read_by_decoder = feature, feature
+            if place in taps:
+                result = taps[place](feature)
+                results.append(result)
+                after = result if isinstance(result, Tensor) else result.feature
+                read_by_decoder = feature if getattr(taps[place], "decoder_reads_before", False) else after
+            if self.on_map is not None:
+                self.on_map(place, feature, after)
+            return after if read_by_decoder is after else Tapped(after, read_by_decoder)
 
         prepared = self.backbone.prepare(image)
         if self.decoder.first_block is None:
@@ -131,7 +136,13 @@ class Segmentor(Network):
         first = self.decoder.first_block
         if first is None:
             return
-        late = [place for place in self.tapped if self.backbone.places.index(place) > first]
+        reached = self.backbone.places[: first + 1]
+        if self.rein is not None and not set(self.rein.places) <= set(reached):
+            raise UsageError(
+                f"model.adapter.kind is rein, whose tokens refine every block, and the decoder runs the blocks from block{first} "
+                "on with its queries: choose another adapter (lora), or another decoder (mask2former)"
+            )
+        late = [place for place in self.tapped if place not in reached]
         if late:
             raise UsageError(
                 f"a layer stands after {late[0]}, and the decoder runs the blocks from block{first} on with its queries: lower "

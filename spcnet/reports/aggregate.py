@@ -78,10 +78,8 @@ def select(run: Run, rule: str) -> Run:
     best = max(range(len(scores)), key=lambda place: (scores[place], run.evaluations[place].iteration))
     if scores[best] == -math.inf:
         domains = "sources" if checked == "best_on_source" else "unseen domains"
-        raise DataError(
-            f"{run.folder} has no evaluation with a mean over its {domains}, which the rule {checked} looks at: "
-            "choose last, or test the run on such domains"
-        )
+        what = f"{run.folder} has no evaluation with a mean over its {domains}, which the rule {checked} looks at"
+        raise DataError(f"{what}: choose last, or test the run on such domains")
     return dataclasses.replace(run, evaluations=(run.evaluations[best],))
 
 
@@ -111,10 +109,8 @@ def aggregate(
         said.append(f"not comparable: {checked} chooses from more evaluations in some runs than in others")
     once = sorted({run.folder.name for run in runs if len(run.evaluations) == 1})
     if checked != "last" and once:
-        said.append(
-            f"only one evaluation to choose from in {', '.join(once)}: there {checked} is last; more with "
-            "training.evaluate_every"
-        )
+        what = f"only one evaluation to choose from in {', '.join(once)}"
+        said.append(f"{what}: there {checked} is last; more with training.evaluate_every")
     return Aggregate(dataclasses.replace(table, rows=rows, warnings=()), checked, tuple(said))
 
 
@@ -123,26 +119,26 @@ def standard_error(cell: Cell) -> float | None:
     return None if cell.std is None else cell.std / math.sqrt(cell.count)
 
 
-def to_markdown(found: Aggregate) -> str:
+def to_markdown(aggregate: Aggregate) -> str:
     """The table as Markdown, the best mean of each column in bold; what it shows stands below it."""
-    columns = _shown(found.table)
+    columns = _shown(aggregate.table)
     rows = []
-    for row in found.table.rows:
-        texts = [(cell.best, *_text(cell, row)) for cell in _cells(found.table, row, columns)]
+    for row in aggregate.table.rows:
+        texts = [(cell.best, *_text(cell, row)) for cell in _cells(aggregate.table, row, columns)]
         cells = ((f"**{mean}**" if best else mean) + error for best, mean, error in texts)
         rows.append([row.label, str(len(row.seeds)), *cells])
     body = markdown_table(["mIoU in %", "n", *(_title(column) for column in columns)], rows)
-    return "\n".join([*body, "", explanation(found), *(f"\n> {note}" for note in found.notes)]) + "\n"
+    return "\n".join([*body, "", explanation(aggregate), *(f"\n> {note}" for note in aggregate.notes)]) + "\n"
 
 
-def to_latex(found: Aggregate) -> str:
+def to_latex(aggregate: Aggregate) -> str:
     r"""The table for `\input`, in the manner of booktabs; the caption says what it shows."""
-    columns = _shown(found.table)
+    columns = _shown(aggregate.table)
     header = ["Method", "$n$", *(_tex(_title(column)) for column in columns)]
     rows = []
-    for row in found.table.rows:
+    for row in aggregate.table.rows:
         texts = []
-        for cell in _cells(found.table, row, columns):
+        for cell in _cells(aggregate.table, row, columns):
             mean, error = _text(cell, row)
             mean = f"\\mathbf{{{mean}}}" if cell.best else mean
             texts.append("--" if cell.value is None else f"${mean}{_tex_error(error)}$")
@@ -152,10 +148,10 @@ def to_latex(found: Aggregate) -> str:
     alignment = "".join("@{\\hskip 1.5em}c" if mean else "c" for mean in means)
     lines = [
         "% Needs \\usepackage{booktabs}.",
-        *(f"% Note: {note}" for note in found.notes),
+        *(f"% Note: {note}" for note in aggregate.notes),
         "\\begin{table}[t]",
         "  \\centering",
-        f"  \\caption{{{_tex(explanation(found))}}}",
+        f"  \\caption{{{_tex(explanation(aggregate))}}}",
         "  \\label{tab:sweep}",
         f"  \\begin{{tabular}}{{lr{alignment}}}",
         "    \\toprule",
@@ -169,12 +165,12 @@ def to_latex(found: Aggregate) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_values(found: Aggregate) -> dict[str, Any]:
+def to_values(aggregate: Aggregate) -> dict[str, Any]:
     """The figures as plain values that JSON can hold: fractions, 0..1, unrounded; None where there is none."""
     return {
-        "select": found.rule,
-        "selected": RULES[found.rule],
-        "looks_at_targets": found.looks_at_targets,
+        "select": aggregate.rule,
+        "selected": RULES[aggregate.rule],
+        "looks_at_targets": aggregate.looks_at_targets,
         "rows": [
             {
                 "label": row.label,
@@ -189,40 +185,40 @@ def to_values(found: Aggregate) -> dict[str, Any]:
                         "n": cell.count,
                         "best": cell.best,
                     }
-                    for column, cell in zip(found.table.columns, row.cells, strict=True)
+                    for column, cell in zip(aggregate.table.columns, row.cells, strict=True)
                     if column.kind != "gap"
                 },
             }
-            for row in found.table.rows
+            for row in aggregate.table.rows
         ],
-        "notes": list(found.notes),
+        "notes": list(aggregate.notes),
     }
 
 
-def render_terminal(found: Aggregate, *, width: int = 80) -> rich.table.Table:
+def render_terminal(aggregate: Aggregate, *, width: int = 80) -> rich.table.Table:
     """The table for a terminal of that many characters: methods as rows, else domains as rows, else the means only."""
-    columns = _shown(found.table)
+    columns = _shown(aggregate.table)
     means = [column for column in columns if column.kind not in ("source", "unseen")]
     shown = first_that_fits(
         width,
-        lambda: _methods_as_rows(found, columns),
-        lambda: _domains_as_rows(found, columns),
-        lambda: _methods_as_rows(found, means or columns),
+        lambda: _methods_as_rows(aggregate, columns),
+        lambda: _domains_as_rows(aggregate, columns),
+        lambda: _methods_as_rows(aggregate, means or columns),
     )
-    caption = rich.text.Text(explanation(found), style="bold red" if found.looks_at_targets else "dim")
-    for note in found.notes:
+    caption = rich.text.Text(explanation(aggregate), style="bold red" if aggregate.looks_at_targets else "dim")
+    for note in aggregate.notes:
         caption.append(f"\n! {note}", style="not bold yellow")
     shown.caption, shown.caption_justify = caption, "left"
     return shown
 
 
-def explanation(found: Aggregate) -> str:
+def explanation(aggregate: Aggregate) -> str:
     """What the figures are, in one sentence or two."""
-    seeds = {cell.count for row in found.table.rows for cell in row.cells}
+    seeds = {cell.count for row in aggregate.table.rows for cell in row.cells}
     error = "mean ± standard error over n seeds" if max(seeds) > 1 else "a single seed, so without an error"
-    if max(seeds) > 1 and any(len(row.seeds) == 1 for row in found.table.rows):
+    if max(seeds) > 1 and any(len(row.seeds) == 1 for row in aggregate.table.rows):
         error += "; a single seed has no error"
-    return f"mIoU in %, {error}. Scored: {RULES[found.rule]}."
+    return f"mIoU in %, {error}. Scored: {RULES[aggregate.rule]}."
 
 
 def _rule(name: str) -> Rule:
@@ -259,22 +255,22 @@ def _text(cell: Cell, row: Row) -> tuple[str, str]:
     return f"{100 * cell.value:.1f}", text + fewer
 
 
-def _methods_as_rows(found: Aggregate, columns: Sequence[Column]) -> rich.table.Table:
+def _methods_as_rows(aggregate: Aggregate, columns: Sequence[Column]) -> rich.table.Table:
     kinds = [column.kind for column in columns]
     styles = ["dim" if kind.startswith("source") else "bold" if kind.endswith("mean") else "" for kind in kinds]
     titles = ((narrow(_title(column)), style) for column, style in zip(columns, styles, strict=True))
     shown = grid("method", [("n", ""), *titles])
-    for row in found.table.rows:
-        texts = [_styled(cell, row) for cell in _cells(found.table, row, columns)]
+    for row in aggregate.table.rows:
+        texts = [_styled(cell, row) for cell in _cells(aggregate.table, row, columns)]
         shown.add_row(rich.text.Text(row.label), str(len(row.seeds)), *texts)
     return shown
 
 
-def _domains_as_rows(found: Aggregate, columns: Sequence[Column]) -> rich.table.Table:
-    rows = found.table.rows
+def _domains_as_rows(aggregate: Aggregate, columns: Sequence[Column]) -> rich.table.Table:
+    rows = aggregate.table.rows
     shown = grid("domain", ((f"{row.label.replace(' (', chr(10) + '(')}\nn = {len(row.seeds)}", "") for row in rows))
     for column in columns:
-        texts = [_styled(_cells(found.table, row, [column])[0], row) for row in rows]
+        texts = [_styled(_cells(aggregate.table, row, [column])[0], row) for row in rows]
         shown.add_row(rich.text.Text(_title(column), style="bold" if column.kind.endswith("mean") else ""), *texts)
     return shown
 

@@ -65,18 +65,15 @@ def _card(series: Sequence[Series], path: Path, card: Card) -> str:
     families = list(card.groups)
     rows = []
     for one, run, model in known:
-        found = summary(card, model)
-        benchmark = [percent(found.mpc), percent(found.rpc)] if card.benchmark else []
-        rows.append(
-            [
-                f'{swatch(one.color)}{escaped(one.label)}<span class="below std">seed {run.seed}</span>',
-                percent(model.clean),
-                *benchmark,
-                *(percent(found.families[family]) for family in families),
-            ]
-        )
+        robustness = summary(card, model)
+        benchmark = [robustness.mpc, robustness.rpc] if card.benchmark else []
+        scores = [model.clean, *benchmark, *(robustness.families[family] for family in families)]
+        name = f'{swatch(one.color)}{escaped(one.label)}<span class="below std">seed {run.seed}</span>'
+        rows.append([name, *map(percent, scores)])
     severities = ", ".join(map(str, card.severities))
-    what = "; mPC is the mean over the corruptions of the benchmark, rPC its share of clean." if card.benchmark else "."
+    what = (
+        "; mPC is the mean over the corruptions of the benchmark, rPC its fraction of clean." if card.benchmark else "."
+    )
     where = f"{escaped(card.domain)} ({counted(card.images, 'image')})"
     caption = f"mIoU in % on {where}, averaged over the severities {severities}{what}"
     heads = [CLEAN, *(["mPC", "rPC"] if card.benchmark else []), *map(escaped, families)]
@@ -100,8 +97,8 @@ def _card(series: Sequence[Series], path: Path, card: Card) -> str:
 
 
 def _share(value: float, clean: float) -> str:
-    share = ratio(value, clean)
-    if not math.isfinite(share):
+    fraction = ratio(value, clean)
+    if not math.isfinite(fraction):
         return "–"
-    lost = round(80 * min(max(1 - share, 0.0), 1.0))
-    return f'<span class="lost" style="--much:{lost}%" title="mIoU {percent(value)} %">{100 * share:.0f}</span>'
+    lost = round(80 * min(max(1 - fraction, 0.0), 1.0))
+    return f'<span class="lost" style="--much:{lost}%" title="mIoU {percent(value)} %">{100 * fraction:.0f}</span>'

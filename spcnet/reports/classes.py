@@ -23,11 +23,8 @@ def classes(series: Sequence[Series], base: Group | None) -> str:
     if not any(value is not None for series_bars in bars for value in series_bars.values):
         return ""
     several = any(len(one.group.runs) > 1 for one in comparable)
-    note = (
-        "IoU of each class, averaged over the unseen domains in which it occurs"
-        + (" and over seeds; a line spans ± one standard deviation over seeds" if several else "")
-        + "."
-    )
+    seeds = " and over seeds; a line spans ± one standard deviation over seeds" if several else ""
+    note = f"IoU of each class, averaged over the unseen domains in which it occurs{seeds}."
     label = f"Bars of the IoU of {len(names)} classes for {', '.join(one.label for one in comparable)}"
     parts = [
         f'<p class="note">{note}{escaped(left_out)}</p>',

@@ -1,7 +1,7 @@
 """What the networks of a page cost: size, arithmetic, memory, and how fast they were trained and scored."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +19,15 @@ class NetworkCost:
     """What `spcnet.cost` counts for one network."""
 
     parameters: int
-    """Numbers that training changes, without the auxiliary head."""
+    """Numbers in weights, without the auxiliary head."""
     macs: int
     """Multiply-accumulates for one image."""
     activations: int
     """Bytes that a training step keeps for its backward pass, for one image."""
     size: tuple[int, int]
     """Height and width of that image."""
+    trained: int | None = None
+    """Those of the parameters that training changes; None for all of them."""
 
 
 def costs(series: Sequence[Series], counted: Mapping[Path, NetworkCost]) -> str:
@@ -42,21 +44,15 @@ def costs(series: Sequence[Series], counted: Mapping[Path, NetworkCost]) -> str:
         known = next((counted[run.folder] for run in runs if run.folder in counted), None)
         if known is not None:
             sizes.add(known.size)
-        rows.append(
-            [
-                swatch(one.color) + escaped(one.label),
-                escaped(one.first.setting("model.backbone") or ""),
-                f"{known.parameters / 1e6:.2f}" if known else "",
-                f"{known.macs / 1e9:.2f}" if known else "",
-                f"{known.activations / 2**20:.0f}" if known else "",
-                ranged([_mebibytes(run) for run in runs], lambda size: f"{size:.1f}"),
-                ranged([speed(run) for run in runs], lambda rate: f"{rate:.3g}"),
-                ranged([_step_seconds(run) for run in runs], lambda seconds: f"{seconds:.3g}"),
-                ranged([training_seconds(run) for run in runs], duration),
-                ranged([_scoring_speed(run) for run in runs], lambda rate: f"{rate:.3g}"),
-            ]
-        )
-    heads = ["method", "backbone", "parameters, M", "GMACs", "kept, MiB", "file, MiB"]
+        counts = [""] * 4
+        if known is not None:
+            trained = "" if known.trained is None else f"{known.trained / 1e6:.2f}"
+            figures = [f"{known.macs / 1e9:.2f}", f"{known.activations / 2**20:.0f}"]
+            counts = [f"{known.parameters / 1e6:.2f}", trained, *figures]
+        measured = [ranged(map(measure, runs), say) for measure, say in _MEASURED]
+        backbone = escaped(one.first.setting("model.backbone") or "")
+        rows.append([swatch(one.color) + escaped(one.label), backbone, *counts, *measured])
+    heads = ["method", "backbone", "parameters, M", "trained, M", "GMACs", "kept, MiB", "file, MiB"]
     heads += ["training, images/s", "s per step", "training time", "scoring, images/s"]
     wide = [head.replace(", ", ",<br>") for head in heads]
     # A column of which nothing is known says nothing.
@@ -67,20 +63,13 @@ def costs(series: Sequence[Series], counted: Mapping[Path, NetworkCost]) -> str:
     counting = (
         f"Counted for one image of {at}: GMACs are billions of multiply-accumulates of the matrix products; kept is what a "
         "training step keeps for its backward pass, in single precision. "
-        if sizes
-        else ""
     )
     caption = (
-        f"{counting}Speeds are as the runs recorded them, with all that went on beside them on the machine; scoring includes "
-        "reading the images."
+        f"{counting if sizes else ''}Speeds are as the runs recorded them, with all that went on beside them on the machine; "
+        "scoring includes reading the images."
     )
-    return table(
-        [wide[place] for place in kept],
-        [[row[place] for place in kept] for row in rows],
-        caption=caption,
-        label="Cost of each method",
-        text=2,
-    )
+    body = [[row[place] for place in kept] for row in rows]
+    return table([wide[place] for place in kept], body, caption=caption, label="Cost of each method", text=2)
 
 
 def training_seconds(run: Run) -> float:
@@ -127,3 +116,13 @@ def _scoring_speed(run: Run) -> float:
 def _mebibytes(run: Run) -> float:
     path = run.folder / MODEL_FILE
     return path.stat().st_size / 2**20 if path.is_file() else math.nan
+
+
+_MEASURED: tuple[tuple[Callable[[Run], float], Callable[[float], str]], ...] = (
+    (_mebibytes, "{:.1f}".format),
+    (speed, "{:.3g}".format),
+    (_step_seconds, "{:.3g}".format),
+    (training_seconds, duration),
+    (_scoring_speed, "{:.3g}".format),
+)
+"""What is measured of a run, in the order of the columns, and how it is written."""

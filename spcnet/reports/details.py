@@ -72,7 +72,7 @@ def setting(series: Sequence[Series]) -> str:
         ("Training speed", [speed(run) for run in runs], lambda s: f"{s:.3g} images/s"),
         ("Scoring time", [sum(d.seconds for d in run.final.domains.values()) for run in runs], duration),
     ]
-    entries += [(words, f"{found} per run") for words, values, say in times if (found := ranged(values, say))]
+    entries += [(words, f"{text} per run") for words, values, say in times if (text := ranged(values, say))]
     for words, key in _ENVIRONMENT.items():
         entries.append((words, _agreed(runs, [plain(run.environment.get(key)) for run in runs])))
     entries.append(("Git commit", _agreed(runs, [plain(run.environment.get("git_commit"))[:12] for run in runs])))
@@ -107,9 +107,6 @@ def _when(value: object) -> str:
         return datetime.fromisoformat(str(value)).strftime("%Y-%m-%d %H:%M")
     except ValueError:
         return plain(value)
-
-
-# --- Every run -------------------------------------------------------------------------------------------------------
 
 
 def details(series: Sequence[Series]) -> str:
@@ -160,9 +157,12 @@ _CLASS_TABLES = {
     "iou": ("IoU", "IoU in %; grey where the class has no truth pixel, so that its IoU says nothing about it."),
     "precision": (
         "Precision",
-        "Precision in %: of the pixels taken for a class, the share that has it; a dash where it was never seen.",
+        "Precision in %: of the pixels taken for a class, the fraction that has it; a dash where it was never seen.",
     ),
-    "recall": ("Recall", "Recall in %: of the pixels of a class, the share that was found; a dash where it has none."),
+    "recall": (
+        "Recall",
+        "Recall in %: of the pixels of a class, the fraction that was found; a dash where it has none.",
+    ),
 }
 """What a table of the classes shows, field of `DomainResult` → name and caption."""
 
@@ -197,7 +197,7 @@ def _confusion(run: Run, role: Role) -> str:
     if counts.sum() == 0:
         return ""
     worst = top_confusions(run.final.classes, counts)
-    words = ", ".join(f"{100 * share:.0f} % of {true} taken for {seen}" for true, seen, share in worst)
+    words = ", ".join(f"{100 * fraction:.0f} % of {true} taken for {seen}" for true, seen, fraction in worst)
     title = "sources" if role == "source" else "unseen domains"
     svg = figures.confusion_svg(title, run.final.classes, counts, label=f"Confusion on {title}: {words}")
     caption = f"All {title} together; each row sums to 100 %. Most frequent: {escaped(words)}."
@@ -207,17 +207,16 @@ def _confusion(run: Run, role: Role) -> str:
 def top_confusions(
     classes: Sequence[str], confusion: npt.NDArray[np.int64], *, num: int = 4
 ) -> list[tuple[str, str, float]]:
-    """The confusions that cost the largest share of a true class: (true class, taken for, share)."""
-    shares = np.nan_to_num(figures.row_shares(confusion))
-    np.fill_diagonal(shares, 0.0)
-    order = np.argsort(-shares, axis=None, kind="stable")[:num]
+    """The confusions that cost the largest fraction of a true class: (true class, taken for, fraction)."""
+    fractions = np.nan_to_num(figures.row_shares(confusion))
+    np.fill_diagonal(fractions, 0.0)
+    order = np.argsort(-fractions, axis=None, kind="stable")[:num]
     places = [(int(i) // len(classes), int(i) % len(classes)) for i in order]
     return [
-        (classes[row], classes[column], float(shares[row, column])) for row, column in places if shares[row, column]
+        (classes[row], classes[column], float(fractions[row, column]))
+        for row, column in places
+        if fractions[row, column]
     ]
-
-
-# --- Reading ---------------------------------------------------------------------------------------------------------
 
 
 def reading(table: Table) -> str:

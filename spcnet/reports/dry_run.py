@@ -77,6 +77,8 @@ class Rehearsal:
     notes: list[str] = field(default_factory=list)
     """What is not as one would wish, and does not stop the run."""
     parameters: int = 0
+    trained: int = 0
+    """Those of the parameters that training changes."""
     needed: int = 0
     """Bytes that a step needs, counted: weights, their average, gradients, the optimiser's memory, and what is kept for the
     backward pass."""
@@ -121,16 +123,6 @@ class Rehearsal:
         """Most bytes that the steps took on a device; None where none were made."""
         return max((device.peak for device in self.devices), default=None) if self.fresh is not None else None
 
-    @property
-    def step_seconds(self) -> float | None:
-        """Of one training step, its batch at hand."""
-        return None if self.fresh is None else (self.known or self.fresh).step
-
-    @property
-    def batch_seconds(self) -> float | None:
-        """To wait for one batch."""
-        return None if self.fresh is None else (self.known or self.fresh).wait
-
     def training_seconds(self, config: RunConfig) -> float:
         """From the first iteration to the last, with statistics, logs and checkpoints, without evaluations."""
         if self.fresh is None:
@@ -146,12 +138,8 @@ class Rehearsal:
             seconds -= first * max(0, fresh - at) * (1 - self.statistics.unseen)
         lines = iterations // training.log_every + (iterations % training.log_every > 0)
         samples = iterations // config.logging.every + 1 if config.logging.every else 0
-        return (
-            seconds
-            + num_checkpoints(config) * self.checkpoint_seconds
-            + lines * self.log_seconds
-            + samples * self.sample_seconds
-        )
+        seconds += num_checkpoints(config) * self.checkpoint_seconds
+        return seconds + lines * self.log_seconds + samples * self.sample_seconds
 
     def testing_seconds(self, config: RunConfig) -> float:
         """Of all evaluations together."""
@@ -202,32 +190,26 @@ def show(report: Rehearsal, config: RunConfig, console: Console) -> None:
             table.add_row(domain.name, domain.role, "missing", "", "", "", style="red")
             continue
         height, width = domain.size or (0, 0)
-        whole = (
-            "" if domain.test_seconds is None else time_text(domain.test_seconds * num_scored(domain.images, config))
-        )
-        table.add_row(
-            domain.name,
-            domain.role,
-            f"{domain.images:,}",
-            f"{width}×{height}",
-            f"{1000 * domain.read_seconds:.0f}",
-            whole,
-        )
+        seconds = domain.test_seconds
+        whole = "" if seconds is None else time_text(seconds * num_scored(domain.images, config))
+        figures = (f"{domain.images:,}", f"{width}×{height}", f"{1000 * domain.read_seconds:.0f}", whole)
+        table.add_row(domain.name, domain.role, *figures)
     console.print(table)
     for line in _lines(report, config):
         console.print(line, highlight=False, markup=False)
-    for note in report.notes:
-        console.print(f"note        {note}", style="yellow", highlight=False, markup=False)
-    for problem in dict.fromkeys((*(d.problem for d in report.domains if d.problem), *report.problems)):
-        console.print(f"problem     {problem}", style="red", highlight=False, markup=False)
+    problems = dict.fromkeys((*(d.problem for d in report.domains if d.problem), *report.problems))
+    for what, style, lines in (("note", "yellow", report.notes), ("problem", "red", problems)):
+        for line in lines:
+            console.print(f"{what:12}{line}", style=style, highlight=False, markup=False)
     console.print("Ready: nothing was written." if report.ready else "Not ready: see the problems.", highlight=False)
 
 
 def _lines(report: Rehearsal, config: RunConfig) -> Iterator[str]:
     """What was found out of the run as a whole."""
     training = config.training
-    yield f"network     {report.parameters / 1e6:.1f} million parameters"
-    yield f"memory      a step needs about {size_text(report.needed)} in single precision"
+    some = f", {report.trained / 1e6:.2f} million of them trained" if report.trained < report.parameters else ""
+    yield f"network     {report.parameters / 1e6:.1f} million parameters{some}"
+    yield f"memory      a step needs about {size_text(report.needed)}"
     for device in report.devices:
         free = "" if device.available is None else f"{size_text(device.available)} free"
         peak = f"{size_text(device.peak)} taken at most" if report.fresh is not None else ""
@@ -244,10 +226,8 @@ def _lines(report: Rehearsal, config: RunConfig) -> Iterator[str]:
             yield f"classes     {time_text(report.labels_seconds)} to find them in the labels, once"
         if report.statistics is not None:
             taken = report.statistics
-            yield (
-                f"statistics  {time_text(taken.seconds)} before iteration {taken.at + 1:,}, then {time_text(taken.pace.seconds)} "
-                "an iteration"
-            )
+            after = f"then {time_text(taken.pace.seconds)} an iteration"
+            yield f"statistics  {time_text(taken.seconds)} before iteration {taken.at + 1:,}, {after}"
         saves = num_checkpoints(config)
         yield f"training    {time_text(report.training_seconds(config))} for {training.iterations:,} iterations"
         yield f"            with {saves:,} checkpoint{'s' if saves > 1 else ''} of {time_text(report.checkpoint_seconds)}"

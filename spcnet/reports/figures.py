@@ -195,25 +195,25 @@ def bars_svg(categories: Sequence[str], series: Sequence[Bars], *, label: str) -
         return page_svg(figure, label=label)
 
 
-def shares_svg(title: str, categories: Sequence[str], shares: Sequence[Sequence[float]], *, label: str) -> str:
+def shares_svg(title: str, categories: Sequence[str], fractions: Sequence[Sequence[float]], *, label: str) -> str:
     """Stacked horizontal bars: for each category how a whole is shared out, in `STYLE_COLORS`."""
     with _plot((4.3, 0.24 * len(categories) + 0.75)) as (figure, axes):
-        table = np.array(shares, dtype=np.float64).reshape(len(categories), -1)
+        table = np.array(fractions, dtype=np.float64).reshape(len(categories), -1)
         left = np.zeros(len(categories))
         for source in range(table.shape[1]):
             width = 100 * table[:, source]
             color = STYLE_COLORS[source % len(STYLE_COLORS)]
             axes.barh(range(len(categories)), width, left=left, height=0.76, color=color)
-            for place, (start, share) in enumerate(zip(left, width, strict=True)):
-                if share >= 12:
+            for place, (start, fraction) in enumerate(zip(left, width, strict=True)):
+                if fraction >= 12:
                     middle: Any = {"va": "center", "ha": "center", "fontsize": 7.5, "color": "black"}
-                    axes.text(start + share / 2, place, f"{share:.0f}", **middle)
+                    axes.text(start + fraction / 2, place, f"{fraction:.0f}", **middle)
             left += width
         axes.set_title(title)
         axes.set_yticks(range(len(categories)), categories)
         axes.set_ylim(len(categories) - 0.4, -0.6)
         axes.set_xlim(0, 100)
-        axes.set_xlabel("share in %")
+        axes.set_xlabel("fraction in %")
         _name_rows(axes)
         return page_svg(figure, label=label)
 
@@ -236,11 +236,11 @@ def _name_rows(axes: Axes) -> None:
 
 
 def confusion_svg(title: str, classes: Sequence[str], confusion: npt.NDArray[np.int64], *, label: str) -> str:
-    """K×K shares of each true class (row) that were taken for each class (column); a class without pixels is blank.
+    """K×K fractions of each true class (row) that were taken for each class (column); a class without pixels is blank.
 
     Written by hand: matplotlib takes a second for the many labels, and a report may hold dozens of these.
     """
-    share = np.nan_to_num(row_shares(confusion))
+    fraction = np.nan_to_num(row_shares(confusion))
     num, cell = len(classes), 22
     margin = 14 + round(6.2 * max(map(len, classes)))  # room for the longest name
     left, top = margin + 16, 24
@@ -252,8 +252,8 @@ def confusion_svg(title: str, classes: Sequence[str], confusion: npt.NDArray[np.
         f'<text x="{left}" y="14" style="font-weight: bold; fill: var(--ink)">{html.escape(title)}</text>',
         f'<rect x="{left}" y="{top}" width="{size}" height="{size}" style="fill: none; stroke: var(--line)"/>',
     ]
-    for row, column in zip(*np.nonzero(share >= 0.005), strict=True):
-        value = float(share[row, column])
+    for row, column in zip(*np.nonzero(fraction >= 0.005), strict=True):
+        value = float(fraction[row, column])
         # The root lets a confusion of a few per cent be seen beside a diagonal of ninety.
         parts.append(
             f'<rect x="{left + column * cell}" y="{top + row * cell}" width="{cell}" height="{cell}" '
@@ -282,8 +282,8 @@ def row_shares(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Each row (true class) divided by its sum; NaN in a row without pixels."""
     total = confusion.sum(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares: npt.NDArray[np.float64] = np.where(total > 0, confusion / total, np.nan)
-    return shares
+        fractions: npt.NDArray[np.float64] = np.where(total > 0, confusion / total, np.nan)
+    return fractions
 
 
 def picture_uri(path: Path, *, width: int = 384) -> tuple[str, tuple[int, int]]:
@@ -360,9 +360,9 @@ def page_svg(figure: Figure, *, label: str) -> str:
     # Figures share a page: an id that nothing refers to goes, the others become the figure's own.
     used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', body))
     known = {one or other for one, other in used}
-    own = hashlib.sha256((label + body).encode()).hexdigest()[:8]
-    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{own}-{m[1]}"' if m[1] in known else "", body)
-    body = re.sub(r'(url\(#|href="#)', rf"\g<1>{own}-", body)
+    digest = hashlib.sha256((label + body).encode()).hexdigest()[:8]
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{digest}-{m[1]}"' if m[1] in known else "", body)
+    body = re.sub(r'(url\(#|href="#)', rf"\g<1>{digest}-", body)
     return (
         f'<svg role="img" aria-label="{html.escape(label)}" {box[0]} xmlns="http://www.w3.org/2000/svg" '
         f'xmlns:xlink="http://www.w3.org/1999/xlink" stroke-linejoin="round">{body}</svg>'

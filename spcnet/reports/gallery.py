@@ -57,7 +57,7 @@ def images(series: Sequence[Series], wanted: int) -> str:
     seeds = ", ".join(dict.fromkeys(str(one.first.seed) for one in shown))
     note = (
         f"Some images of each unseen domain, spread over it and not chosen by hand, with the predictions of the run with seed {seeds}. "
-        f"Below each prediction: the share of this image's labelled pixels that is right.{escaped(left_out)}"
+        f"Below each prediction: the fraction of this image's labelled pixels that is right.{escaped(left_out)}"
         ' <span id="how" hidden>Click an image to enlarge it, a class to hide it.</span>'
     )
     return (
@@ -88,8 +88,8 @@ class _Row:
                 cells += "<div><small>not kept by this run</small></div>"
                 continue
             prediction = figures.read_labels(panel.prediction)
-            share = _share_right(truth, prediction)
-            words = f"{100 * share:.0f} % right" if share is not None else ""
+            fraction = _share_right(truth, prediction)
+            words = f"{100 * fraction:.0f} % right" if fraction is not None else ""
             label = escaped(one.label)
             alt = f"Classes that {label} sees in {self.where}" + (f": {words}" if words else "")
             picture = self._labels(prediction, alt, column, label + (f", {words}" if words else ""))

@@ -23,8 +23,8 @@ SCRIPT = files(__package__).joinpath("page.js").read_text(encoding="utf-8")
 
 def policy() -> str:
     """What a page may do, as browsers enforce it: this script and no other, nothing from anywhere."""
-    own = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{own}'"
+    script_hash = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script_hash}'"
 
 
 _THEMES = '<fieldset class="theme"><legend>Colours of the page</legend>{}</fieldset>'.format(
@@ -189,7 +189,7 @@ def definitions(entries: Iterable[tuple[str, str]]) -> str:
     return f"<dl>{shown}</dl>"
 
 
-def ranged(values: Sequence[float], say: Callable[[float], str]) -> str:
+def ranged(values: Iterable[float], say: Callable[[float], str]) -> str:
     """The smallest and the largest of the values above 0, or the one they share; empty where there is none."""
     known = sorted(value for value in values if np.isfinite(value) and value > 0)
     if not known:

@@ -84,7 +84,7 @@ class PixelMap:
     prototypes: tuple[Point, ...]
     """Class by class, in a class one known style after the other; empty where the network has none."""
     matched: tuple[float, ...]
-    """Of each domain the share of pixels whose most similar pixel of another, source domain is of their class; mean over the classes."""
+    """Of each domain the fraction of pixels whose most similar pixel of another, source domain is of their class; mean over the classes."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,9 @@ class Inspection:
             counts += [(f"{where}weights", len(row), (known,)) for row in layer.weights]
         rows = (self.prototypes.cosine, *self.prototypes.cosine) if self.prototypes else ()
         counts += [("prototypes", len(row), (classes * known,)) for row in rows]
-        for what, found, right in counts:
-            if found not in right:
-                raise DataError(f"{what} has {found} entries; it must have {right[-1]}")
+        for what, count, right in counts:
+            if count not in right:
+                raise DataError(f"{what} has {count} entries; it must have {right[-1]}")
         places = [
             ("images", [seen.domain for seen in self.images], len(self.domains)),
             ("pixels.domain", self.pixels.domain, len(self.domains)),
@@ -186,29 +186,25 @@ class Inspection:
         """What this network does not have, in a sentence each."""
         remarks = []
         if all(layer.mode is None for layer in self.layers):
+            known = "the known styles are the mean styles of the sources' images"
             remarks.append(
-                f"{self.method} has no style layers: there is no style after projection and no λ, and the known styles are "
-                "the mean styles of the sources' images."
+                f"{self.method} has no style layers: there is no style after projection and no λ, and {known}."
             )
         elif not any(layer.weights for layer in self.layers):
             remarks.append(f"The style layers of {self.method} weigh no known styles: there is no λ.")
         if self.prototypes is None:
-            remarks.append(
-                f"{self.method} has no prototypes: the pixels are shown by the decoder's features, before the classifier."
-            )
+            what = "the pixels are shown by the decoder's features, before the classifier"
+            remarks.append(f"{self.method} has no prototypes: {what}.")
         return tuple(remarks)
 
 
-# --- The record ------------------------------------------------------------------------------------------------------
-
-
-def write_inspection(found: Inspection, folder: Path) -> None:
+def write_inspection(inspection: Inspection, folder: Path) -> None:
     """Write the record into a folder.
 
     Raises:
         DataError: it cannot be written.
     """
-    values = {"format": FORMAT, **to_plain(found)}
+    values = {"format": FORMAT, **to_plain(inspection)}
     del values["folder"]
     write_text(folder / RECORD_FILE, json.dumps(values, ensure_ascii=False, separators=(",", ":")) + "\n")
 
@@ -229,8 +225,8 @@ def read_inspection(folder: Path) -> Inspection | None:
     except (ValueError, OSError) as error:
         raise DataError(f"cannot read {path}: {one_line(error)}. {remedy}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        found = values.get("format") if isinstance(values, dict) else None
-        raise DataError(f"{path} is no record of the format {FORMAT} (found: {found}). {remedy}")
+        version = values.get("format") if isinstance(values, dict) else None
+        raise DataError(f"{path} is no record of the format {FORMAT} (found: {version}). {remedy}")
     try:
         return cast(Inspection, from_plain(Inspection, values | {"folder": place}))
     except DataError as error:
@@ -245,35 +241,31 @@ def render_terminal(inspections: Sequence[Inspection]) -> rich.table.Table:
     shown.add_column("network", overflow="fold")
     for title in ("domain told by style", "gap of styles", "unseen pixels matched", "cosine of prototypes"):
         shown.add_column(title, justify="right")
-    for found in inspections:
-        first, likeness = found.layers[0], found.prototypes
+    for inspection in inspections:
+        first, likeness = inspection.layers[0], inspection.prototypes
         values, gap = [percent(first.told_before, 0, " %")], [figure_text(first.gap_before)]
         if first.after:
             values.append(percent(first.told_after, 0, " %"))
             gap.append(figure_text(first.gap_after))
-        shown.add_row(
-            rich.text.Text(found.run),
-            " → ".join(values),
-            " → ".join(gap),
-            percent(mean_of(unseen_matched(found)), 0, " %"),
-            "–" if likeness is None else f"{likeness.within:.2f} in, {likeness.between:.2f} between classes",
-        )
+        cosine = "–" if likeness is None else f"{likeness.within:.2f} in, {likeness.between:.2f} between classes"
+        matched = percent(mean_of(unseen_matched(inspection)), 0, " %")
+        shown.add_row(rich.text.Text(inspection.run), " → ".join(values), " → ".join(gap), matched, cosine)
     return shown
 
 
-def nearest_csv(found: Inspection) -> str:
+def nearest_csv(inspection: Inspection) -> str:
     """A line for each image: its domain, and at each place its nearest known style, the distances and λ."""
     heads = ["domain", "role", "image"]
-    for layer in found.layers:
+    for layer in inspection.layers:
         heads.append(f"{layer.place} nearest")
-        heads += [f"{layer.place} distance to {name}" for name in found.known]
-        heads += [f"{layer.place} weight of {name}" for name in found.known if layer.weights]
+        heads += [f"{layer.place} distance to {name}" for name in inspection.known]
+        heads += [f"{layer.place} weight of {name}" for name in inspection.known if layer.weights]
     lines = [heads]
-    for i, seen in enumerate(found.images):
-        domain = found.domains[seen.domain]
+    for i, seen in enumerate(inspection.images):
+        domain = inspection.domains[seen.domain]
         cells = [domain.name, domain.role, seen.name]
-        for layer in found.layers:
-            cells.append(found.known[nearest(layer, i)])
+        for layer in inspection.layers:
+            cells.append(inspection.known[nearest(layer, i)])
             cells += [f"{value:g}" for value in layer.distance[i]]
             cells += [f"{value:g}" for value in layer.weights[i]] if layer.weights else []
         lines.append(cells)
@@ -287,10 +279,10 @@ def nearest(layer: Layer, image: int) -> int:
     return min(range(len(layer.distance[image])), key=lambda m: layer.distance[image][m])
 
 
-def unseen_matched(found: Inspection) -> list[float]:
+def unseen_matched(inspection: Inspection) -> list[float]:
     """Share of matched pixels of each unseen domain that has one."""
-    pairs = zip(found.domains, found.pixels.matched, strict=True)
-    return [share for domain, share in pairs if domain.role == "unseen" and math.isfinite(share)]
+    pairs = zip(inspection.domains, inspection.pixels.matched, strict=True)
+    return [fraction for domain, fraction in pairs if domain.role == "unseen" and math.isfinite(fraction)]
 
 
 def mean_of(values: Sequence[float]) -> float:

@@ -62,24 +62,24 @@ def settings(ink: Ink) -> Any:
     }
 
 
-def domain_mark(found: Inspection, domain: int) -> tuple[str, str]:
+def domain_mark(inspection: Inspection, domain: int) -> tuple[str, str]:
     """Colour and marker of a domain."""
     color = DOMAIN_COLORS[domain % len(DOMAIN_COLORS)]
-    unseen = [d for d, one in enumerate(found.domains) if one.role == "unseen"]
+    unseen = [d for d, one in enumerate(inspection.domains) if one.role == "unseen"]
     return color, _MARKERS[unseen.index(domain) % len(_MARKERS)] if domain in unseen else "o"
 
 
-def known_color(found: Inspection, style: int) -> str | None:
+def known_color(inspection: Inspection, style: int) -> str | None:
     """Colour of a known style: that of the domain it is the style of, where that one was shown."""
-    names = [domain.name for domain in found.domains]
-    name = found.known[style]
+    names = [domain.name for domain in inspection.domains]
+    name = inspection.known[style]
     written = next((one for one in (name, name.partition("@")[0]) if one in names), None)
-    return None if written is None else domain_mark(found, names.index(written))[0]
+    return None if written is None else domain_mark(inspection, names.index(written))[0]
 
 
-def class_color(found: Inspection, label: int) -> str:
+def class_color(inspection: Inspection, label: int) -> str:
     """Colour of a class, as matplotlib writes it."""
-    return "#" + "".join(f"{channel:02x}" for channel in found.colors[label])
+    return "#" + "".join(f"{channel:02x}" for channel in inspection.colors[label])
 
 
 def _map(axes: Axes, title: str) -> None:
@@ -101,75 +101,75 @@ def _dots(axes: Axes, points: NDArray[np.float64], color: str, *, size: float, a
         axes.plot(x, y, color=color, linewidth=size, solid_capstyle="round", alpha=alpha)
 
 
-def _marks(axes: Axes, found: Inspection, places: NDArray[np.float64], ink: Ink) -> None:
+def _marks(axes: Axes, inspection: Inspection, places: NDArray[np.float64], ink: Ink) -> None:
     """A mark for each image; turn by turn, so that no domain hides the others."""
     for turn in range(5):
-        for domain in range(len(found.domains)):
-            color, marker = domain_mark(found, domain)
-            x, y = places[found.of(domain)][turn::5].T
+        for domain in range(len(inspection.domains)):
+            color, marker = domain_mark(inspection, domain)
+            x, y = places[inspection.of(domain)][turn::5].T
             axes.plot(x, y, marker, color=color, markersize=4.4, markeredgecolor=ink.ink, markeredgewidth=0.35)
 
 
-def _stars(axes: Axes, found: Inspection, points: Sequence[Point], ink: Ink) -> None:
+def _stars(axes: Axes, inspection: Inspection, points: Sequence[Point], ink: Ink) -> None:
     """The known styles; numbered where no domain's colour says which is which."""
     for style, (x, y) in enumerate(points):
-        color = known_color(found, style)
+        color = known_color(inspection, style)
         axes.plot([x], [y], "*", markersize=15, color=color or ink.card, markeredgecolor=ink.ink, markeredgewidth=0.9)
         if color is None:
             axes.text(x, y, str(style + 1), ha="center", va="center_baseline", fontsize=6)
 
 
-def draw_styles(axes: Axes, found: Inspection, layer: Layer, *, after: bool, ink: Ink) -> None:
+def draw_styles(axes: Axes, inspection: Inspection, layer: Layer, *, after: bool, ink: Ink) -> None:
     """The styles of all images, before or after the style layer, on the map that both share; the others are faint."""
     shown, others = (layer.after, layer.before) if after else (layer.before, layer.after)
     _map(axes, f"{layer.place}, {'after' if after else 'before'} projection" if layer.after else layer.place)
     _dots(axes, rows_array(others), ink.line, size=3.0)
-    _marks(axes, found, rows_array(shown), ink)
-    _stars(axes, found, layer.bases, ink)
+    _marks(axes, inspection, rows_array(shown), ink)
+    _stars(axes, inspection, layer.bases, ink)
 
 
-def draw_weights(axes: Axes, found: Inspection, layer: Layer, *, ink: Ink) -> None:
+def draw_weights(axes: Axes, inspection: Inspection, layer: Layer, *, ink: Ink) -> None:
     """λ of each image: on a line for two known styles, in a triangle for three, as shares of a column for more."""
-    {2: _draw_line, 3: _draw_triangle}.get(len(found.known), _draw_shares)(axes, found, layer, ink)
+    {2: _draw_line, 3: _draw_triangle}.get(len(inspection.known), _draw_shares)(axes, inspection, layer, ink)
     axes.set_title(f"λ at {layer.place}")
 
 
-def _all_weights(found: Inspection) -> NDArray[np.float64]:
+def _all_weights(inspection: Inspection) -> NDArray[np.float64]:
     """λ in % at all places: what is drawn on one scale, so that a place that tells no styles apart looks like that."""
-    return 100 * np.concatenate([rows_array(layer.weights) for layer in found.layers if layer.weights])
+    return 100 * np.concatenate([rows_array(layer.weights) for layer in inspection.layers if layer.weights])
 
 
-def _draw_line(axes: Axes, found: Inspection, layer: Layer, ink: Ink) -> None:
-    reach = min(50.0, max(0.5, 1.12 * float(np.abs(_all_weights(found)[:, 1] - 50).max())))
+def _draw_line(axes: Axes, inspection: Inspection, layer: Layer, ink: Ink) -> None:
+    reach = min(50.0, max(0.5, 1.12 * float(np.abs(_all_weights(inspection)[:, 1] - 50).max())))
     weights = 100 * rows_array(layer.weights)[:, 1]
     axes.axvline(50, color=ink.line, linewidth=1)
-    for row in range(len(found.domains)):
-        own = weights[found.of(row)]
-        offsets = 0.5 * ((0.618034 * np.arange(len(own))) % 1 - 0.5)
-        _dots(axes, np.stack([own, row + offsets], axis=1), domain_mark(found, row)[0], size=3.4, alpha=0.8)
-        if len(own):
-            mean = float(own.mean())
+    for row in range(len(inspection.domains)):
+        of_domain = weights[inspection.of(row)]
+        offsets = 0.5 * ((0.618034 * np.arange(len(of_domain))) % 1 - 0.5)
+        _dots(axes, np.stack([of_domain, row + offsets], axis=1), domain_mark(inspection, row)[0], size=3.4, alpha=0.8)
+        if len(of_domain):
+            mean = float(of_domain.mean())
             axes.plot([mean, mean], [row - 0.36, row + 0.36], color=ink.ink, linewidth=1.8)
             axes.text(50 + reach * 1.02, row, f"{mean:.1f}", va="center", color=ink.muted, fontsize=8)
     axes.set_xlim(50 - reach, 50 + reach)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.set_xlabel(f"λ of {found.known[1]} in %; the rest is {found.known[0]}'s")
-    axes.set_yticks(range(len(found.domains)), [domain.name for domain in found.domains])
-    axes.set_ylim(len(found.domains) - 0.4, -0.6)
+    axes.set_xlabel(f"λ of {inspection.known[1]} in %; the rest is {inspection.known[0]}'s")
+    axes.set_yticks(range(len(inspection.domains)), [domain.name for domain in inspection.domains])
+    axes.set_ylim(len(inspection.domains) - 0.4, -0.6)
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)
 
 
-def _draw_triangle(axes: Axes, found: Inspection, layer: Layer, ink: Ink) -> None:
+def _draw_triangle(axes: Axes, inspection: Inspection, layer: Layer, ink: Ink) -> None:
     corners = np.array([[-0.866, -0.5], [0.866, -0.5], [0.0, 1.0]])
     # The smallest triangle about the middle that holds all images of all places.
-    reach = min(1.0, max(0.005, 1.08 * float((1 - 3 * _all_weights(found) / 100).max())))
+    reach = min(1.0, max(0.005, 1.08 * float((1 - 3 * _all_weights(inspection) / 100).max())))
     places = ((rows_array(layer.weights) - 1 / 3) / reach + 1 / 3) @ corners
     axes.plot(*corners[[0, 1, 2, 0]].T, color=ink.line, linewidth=1)
     axes.plot([0], [0], marker="+", color=ink.muted, markersize=10)
-    _marks(axes, found, places, ink)
+    _marks(axes, inspection, places, ink)
     top = 100 * (1 / 3 + 2 / 3 * reach)
-    for name, (x, y) in zip(found.known, corners, strict=True):
+    for name, (x, y) in zip(inspection.known, corners, strict=True):
         above = y > 0
         place: Any = {"ha": "center", "va": "bottom" if above else "top"}
         axes.text(x, y + (0.05 if above else -0.05), f"{name}\nλ = {top:.1f} %", fontsize=8, **place)
@@ -179,24 +179,28 @@ def _draw_triangle(axes: Axes, found: Inspection, layer: Layer, ink: Ink) -> Non
     axes.axis("off")
 
 
-def _draw_shares(axes: Axes, found: Inspection, layer: Layer, ink: Ink) -> None:
+def _draw_shares(axes: Axes, inspection: Inspection, layer: Layer, ink: Ink) -> None:
     """One column for each image, in each domain sorted by the style whose shares differ most."""
     weights, begin, middles = 100 * rows_array(layer.weights), 0, []
-    for domain in range(len(found.domains)):
-        own = weights[found.of(domain)]
-        if len(own):
-            own = own[own[:, own.std(axis=0).argmax()].argsort(kind="stable")]
-        edges = np.arange(begin, begin + len(own) + 1)
-        middles.append(begin + len(own) / 2)
-        low = np.zeros(len(own))
-        for style in range(len(found.known)):
+    for domain in range(len(inspection.domains)):
+        of_domain = weights[inspection.of(domain)]
+        if len(of_domain):
+            of_domain = of_domain[of_domain[:, of_domain.std(axis=0).argmax()].argsort(kind="stable")]
+        edges = np.arange(begin, begin + len(of_domain) + 1)
+        middles.append(begin + len(of_domain) / 2)
+        low = np.zeros(len(of_domain))
+        for style in range(len(inspection.known)):
             color = figures.STYLE_COLORS[style % len(figures.STYLE_COLORS)]
-            axes.stairs(low + own[:, style], edges, baseline=low, fill=True, color=color)
-            if domain == 0 and len(own) and own[0, style] >= 5:
-                axes.text(begin, own[0, style] / 2 + low[0], f" {style + 1}", va="center", fontsize=7, color="black")
-            low = low + own[:, style]
-        begin += len(own) + max(1, len(found.images) // 80)
-    axes.set_xticks(middles, [domain.name for domain in found.domains], rotation=30, ha="right", rotation_mode="anchor")
+            axes.stairs(low + of_domain[:, style], edges, baseline=low, fill=True, color=color)
+            if domain == 0 and len(of_domain) and of_domain[0, style] >= 5:
+                axes.text(
+                    begin, of_domain[0, style] / 2 + low[0], f" {style + 1}", va="center", fontsize=7, color="black"
+                )
+            low = low + of_domain[:, style]
+        begin += len(of_domain) + max(1, len(inspection.images) // 80)
+    axes.set_xticks(
+        middles, [domain.name for domain in inspection.domains], rotation=30, ha="right", rotation_mode="anchor"
+    )
     axes.tick_params(length=0)
     axes.tick_params(axis="x", labelcolor=ink.ink)
     axes.set_xlim(0, begin)
@@ -206,30 +210,37 @@ def _draw_shares(axes: Axes, found: Inspection, layer: Layer, ink: Ink) -> None:
         spine.set_visible(False)
 
 
-def draw_pixels(axes: Axes, found: Inspection, *, by: By, ink: Ink) -> None:
+def draw_pixels(axes: Axes, inspection: Inspection, *, by: By, ink: Ink) -> None:
     """Embeddings of pixels and the prototypes, coloured by class or by domain."""
-    pixels = found.pixels
+    pixels = inspection.pixels
     places, labels, domains = rows_array(pixels.points), np.array(pixels.label), np.array(pixels.domain)
     _map(axes, f"pixels by {by}")
     groups = labels if by == "class" else domains
     # Turn by turn, so that no group hides the others.
     for turn in range(4):
         for group in np.unique(groups):
-            color = class_color(found, int(group)) if by == "class" else domain_mark(found, int(group))[0]
+            color = class_color(inspection, int(group)) if by == "class" else domain_mark(inspection, int(group))[0]
             _dots(axes, places[groups == group][turn::4], color, size=2.6, alpha=0.85)
-    num = len(found.known)
+    num = len(inspection.known)
     for number, (x, y) in enumerate(pixels.prototypes):
-        color = class_color(found, number // num) if by == "class" else known_color(found, number % num) or ink.card
+        color = (
+            class_color(inspection, number // num)
+            if by == "class"
+            else known_color(inspection, number % num) or ink.card
+        )
         size = 6.5 if num < 4 else 4.5
         axes.plot([x], [y], "D", markersize=size, color=color, markeredgecolor=ink.ink, markeredgewidth=1.0, zorder=4)
     if by == "class":
         ground = {"boxstyle": "round,pad=0.12", "facecolor": ink.card, "edgecolor": "none", "alpha": 0.72}
         for k in np.unique(labels):
-            own = places[labels == k]
-            x, y = own[
-                (np.linalg.norm(own - np.median(own, axis=0), axis=1) + _hidden(own, pixels.prototypes)).argmin()
+            of_class = places[labels == k]
+            x, y = of_class[
+                (
+                    np.linalg.norm(of_class - np.median(of_class, axis=0), axis=1)
+                    + _hidden(of_class, pixels.prototypes)
+                ).argmin()
             ]
-            axes.text(x, y, found.classes[k], ha="center", va="center", fontsize=7.5, bbox=ground, zorder=5)
+            axes.text(x, y, inspection.classes[k], ha="center", va="center", fontsize=7.5, bbox=ground, zorder=5)
 
 
 def _hidden(places: NDArray[np.float64], prototypes: Sequence[Point]) -> NDArray[np.float64]:
@@ -238,9 +249,9 @@ def _hidden(places: NDArray[np.float64], prototypes: Sequence[Point]) -> NDArray
     return np.where(((away[..., 0] < 0.2) & (away[..., 1] < 0.08)).any(axis=1), 1.0, 0.0)
 
 
-def draw_prototypes(axes: Axes, found: Inspection, prototypes: Prototypes, *, ink: Ink) -> None:
+def draw_prototypes(axes: Axes, inspection: Inspection, prototypes: Prototypes, *, ink: Ink) -> None:
     """Cosines of all prototypes, class by class and in a class one known style after the other."""
-    cosine, num = np.array(prototypes.cosine), len(found.known)
+    cosine, num = np.array(prototypes.cosine), len(inspection.known)
     low = float(min(0.0, cosine.min()))
     shown = axes.imshow(cosine, cmap="viridis", vmin=low, vmax=1.0, interpolation="none")
     if len(cosine) <= 16:
@@ -248,12 +259,12 @@ def draw_prototypes(axes: Axes, found: Inspection, prototypes: Prototypes, *, in
             color = "black" if value > low + 0.62 * (1 - low) else "white"
             text = f"{value:.2f}".replace("-0.00", "0.00").replace("0.", ".").replace("-", "−")
             axes.text(column, row, text, ha="center", va="center", fontsize=5.6, color=color)
-    for edge in np.arange(1, len(found.classes)) * num - 0.5:
+    for edge in np.arange(1, len(inspection.classes)) * num - 0.5:
         axes.axhline(edge, color="white", linewidth=0.9)
         axes.axvline(edge, color="white", linewidth=0.9)
-    middles = np.arange(len(found.classes)) * num + (num - 1) / 2
-    axes.set_yticks(middles, found.classes)
-    axes.set_xticks(middles, found.classes, rotation=90)
+    middles = np.arange(len(inspection.classes)) * num + (num - 1) / 2
+    axes.set_yticks(middles, inspection.classes)
+    axes.set_xticks(middles, inspection.classes, rotation=90)
     axes.tick_params(length=0, labelsize=8, labelcolor=ink.ink)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -263,35 +274,40 @@ def draw_prototypes(axes: Axes, found: Inspection, prototypes: Prototypes, *, in
     axes.set_title("cosine of prototypes")
 
 
-def figures_of(found: Inspection, *, ink: Ink = PAPER) -> dict[str, Figure]:
+def figures_of(inspection: Inspection, *, ink: Ink = PAPER) -> dict[str, Figure]:
     """The figures for files of their own by name: styles, weights, pixels and prototypes, as far as there are any."""
     with matplotlib.rc_context(settings(ink)):
-        every = range(len(found.domains))
-        columns = 2 if any(layer.after for layer in found.layers) else 1
-        styles = _sheet(3.9 * columns, 4.0 * len(found.layers) + 0.6)
-        for row, layer in enumerate(found.layers):
+        every = range(len(inspection.domains))
+        columns = 2 if any(layer.after for layer in inspection.layers) else 1
+        styles = _sheet(3.9 * columns, 4.0 * len(inspection.layers) + 0.6)
+        for row, layer in enumerate(inspection.layers):
             for column in range(2 if layer.after else 1):
-                axes = styles.add_subplot(len(found.layers), columns, row * columns + column + 1)
-                draw_styles(axes, found, layer, after=column == 1, ink=ink)
-        _domain_legend(styles, found, every, ink, stars=True, faint=columns == 2)
+                axes = styles.add_subplot(len(inspection.layers), columns, row * columns + column + 1)
+                draw_styles(axes, inspection, layer, after=column == 1, ink=ink)
+        more = [_legend_mark("*", markersize=10, color="none", label="known style")]
+        if columns == 2:
+            faint: Any = {"markeredgecolor": ink.line, "markeredgewidth": matplotlib.rcParams["lines.markeredgewidth"]}
+            label = "the same images in the other panel"
+            more.append(_legend_mark("o", markersize=3, color=ink.line, label=label, **faint))
+        _domain_legend(styles, inspection, every, *more)
         drawn = {"styles": styles}
-        weighed = [layer for layer in found.layers if layer.weights]
-        if weighed and len(found.known) > 1:
-            triangle = len(found.known) == 3
-            weights = _sheet(4.6 * len(weighed), weights_height(found) + 0.6 * triangle)
+        weighed = [layer for layer in inspection.layers if layer.weights]
+        if weighed and len(inspection.known) > 1:
+            triangle = len(inspection.known) == 3
+            weights = _sheet(4.6 * len(weighed), weights_height(inspection) + 0.6 * triangle)
             for place, layer in enumerate(weighed):
-                draw_weights(weights.add_subplot(1, len(weighed), place + 1), found, layer, ink=ink)
+                draw_weights(weights.add_subplot(1, len(weighed), place + 1), inspection, layer, ink=ink)
             if triangle:
-                _domain_legend(weights, found, every, ink)
+                _domain_legend(weights, inspection, every)
             drawn["weights"] = weights
-        if found.pixels.points:
+        if inspection.pixels.points:
             pixels = _sheet(8.6, 4.9)
             for place, by in enumerate(BY):
-                draw_pixels(pixels.add_subplot(1, 2, place + 1), found, by=by, ink=ink)
-            _domain_legend(pixels, found, sorted(set(found.pixels.domain)), ink, round_marks=True)
+                draw_pixels(pixels.add_subplot(1, 2, place + 1), inspection, by=by, ink=ink)
+            _domain_legend(pixels, inspection, sorted(set(inspection.pixels.domain)), marker="o")
             drawn["pixels"] = pixels
-        if found.prototypes is not None:
-            drawn["prototypes"] = prototypes_figure(found, found.prototypes, ink)
+        if inspection.prototypes is not None:
+            drawn["prototypes"] = prototypes_figure(inspection, inspection.prototypes, ink)
     return drawn
 
 
@@ -300,44 +316,37 @@ def _sheet(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.09))
 
 
-def weights_height(found: Inspection) -> float:
+def weights_height(inspection: Inspection) -> float:
     """Of `draw_weights`, in inches."""
-    return 0.26 * len(found.domains) + 0.9 if len(found.known) == 2 else 3.6
+    return 0.26 * len(inspection.domains) + 0.9 if len(inspection.known) == 2 else 3.6
 
 
-def prototypes_figure(found: Inspection, prototypes: Prototypes, ink: Ink) -> Figure:
+def prototypes_figure(inspection: Inspection, prototypes: Prototypes, ink: Ink) -> Figure:
     """`draw_prototypes` on a figure of its own, as large as there are prototypes."""
     side = min(5.6, 2.2 + 0.2 * len(prototypes.cosine))
     figure = _sheet(side, side * 0.95)
-    draw_prototypes(figure.add_subplot(), found, prototypes, ink=ink)
+    draw_prototypes(figure.add_subplot(), inspection, prototypes, ink=ink)
     return figure
 
 
 def _domain_legend(
-    figure: Figure,
-    found: Inspection,
-    domains: Iterable[int],
-    ink: Ink,
-    *,
-    stars: bool = False,
-    faint: bool = False,
-    round_marks: bool = False,
+    figure: Figure, inspection: Inspection, domains: Iterable[int], *more: Line2D, marker: str = ""
 ) -> None:
-    edge: Any = {"linestyle": "none", "markeredgecolor": ink.ink, "markeredgewidth": 0.4}
+    """Which mark is which domain, all with one marker if given, and `more` marks."""
     marks = []
     for domain in domains:
-        color, marker = domain_mark(found, domain)
-        name = f"{found.domains[domain].name} ({found.domains[domain].role})"
-        marks.append(Line2D([], [], marker="o" if round_marks else marker, color=color, label=name, **edge))
-    if stars:
-        marks.append(Line2D([], [], marker="*", markersize=10, color="none", label="known style", **edge))
-    if faint:
-        label = "the same images in the other panel"
-        marks.append(Line2D([], [], marker="o", markersize=3, color=ink.line, label=label, linestyle="none"))
-    figure.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        color, own = domain_mark(inspection, domain)
+        name = f"{inspection.domains[domain].name} ({inspection.domains[domain].role})"
+        marks.append(_legend_mark(marker or own, color=color, label=name))
+    figure.legend(handles=[*marks, *more], loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
 
-def write_figures(found: Inspection, folder: Path) -> list[Path]:
+def _legend_mark(marker: str, **options: Any) -> Line2D:
+    edge: Any = {"markeredgecolor": matplotlib.rcParams["text.color"], "markeredgewidth": 0.4}
+    return Line2D([], [], linestyle="none", marker=marker, **{**edge, **options})
+
+
+def write_figures(inspection: Inspection, folder: Path) -> list[Path]:
     """Write `figures_of` as PNG and as SVG, black on white, and say which files there are now.
 
     Raises:
@@ -345,7 +354,7 @@ def write_figures(found: Inspection, folder: Path) -> list[Path]:
     """
     written = []
     with matplotlib.rc_context(settings(PAPER)):
-        for name, figure in figures_of(found).items():
+        for name, figure in figures_of(inspection).items():
             for kind in ("png", "svg"):
                 metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
                 path = folder / f"{name}.{kind}"

@@ -142,7 +142,7 @@ def _result_cell(table: Table, row: Row, one: Series, place: int) -> str:
     if cell.best:
         text = f"<b>{text}</b>"
     ends = [(run, _interval_on(run, column)) for run in one.group.runs]
-    known = [f"seed {run.seed}: {interval(found)}" for run, found in ends if found is not None]
+    known = [f"seed {run.seed}: {interval(evaluation)}" for run, evaluation in ends if evaluation is not None]
     if cell.std is not None:
         text += f'<span class="below std">± {percent(cell.std)}</span>'
     elif len(ends) == 1 and known:
@@ -165,9 +165,6 @@ def _column_class(table: Table, place: int) -> str:
     column = table.columns[place]
     first = place == 0 or table.columns[place - 1].kind.split()[0] != column.kind.split()[0]
     return " ".join(name for name, on in (("edge", first), ("mean", column.kind.endswith("mean"))) if on)
-
-
-# --- Published -------------------------------------------------------------------------------------------------------
 
 
 def _published_row(table: Table, row: Published) -> str:
@@ -226,14 +223,11 @@ def _fold(hindered: Sequence[str], rows: Sequence[Published], *, wanted: str) ->
     )
 
 
-# --- Other protocols -------------------------------------------------------------------------------------------------
-
-
-def _manner(run: Run, found: Evaluation) -> str:
-    if found is run.final and found.views is None:
+def _manner(run: Run, evaluation: Evaluation) -> str:
+    if evaluation is run.final and evaluation.views is None:
         return f"{OWN_PROTOCOL} (above)"
-    later = "" if found.iteration == run.final.iteration else f"; after {found.iteration} iterations"
-    return f"{found.manner}{later}"
+    later = "" if evaluation.iteration == run.final.iteration else f"; after {evaluation.iteration} iterations"
+    return f"{evaluation.manner}{later}"
 
 
 def _protocols(series: Sequence[Series], table: Table) -> str:
@@ -241,34 +235,26 @@ def _protocols(series: Sequence[Series], table: Table) -> str:
     having = [(one, run) for one, run in each_run(series) if run.others]
     if not having:
         return ""
-    names = [column.name for column in table.columns if column.kind in ("source", "unseen")]
-    names += [n for _, run in having for other in run.others for n in other.domains]
-    names = list(dict.fromkeys(names))
+    columns = [column.name for column in table.columns if column.kind in ("source", "unseen")]
+    names = list(dict.fromkeys((*columns, *(n for _, run in having for other in run.others for n in other.domains))))
     rows = []
     for one, run in having:
         title = f'{swatch(one.color)}{escaped(one.label)}<span class="below std">seed {run.seed}</span>'
         again = f'<span class="hidden">{escaped(one.label)}, seed {run.seed}</span>'
-        for found in (run.final, *run.others):
-            own = found is run.final
-            scores = [found.domains[name].miou if name in found.domains else None for name in names]
-            mean = percent(found.mean_unseen_miou)
-            if set(found.names("unseen")) != set(run.final.names("unseen")) and found.mean_unseen_miou is not None:
-                mean += f'<span class="below std">of {counted(len(found.names("unseen")), "domain")}</span>'
-            rows.append(
-                [
-                    title if own else again,
-                    escaped(_manner(run, found)),
-                    *(percent(score) if score is not None else "" for score in scores),
-                    mean,
-                ]
-            )
+        for evaluation in (run.final, *run.others):
+            is_final = evaluation is run.final
+            scores = [evaluation.domains[name].miou if name in evaluation.domains else None for name in names]
+            mean = percent(evaluation.mean_unseen_miou)
+            if (
+                set(evaluation.names("unseen")) != set(run.final.names("unseen"))
+                and evaluation.mean_unseen_miou is not None
+            ):
+                mean += f'<span class="below std">of {counted(len(evaluation.names("unseen")), "domain")}</span>'
+            figures = ["" if score is None else percent(score) for score in scores]
+            rows.append([title if is_final else again, escaped(_manner(run, evaluation)), *figures, mean])
     caption = (
         "The same network, scored in another manner; these figures are in no mean and no ranking above. mIoU in %."
     )
-    return "<h3>Same network, other protocols</h3>" + plain_table(
-        ["method", "protocol", *map(breakable, names), "mean of unseen"],
-        rows,
-        caption=caption,
-        label="Scores by protocol",
-        text=2,
-    )
+    heads = ["method", "protocol", *map(breakable, names), "mean of unseen"]
+    shown = plain_table(heads, rows, caption=caption, label="Scores by protocol", text=2)
+    return f"<h3>Same network, other protocols</h3>{shown}"

@@ -21,7 +21,7 @@ from spcnet.reports.published import CHOICES
 from spcnet.reports.runs import Run
 from spcnet.reports.series import Series, series_of
 from spcnet.reports.tables import summary_table
-from spcnet.reports.training import shares, training
+from spcnet.reports.training import fractions, training
 
 _INSPECTION = "inspection"
 """Folder in a run, and name of the record in it, of `spcnet inspect`."""
@@ -94,7 +94,7 @@ def render_page(
         ("classes", "Classes", classes(ordered, base)),
         ("robustness", "Robustness", robustness(ordered, read_cards(runs))),
         ("training", "Training", training(ordered)),
-        *shares(ordered),
+        *fractions(ordered),
         ("inside", "Inside the networks", _inside(ordered)),
         ("cost", "Cost", costs(ordered, counted or {})),
         ("runs", "Runs in detail", details(series)),
@@ -129,8 +129,8 @@ def _inside(series: Sequence[Series]) -> str:
         from spcnet.reports.inspection import read_inspection
         from spcnet.reports.inspection_page import inspection_section
 
-        found = read_inspection(run.folder)
-        if found is not None:
+        inspection = read_inspection(run.folder)
+        if inspection is not None:
             summary = f"<summary><b>{escaped(one.label)}</b> · seed {run.seed}</summary>"
-            parts.append(f"<details open>{summary}{inspection_section(found)}</details>")
+            parts.append(f"<details open>{summary}{inspection_section(inspection)}</details>")
     return "".join(parts)

@@ -118,7 +118,7 @@ def beside(runs: Sequence[Run], *, every: bool = False) -> tuple[Published, ...]
         runs: of the same sources.
         every: take rows that are not verified, too, and those that lack some of the runs' domains.
     """
-    targets = {found for run in runs for name in run.final.names("unseen") if (found := set_of(name))}
+    targets = {target for run in runs for name in run.final.names("unseen") if (target := set_of(name))}
     mean = targets.issuperset(SETS[:3])
 
     def fits(row: Published) -> bool:

@@ -153,7 +153,7 @@ class Summary:
     mpc: float
     """Mean mIoU over the corruptions of the benchmark and their severities."""
     rpc: float
-    """Its share of the clean one."""
+    """Its fraction of the clean one."""
     families: Mapping[str, float]
     """Mean mIoU over the conditions of each family and their severities."""
 
@@ -171,9 +171,9 @@ def summary(card: Card, model: ModelScores) -> Summary:
 def as_json(card: Card) -> dict[str, Any]:
     """The card as plain values, with the summaries; what is not a number is None."""
     values: dict[str, Any] = to_plain(card)
-    for model, own in zip(card.models, values["models"], strict=True):
-        own["summary"] = to_plain(summary(card, model))
-        own["relative"] = to_plain({name: ratio(model.mean(name), model.clean) for name in card.conditions})
+    for model, entry in zip(card.models, values["models"], strict=True):
+        entry["summary"] = to_plain(summary(card, model))
+        entry["relative"] = to_plain({name: ratio(model.mean(name), model.clean) for name in card.conditions})
     return values
 
 
@@ -182,38 +182,40 @@ class _Overview:
 
     def __init__(self, card: Card) -> None:
         header, rows = overview(card)
-        labels = [rich.text.Text(folded(model.label)) for model in card.models]
-        # Narrow gaps: ten columns beside the names have to fit into a terminal of 80.
-        given: dict[str, Any] = {"title": f"mIoU in % on {card.domain}", "box": SIMPLE_HEAD, "pad_edge": False}
-        self.wide = rich.table.Table(**given, padding=(0, 1, 0, 0))
+        labels = [_label(model) for model in card.models]
+        title = f"mIoU in % on {card.domain}"
+        self.wide, self.narrow = _grid(title), _grid(title)
         self.wide.add_column("network", overflow="fold")
-        for title in header:
-            self.wide.add_column(title, justify="right", no_wrap=True)
+        for head in header:
+            self.wide.add_column(head, justify="right", no_wrap=True)
         for label, cells in zip(labels, rows, strict=True):
             self.wide.add_row(label, *cells)
-        self.narrow = rich.table.Table(**given, padding=(0, 1, 0, 0))
         self.narrow.add_column("", no_wrap=True)
         for label in labels:
             self.narrow.add_column(label, justify="right", overflow="fold")
-        for title, *cells in zip(header, *rows, strict=True):
-            self.narrow.add_row(title, *cells)
+        for head, *cells in zip(header, *rows, strict=True):
+            self.narrow.add_row(head, *cells)
 
     def __rich_console__(self, console: rich.console.Console, options: rich.console.ConsoleOptions) -> Any:
         needed = rich.measure.Measurement.get(console, options.update(max_width=1000), self.wide).minimum
         yield self.wide if needed <= options.max_width else self.narrow
 
 
+def _grid(title: str) -> rich.table.Table:
+    # Narrow gaps: ten columns beside the names have to fit into a terminal of 80.
+    return rich.table.Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def _label(model: ModelScores) -> rich.text.Text:
+    return rich.text.Text(folded(model.label))
+
+
 def render_terminal(card: Card) -> list[rich.console.RenderableType]:
     """Two tables for a terminal: of the networks, and with a line for each condition."""
-    detail = rich.table.Table(
-        title="Mean over the severities, and its share of clean, in %",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    detail = _grid("Mean over the severities, and its fraction of clean, in %")
     detail.add_column("condition", no_wrap=True)
     for model in card.models:
-        detail.add_column(rich.text.Text(folded(model.label)), justify="right", overflow="fold")
+        detail.add_column(_label(model), justify="right", overflow="fold")
     for names in card.groups.values():
         for name in names:
             cells = [_with_share(model, name) for model in card.models]
@@ -228,7 +230,7 @@ def to_markdown(card: Card) -> str:
     lines += markdown_table(
         ["network", *header], [[model.label, *cells] for model, cells in zip(card.models, rows, strict=True)]
     )
-    lines += ["", f"Mean over severities {card.severity_range}; in brackets its share of the clean score, in %.", ""]
+    lines += ["", f"Mean over severities {card.severity_range}; in brackets its fraction of the clean score, in %.", ""]
     conditions = [[name, *(_with_share(model, name) for model in card.models)] for name in card.conditions]
     clean = [CLEAN, *(percent(model.clean) for model in card.models)]
     lines += markdown_table(["condition", *(model.label for model in card.models)], [clean, *conditions])
@@ -241,9 +243,9 @@ def overview(card: Card) -> tuple[list[str], list[list[str]]]:
     benchmark = ["mPC", "rPC"] if card.benchmark else []
     rows = []
     for model in card.models:
-        found = summary(card, model)
-        means = [percent(found.mpc), percent(found.rpc)] if card.benchmark else []
-        rows.append([percent(found.clean), *means, *(percent(found.families[family]) for family in families)])
+        robustness = summary(card, model)
+        means = [percent(robustness.mpc), percent(robustness.rpc)] if card.benchmark else []
+        rows.append([percent(robustness.clean), *means, *(percent(robustness.families[family]) for family in families)])
     return [CLEAN, *benchmark, *families], rows
 
 

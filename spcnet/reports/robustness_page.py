@@ -33,9 +33,9 @@ _HEAT_STYLE = """
 
 
 def heat_figure(card: Card) -> Figure:
-    """Conditions (rows) by networks (columns): share of the clean score that is left, in %, on white."""
+    """Conditions (rows) by networks (columns): fraction of the clean score that is left, in %, on white."""
     names = card.conditions
-    share = np.array([[ratio(model.mean(name), model.clean) for model in card.models] for name in names])
+    fraction = np.array([[ratio(model.mean(name), model.clean) for model in card.models] for name in names])
     # Without the global state of pyplot, and in the same letters everywhere.
     with matplotlib.rc_context({"font.size": 8.5, "text.parse_math": False}):
         edges = [i for i in range(1, len(names)) if card.group_of(names[i]) != card.group_of(names[i - 1])]
@@ -46,9 +46,9 @@ def heat_figure(card: Card) -> Figure:
         )
         axes = figure.add_subplot()
         colours = matplotlib.colormaps["RdYlBu"]
-        axes.imshow(share, cmap=colours, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
-        for row, column in np.ndindex(*share.shape):
-            value = float(share[row, column])
+        axes.imshow(fraction, cmap=colours, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
+        for row, column in np.ndindex(*fraction.shape):
+            value = float(fraction[row, column])
             if math.isfinite(value):
                 red, green, blue, _ = colours(value)
                 # Relative luminance, roughly: below it white is the easier to read, as WCAG 2 reckons contrast.
@@ -70,7 +70,7 @@ def heat_figure(card: Card) -> Figure:
             spine.set_visible(False)
         mean = "mean over severities" if len(card.severities) > 1 else "severity"
         what = f"{mean} {card.severity_range}; {card.domain}, {html.counted(card.images, 'image')}"
-        figure.supxlabel(f"share of the clean mIoU that is left, in %\n{what}", fontsize=8.5)
+        figure.supxlabel(f"fraction of the clean mIoU that is left, in %\n{what}", fontsize=8.5)
     return figure
 
 
@@ -121,20 +121,20 @@ def _lead(card: Card) -> str:
     """The outcome in a sentence or two."""
     if not card.benchmark:
         return f"{html.counted(len(card.models), 'network')} on {html.escaped(card.description)}."
-    found = [(summary(card, model), model) for model in card.models]
-    best = max(found, key=lambda entry: _finite_or_least(entry[0].mpc))
+    summaries = [(summary(card, model), model) for model in card.models]
+    best = max(summaries, key=lambda entry: _finite_or_least(entry[0].mpc))
     text = (
         f"<b>{html.escaped(best[1].label)}</b> has {percent(best[0].mpc)} % mIoU over the corruptions of {html.escaped(card.domain)}, "
         f"{percent(best[0].rpc)} % of what it has on clean images"
     )
-    if len(found) > 1:
-        text += f": the highest of {len(found)} networks"
-        kept = max(found, key=lambda entry: _finite_or_least(entry[0].rpc))
+    if len(summaries) > 1:
+        text += f": the highest of {len(summaries)} networks"
+        kept = max(summaries, key=lambda entry: _finite_or_least(entry[0].rpc))
         if kept[1] is not best[1]:
-            text += f", while {html.escaped(kept[1].label)} keeps the largest share, {percent(kept[0].rpc)} %"
-    losses = {family: mean([s.families[family] / s.clean for s, _ in found if s.clean]) for family in card.groups}
+            text += f", while {html.escaped(kept[1].label)} keeps the largest fraction, {percent(kept[0].rpc)} %"
+    losses = {family: mean([s.families[family] / s.clean for s, _ in summaries if s.clean]) for family in card.groups}
     worst = min(losses, key=lambda family: losses[family] if math.isfinite(losses[family]) else math.inf)
-    return f"{text}. What costs most is {html.escaped(worst)}: {percent(losses[worst])} % of the clean score is left{' on average' if len(found) > 1 else ''}."
+    return f"{text}. What costs most is {html.escaped(worst)}: {percent(losses[worst])} % of the clean score is left{' on average' if len(summaries) > 1 else ''}."
 
 
 def _cards(card: Card) -> str:
@@ -142,9 +142,9 @@ def _cards(card: Card) -> str:
         return ""
     parts = ""
     for model, color in zip(card.models, figures.group_colors(len(card.models), None), strict=True):
-        found = summary(card, model)
-        small = f"mPC: {percent(found.rpc)} % of {percent(found.clean)} % clean"
-        parts += html.card(color, model.label, f'{percent(found.mpc)}<span class="std"> %</span>', small)
+        robustness = summary(card, model)
+        small = f"mPC: {percent(robustness.rpc)} % of {percent(robustness.clean)} % clean"
+        parts += html.card(color, model.label, f'{percent(robustness.mpc)}<span class="std"> %</span>', small)
     return f'<div class="cards">{parts}</div>'
 
 
@@ -207,8 +207,8 @@ def _severities_section(card: Card) -> str:
                 cells = "".join(_cell(card, model, name, scores[severity].miou) for severity in card.severities)
                 body += f'<tr{css}><th scope="row">{html.breakable(name)}</th>{cells}</tr>'
         table = f'<table class="heat"><thead><tr><th scope="col">severity</th>{heads}</tr></thead><tbody>{body}</tbody></table>'
-        found = summary(card, model)
-        means = f" · mPC {percent(found.mpc)} %" if card.benchmark else ""
+        robustness = summary(card, model)
+        means = f" · mPC {percent(robustness.mpc)} %" if card.benchmark else ""
         parts.append(
             f"<details open><summary><b>{html.escaped(model.label)}</b> · clean {percent(model.clean)} %"
             f"{means}</summary>{html.scrolling(table, f'Share of the clean score of {model.label} by condition and severity')}</details>"
@@ -281,8 +281,8 @@ def _reading_section(card: Card) -> str:
         "drawn, and the elastic transform is the mild form for street scenes, whose labels stay: figures are near those of the "
         "published pictures, not equal to them.",
         "<b>mPC</b>: mIoU averaged over the severities of a corruption, then over the corruptions of the families noise, blur, weather "
-        "and digital (Michaelis et al., 2019). <b>rPC</b>: its share of the clean mIoU. A network that is poor on clean images can keep "
-        "a large share of little, so look at both.",
+        "and digital (Michaelis et al., 2019). <b>rPC</b>: its fraction of the clean mIoU. A network that is poor on clean images can keep "
+        "a large fraction of little: read both.",
         "<b>extra</b>: the four corruptions that the benchmark keeps for validation; they do not count in mPC.",
         "<b>Styles</b>: weather and road styles that know of distance, ground and sky; severity s is the strength s/5. Where a style "
         "moves pixels, the label moves along.",

@@ -70,9 +70,9 @@ class DomainResult:
     interval: tuple[float, float] | None = None
     """Where the mIoU lies with 95 %, by bootstrap over the images, 0..1; None if not recorded, as for what follows."""
     precision: Mapping[str, float | None] = field(default_factory=dict)
-    """Of each class the share of the pixels taken for it that have it, 0..1; empty if not recorded."""
+    """Of each class the fraction of the pixels taken for it that have it, 0..1; empty if not recorded."""
     recall: Mapping[str, float | None] = field(default_factory=dict)
-    """Of each class the share of its pixels that were found, 0..1."""
+    """Of each class the fraction of its pixels that were found, 0..1."""
     mean_accuracy: float | None = None
     """Mean of the recall, 0..1."""
     weighted_iou: float | None = None
@@ -167,15 +167,15 @@ class Run:
         """
         names = [set(evaluation.names(role)) for evaluation in self.evaluations]
         common = set[str]().union(*names).intersection(*names)
-        found = []
+        means = []
         for evaluation in self.evaluations:
-            own = evaluation.mean_source_miou if role == "source" else evaluation.mean_unseen_miou
+            mean = evaluation.mean_source_miou if role == "source" else evaluation.mean_unseen_miou
             if common and common != set(evaluation.names(role)):
                 scores = [evaluation.domains[name].miou for name in evaluation.names(role) if name in common]
                 known = [score for score in scores if score is not None]
-                own = sum(known) / len(known) if len(known) == len(scores) else None
-            found.append(own)
-        return tuple(found)
+                mean = sum(known) / len(known) if len(known) == len(scores) else None
+            means.append(mean)
+        return tuple(means)
 
     @property
     def method(self) -> str:
@@ -203,20 +203,18 @@ def load_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}: name the output folder of a run, for example runs/spcnet")
     if not (folder / "config.yaml").is_file():
-        raise DataError(
-            f"{folder} is not a run folder: it has no config.yaml. Name the folder given as output when training"
-        )
+        raise DataError(f"{folder} is not a run folder: it has no config.yaml. Name the --output of a training")
     config = _read_config(folder / "config.yaml")
     environment = _read_object(folder / "environment.json")
     lines = [_evaluation(*line) for line in _json_lines(folder / RESULTS_FILE)]
-    own = _own_manner(config, lines)
-    found = [e for e in lines if (e.views, e.protocol) == own]
-    counting = [e for e in found if not e.partial] or found
+    manner = _own_manner(config, lines)
+    same = [e for e in lines if (e.views, e.protocol) == manner]
+    counting = [e for e in same if not e.partial] or same
     evaluations = {e.iteration: e for e in counting}
     if not evaluations:
         raise DataError(f"{folder} holds no results yet: wait until it is trained, or run `spcnet evaluate` on it")
     log = {entry.iteration: entry for entry in (_log_line(*line) for line in _json_lines(folder / "train.jsonl"))}
-    lines = [e for e in lines if (e.views, e.protocol) != own or (e.partial and e.iteration not in evaluations)]
+    lines = [e for e in lines if (e.views, e.protocol) != manner or (e.partial and e.iteration not in evaluations)]
     lines += [_evaluation(*line) for line in _json_lines(folder / PROTOCOLS_FILE)]
     final = max(evaluations)
     others = {(e.manner, e.iteration if e.partial and e.iteration != final else None): e for e in lines}
@@ -235,12 +233,12 @@ def _own_manner(config: Mapping[str, Any], lines: list[Evaluation]) -> tuple[str
     """TestTimeAugmentation and protocol of the evaluations that count: as the run was set to be scored; else as it first was."""
     known = {entry.name for entry in fields(EvaluationConfig)}
     settings = config.get("evaluation")
-    own: tuple[str | None, str | None] = (None, None)
+    manner: tuple[str | None, str | None] = (None, None)
     if isinstance(settings, Mapping):
         with contextlib.suppress(UsageError, TypeError, ValueError):  # settings of another version say nothing here
-            own = EvaluationConfig(**{str(k): v for k, v in settings.items() if k in known}).views, None
-    found = [(line.views, line.protocol) for line in lines]
-    return own if own in found or not found else found[0]
+            manner = EvaluationConfig(**{str(k): v for k, v in settings.items() if k in known}).views, None
+    ways = [(line.views, line.protocol) for line in lines]
+    return manner if manner in ways or not ways else ways[0]
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
@@ -288,13 +286,11 @@ def _json_lines(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
 
 def _log_line(record: Mapping[str, Any], where: str) -> LogLine:
     parts = _need(record, "parts", dict, where) if "parts" in record else {}
+    numbers = ("loss", "learning_rate", "seconds", "images_per_second")
     return LogLine(
         iteration=_need(record, "iteration", int, where),
-        loss=_number(record.get("loss"), "loss", where),
         parts={str(name): _number(value, f"parts.{name}", where) for name, value in parts.items()},
-        learning_rate=_number(record.get("learning_rate"), "learning_rate", where),
-        seconds=_number(record.get("seconds"), "seconds", where),
-        images_per_second=_number(record.get("images_per_second"), "images_per_second", where),
+        **{key: _number(record.get(key), key, where) for key in numbers},
     )
 
 
@@ -313,11 +309,10 @@ def _evaluation(record: Mapping[str, Any], where: str) -> Evaluation:
         classes=classes,
         colors=tuple((int(r), int(g), int(b)) for r, g, b in colors),
         domains=domains,
-        mean_source_miou=_fraction(record.get("mean_source_miou"), "mean_source_miou", where),
-        mean_unseen_miou=_fraction(record.get("mean_unseen_miou"), "mean_unseen_miou", where),
-        views=_words(record.get("views")),
-        protocol=None if record.get("protocol") == OWN_PROTOCOL else _words(record.get("protocol")),
-        size=_size(record.get("size"), where),
+        **{key: _fraction(record.get(key), key, where) for key in ("mean_source_miou", "mean_unseen_miou")},
+        views=str(record.get("views") or "") or None,
+        protocol=None if record.get("protocol") == OWN_PROTOCOL else str(record.get("protocol") or "") or None,
+        size=_two(record, "size", int, "[height, width]", where),
         partial=record.get("partial") is True,
         ema=_number(record.get("ema", 0.0), "ema", where),
     )
@@ -337,25 +332,21 @@ def _domain(name: str, record: Any, classes: tuple[str, ...], where: str) -> Dom
         except (ValueError, TypeError, OverflowError) as error:
             raise DataError(f"{where}: confusion is not a table of whole numbers") from error
         if confusion.shape != (len(classes), len(classes)):
-            raise DataError(
-                f"{where}: confusion has the shape {confusion.shape}; "
-                f"with {len(classes)} classes it must be {len(classes)}×{len(classes)}"
-            )
+            k = len(classes)
+            raise DataError(f"{where}: confusion has the shape {confusion.shape}; with {k} classes it must be {k}×{k}")
     return DomainResult(
         name=name,
         role=cast(Role, role),
         images=record["images"] if isinstance(record.get("images"), int) else 0,
-        miou=_fraction(record.get("miou"), "miou", where),
         iou={c: _fraction(iou.get(c), f"iou of {c}", where) for c in classes},
-        pixel_accuracy=_fraction(record.get("pixel_accuracy"), "pixel_accuracy", where),
+        **{key: _fraction(record.get(key), key, where) for key in ("miou", "pixel_accuracy", "mean_accuracy")},
         absent=tuple(map(str, record.get("absent") or ())),
         confusion=confusion,
         seconds=_number(record.get("seconds"), "seconds", where),
         figures=_figures(record, where),
-        interval=_ends(record.get("miou_interval"), where),
+        interval=_ends(record, where),
         precision=_by_class(record, "precision", classes, where),
         recall=_by_class(record, "recall", classes, where),
-        mean_accuracy=_fraction(record.get("mean_accuracy"), "mean_accuracy", where),
         weighted_iou=_fraction(record.get("frequency_weighted_iou"), "frequency_weighted_iou", where),
         own_set=_need(record, "set", dict, where) if record.get("set") is not None else {},
     )
@@ -381,30 +372,24 @@ def _figures(record: Mapping[str, Any], where: str) -> Mapping[str, Layers]:
     return figures
 
 
-def _ends(value: Any, where: str) -> tuple[float, float] | None:
+def _two(record: Mapping[str, Any], key: str, kinds: Any, words: str, where: str) -> tuple[Any, Any] | None:
+    value = record.get(key)
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 2:
-        raise DataError(f"{where}: miou_interval is {_shorten(value)}; it must be [lower, upper]. Restore the file")
-    low, high = (_fraction(end, "miou_interval", where) for end in value)
-    return None if low is None or high is None else (low, high)
-
-
-def _size(value: Any, where: str) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(side, int) for side in value):
-        raise DataError(f"{where}: size is {_shorten(value)}; it must be [height, width]. Restore the file")
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(one, kinds) for one in value):
+        raise DataError(f"{where}: {key} is {_shorten(value)}; it must be {words}. Restore the file")
     return value[0], value[1]
 
 
-def _words(value: Any) -> str | None:
-    return None if value is None or value == "" else str(value)
+def _ends(record: Mapping[str, Any], where: str) -> tuple[float, float] | None:
+    ends = _two(record, "miou_interval", object, "[lower, upper]", where)
+    low, high = (_fraction(end, "miou_interval", where) for end in ends or (None, None))
+    return None if low is None or high is None else (low, high)
 
 
 def _read_panels(folder: Path, domains: Iterable[str]) -> Mapping[str, tuple[Panel, ...]]:
     """The kept images of each domain that has some; an image of which a file is missing is left out."""
-    found: dict[str, tuple[Panel, ...]] = {}
+    kept: dict[str, tuple[Panel, ...]] = {}
     for domain in domains:
         place = folder / panel_folder(domain)
         if not (place / "panels.json").is_file():
@@ -419,8 +404,8 @@ def _read_panels(folder: Path, domains: Iterable[str]) -> Mapping[str, tuple[Pan
             Panel(str(name), *(place / f"{index}_{kind}.png" for kind in ("image", "truth", "prediction")))
             for index, name in enumerate(names)
         )
-        found[domain] = tuple(p for p in panels if all(file.is_file() for file in (p.image, p.truth, p.prediction)))
-    return found
+        kept[domain] = tuple(p for p in panels if all(file.is_file() for file in (p.image, p.truth, p.prediction)))
+    return kept
 
 
 def panel_folder(domain: str) -> str:

@@ -20,28 +20,25 @@ def domain_scores(record: Mapping[str, Any]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for name, domain in record["domains"].items():
         ends = domain.get("miou_interval")
-        table.add_row(
-            name if domain["role"] == "unseen" else f"{name} (source)",
-            f"{domain['images']:,}",
-            percent(domain["miou"]),
-            "" if ends is None else f"{percent(ends[0])} to {percent(ends[1])}",
-            *(percent(domain.get(key)) for key in ("mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")),
-        )
+        interval = "" if ends is None else f"{percent(ends[0])} to {percent(ends[1])}"
+        others = [percent(domain.get(key)) for key in ("mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")]
+        title = name if domain["role"] == "unseen" else f"{name} (source)"
+        table.add_row(title, f"{domain['images']:,}", percent(domain["miou"]), interval, *others)
     return table
 
 
-def protocol_scores(found: Mapping[str, Mapping[str, Any]], columns: Mapping[str, Collection[str]]) -> Table:
+def protocol_scores(records: Mapping[str, Mapping[str, Any]], columns: Mapping[str, Collection[str]]) -> Table:
     """A line for each protocol that a network was scored by: its mIoU on each domain in per cent, and their means.
 
     Args:
-        found: records of `spcnet.evaluation.evaluator.record` by the protocol's name.
+        records: records of `spcnet.evaluation.evaluator.record` by the protocol's name.
         columns: domains as they were asked for, each with what the protocols call it.
     """
     table = Table(box=SIMPLE)
     table.add_column("protocol", no_wrap=True)
     for name in (*columns, "mean of sources", "mean of unseen"):
         table.add_column(name, justify="right", overflow="fold")
-    for protocol, record in found.items():
+    for protocol, record in records.items():
         domains: list[Mapping[str, Any]] = [
             next((record["domains"].get(name) for name in names if name in record["domains"]), {})
             for names in columns.values()
@@ -62,7 +59,7 @@ def class_table(record: Mapping[str, Any], domain: str, *, swapped: bool = False
         domain: which.
         swapped: say that precision and recall stand under each other's name.
     """
-    found = record["domains"][domain]
+    metrics = record["domains"][domain]
     table = Table(box=SIMPLE, title=domain, title_justify="left")
     table.add_column("class", overflow="fold")
     marks = ("precision", "recall") if not swapped else ("precision*", "recall*")
@@ -71,10 +68,10 @@ def class_table(record: Mapping[str, Any], domain: str, *, swapped: bool = False
     if swapped:
         table.caption = "* each under the other's name, as this protocol prints them"
         table.caption_justify = "left"
-    absent: Sequence[str] = found.get("absent", ())
+    absent: Sequence[str] = metrics.get("absent", ())
     for name in record["classes"]:
         table.add_row(
             f"{name} (no truth)" if name in absent else name,
-            *(percent(found.get(key, {}).get(name)) for key in ("iou", "precision", "recall")),
+            *(percent(metrics.get(key, {}).get(name)) for key in ("iou", "precision", "recall")),
         )
     return table

@@ -196,17 +196,10 @@ def summary_table(runs: Sequence[Run], *, baseline: str = "deeplabv3plus") -> Ta
             known = [other.value for row in plain if (other := row[place]).value is not None]
             best = cell.value is not None and min(known) < cell.value == max(known)
             finished.append(Cell(cell.value, cell.std, cell.count, best, gap))
-        rows.append(
-            Row(
-                label=group.label,
-                method=group.method,
-                seeds=tuple(run.seed for run in group.runs),
-                iterations=min(run.final.iteration for run in group.runs),
-                is_baseline=group is base,
-                cells=tuple(finished),
-                wins=_wins(group, base) if base is not None and group is not base else None,
-            )
-        )
+        seeds = tuple(run.seed for run in group.runs)
+        iterations = min(run.final.iteration for run in group.runs)
+        wins = _wins(group, base) if base is not None and group is not base else None
+        rows.append(Row(group.label, group.method, seeds, iterations, group is base, tuple(finished), wins))
     return Table(columns, tuple(rows), base.label if base else None, comparability([r for g in groups for r in g.runs]))
 
 
@@ -347,8 +340,8 @@ def _label(group: tuple[Run, ...], groups: Sequence[tuple[Run, ...]]) -> str:
     differing = [path for path in paths if len({_say(one.get(path)) for one in settings}) > 1]
     if len(differing) > 2:
         return f"{method} ({_place(group[0], [run for other in rivals if other is not group for run in other[:1]])})"
-    own = _identity(group[0])
-    settings_said = (f"{path.partition('.')[2] or path}={_say(own.get(path))}" for path in differing)
+    identity = _identity(group[0])
+    settings_said = (f"{path.partition('.')[2] or path}={_say(identity.get(path))}" for path in differing)
     return f"{method} ({', '.join(settings_said)})"
 
 
@@ -364,19 +357,14 @@ def _place(run: Run, others: Sequence[Run]) -> str:
 def _say(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_say, value)) or "none"
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _columns(groups: Sequence[Group], *, with_gap: bool) -> tuple[Column, ...]:
     columns: list[Column] = []
     roles: tuple[Role, Role] = ("source", "unseen")
     for role in roles:
-        names: dict[str, None] = {}
-        for group in groups:
-            for run in group.runs:
-                names |= dict.fromkeys(run.final.names(role))
+        names = dict.fromkeys(name for group in groups for run in group.runs for name in run.final.names(role))
         columns += [Column(name, role) for name in names]
         if len(names) > 1 or (role == "unseen" and names):
             columns.append(Column(f"mean of {role}", "source mean" if role == "source" else "unseen mean"))
@@ -394,12 +382,9 @@ def _cell(group: Group, column: Column) -> Cell:
 
 
 def _score(run: Run, column: Column) -> float | None:
-    if column.kind == "gap":
-        return None
-    if column.kind == "source mean":
-        return run.final.mean_source_miou
-    if column.kind == "unseen mean":
-        return run.final.mean_unseen_miou
+    means = {"source mean": run.final.mean_source_miou, "unseen mean": run.final.mean_unseen_miou, "gap": None}
+    if column.kind in means:
+        return means[column.kind]
     domain = run.final.domains.get(column.name)
     return domain.miou if domain is not None and domain.role == column.kind else None
 

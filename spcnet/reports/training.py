@@ -53,7 +53,7 @@ def _loss_plot(title: str, values: Sequence[tuple[Series, Run, Sequence[float]]]
     return figure(figures.curves_svg(title, curves, label=f"Lines of {title} against iterations: {last}"))
 
 
-def shares(series: Sequence[Series]) -> list[tuple[str, str, str]]:
+def fractions(series: Sequence[Series]) -> list[tuple[str, str, str]]:
     """A section for each figure that a network tells of images: its name, heading and body, bars layer by layer."""
     known = dict.fromkeys(
         name for one in series for domain in one.first.final.domains.values() for name in domain.figures

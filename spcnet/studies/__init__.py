@@ -1,1 +1,1 @@
-"""What is measured of trained networks: scores, robustness, styles and embeddings, out-of-distribution scores."""
+"""What is measured of trained networks: metrics, robustness, styles and embeddings, OOD scores."""

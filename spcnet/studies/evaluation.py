@@ -60,12 +60,12 @@ class EvaluateOptions:
     classes: bool = False
     """Show each domain class by class, too."""
 
-    def check(self, own: EvaluationConfig, size: tuple[int, int] | None) -> None:
+    def check(self, defaults: EvaluationConfig, size: tuple[int, int] | None) -> None:
         """Refuse options that do not go together.
 
         Args:
-            own: how the run evaluates its network.
-            size: height and width that were asked for.
+            defaults: how the run evaluates its network.
+            size: height and width from the command line.
 
         Raises:
             UsageError: names them.
@@ -77,7 +77,7 @@ class EvaluateOptions:
                 f"the protocol {self.protocol} fixes the size and the test-time augmentation: leave out "
                 f"{', '.join([*fixed, *(['size'] if size else [])])}, or choose the protocol spcnet"
             )
-        evaluation = replace(own, **self.changes)
+        evaluation = replace(defaults, **self.changes)
         idle = sorted({"overlap", "window_weights"}.intersection(self.changes))
         if idle and evaluation.window is None:
             raise UsageError(f"{' and '.join(idle)} need windows: give --window [H,W], too")
@@ -92,7 +92,7 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
         run: folder of a run; file of weights of this package, RobustNet or SPC-Net; ONNX file that `spcnet export` wrote;
             or folder of predictions, an image of class ids for each image of the domain.
         options: how.
-        console: where progress and scores are shown.
+        console: where progress and metrics are shown.
 
     Returns:
         The record, see `spcnet.evaluation.evaluator.record`: of a run with the figures that it had of other domains. By
@@ -112,7 +112,7 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
     fabric = make_fabric(training)
     if not fabric.is_global_zero:
         console = Console(quiet=True)
-    found = {}
+    records = {}
     for protocol, tests in ways:
         print_remarks(tests.values(), console)
         folder = run.path if run.is_run else run.path.parent
@@ -120,15 +120,15 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
             results = subject.evaluate(tests, fabric, protocol=protocol, folder=folder, console=console)
         with distributed.raise_on_all_ranks():
             record, output = _kept(run, subject, results, options, protocol, write=fabric.is_global_zero)
-            found[protocol.name] = record
+            records[protocol.name] = record
             if fabric.is_global_zero:
                 _finish(run, record, output, options, protocol, console)
     if options.protocol != ALL:
         return record
     columns = {name: {protocol.domain(name) for protocol in protocols} for name in dict.fromkeys(run.names)}
-    console.print(protocol_scores(found, columns))
+    console.print(protocol_scores(records, columns))
     console.print("mIoU in %; how a protocol differs stands above its scores", highlight=False)
-    return {"protocols": found}
+    return {"protocols": records}
 
 
 def _names(run: OpenRun, protocol: Protocol) -> list[str]:
@@ -173,7 +173,7 @@ def _kept(
             if isinstance(subject.model, Predictions)
             else run.path.with_name(run.path.name + RESULTS_SUFFIX)
         )
-    # A quick look at a few images must not take the place of what the run is known by.
+    # Metrics of a few images must not take the place of what the run is known by.
     limit, own_limit = subject.evaluation.limit, run.evaluation.limit
     fewer = bool(limit) and (not own_limit or limit < own_limit)
     if protocol is OWN and run.options.size is None and not fewer:
@@ -197,7 +197,7 @@ def _subject(run: OpenRun, options: EvaluateOptions) -> Subject:
     kind = kind_of(file) if file.is_file() else None
     if kind is FileKind.TORCH_EXPORT:
         raise UsageError(
-            f"{path} would be trusted with running code: score the network it was made from, or an ONNX file"
+            f"{path} would be trusted with running code: evaluate the network it was made from, or an ONNX file"
         )
     if kind is FileKind.ONNX:
         return _exported(run, options)
@@ -266,7 +266,7 @@ def _predictions(run: OpenRun, options: EvaluateOptions) -> Subject:
     if options.protocol != OWN.name:
         raise UsageError(
             f"{f'the protocol {options.protocol} begins' if options.protocol != ALL else 'other protocols begin'} before the "
-            f"network, and {path} holds what came out of one: score the network, or choose the protocol spcnet"
+            f"network, and {path} holds what came out of one: evaluate the network, or choose the protocol spcnet"
         )
     if early := set(options.changes) - {"limit", "panels", "batch_size"}:
         raise UsageError(f"{path} holds predictions: {', '.join(sorted(early))} would come before them; leave them out")
@@ -299,7 +299,7 @@ def opened(names: Iterable[str], data: DataConfig, space: LabelSpace, protocol: 
 def _show(
     record: Record, protocol: Protocol, classes: bool, output: Path | None, console: Console, *, scored: Sequence[str]
 ) -> None:
-    """Print the scores of the named domains; figures of others were known before."""
+    """Print the metrics of the named domains; figures of others were known before."""
     record = {**record, "domains": {name: record["domains"][name] for name in scored}}
     if protocol is not OWN:
         console.print(f"Protocol {protocol.name}: {protocol.summary}. Unlike spcnet:", highlight=False)
@@ -330,14 +330,14 @@ def _show(
 
 def _say_alone(record: Record, scored: Sequence[str], others: Sequence[str], console: Console) -> None:
     """Say that only the named domains were scored, and what became of the figures of the run's other ones."""
-    kept = [name for name in others if name in record["domains"]]
+    stored = [name for name in others if name in record["domains"]]
     missing = [name for name in others if name not in record["domains"]]
     said = [f"Scored: {', '.join(scored)} alone"]
-    if kept:
-        said.append(f"the figures of {', '.join(kept)} stay as they were")
+    if stored:
+        said.append(f"the figures of {', '.join(stored)} stay as they were")
     if missing:
         said.append(
-            f"{', '.join(missing)} not scored: name them in --targets, too, or leave out --targets to score all of the "
+            f"{', '.join(missing)} not evaluated: name them in --targets, too, or leave out --targets to evaluate all of the "
             "run's domains"
         )
     if others:

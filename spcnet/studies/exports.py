@@ -34,6 +34,8 @@ class ExportOptions:
     """Type of those images."""
     opset: int = onnx_files.OPSET
     licence: str | None = None
+    size: tuple[int, int] | None = None
+    """Height and width of its images, for backbones that take those of one size alone once they are exported."""
     int8: bool = False
     """Write a second file whose convolutions compute in 8-bit integers."""
     calibration: str | None = None
@@ -70,7 +72,7 @@ class ExportOptions:
                 "--int8 needs --calibration: a domain, for example camvid, or a folder of images like those to come"
             )
         if self.calibration is not None and not self.int8:
-            raise UsageError("--calibration is for --int8: give both, or --score to score the file on a domain")
+            raise UsageError("--calibration is for --int8: give both, or --score to evaluate the file on a domain")
         if self.pixels != "uint8" and not self.normalise:
             raise UsageError(f"--pixels {self.pixels} is for a file that normalises its images: give --normalise, too")
         if self.calibration_images < 1 or self.limit < 0 or self.repeats < 0:
@@ -109,11 +111,16 @@ def export(run: OpenRun, output: Path, options: ExportOptions, console: Console)
         pixels=options.given_pixels,
         opset=options.opset,
         licence=options.licence,
+        size=options.size,
     )
-    deployed = deployment.Deployed(run.network, run.card, kind=options.output_kind, pixels=options.given_pixels)
+    deployed = deployment.Deployed(
+        run.network, run.card, kind=options.output_kind, pixels=options.given_pixels, size=options.size
+    )
     checks = {output: written.checks}
     if calibration is not None:
-        images = quantisation.calibration_pictures(calibration, run.data.size, limit=options.calibration_images)
+        images = quantisation.calibration_pictures(
+            calibration, deployed.size or run.data.size, limit=options.calibration_images
+        )
         content = quantisation.quantise(output.read_bytes(), map(deployed.given, images))
         small = output.with_name(f"{output.stem}.int8{output.suffix}")
         write_atomic(small, lambda file: file.write(content))
@@ -124,7 +131,7 @@ def export(run: OpenRun, output: Path, options: ExportOptions, console: Console)
             files[path.name] = _compare(path, of_file, run, deployed, options, tested) | {"domain": score}
             show(done, {})
     report = exporting.write_report(written, files=files)
-    _show(files, options, run.card.size, console)
+    _show(files, options, deployed.size or run.card.size, console)
     console.print(f"Written: {', '.join(map(str, checks))}; the report is {report}", highlight=False, markup=False)
     return files
 
@@ -150,8 +157,10 @@ def _compare(
     """What the report says of one file."""
     content = path.read_bytes()
     program = onnx_files.onnx_program(content) if options.format == "onnx" else deployment.torch_program(content)
-    checks = checks or comparison.compare(deployed, program, comparison.checked_sizes(run.card.size))
-    size = run.card.size or _PLAIN_SIZE
+    checks = checks or comparison.compare(
+        deployed, program, comparison.checked_sizes(run.card.size, fixed=deployed.size)
+    )
+    size = deployed.size or run.card.size or _PLAIN_SIZE
     timing = comparison.timed(deployed, program, size, repeats=options.repeats) if options.repeats else None
     entry: dict[str, Any] = {
         "bytes": len(content),
@@ -174,7 +183,7 @@ _PLAIN_SIZE = (512, 1024)
 
 def _show(files: dict[str, Any], options: ExportOptions, size: tuple[int, int] | None, console: Console) -> None:
     first = next(iter(files.values()))
-    sizes = _table("images", "size", "scores differ", "equal labels")
+    sizes = _table("images", "size", "logits differ", "equal labels")
     table = _table("MiB", *(["ms"] if first["timing"] else []), *(["mIoU"] if first["domain"] else []))
     for name, entry in files.items():
         table.add_row(

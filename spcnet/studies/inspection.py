@@ -292,9 +292,9 @@ def _keep_pictures(inspection: Inspection, sets: Sequence[Chosen]) -> None:
             old.unlink(missing_ok=True)
     for pair in inspection.pairs:
         for place, name in zip((pair.image, pair.nearest), pair.pictures, strict=True):
-            seen = inspection.images[place]
-            chosen = sets[seen.domain]
-            picture = Image.fromarray(chosen.whole.read(chosen.known[seen.name]).image)
+            shown = inspection.images[place]
+            chosen = sets[shown.domain]
+            picture = Image.fromarray(chosen.whole.read(chosen.known[shown.name]).image)
             picture.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH), Image.Resampling.LANCZOS)
             options: dict[str, Any] = {"format": "JPEG", "quality": 88, "optimize": True}
             write_atomic(folder / name, lambda file: picture.save(file, **options))  # noqa: B023

@@ -104,7 +104,7 @@ def prediction(images: Sequence[ScoredImage]) -> dict[str, dict[str, float | Non
     images = [image for image in images if not math.isnan(image.miou)]
     domains = list(dict.fromkeys(image.domain for image in images))
     by_group = _by_group(images)
-    kept = [(f"keep {100 * (1 - part):.0f} %", len(images) - round(len(images) * part)) for part in REJECTED]
+    columns = [(f"keep {100 * (1 - part):.0f} %", len(images) - round(len(images) * part)) for part in REJECTED]
     result: dict[str, dict[str, float | None]] = {}
     for score in images[0].scores if images else ():
 
@@ -120,11 +120,11 @@ def prediction(images: Sequence[ScoredImage]) -> dict[str, dict[str, float | Non
             "images": correlation(images),
             "clean": _mean([correlation(group) for (_, one), group in by_group.items() if one.name == CLEAN]),
             "conditions": _mean([rank_correlation(*zip(*pairs, strict=True)) for pairs in means]),
-            **{title: mean_iou_of([images[i] for i in order[:number]]) for title, number in kept},
+            **{title: mean_iou_of([images[i] for i in order[:number]]) for title, number in columns},
         }
     rng = np.random.default_rng(0)
     result["chance"] = {"images": None, "clean": None, "conditions": None}
-    for title, number in kept:
+    for title, number in columns:
         trials = [mean_iou_of([images[i] for i in rng.permutation(len(images))[:number]]) for _ in range(RANDOM_TRIALS)]
         result["chance"][title] = _mean(trials)
     return result

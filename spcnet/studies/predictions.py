@@ -96,7 +96,7 @@ class Predictions:
         names = _file_names(images)
         number = min(len(images), limit) if limit else len(images)
         if not number:
-            raise DataError(f"{what} has no image to score")
+            raise DataError(f"{what} has no image to evaluate")
         missing = [name for name in names[:number] if _core(name) not in self.paths]
         if missing:
             raise DataError(
@@ -174,10 +174,10 @@ def read_prediction(path: Path, *, space: LabelSpace, ids: Ids = "auto") -> npt.
 def _index(folder: Path) -> Mapping[str, Any]:
     """What `spcnet predict` noted of the class maps in a folder; empty where it did not write them."""
     try:
-        found = json.loads((folder / INDEX_FILE).read_text("utf-8"))
+        index = json.loads((folder / INDEX_FILE).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return index if isinstance(index, dict) else {}
 
 
 _ENDINGS = re.compile(

@@ -69,14 +69,14 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
     if kept.precision:
         fabric.strategy.precision.load_state_dict(kept.precision)
     trainer.iteration = kept.iteration
-    with steps.culprits(trainer.network) as found:
+    with steps.culprits(trainer.network) as culprits:
         result, _ = trainer.gradient(kept.parts)
     losses = {name: float(value) for name, value in result.parts.items()}
     loss = float(result.loss.detach())
     again = Replayed(
         loss,
         losses,
-        found[0] if found else None,
+        culprits[0] if culprits else None,
         steps.not_finite(kept.tensors),
         [
             name
@@ -127,7 +127,7 @@ def _show(kept: steps.Kept, again: Replayed, console: Console) -> None:
 
 def _verdict(again: Replayed, training: TrainingConfig) -> str:
     if again.images:
-        return f"An image that is not finite came in: look at {_some(again.images)}."
+        return f"An image is not finite: check {_some(again.images)}."
     where = (
         f"The first module whose output is not finite is {again.culprit.name} ({again.culprit.kind})"
         if again.culprit is not None

@@ -63,7 +63,7 @@ def report(
 def network_costs(runs: Sequence[Run]) -> dict[Path, NetworkCost]:
     """What the networks of runs cost for an image of their size, by folder; without those that cannot be built here."""
     known: dict[str, NetworkCost] = {}
-    found = {}
+    costs = {}
     for run in runs:
         try:
             config = OpenRun(run.folder).config
@@ -79,8 +79,14 @@ def network_costs(runs: Sequence[Run]) -> dict[Path, NetworkCost]:
                     num_domains=num_domains,
                     model=config.model,
                 )
-                known[key] = NetworkCost(counted.parameters, counted.macs, counted.activations, size)
+                known[key] = NetworkCost(
+                    counted.parameters,
+                    counted.macs,
+                    counted.activations,
+                    size,
+                    None if counted.trained == counted.parameters else counted.trained,
+                )
         except SpcnetError:  # the page is for what the runs scored; a cost that cannot be counted is left out
             continue
-        found[run.folder] = known[key]
-    return found
+        costs[run.folder] = known[key]
+    return costs

@@ -186,12 +186,12 @@ def blocks(images: SegmentationSet, places: Sequence[int], *, limit: int) -> Ite
     for place in places:
         sample = images.read(place)
         sample = sample._replace(image=np.array(sample.image), label=np.array(sample.label))
-        own = sample.image.nbytes + sample.label.nbytes
-        if samples and size + own > limit:
+        size_of_sample = sample.image.nbytes + sample.label.nbytes
+        if samples and size + size_of_sample > limit:
             yield Block(samples, digest.hexdigest())
             samples, size, digest = [], 0, hashlib.sha256()
         samples.append(sample)
-        size += own
+        size += size_of_sample
         for part in (sample.name.encode(), sample.image.tobytes(), sample.label.tobytes()):
             digest.update(part)
     if samples:

@@ -75,7 +75,7 @@ class Subject:
         folder: Path,
         console: Console,
     ) -> dict[str, evaluator.DomainResult]:
-        """Evaluate on each domain; several processes share its images.
+        """Evaluate on each domain; several processes have a shard of its images each.
 
         Args:
             tests: the domains by name.
@@ -99,7 +99,7 @@ class Subject:
                 everywhere = {image: message for one in distributed.gather(bad) for image, message in one.items()}
                 results[name] = replace(result, skipped=len(everywhere))
                 skipped.add(name, everywhere)
-                if not result.is_labelled:  # which is neither a score of 0 nor forgotten
+                if not result.is_labelled:  # which is neither an mIoU of 0 nor forgotten
                     console.print(
                         f"{name}: none of the {result.images:,} images has a labelled pixel in the space "
                         f"{self.space.name}, so it has no mIoU",
@@ -148,7 +148,7 @@ class Subject:
                 device=fabric.device,
                 forward=forward,
                 panels=options.panels,
-                share=distributed.world_size() > 1,
+                may_be_empty=distributed.world_size() > 1,
                 align_corners=protocol.align_corners,
             )
 
@@ -250,7 +250,7 @@ def save_evaluation(
     record = subject.record(results)
     before = earlier(folder / records.RESULTS_FILE, record, same=("iteration", "classes", "views"))
     if before is not None:
-        # Testing a finished run on further domains adds to what is known of it, also where it was looked at in other
+        # Testing a finished run on further domains adds to what is known of it, also where it was evaluated in other
         # manners in between.
         record = evaluator.joined(before, record)
     if not set(names) <= set(record["domains"]) and (before is None or before.get("partial")):

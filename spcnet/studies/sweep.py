@@ -6,11 +6,12 @@ again, what was stopped or killed goes on from its checkpoint, what failed is tr
 other settings is refused, so that a table never mixes two experiments.
 """
 
+import contextlib
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from spcnet.reports.aggregate import (
 from spcnet.reports.runs import Run, load_run
 from spcnet.reports.tables import batch_size, flatten, group_runs
 from spcnet.runs import OpenRun, check_unseen
-from spcnet.studies.sweep_processes import GPU, Planned, Training, claimed, counted, run_trainings, shares_of_machine
+from spcnet.studies.sweep_processes import GPU, Planned, Training, claimed, counted, machine_slots, run_trainings
 from spcnet.training_process import STOPPED
 
 SUMMARY_FILE, MARKDOWN_FILE, LATEX_FILE = "sweep.json", "table.md", "table.tex"
@@ -56,10 +57,9 @@ def listed(text: str) -> list[str]:
     text = text.strip()
     if not text.startswith("["):
         return [value.strip() for value in text.split(",") if value.strip()]
-    try:
+    values = None
+    with contextlib.suppress(yaml.YAMLError):
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"cannot read the list {text!r}: write [a,b] or a,b") from error
     if not isinstance(values, list):
         raise UsageError(f"cannot read the list {text!r}: write [a,b] or a,b")
     return [value if isinstance(value, str) else json.dumps(value) for value in values]
@@ -88,15 +88,15 @@ def assigned(texts: Sequence[str], option: str) -> dict[str, str]:
     Raises:
         UsageError: one is of another form, or a path stands there twice.
     """
-    found: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for text in texts:
         path, equals, value = text.partition("=")
         if not (path and equals and value):
             raise UsageError(f"{option} {text}: write OPTION=VALUE, for example training.learning_rate=0.01")
-        if path in found:
+        if path in settings:
             raise UsageError(f"{option} names {path} twice: give all its values at once")
-        found[path] = value
-    return found
+        settings[path] = value
+    return settings
 
 
 @plain_lists
@@ -135,22 +135,21 @@ def plan(
     for method in methods or [base.method]:
         method_named(method)
         for chosen in itertools.product(*vary.values()):
-            own = dict(zip(vary, chosen, strict=True))
+            values = dict(zip(vary, chosen, strict=True))
             for seed in seeds:
-                folder = output / _folder_name(method, own, seed)
-                options = {**settings, **own, "method": method, "training.seed": str(seed), "output": str(folder)}
-                configs.append((read(options), own))
+                folder = output / _folder_name(method, values, seed)
+                options = {**settings, **values, "method": method, "training.seed": str(seed), "output": str(folder)}
+                configs.append((read(options), values))
     for config, _ in configs:
         method_named(config.method).check(config.model)
         check_unseen(config.data)
     runs = [Run(config.output, as_dict(config), {}, (), (), {}) for config, _ in configs]
     groups = group_runs(runs)
     if len(groups) < len(configs) // len(seeds):
-        raise UsageError(
-            f"--vary {', '.join(vary)}: some of these runs would be the same experiment, because an option says only how a run "
-            "is computed, or two values mean the same: vary something else"
-        )
-    return [Planned(config, own, _label(config.method, own)) for config, own in configs]
+        what = f"--vary {', '.join(vary)}: some of these runs would be the same experiment"
+        why = "because an option says only how a run is computed, or two values mean the same"
+        raise UsageError(f"{what}, {why}: vary something else")
+    return [Planned(config, values, _label(config.method, values)) for config, values in configs]
 
 
 def sweep(
@@ -179,20 +178,19 @@ def sweep(
         _check_same(run)
     with claimed(output) as handles:
         trainings = [Training(run, handles) for run in planned]
-        shares = shares_of_machine(planned[0].config, jobs, sum(training.state != "done" for training in trainings))
-        stopped = run_trainings(trainings, shares, console)
-        found = _summarise(trainings, rule, output)
+        slots = machine_slots(planned[0].config, jobs, sum(training.state != "done" for training in trainings))
+        stopped = run_trainings(trainings, slots, console)
+        values, table = _summarise(trainings, rule, output)
     if stopped:
-        error = SpcnetError(
-            f"stopped: {counted(trainings)}; what they have trained is saved. Go on with the same command again"
-        )
+        what = f"stopped: {counted(trainings)}; what they have trained is saved"
+        error = SpcnetError(f"{what}. Go on with the same command again")
         error.exit_code = STOPPED
         raise error
-    if found.table is not None:
-        console.print(render_terminal(found.table, width=console.width))
+    if table is not None:
+        console.print(render_terminal(table, width=console.width))
         written = ", ".join(str(output / name) for name in (MARKDOWN_FILE, LATEX_FILE, SUMMARY_FILE))
         console.print(f"Written: {written}", highlight=False, markup=False, soft_wrap=True)
-    return found.values
+    return values
 
 
 def show_plan(planned: Sequence[Planned], console: Console, *, jobs: int = 1) -> None:
@@ -212,29 +210,15 @@ def show_plan(planned: Sequence[Planned], console: Console, *, jobs: int = 1) ->
         table.add_row(*map(Text, cells), style="dim" if state == "done" else "")
     console.print(table)
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "goes on", "new") if state in states)
-    shares = shares_of_machine(planned[0].config, jobs, len(states) - states.count("done"))
-    gpus = [share[GPU] for share in shares if GPU in share]
-    where = f"GPU {' | '.join(gpus)}" if gpus else f"threads for each: {shares[0]['OMP_NUM_THREADS']}"
-    console.print(
-        f"{len(states)} runs in {planned[0].folder.parent}: {counts}; {len(shares)} at a time, {where}. Nothing was started.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    slots = machine_slots(planned[0].config, jobs, len(states) - states.count("done"))
+    gpus = [slot[GPU] for slot in slots if GPU in slot]
+    where = f"GPU {' | '.join(gpus)}" if gpus else f"threads for each: {slots[0]['OMP_NUM_THREADS']}"
+    text = f"{len(states)} runs in {planned[0].folder.parent}: {counts}; {len(slots)} at a time, {where}. Nothing was started."
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What is known at the end of a sweep, or when it was stopped."""
-
-    values: dict[str, Any]
-    """What sweep.json holds."""
-    table: Aggregate | None
-    """Over the runs that are done; None where none is."""
-
-
-def _summarise(trainings: Sequence[Training], rule: str, output: Path) -> Outcome:
-    """Write the tables and sweep.json over what is done."""
+def _summarise(trainings: Sequence[Training], rule: str, output: Path) -> tuple[dict[str, Any], Aggregate | None]:
+    """Write the tables and sweep.json over what is done; gives what sweep.json holds, and the table if a run is done."""
     runs = {t.planned.name: load_run(t.planned.folder) for t in trainings if t.state == "done"}
     missing = [t for t in trainings if t.state != "done"]
     notes = [f"{t.planned.name} is missing: {t.state}" + (f" ({t.message})" if t.message else "") for t in missing]
@@ -248,7 +232,7 @@ def _summarise(trainings: Sequence[Training], rule: str, output: Path) -> Outcom
     if table is not None:
         write_text(output / MARKDOWN_FILE, to_markdown(table))
         write_text(output / LATEX_FILE, to_latex(table))
-    return Outcome(values, table)
+    return values, table
 
 
 def _run_values(training: Training, run: Run | None, rule: str) -> dict[str, Any]:
@@ -278,24 +262,24 @@ def _reader(recipe: Path) -> Callable[[Mapping[str, str]], RunConfig]:
     add_run_options(parser)
 
     def read(options: Mapping[str, str]) -> RunConfig:
-        given = [f"--config={recipe}", *(f"--{path}={value}" for path, value in options.items())]
+        arguments = [f"--config={recipe}", *(f"--{path}={value}" for path, value in options.items())]
         try:
-            found = parser.instantiate(parser.parse_args(given))
+            options_read = parser.instantiate(parser.parse_args(arguments))
         except jsonargparse.ArgumentError as error:
             raise UsageError(f"the recipe {recipe} with these settings: {one_line(error)}") from error
-        return RunConfig(**{name: found[name] for name in RunConfig.__dataclass_fields__})
+        return RunConfig(**{name: options_read[name] for name in RunConfig.__dataclass_fields__})
 
     return read
 
 
 def _check_paths(paths: Sequence[str], config: RunConfig) -> None:
     """Refuse what is no option, and what the sweep sets itself."""
-    own = {"method": "--methods", "training.seed": "--seeds", "output": "--output"}
+    fixed = {"method": "--methods", "training.seed": "--seeds", "output": "--output"}
     values = as_dict(config)
     known = list(flatten(values))
     for path in paths:
-        if path in own:
-            raise UsageError(f"{path} is not varied like other options: use {own[path]}")
+        if path in fixed:
+            raise UsageError(f"{path} is not varied like other options: use {fixed[path]}")
         group, _, _ = path.rpartition(".")
         siblings = [other for other in known if other.rpartition(".")[0] == group]
         below = [other for other in known if other.startswith(f"{path}.")]
@@ -307,11 +291,8 @@ def _check_paths(paths: Sequence[str], config: RunConfig) -> None:
 
 def _check_values(methods: Sequence[str], seeds: Sequence[int], vary: Mapping[str, Sequence[str]]) -> None:
     """Refuse a value that is named twice, and an option without values."""
-    for values, what in (
-        (methods, "--methods"),
-        (seeds, "--seeds"),
-        *((v, f"--vary {path}") for path, v in vary.items()),
-    ):
+    named = {"--methods": methods, "--seeds": seeds, **{f"--vary {path}": values for path, values in vary.items()}}
+    for what, values in named.items():
         doubled = sorted({str(value) for value in values if list(values).count(value) > 1})
         if doubled:
             raise UsageError(f"{what} names {', '.join(doubled)} twice: each run is made once")
@@ -322,11 +303,9 @@ def _check_values(methods: Sequence[str], seeds: Sequence[int], vary: Mapping[st
 
 def _said(settings: Mapping[str, str]) -> list[str]:
     """`learning_rate=0.01` for each setting; with its whole path where two have one name."""
-    last = [path.rpartition(".")[2] for path in settings]
-    return [
-        f"{name if last.count(name) == 1 else path}={value}"
-        for name, (path, value) in zip(last, settings.items(), strict=True)
-    ]
+    last = {path: path.rpartition(".")[2] for path in settings}
+    counts = Counter(last.values())
+    return [f"{last[path] if counts[last[path]] == 1 else path}={value}" for path, value in settings.items()]
 
 
 def _folder_name(method: str, settings: Mapping[str, str], seed: int) -> str:
@@ -343,17 +322,15 @@ def _check_same(planned: Planned) -> None:
     """Refuse a folder that holds a run with other settings, for it would be mixed with this one."""
     if not (planned.folder / records.CONFIG_FILE).is_file():
         return
-    found, wanted = (flatten(as_dict(c)) for c in (OpenRun(planned.folder).config, planned.config))
-    different = [path for path in sorted({*found, *wanted}) if found.get(path) != wanted.get(path)]
+    stored, planned_options = (flatten(as_dict(c)) for c in (OpenRun(planned.folder).config, planned.config))
+    different = [path for path in sorted({*stored, *planned_options}) if stored.get(path) != planned_options.get(path)]
     changed = [path for path in different if decides(path) != "place"]
     # More processes make larger batches, and with them another experiment.
     spread = [path for path in different if path in ("training.devices", "training.nodes")]
-    if spread and (batch_size(found) is None or batch_size(found) != batch_size(wanted)):
+    if spread and (batch_size(stored) is None or batch_size(stored) != batch_size(planned_options)):
         changed += spread
     if changed:
-        differences = "; ".join(f"{path} {found.get(path)}, now {wanted.get(path)}" for path in changed[:3])
+        differences = "; ".join(f"{path} {stored.get(path)}, now {planned_options.get(path)}" for path in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise UsageError(
-            f"{planned.folder} holds a run with other settings ({differences}{more}): choose another --output, give the "
-            "settings of before, or delete that folder"
-        )
+        remedy = "choose another --output, give the settings of before, or delete that folder"
+        raise UsageError(f"{planned.folder} holds a run with other settings ({differences}{more}): {remedy}")

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -90,7 +90,7 @@ class Training:
         """What went wrong, in the process's own words."""
         self.seconds = 0.0
         """Since it was started."""
-        self.share: Mapping[str, str] = {}
+        self.slot: Mapping[str, str] = {}
         """Environment in which it runs: its cores, its GPU."""
         self._process: TrainingProcess | None = None
         self._started = 0.0
@@ -113,7 +113,7 @@ class Training:
         """What a running one is at: before its first step it reads its data, after its last one it is scored."""
         return "test" if self.iteration == self.total else "train" if self._marks else "begin"
 
-    def start(self, share: Mapping[str, str]) -> TrainingProcess:
+    def start(self, slot: Mapping[str, str]) -> TrainingProcess:
         """Begin, or go on from the checkpoint.
 
         Raises:
@@ -121,16 +121,14 @@ class Training:
         """
         folder, arguments = self.planned.folder, ["train"]
         (folder / DONE_FILE).unlink(missing_ok=True)
-        write_text(
-            folder / records.CONFIG_FILE,
-            yaml.safe_dump(as_dict(self.planned.config), sort_keys=False, allow_unicode=True),
-        )
+        config = yaml.safe_dump(as_dict(self.planned.config), sort_keys=False, allow_unicode=True)
+        write_text(folder / records.CONFIG_FILE, config)
         arguments += [f"--config={folder / records.CONFIG_FILE}"]
         arguments += ["--resume"] if self.planned.is_begun() else ["--overwrite"]
-        self.share, self.state, self.message = share, "running", ""
+        self.slot, self.state, self.message = slot, "running", ""
         self._started = time.monotonic()
         self._before = _last_line(folder / records.TRAIN_FILE)
-        self._process = TrainingProcess(arguments, log=folder / LOG_FILE, environment=share, handles=self.handles)
+        self._process = TrainingProcess(arguments, log=folder / LOG_FILE, environment=slot, handles=self.handles)
         return self._process
 
     def stop(self) -> None:
@@ -158,15 +156,15 @@ class Training:
         if code == 0:
             self.state, self.iteration = "done", self.total
             write_text(self.planned.folder / DONE_FILE, f"{datetime.now(UTC).isoformat(timespec='seconds')}\n")
-        elif self._process.asked and self._process.was_stopped():
+        elif self._process.ending and self._process.was_stopped():
             self.state = "stopped"
         else:
             self.state, self.message = "failed", self._process.last_words()
 
 
-def run_trainings(trainings: Sequence[Training], shares: Sequence[Mapping[str, str]], console: Console) -> bool:
-    """Start the waiting trainings one after the other, each as soon as there is a share for it; whether it was stopped."""
-    free = list(shares)
+def run_trainings(trainings: Sequence[Training], slots: Sequence[Mapping[str, str]], console: Console) -> bool:
+    """Start the waiting trainings one after the other, each as soon as there is a slot for it; whether it was stopped."""
+    free = list(slots)
     processes: list[TrainingProcess] = []
     with stopped_together(processes) as stopped, _board(trainings, console) as show:
         while True:
@@ -174,7 +172,7 @@ def run_trainings(trainings: Sequence[Training], shares: Sequence[Mapping[str, s
                 was_running = training.state == "running"
                 training.look()
                 if was_running and training.state != "running":
-                    free.append(training.share)
+                    free.append(training.slot)
                 elif training.state == "waiting" and free and not stopped:
                     processes.append(training.start(free.pop(0)))
                 elif training.state == "running" and stopped:
@@ -236,15 +234,11 @@ def _table(trainings: Sequence[Training], height: int) -> Table:
         if training not in shown:
             continue
         state = training.doing if training.state == "running" else training.state
-        table.add_row(
-            Text(training.planned.name),
-            state,
-            f"{training.iteration}/{training.total}",
-            "" if math.isnan(training.loss) else f"{training.loss:.3f}",
-            _clock(training.seconds) if training.seconds else "",
-            "" if training.left is None else _clock(training.left),
-            style=styles[training.state],
-        )
+        loss = "" if math.isnan(training.loss) else f"{training.loss:.3f}"
+        times = (None if not training.seconds else training.seconds, training.left)
+        clocks = ["" if seconds is None else _clock(seconds) for seconds in times]
+        at = f"{training.iteration}/{training.total}"
+        table.add_row(Text(training.planned.name), state, at, loss, *clocks, style=styles[training.state])
     hidden = len(trainings) - len(shown)
     table.caption = Text(counted(trainings) + (f"; {hidden} not shown" if hidden else ""), style="dim")
     table.caption_justify = "left"
@@ -285,31 +279,27 @@ def claimed(output: Path) -> Iterator[tuple[int, ...]]:
     try:
         import fcntl
     except ImportError:  # Windows
-        with nullcontext(()) as nothing:
-            yield nothing
+        yield ()
         return
     try:
         output.mkdir(parents=True, exist_ok=True)
         file = (output / ".lock").open("w")
     except OSError as error:
-        raise DataError(
-            f"cannot write to the folder {output} ({error.strerror}): check its permission or choose another --output"
-        ) from error
+        remedy = "check its permission or choose another --output"
+        raise DataError(f"cannot write to the folder {output} ({error.strerror}): {remedy}") from error
     with file:
         held: tuple[int, ...] = (file.fileno(),)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(
-                f"{output} is in use: another sweep, or a training that outlived one, still writes there; wait for its "
-                "end, or choose another --output"
-            ) from error
+            what = f"{output} is in use: another sweep, or a training that outlived one, still writes there"
+            raise UsageError(f"{what}; wait for its end, or choose another --output") from error
         except OSError:  # a file system that knows no locks, as those of some clusters
             held = ()
         yield held
 
 
-def shares_of_machine(config: RunConfig, jobs: int, waiting: int) -> list[dict[str, str]]:
+def machine_slots(config: RunConfig, jobs: int, waiting: int) -> list[dict[str, str]]:
     """For each training at a time its part of the machine, as environment: cores, and GPUs where it computes on them."""
     if jobs < 1:
         raise UsageError(f"--jobs is {jobs}: at least one training at a time")
@@ -318,17 +308,15 @@ def shares_of_machine(config: RunConfig, jobs: int, waiting: int) -> list[dict[s
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     beside = jobs * (training.devices if isinstance(training.devices, int) and training.devices > 1 else 1)
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // beside))
-    shares = [{"OMP_NUM_THREADS": threads} for _ in range(jobs)]
+    slots = [{"OMP_NUM_THREADS": threads} for _ in range(jobs)]
     if training.accelerator not in ("auto", "cuda", "gpu") or not torch.cuda.is_available() or jobs == 1:
-        return shares
+        return slots
     visible = os.environ.get(GPU) or ",".join(map(str, range(torch.cuda.device_count())))
     names = [name.strip() for name in visible.split(",") if name.strip()]
     if not isinstance(training.devices, int) or training.devices < 1 or jobs * training.devices > len(names):
-        raise UsageError(
-            f"--jobs is {jobs} and training.devices is {training.devices}, with {len(names)} GPUs: each training needs its own; "
-            "give fewer --jobs, or one device to each"
-        )
-    for place, share in enumerate(shares):
-        own = slice(place * training.devices, (place + 1) * training.devices)
-        share[GPU] = ",".join(names[own])
-    return shares
+        what = f"--jobs is {jobs} and training.devices is {training.devices}, with {len(names)} GPUs"
+        raise UsageError(f"{what}: each training needs its devices; give fewer --jobs, or one device to each")
+    for place, slot in enumerate(slots):
+        devices = slice(place * training.devices, (place + 1) * training.devices)
+        slot[GPU] = ",".join(names[devices])
+    return slots

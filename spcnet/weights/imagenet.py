@@ -27,6 +27,7 @@ from spcnet.weights.files import (
     readings,
     several,
 )
+from spcnet.weights.timm_names import PATCHES, timm_names
 
 PUBLISHED = ("imagenet", "pretrained")
 """What model.weights calls the weights that the maker of a backbone publishes, whatever they were trained on."""
@@ -238,8 +239,13 @@ def _backbone_fit(reading: Reading, backbone: Backbone, info: BackboneInfo) -> B
     tensors = reading.tensors
     if info.convert is not None:
         own = {places.get(name, name): value for name, value in tensors.items()}
-        tensors = backbone.fitted(info.convert(own))
-        maker, names = "timm", {name: name for name in tensors}
+        maker, renamed = timm_names(own, info.known)
+        # Of patches as they are here already: timm would bring them to those of its own model and back.
+        kept = {
+            name: renamed.pop(name) for name in PATCHES if name in renamed and renamed[name].shape == wanted.get(name)
+        }
+        tensors = backbone.fitted({**info.convert(renamed), **kept})
+        names = {name: name for name in tensors}
     else:
         maker, names = _known_names(tensors, places, info)
     fresh = info.fresh if "conv1.weight" in names else ()
@@ -321,7 +327,8 @@ def _no_backbone(
         "MIT CSAIL or RobustNet"
     )
     if info.convert is not None:
-        rule = f"it must be timm's {info.weights.partition('.')[0]} with timm's key names, or others that timm converts"
+        own = info.weights.partition(".")[0]
+        rule = f"it must be timm's {own} with timm's key names, or those of Meta, Hugging Face or torchvision"
     plain = list(file.parts) == [""] and (not fits or not fits[0].reading.name)
     if fits and plain:
         return CheckpointError(f"{file.path} {fits[0].problems()}: {rule}")

@@ -16,6 +16,10 @@ Rules = Sequence[tuple[str, str]]
 """Pattern of the beginning of a name, and what stands there in timm; the first that fits counts."""
 
 
+PATCHES = ("patch_embed.proj.weight", "pos_embed")
+"""Timm's names of the kernel that makes tokens of patches, and of their learned positions."""
+
+
 class Layout(NamedTuple):
     """How a program names the tensors of a backbone."""
 
@@ -115,7 +119,7 @@ _TORCHVISION_SWIN: Rules = (
 )
 
 
-def _of_vit(tensors: Tensors) -> Tensors:
+def joined(tensors: Tensors) -> Tensors:
     """Queries, keys and values in one matrix, where keys may have no bias; without what only pretraining has."""
     found: Tensors = {}
     for name, value in tensors.items():
@@ -136,7 +140,7 @@ def _of_vit(tensors: Tensors) -> Tensors:
 def _of_dinov2(tensors: Tensors) -> Tensors:
     """Timm's DINOv2: one matrix for both halves of SwiGLU; registers, which have no position, before the positions."""
     found = {}
-    for name, value in _of_vit(tensors).items():
+    for name, value in joined(tensors).items():
         part = re.fullmatch(r"(blocks\.\d+\.mlp\.)(w12|w3|gate_proj|up_proj)\.(weight|bias)", name)
         if part is None:
             found[name] = value
@@ -155,7 +159,7 @@ def _of_dinov3(tensors: Tensors) -> Tensors:
     """Timm's DINOv3: biases of queries and values by themselves, of keys none; a plain MLP is `fc1`, `fc2`."""
     found: Tensors = {}
     gated = any(".mlp.fc1_g." in name for name in tensors)
-    for name, value in _of_vit(tensors).items():
+    for name, value in joined(tensors).items():
         if name.endswith(("bias_mask", ".periods")) or name.startswith(("local_cls_norm.", "rope")):
             continue  # fixed numbers, and what only its training uses
         if name.endswith(".attn.qkv.bias"):
@@ -236,19 +240,23 @@ def timm_names(tensors: Mapping[str, Tensor], known: Collection[str] = ()) -> tu
     layout = next((one for one in LAYOUTS if all(mark in tensors for mark in one.marks)), None)
     if layout is None:
         return "timm", dict(tensors)
-    rules = [(re.compile(pattern), end) for pattern, end in layout.rules]
-    renamed = {}
-    for name, value in tensors.items():
-        new = next(
-            (found.expand(end) + name[found.end() :] for rule, end in rules if (found := rule.match(name))), name
-        )
-        renamed[new] = value
+    renamed = renamed_by(layout.rules, tensors)
     if len(renamed) != len(tensors):
         return "timm", dict(tensors)  # two networks in one, which the names tell of
     converted = layout.convert(renamed)
     if known:
         converted = {name: value for name, value in converted.items() if name in known or not _idle(name, value)}
     return layout.maker, converted
+
+
+def renamed_by(rules: Rules, tensors: Mapping[str, Tensor]) -> Tensors:
+    """Tensors with other beginnings of their names, each by the first rule that fits; others keep theirs."""
+    patterns = [(re.compile(pattern), end) for pattern, end in rules]
+    renamed = {}
+    for name, value in tensors.items():
+        fits = ((found.expand(end) + name[found.end() :]) for rule, end in patterns if (found := rule.match(name)))
+        renamed[next(fits, name)] = value
+    return renamed
 
 
 def _idle(name: str, value: Tensor) -> bool:

@@ -472,7 +472,7 @@ def test_where_writing_fails_all_ends_and_no_image_is_blamed(
         raise DataError(f"cannot write {path}: no space")
 
     write_cache("camvid", root, tmp_path / "copy", splits=["test"])
-    monkeypatch.setattr("spcnet.data.cache.write_atomic", full)
+    monkeypatch.setattr("spcnet.data.cache.write_bytes", full)
     with pytest.raises(DataError, match="no space"):
         write_cache("camvid", root, tmp_path / "copy")
 

@@ -37,10 +37,9 @@ def slowly(label: NDArray[np.uint8], tile: int, *, whole_tiles: bool) -> list[Pl
 
 
 def quickly(label: NDArray[np.uint8], tile: int, *, whole_tiles: bool) -> list[Place]:
-    return [
-        (int(k), int(r), int(c))
-        for k, r, c in zip(*tile_centres(label, tile=tile, whole_tiles=whole_tiles), strict=True)
-    ]
+    if whole_tiles:
+        label = np.ascontiguousarray(label[: label.shape[0] // tile * tile, : label.shape[1] // tile * tile])
+    return [(int(k), int(r), int(c)) for k, r, c in zip(*tile_centres(label, tile=tile), strict=True)]
 
 
 @settings(max_examples=40, deadline=None)
@@ -160,13 +159,12 @@ def test_what_was_found_is_stored_beside_the_data_and_read_from_there(
 def test_anything_that_changes_the_centres_has_them_made_anew(made: Made, tmp_path: Path) -> None:
     first = class_centres(made.set, tile=16)
     class_centres(made.set, tile=20)
-    class_centres(made.set, tile=16, whole_tiles=True)
     other = made.set.table.copy()
     other[0] = 8
     assert set(class_centres(FolderSet(made.set.pairs, table=other), tile=16).label) == {0, 2, 8}
     fewer = class_centres(FolderSet(made.set.pairs[1:], table=made.set.table), tile=16)
     assert fewer.image.max() == 38
-    assert len(stored(tmp_path)) == 5
+    assert len(stored(tmp_path)) == 4
     Image.fromarray(np.zeros((21, 30), np.uint8)).save(made.set.pairs[3].label)
     again = class_centres(made.set, tile=16)
     assert set(again.label[again.image == 3]) == {7} != set(first.label[first.image == 3])

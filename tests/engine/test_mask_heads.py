@@ -72,10 +72,9 @@ def test_it_trains_is_saved_and_read_back(
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [mask2former(), eomt()], ids=["mask2former", "eomt"])
 def test_it_learns(model: ModelConfig, tmp_path: Path) -> None:
-    config = run_of(tmp_path, "deeplabv3plus", model, iterations=60)
-    trainer(replace(config, training=replace(config.training, learning_rate=5e-3))).fit(batches(0, 60))
+    trainer(run_of(tmp_path, "deeplabv3plus", model, iterations=40, optimizer="adamw")).fit(batches(0, 40))
     found = losses(tmp_path)
-    assert sum(found[-3:]) < 0.8 * sum(found[:3])
+    assert sum(found[-5:]) < 0.9 * sum(found[:5])
 
 
 @pytest.mark.parametrize("model", [mask2former(), eomt()], ids=["mask2former", "eomt"])

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from spcnet import checkpoint
+from spcnet.config import AdapterConfig, RunConfig
 from spcnet.engine import records, replay
 from spcnet.engine.optim import pack
 from spcnet.engine.trainer import Trainer
@@ -87,6 +88,33 @@ def test_what_is_evaluated_saved_and_opened_is_the_average(tmp_path: Path) -> No
     assert opened.ema == 0.5
     assert_equal(opened.network.state_dict(), average)
     assert_equal(rebuild(finished, "it").state_dict(), average)
+
+
+@pytest.mark.parametrize("kind", ["lora", "frozen"])
+def test_with_an_adapter_only_what_is_trained_has_memory_and_average(kind: str, tmp_path: Path) -> None:
+    """A frozen backbone has no rate of its own; that of LoRA's updates has the backbone's factor."""
+    adapter = AdapterConfig("lora", rank=4, targets=["layer2.*"]) if kind == "lora" else AdapterConfig("frozen")
+    chosen = {name: ALL[name] for name in ALL if kind == "lora" or not name.startswith(("backbone", "layer_decay"))}
+
+    def config(name: str) -> RunConfig:
+        made = settings(tmp_path / name, method="deeplabv3plus", iterations=5, **chosen)
+        return replace(made, model=replace(made.model, adapter=adapter))
+
+    whole = trainer(config("whole"))
+    whole.fit(batches(0, 5))
+    trainer(config("parted")).fit(batches(0, 4))
+    second = trainer(config("parted"))
+    second.resume()
+    second.fit(batches(4, 5))
+    one, two = (checkpoint.read_all(tmp_path / n / checkpoint.LATEST_FILE).tensors for n in ("whole", "parted"))
+    assert_equal(one, two)
+    trained = {name for name, p in whole.network.named_parameters() if p.requires_grad}
+    assert set(checkpoint.averaged(one)) == trained
+    assert len({name.split(".")[1] for name in one if name.startswith(checkpoint.OPTIMIZER)}) == len(trained)
+    assert any("lora" in name for name in trained) == (kind == "lora")
+    updates = {p for name, p in whole.network.named_parameters() if "lora" in name}
+    rates = {group["lr"] for group in whole.optimizer.param_groups if updates.intersection(group["params"])}
+    assert all(rate < max(group["lr"] for group in whole.optimizer.param_groups) for rate in rates)
 
 
 def test_before_the_average_begins_the_checkpoint_is_of_what_is_trained(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from spcnet import distributed
-from spcnet.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainingConfig, WhiteningConfig
+from spcnet.config import AdapterConfig, DataConfig, LossConfig, ModelConfig, RunConfig, TrainingConfig, WhiteningConfig
 from spcnet.engine import records
 from spcnet.engine.devices import layout, make_fabric, scorer
 from spcnet.engine.trainer import Trainer
@@ -39,6 +39,8 @@ CASES: dict[str, tuple[str, ModelConfig]] = {
     "clustered": ("spcnet", replace(MODEL, loss=LossConfig(weighting="batch"))),
     "isw": ("isw", replace(MODEL, whitening=WhiteningConfig(start=0.4, clusters=2))),
     "sw": ("sw", MODEL),
+    "lora": ("spcnet", replace(MODEL, adapter=AdapterConfig("lora", rank=2, targets=["branch2.0"], start="soma"))),
+    "rein": ("spcnet", replace(MODEL, adapter=AdapterConfig("rein", rank=2, tokens=4))),
     "adamw": ("deeplabv3plus", MODEL),
 }
 OPTIMISATION: dict[str, dict[str, Any]] = {
@@ -48,7 +50,7 @@ OPTIMISATION: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Settings of the training beside those that all cases have."""
-PARTS = ("spcnet", "isw", "adamw")
+PARTS = ("spcnet", "isw", "adamw", "lora")
 """Those that are trained with batches in parts, too; the others look at the whole batch, and say so or are like batch norms."""
 
 
@@ -129,11 +131,11 @@ def learn(case: str, folder: Path, *, rank: int = 0, world: int = 1, parts: int 
         [share(joined(77), rank, world)] if rank < 2 else [],
         num_classes=CLASSES,
         forward=forward,
-        share=True,
+        may_be_empty=True,
     )
     if world == 3:
         own = evaluator.evaluate(
-            evaluated, [share(joined(77), rank, world)], num_classes=CLASSES, forward=forward, share=True
+            evaluated, [share(joined(77), rank, world)], num_classes=CLASSES, forward=forward, may_be_empty=True
         )
     scored = evaluator.merge_shards(distributed.gather(own), panels=0)
     told = records.read_lines(output / records.TRAIN_FILE) if rank == 0 else []
@@ -206,7 +208,13 @@ def test_many_processes_equal_one(world: int, alone: dict[str, dict[str, Tensor]
 def test_steps_move_every_buffer_and_weight(alone: dict[str, dict[str, Tensor]]) -> None:
     """What the comparison above would not see, if nothing happened."""
     for case in CASES:
-        for name, value in made(case).double().state_dict().items():
+        network = made(case).double()
+        kept = network.base_tensors() | {name for name in network.state_dict() if ".start_" in name}
+        if case in ("lora", "rein"):
+            assert all(torch.equal(alone[case][name], network.state_dict()[name]) for name in kept)
+        for name, value in network.state_dict().items():
+            if name in kept and case in ("lora", "rein"):
+                continue
             if "running" not in name and "num_batches" not in name and not name.endswith(("variance", "pairs")):
                 assert not torch.equal(alone[case][name], value), (case, name)
 

@@ -23,7 +23,7 @@ from spcnet import checkpoint
 from spcnet import export as ex
 from spcnet.checkpoint import ModelCard
 from spcnet.cli import main
-from spcnet.config import DataConfig, DomainSpec, ModelConfig, as_dict
+from spcnet.config import DataConfig, DomainSpec, HeadConfig, ModelConfig, as_dict
 from spcnet.data.datasets import open_domain
 from spcnet.data.loading import evaluation_batches
 from spcnet.data.transforms import normalise
@@ -109,6 +109,26 @@ def test_every_method_and_backbone_answers_alike_at_any_size(method: str, backbo
             assert check.largest > 0.1
             assert check.difference < 1e-4 * max(1, check.largest)
             assert check.equal > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pixel_decoder", [True, False])
+def test_a_head_of_masks_answers_alike_at_any_size(pixel_decoder: bool) -> None:
+    head = HeadConfig(queries=8, layers=2, channels=32, pixel_decoder=pixel_decoder)
+    model = ModelConfig("shufflenet_v2", decoder="mask2former", head=head, output_stride=32, weights=None)
+    torch.manual_seed(0)
+    network = METHODS["style_projection"].build(model, num_classes=len(SPACE), num_domains=2).eval()
+    card = ModelCard(
+        "style_projection", as_dict(model), SPACE.name, SPACE.classes, ("streets/game", "streets/toy"), (48, 64)
+    )
+    deployed = deployment.Deployed(network, card)
+    program = onnx_files.onnx_program(onnx_of(deployed, card, deployment.traced(deployed)))
+    with torch.no_grad():
+        checks = comparison.compare(deployed, program, SIZES)
+    assert [check[:3] for check in checks] == list(SIZES)
+    for check in checks:
+        assert check.difference < 1e-4 * check.largest
+        assert check.equal > 0.999
 
 
 @pytest.mark.slow
@@ -336,7 +356,7 @@ def test_a_comparison_sees_one_wrong_pixel(kind: deployment.Kind) -> None:
     def program(image: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             answer = deployed(image).clone()
-            worst = deployed.scores(image)[0, :, 5, 7].argmin()
+            worst = deployed.logits(image)[0, :, 5, 7].argmin()
         if kind == "labels":
             answer[0, 5, 7] = worst
         else:

@@ -127,6 +127,29 @@ def test_a_folder_that_goes_on_keeps_its_model_card(saved: Path, tmp_path: Path)
     assert not (tmp_path / "third").exists()
 
 
+def test_a_card_tells_of_the_optimiser_its_schedule_and_the_average(run: Path) -> None:
+    found = load_run(run)
+    training = TrainingConfig(
+        optimizer="adamw",
+        learning_rate=1e-4,
+        weight_decay=0.05,
+        schedule="cosine",
+        backbone_factor=0.1,
+        warmup=1500,
+        ema=0.9998,
+    )
+    last = dataclasses.replace(found.evaluations[-1], ema=0.9998)
+    other = dataclasses.replace(
+        found, config={**found.config, "training": as_dict(training)}, evaluations=(*found.evaluations[:-1], last)
+    )
+    text = model_card(restore(run)[1], other)
+    assert (
+        "40000 iterations of AdamW, learning rate 0.0001, betas 0.9, 0.999, weight decay 0.05, cosine decay, backbone_factor 0.1, "
+        "warmup 1500, ema 0.9998, seed 0" in text
+    )
+    assert "the weights are the exponential moving average of those that were trained, 0.9998 of it" in text
+
+
 def test_nothing_is_written_for_a_repository_that_cannot_be(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="write OWNER/NAME"):
         spcnet.save_pretrained(saved, tmp_path / "out", repo_id="name")

@@ -372,7 +372,7 @@ def test_the_first_picture_of_several_is_read(tmp_path):
     first.save(tmp_path / "a.gif", save_all=True, append_images=[second], duration=100)
     first.save(tmp_path / "b.mpo", save_all=True, append_images=[second])
     done = make().predict_paths([tmp_path], tmp_path / "out", overlay=None)
-    assert [image.shares["drivable"] for image in done.written] == [1, 1]
+    assert [image.fractions["drivable"] for image in done.written] == [1, 1]
 
 
 def test_nothing_but_what_cannot_be_read_is_refused_by_kind(tmp_path):
@@ -602,7 +602,7 @@ def test_real_photos_go_through(tmp_path):
     inputs = sorted(folder.glob("*.jpg"))[:2]
     done = make(size=(96, 128)).predict_paths(inputs, tmp_path)
     assert [(w.height, w.width) for w in done.written] == [(360, 480)] * 2
-    assert all(sum(w.shares.values()) == pytest.approx(1) for w in done.written)
+    assert all(sum(w.fractions.values()) == pytest.approx(1) for w in done.written)
 
 
 def test_every_suffix_that_is_looked_for_can_be_read(tmp_path):

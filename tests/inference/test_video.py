@@ -205,7 +205,7 @@ def test_every_frame_has_a_line_and_a_class_map_where_wanted(tmp_path):
     for line in lines:
         assert sum(map(float, line[3:10])) == pytest.approx(1, abs=1e-5)
         assert 0 < float(line[2]) <= 1
-    assert sum(found.shares.values()) == pytest.approx(1)
+    assert sum(found.fractions.values()) == pytest.approx(1)
     assert found.mean_confidence == pytest.approx(np.mean([float(line[2]) for line in lines]), abs=1e-3)
     with Image.open(found.classes_folder / "000006.png") as image:
         assert image.size == (64, 48)
@@ -215,7 +215,7 @@ def test_frames_in_batches_are_those_one_by_one(tmp_path):
     path = make_video(tmp_path / "a.mp4", frames=7)
     one = predict(path, tmp_path / "one", frame_maps=True)
     many = predict(path, tmp_path / "many", make(batch_size=3), frame_maps=True)
-    assert one.shares == many.shares
+    assert one.fractions == many.fractions
     for number in range(7):
         maps = [np.asarray(Image.open(found.classes_folder / f"{number:06d}.png")) for found in (one, many)]
         assert np.array_equal(*maps)

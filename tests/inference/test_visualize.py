@@ -75,7 +75,7 @@ def test_the_legend_shows_the_colours_of_its_classes_and_no_others():
 
 @pytest.mark.parametrize("width", [120, 480, 2000])
 def test_a_legend_of_all_classes_shows_all_at_any_width(width):
-    image = legend(CITY, range(19), shares=[1 / 19] * 19, width=width)
+    image = legend(CITY, range(19), fractions=[1 / 19] * 19, width=width)
     assert image.width == width
     assert set(CITY.colors) <= colors_in(image)
 

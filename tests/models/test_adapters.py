@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -333,6 +335,58 @@ def test_merged_scores_in_single_precision_differ_by_rounding() -> None:
     with torch.no_grad():
         found, merged = model(image).logits, merge(model)(image).logits
     assert float((found - merged).abs().max() / found.abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["frozen", "lora", "rein"])
+def test_recomputing_changes_neither_scores_nor_gradients(kind: str) -> None:
+    model = disturbed(network(**(CNN if kind == "lora" else {"kind": kind}))).train()
+    image = torch.randn(2, 3, 49, 64).double()
+    found = []
+    for recompute in (False, True):
+        model.recompute = recompute
+        model.zero_grad()
+        torch.manual_seed(0)
+        logits = model(image).logits
+        logits.square().mean().backward()
+        grads = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+        found.append((logits.detach(), grads))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_compiled_layers_and_tokens_have_the_gradients_of_plain_ones() -> None:
+    program = """
+import torch
+from torch import nn
+from spcnet.models.adapters import Rein
+from spcnet.models.adapters.lora import adapt_layer
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=2)
+        self.qkv, self.rein = nn.Linear(8, 12), Rein({"block0": 8}, tokens=3, rank=2)
+        for name, start in (("first", "default"), ("second", "qr"), ("qkv", "soma")):
+            adapt_layer(name, getattr(self, name), rank=2, start=start)
+        nn.init.normal_(self.first.lora_b)
+
+    def forward(self, image):
+        feature = self.rein("block0", self.second(self.first(image)))
+        return self.qkv(feature.flatten(2).transpose(1, 2))
+
+torch.manual_seed(0)
+model, image, found = Network().double(), torch.randn(2, 3, 9, 9).double(), []
+for run in (model, torch.compile(model, fullgraph=True)):
+    model.zero_grad()
+    run(image).square().mean().backward()
+    found.append({name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None})
+torch.testing.assert_close(*found, rtol=1e-8, atol=1e-10)
+print(len(found[0]))
+"""
+    # In a process without the checks of shapes that the tests put around every function, where nothing can be traced.
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == 6 + 3 + 7  # two factors and a bias each; tokens, two layers, a scale
 
 
 def test_lora_parameters_count_as_backbone_and_tokens_as_embeddings() -> None:

@@ -240,7 +240,11 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "one size": (lambda: build_backbone("timm/levit_128s", output_stride=None), "no backbone for images of any size"),
     "an option for transformers": (
         lambda: build_backbone("timm/resnet18", output_stride=None, features=FeaturesConfig(norm=True)),
-        r"model\.features\.norm is True, but timm/resnet18 is no plain vision transformer: leave it out",
+        r"model\.features\.norm is True, but timm/resnet18 is no plain vision transformer of timm: leave it out",
+    ),
+    "an option for transformers, of torchvision's": (
+        lambda: build_backbone("resnet18", output_stride=16, features=FeaturesConfig(taps=[1, 2, 3, 4])),
+        r"model\.features\.taps is \[1, 2, 3, 4\], but resnet18 is no plain vision transformer of timm: leave it out",
     ),
     "no stochastic depth": (
         lambda: build_backbone("timm/vgg11", output_stride=None, features=FeaturesConfig(drop_path=0.1)),

@@ -648,7 +648,7 @@ def test_a_first_look_at_named_domains_is_marked_and_does_not_count(own: Path) -
     told = io.StringIO()
     found = evaluate(own, targets=["streets/snow"], console=Console(file=told, width=200))
     assert found["partial"] is True
-    assert "streets/game, cityscapes not scored" in told.getvalue()
+    assert "streets/game, cityscapes not evaluated" in told.getvalue()
     run = load_run(own)
     assert run.final.iteration == 1
     assert [set(one.domains) for one in run.others] == [{"streets/snow"}]

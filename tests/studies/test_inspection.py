@@ -3,7 +3,6 @@
 import csv
 import itertools
 import math
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch import Tensor, nn
 
 from spcnet import checkpoint
 from spcnet.cli import main
@@ -22,7 +20,6 @@ from spcnet.config import (
     ClusteringConfig,
     DataConfig,
     EvaluationConfig,
-    HeadConfig,
     ModelConfig,
     OwnSet,
     RunConfig,
@@ -44,15 +41,14 @@ from spcnet.inference.embeddings import (
 )
 from spcnet.labels import label_space
 from spcnet.methods import METHODS, card_for
-from spcnet.models.backbones.base import Backbone, Tap, tapped
-from spcnet.models.heads.base import Decoder
+from spcnet.models.heads import DECODERS
 from spcnet.models.network import Segmentor
-from spcnet.models.style import StyleProjection, style_stats
+from spcnet.models.style import style_stats
 from spcnet.reports import inspection as report
 from spcnet.reports.inspection import read_inspection
 from spcnet.studies import inspection
 from spcnet.studies.inspection import Chosen
-from spcnet.types import Batch, MaskPrediction
+from spcnet.types import Batch
 
 SIZE = (48, 64)
 SOURCES, TARGET = ["dark", "grey"], "bright"
@@ -156,7 +152,7 @@ def test_looking_inside_changes_no_answer_and_leaves_no_hook_behind() -> None:
     look(network, 2)
     assert torch.equal(network(image).logits, before)
     assert not any(module._forward_hooks for module in network.modules())
-    assert "features" not in vars(network.backbone)
+    assert network.on_map is None
 
 
 def test_a_network_keeps_its_mode() -> None:
@@ -229,49 +225,21 @@ def test_without_style_layers_styles_are_those_of_the_same_places() -> None:
     assert inside.styles["stem"].weights is None
 
 
-class Blocks(Backbone):
-    """A backbone whose places are no attributes, as a vision transformer's are not."""
-
-    def __init__(self) -> None:
-        places = ("embed", "block0", "block1", "block2", "block3")
-        super().__init__(dict.fromkeys(places, 4), dict.fromkeys(places, 4))
-        self.embed = nn.Conv2d(3, 4, 4, stride=4)
-        self.blocks = nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in places[1:])
-
-    def features(
-        self, image: Tensor, places: Collection[str], tap: Tap | None = None, *, recompute: bool = False
-    ) -> dict[str, Tensor]:
-        feature, maps = image, {}
-        for place, part in zip(self.places, (self.embed, *self.blocks), strict=True):
-            feature, maps[place] = tapped(tap, place, part(feature))
-            feature = feature.relu_() if place == "embed" else feature
-        return {place: maps[place] for place in places}
-
-
-class Masks(Decoder):
-    """A decoder of two queries."""
-
-    masks = True
-    places = ("block1", "block3")
-
-    def forward(self, fine: Tensor, deep: Tensor) -> tuple[MaskPrediction, ...]:
-        return (MaskPrediction(torch.ones(len(fine), 2, 20), (fine + deep)[:, :2]),)
-
-
-@pytest.mark.parametrize("styled", [False, True])
-def test_any_backbone_and_decoder_can_be_looked_into(styled: bool) -> None:
+@pytest.mark.parametrize("decoder", sorted(DECODERS))
+@pytest.mark.parametrize("method", ["deeplabv3plus", "style_projection"])
+def test_every_decoder_on_a_vision_transformer_can_be_looked_into(decoder: str, method: str) -> None:
+    pytest.importorskip("timm")
     torch.manual_seed(0)
-    backbone = Blocks()
-    taps: dict[str, nn.Module] = {"embed": StyleProjection(2, 4), "block0": StyleProjection(2, 4)} if styled else {}
-    network = Segmentor(backbone, Masks(backbone, 19, HeadConfig()), None, taps=taps).eval()
-    image = batches(2)[0].image
+    model = ModelConfig(backbone="timm/vit_tiny_patch16_224", decoder=decoder, weights=None)
+    network = METHODS[method].build(model, num_classes=19, num_domains=2, pretrained=False).eval()
     inside = look(network, 2)
-    assert tuple(inside.styles) == ("embed", "block0")
+    image = network.backbone.prepare(batches(2)[0].image)
     with torch.no_grad():
-        stem = style_vectors(style_stats(backbone.embed(image)))
-    torch.testing.assert_close(inside.styles["embed"].before, stem)
-    assert all((view.weights is not None) == styled for view in inside.styles.values())
-    assert inside.pixels.embedding.shape == (len(inside.pixels.label), 2)
+        embedded = network.backbone.features(image, ["embed"])["embed"]
+    assert tuple(inside.styles) == network.backbone.style_places
+    torch.testing.assert_close(inside.styles["embed"].before, style_vectors(style_stats(embedded)))
+    assert all((view.weights is not None) == bool(network.known_styles()) for view in inside.styles.values())
+    torch.testing.assert_close(inside.pixels.embedding.norm(dim=1), torch.ones(len(inside.pixels.label)))
 
 
 def test_which_pixels_are_kept_does_not_depend_on_the_batches() -> None:

@@ -12,6 +12,10 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from spcnet.config import FeaturesConfig
+from spcnet.errors import CheckpointError
+from spcnet.models.backbones import backbone_info, build_backbone
+from spcnet.weights.imagenet import load_imagenet
 from spcnet.weights.timm_names import timm_names
 
 transformers = pytest.importorskip("transformers", exc_type=ImportError)
@@ -287,3 +291,50 @@ def test_what_is_cut_off_or_unknown_keeps_its_names() -> None:
     assert {"blocks.1.attn.q.weight", "blocks.1.attn.v.weight", "blocks.0.attn.qkv.weight"} <= set(found)
     odd = {"a.b": torch.ones(1)}
     assert timm_names(odd) == ("timm", odd)
+
+
+@pytest.fixture(scope="module")
+def small_dinov2() -> Any:
+    """Hugging Face's DINOv2 ViT-S with registers, random: as deep as timm's, for images of 518 pixels."""
+    config = transformers.Dinov2WithRegistersConfig(
+        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14
+    )
+    torch.manual_seed(0)
+    return transformers.Dinov2WithRegistersModel(config).double().eval()
+
+
+def test_a_file_of_hugging_face_is_the_start_of_a_backbone_and_gives_its_features(
+    small_dinov2: Any, tmp_path: Path
+) -> None:
+    small_dinov2.save_pretrained(tmp_path)
+    name = "timm/vit_small_patch14_reg4_dinov2"
+    features = FeaturesConfig(patch_size=14, taps=[2, 5, 8, 11], norm=True, pyramid="none", resample="exact")
+    backbone = build_backbone(name, output_stride=None, features=features).double().eval()
+    load_imagenet(backbone, backbone_info(name), str(tmp_path / "model.safetensors"))
+    picture = torch.randn(1, 3, 70, 140, dtype=torch.float64)
+    with torch.no_grad():
+        found = backbone.features(backbone.prepare(picture), ["block5"])["block5"]
+        wanted = small_dinov2(picture, output_hidden_states=True).hidden_states[6]
+        wanted = small_dinov2.layernorm(wanted)[:, 5:].mT.reshape(1, 384, 5, 10)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)  # both resample positions in single precision
+
+
+def test_kernels_of_the_wanted_patches_are_taken_as_they_are(small_dinov2: Any, tmp_path: Path) -> None:
+    """As in files of Rein and SoMA, whose DINOv2 has patches of 16 pixels."""
+    tensors = {name: value.float() for name, value in small_dinov2.state_dict().items()}
+    kernel = torch.randn(384, 3, 16, 16)
+    tensors["embeddings.patch_embeddings.projection.weight"] = kernel
+    torch.save({"state_dict": {f"backbone.{name}": value for name, value in tensors.items()}}, tmp_path / "w.pth")
+    name = "timm/vit_small_patch14_reg4_dinov2"
+    backbone = build_backbone(name, output_stride=None)
+    load_imagenet(backbone, backbone_info(name), str(tmp_path / "w.pth"))
+    assert torch.equal(backbone.state_dict()["model.patch_embed.proj.weight"], kernel)
+
+
+def test_a_file_of_another_size_is_refused_with_what_it_lacks(tmp_path: Path) -> None:
+    torch.save(dinov2().float().state_dict(), tmp_path / "w.pth")
+    name = "timm/vit_small_patch14_dinov2"
+    with pytest.raises(
+        CheckpointError, match=r"has no vit_small_patch14_dinov2 that fits.*timm's key names, or those of Meta, Hugging"
+    ):
+        load_imagenet(build_backbone(name, output_stride=None), backbone_info(name), str(tmp_path / "w.pth"))

@@ -13,7 +13,7 @@ from timm.layers.patch_embed import resample_patch_embed
 from torch import Tensor
 
 from spcnet.config import FeaturesConfig
-from spcnet.errors import CheckpointError
+from spcnet.errors import CheckpointError, UsageError
 from spcnet.models.backbones import Backbone, backbone_info, build_backbone
 from spcnet.weights.imagenet import load_imagenet
 from tests import golden
@@ -195,3 +195,19 @@ def test_the_real_efficientnet_lite_has_timm_s_maps_and_its_own_mean_and_deviati
         wanted = theirs.double().eval()(prepared)
         found = backbone.features(prepared, backbone.places)
     assert all(torch.equal(ours, expected) for ours, expected in zip(found.values(), wanted, strict=True))
+
+
+def test_positions_that_are_resampled_once_are_those_that_an_image_of_that_size_gets(tmp_path: Path) -> None:
+    """A grid of 32 is what Rein's and SoMA's files have, for images of 512 pixels in patches of 16."""
+    save_file(state_of(DINOV2), tmp_path / "w.safetensors")
+    once = filled(DINOV2, tmp_path / "w.safetensors", grid=4).eval()
+    each = filled(DINOV2, tmp_path / "w.safetensors").eval()
+    assert once.state_dict()["model.pos_embed"].shape == (1, 17, 384)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        one, other = (backbone.features(backbone.prepare(image), ["embed"])["embed"] for backbone in (once, each))
+    torch.testing.assert_close(one, other)
+    with pytest.raises(
+        UsageError, match=r"model.features.grid is 4, but timm/vit_small_patch16_dinov3 learns no positions"
+    ):
+        build_backbone("timm/vit_small_patch16_dinov3", output_stride=None, features=FeaturesConfig(grid=4))

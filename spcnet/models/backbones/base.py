@@ -1,5 +1,6 @@
 """What every backbone is to the rest of the package: feature maps by place, and what one must know to read them."""
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -51,6 +52,8 @@ class Backbone(nn.Module):
 
     scale: Tensor
     shift: Tensor
+    fixed_size: bool = False
+    """Whether an exported network takes images of one size alone."""
 
     def __init__(
         self,
@@ -114,6 +117,9 @@ class Backbone(nn.Module):
             image = F.pad(image, (0, -image.shape[3] % self.pixel_multiple, 0, -image.shape[2] % self.pixel_multiple))
         return image
 
+    def bake(self, height: int, width: int) -> None:
+        """Make ready for images of one size, where that saves operations in an exported network; by default nothing is."""
+
     def features(
         self,
         image: Float[Tensor, "B 3 H W"],
@@ -152,6 +158,28 @@ class Backbone(nn.Module):
             UsageError: the backbone has no such slot.
         """
         raise UsageError(f"this backbone has no slot {slot}: leave out model.norms, or choose another backbone")
+
+
+def refuse_ignored(features: FeaturesConfig, backbone: str, *, heeded: Collection[str] = ()) -> None:
+    """Refuse settings that a backbone would ignore.
+
+    Args:
+        features: the settings.
+        backbone: its name.
+        heeded: names of those that it heeds.
+
+    Raises:
+        UsageError: names the first other one that is not the default.
+    """
+    default = FeaturesConfig()
+    for field in dataclasses.fields(FeaturesConfig):
+        value = getattr(features, field.name)
+        if field.name not in heeded and value != getattr(default, field.name):
+            raise UsageError(
+                f"model.features.{field.name} is {value}, but {backbone} is no plain vision transformer of timm: leave it out"
+                if field.name != "drop_path"
+                else f"model.features.drop_path is {value}, but {backbone} has no stochastic depth: set it to 0"
+            )
 
 
 class BackboneInfo(NamedTuple):

@@ -36,7 +36,7 @@ class TimmHiera(TimmPyramid):
                 numbers = torch.arange(tokens.shape[1], device=tokens.device).view(1, -1, 1)
                 rolled: Tensor = reroll(numbers, number)
                 order = rolled.flatten()
-                before = tokens[:, order].transpose(1, 2).reshape(len(tokens), -1, *rolled.shape[1:3])
+                before = tokens[:, order].transpose(1, 2).reshape(tokens.shape[0], -1, *rolled.shape[1:3])
                 after = seen(places[number], before)
                 if after is not before:
                     tokens = after.flatten(2).transpose(1, 2)[:, order.argsort()]

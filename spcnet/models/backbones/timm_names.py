@@ -3,8 +3,8 @@
 What a name means is asked of timm; nothing of it is listed here.
 """
 
-import dataclasses
 import difflib
+import math
 import sys
 from collections.abc import Mapping
 from functools import lru_cache, partial
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from spcnet.config import FeaturesConfig
 from spcnet.errors import UsageError
-from spcnet.models.backbones.base import Backbone, BackboneInfo
+from spcnet.models.backbones.base import Backbone, BackboneInfo, refuse_ignored
 from spcnet.models.backbones.timm_hiera import TimmHiera
 from spcnet.models.backbones.timm_pyramid import TimmPyramid
-from spcnet.models.backbones.timm_vit import TimmViT, is_plain
+from spcnet.models.backbones.timm_vit import TimmViT, is_plain, resampled
 
 PREFIX = "timm/"
 """What their names begin with here."""
@@ -92,7 +92,7 @@ def _build(name: str, output_stride: int | None, features: FeaturesConfig) -> Ba
     drop: dict[str, Any] = {"drop_path_rate": features.drop_path} if features.drop_path else {}
     if is_plain(described):
         return _vision_transformer(name, output_stride, features, drop, normalised)
-    _refuse_ignored(name, features)
+    refuse_ignored(features, f"{PREFIX}{name}", heeded=("drop_path",))
     given, multiple = _way_to_build(name, output_stride)
     try:
         net = timm.create_model(name, pretrained=False, features_only=True, **given, **drop)
@@ -112,14 +112,20 @@ def _vision_transformer(
     rows, columns = described.patch_embed.grid_size
     native = described.patch_embed.patch_size[0]
     patch = features.patch_size or (16 if native == 14 else native)
-    if patch != native:
-        # The positions stay as many as they are published.
+    if features.grid is not None:
+        if getattr(described, "pos_embed", None) is None:
+            raise UsageError(
+                f"model.features.grid is {features.grid}, but {PREFIX}{name} learns no positions: leave it out"
+            )
+        rows = columns = features.grid
+    if patch != native or features.grid is not None:
+        # Else the positions stay as many as they are published.
         given = {**given, "patch_size": patch, "img_size": (rows * patch, columns * patch)}
     if hasattr(described, "dynamic_img_size"):
         given = {**given, "dynamic_img_size": True}
     model = timm.create_model(name, pretrained=False, num_classes=0, **given)
     backbone = TimmViT(model, features, output_stride, **normalised)
-    backbone.fitted = partial(_fitted_kernel, exact=features.resample == "exact", patch=patch)
+    backbone.fitted = partial(_fitted, exact=features.resample == "exact", patch=patch, grid=features.grid)
     return backbone
 
 
@@ -129,16 +135,6 @@ def _pyramid(name: str, net: nn.Module, multiple: int, normalised: dict[str, Any
     undecayed = described.no_weight_decay() if hasattr(described, "no_weight_decay") else ()
     kind = TimmHiera if isinstance(getattr(net, "model", None), Hiera) else TimmPyramid
     return kind(net, known=known, undecayed=undecayed, pixel_multiple=multiple, **normalised)
-
-
-def _refuse_ignored(name: str, features: FeaturesConfig) -> None:
-    """Refuse what holds for plain vision transformers alone."""
-    default = FeaturesConfig(drop_path=features.drop_path)
-    for field in dataclasses.fields(FeaturesConfig):
-        if (value := getattr(features, field.name)) != getattr(default, field.name):
-            raise UsageError(
-                f"model.features.{field.name} is {value}, but {PREFIX}{name} is no plain vision transformer: leave it out"
-            )
 
 
 @lru_cache(maxsize=64)
@@ -212,6 +208,16 @@ def _is_true(backbone: TimmPyramid, multiple: int) -> bool:
             if place not in maps or tuple(maps[place].shape) != told:
                 return False
     return True
+
+
+def _fitted(tensors: Mapping[str, Tensor], *, exact: bool, patch: int, grid: int | None) -> dict[str, Tensor]:
+    """Published tensors with the kernel of the patch embedding for patches of another size, and positions for a grid."""
+    fitted, learned = _fitted_kernel(tensors, exact=exact, patch=patch), tensors.get("pos_embed")
+    if grid is None or learned is None or learned.ndim != 3:
+        return fitted
+    side = math.isqrt(learned.shape[1])  # one more token or a few are no further row
+    first = learned.shape[1] - side**2
+    return {**fitted, "pos_embed": resampled(learned, (grid, grid), (side, side), first=first, exact=exact)}
 
 
 def _fitted_kernel(tensors: Mapping[str, Tensor], *, exact: bool, patch: int) -> dict[str, Tensor]:

@@ -47,6 +47,7 @@ class TimmPyramid(Backbone):
     """
 
     model: Any
+    fixed_size = True
 
     def __init__(
         self,
@@ -128,7 +129,7 @@ class TimmPyramid(Backbone):
             self._run(image, seen, recompute)
         elif recompute:
             raise UsageError(
-                "training.recompute is true, but this backbone of timm is no chain of parts that can be computed again: "
+                "training.activation_checkpointing is true, but this backbone of timm is no chain of parts that can be computed again: "
                 "leave it out, or choose another backbone"
             )
         else:
@@ -235,7 +236,7 @@ def _hooked(output: Any, channels: int, cells: tuple[Any, Any], change: Callable
             "this model of timm does not keep its maps where it says: choose another backbone "
             f"(found {tuple(output.shape)} for {channels} channels of {cells[0]}×{cells[1]} cells)"
         )
-    before = output[:, first:].transpose(1, 2).reshape(len(output), channels, *cells)
+    before = output[:, first:].transpose(1, 2).reshape(output.shape[0], channels, *cells)
     after = change(before)
     if after is before:
         return output

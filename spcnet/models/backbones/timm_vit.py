@@ -61,6 +61,7 @@ class TimmViT(Backbone):
     """
 
     model: Any
+    fixed_size = True
     baked_positions: Tensor | None
     baked_rope: Tensor | None
 
@@ -154,7 +155,7 @@ class TimmViT(Backbone):
         tokens = model.patch_embed.norm(patches.flatten(2).transpose(1, 2))
         positions = self._positions(state.grid)
         extra = [
-            token.expand(len(image), -1, -1)
+            token.expand(image.shape[0], -1, -1)
             for name in ("cls_token", "reg_token")
             if (token := getattr(model, name, None)) is not None
         ]
@@ -192,7 +193,7 @@ class TimmViT(Backbone):
                     "the blocks of SAM's vision transformer look at windows and take no queries: choose another backbone, "
                     "or another decoder than eomt"
                 )
-            windowed: Tensor = block(tokens.view(len(tokens), rows, columns, -1))
+            windowed: Tensor = block(tokens.view(tokens.shape[0], rows, columns, -1))
             return windowed.flatten(1, 2)
         given: dict[str, Tensor | None] = {} if attn_mask is None else {"attn_mask": attn_mask}
         if isinstance(self.model, Eva):
@@ -326,20 +327,33 @@ class TimmViT(Backbone):
         if learned.ndim == 4:  # SAM's
             learned = learned.flatten(1, 2)
         old = self.model.patch_embed.grid_size
-        if tuple(grid) == tuple(old):
-            return learned
         first = learned.shape[1] - old[0] * old[1]
-        if self.resample == "exact":
-            antialiased: Tensor = resample_abs_pos_embed(learned, list(grid), list(old), num_prefix_tokens=first)
-            return antialiased
-        spatial = learned[:, first:].transpose(1, 2).reshape(1, -1, *old)
-        spatial = F.interpolate(spatial.float(), size=grid, mode="bicubic", align_corners=False)  # type: ignore[arg-type]
-        return torch.cat([learned[:, :first], spatial.to(learned.dtype).flatten(2).transpose(1, 2)], 1)
+        return resampled(learned, grid, tuple(old), first=first, exact=self.resample == "exact")
 
     @property
     def _pooled_norm(self) -> bool:
         """Whether the norm behind the blocks is the one that classification has after its pooling."""
         return not list(self.model.norm.parameters()) and bool(list(self.model.fc_norm.parameters()))
+
+
+def resampled(learned: Tensor, grid: Grid, old: Grid, *, first: int, exact: bool) -> Tensor:
+    """Learned positions for another grid: bicubic, as DINOv2's code has it, or timm's own, which is antialiased.
+
+    Args:
+        learned: 1 × tokens × channels.
+        grid: rows and columns that are wanted.
+        old: those that there are.
+        first: tokens before those of the patches, which keep their positions.
+        exact: as timm does.
+    """
+    if tuple(grid) == tuple(old):
+        return learned
+    if exact:
+        antialiased: Tensor = resample_abs_pos_embed(learned, list(grid), list(old), num_prefix_tokens=first)
+        return antialiased
+    spatial = learned[:, first:].transpose(1, 2).reshape(1, -1, *old)
+    spatial = F.interpolate(spatial.float(), size=grid, mode="bicubic", align_corners=False)  # type: ignore[arg-type]
+    return torch.cat([learned[:, :first], spatial.to(learned.dtype).flatten(2).transpose(1, 2)], 1)
 
 
 class _Step(nn.Module):

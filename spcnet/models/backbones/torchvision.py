@@ -19,7 +19,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from spcnet.config import FeaturesConfig
 from spcnet.errors import UsageError
-from spcnet.models.backbones.base import Backbone, BackboneInfo
+from spcnet.models.backbones.base import Backbone, BackboneInfo, refuse_ignored
 
 PLACES = ("stem", "layer1", "layer2", "layer3", "layer4")
 _STEM_SLOTS = ("stem1", "stem2", "stem3")
@@ -103,6 +103,7 @@ class Cut(NamedTuple):
 
 def build(cut: Cut, output_stride: int | None, features: FeaturesConfig) -> TorchvisionBackbone:
     """A backbone whose stages beyond the output stride are dilated instead; None dilates none."""
+    refuse_ignored(features, cut.weights)
     output_stride = output_stride or cut.strides[-1]
     classifier = (cut.make or getattr(torchvision.models, cut.weights))()
     names = {id(value): name for name, value in classifier.state_dict(keep_vars=True).items()}

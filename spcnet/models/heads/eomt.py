@@ -85,7 +85,7 @@ class EomtDecoder(Decoder):
             backbone: whose blocks they are.
         """
         predictions = []
-        tokens = torch.cat([self.queries.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.queries.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         first = len(backbone.blocks) - self.blocks
         for number, own in enumerate(self.masked, start=first):
             mask = None

@@ -74,7 +74,7 @@ class Mask2FormerDecoder(Decoder):
         # A mask at the size of a level is a product with the map at that size: resizing is linear.
         sizes = [(level.shape[2], level.shape[3]) for level in levels]
         small = [F.interpolate(fine.detach(), size, mode="bilinear").flatten(2) for size in sizes]
-        queries = self.content.expand(len(fine), -1, -1)
+        queries = self.content.expand(fine.shape[0], -1, -1)
         predictions = []
         for number, layer in enumerate(self.layers):
             told = self.norm(queries)

@@ -47,11 +47,11 @@ def saturate(photo: Photo, level: Level, rng: np.random.Generator) -> Photo:
         high = highest(pixels)
         below = high[..., None] - pixels
         span = highest(below)
-        wanted = np.clip(span / np.maximum(high, 1) * gain + lift, 0, 1) * high
+        target = np.clip(span / np.maximum(high, 1) * gain + lift, 0, 1) * high
         grey = span == 0
-        below *= (wanted / np.maximum(span, 1))[..., None]
+        below *= (target / np.maximum(span, 1))[..., None]
         if lift:
-            below[grey] = wanted[grey][:, None] * np.array([0, 1, 1], np.float32)
+            below[grey] = target[grey][:, None] * np.array([0, 1, 1], np.float32)
         return high[..., None] - below
 
     return by_band(photo, change)

@@ -50,7 +50,7 @@ def frost_picture(number: int, scale: float = 1.0) -> Photo:
 
 
 def _hills(cells: int, rng: np.random.Generator) -> Plane:
-    """Smooth noise in 0..1, so many hills across."""
+    """Smooth noise in 0..1 with a given number of hills across."""
     coarse = Image.fromarray(rng.random((cells, cells), np.float32))
     hills = np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float32)
     spread: Plane = np.clip((hills - hills.min()) / max(float(np.ptp(hills)), 1e-9), 0, 1)
@@ -87,7 +87,7 @@ def _stem(x: float, y: float, angle: float, length: float, rng: np.random.Genera
 
 
 def _cut(needles: Segments, piece: float) -> Segments:
-    """The same lines in pieces of so many pixels, each with the length of what is left of its line."""
+    """The same lines in pieces of a given number of pixels, each with the length of what is left of its line."""
     counts = np.maximum(1, needles[:, 3] // piece).astype(int)
     owner = np.repeat(np.arange(len(needles)), counts)
     along = (np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)) * piece

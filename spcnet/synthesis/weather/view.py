@@ -90,7 +90,7 @@ class View:
         """The same view on a grid just fine enough for fields that vary slowly; itself where it is small."""
         if self.step == 1:
             return self
-        # One pixel of each cell, its middle: that is free, and what is asked of them does not hang on one pixel.
+        # One pixel of each cell, its middle: that is free, and the result does not depend on one pixel.
         middles = slice(self.step // 2, None, self.step)
         depth = None if self.given_depth is None else self.given_depth[middles, middles]
         return View(self.photo[middles, middles], depth=depth, window=self.window)
@@ -320,7 +320,7 @@ def blur(plane: Plane, sigma: float) -> Plane:
 
 
 def smooth_noise(view: View, cells: int, rng: np.random.Generator, *, first: int = 0) -> Plane:
-    """Random hills, so many across the whole photograph, in -1..1, for the rows from the given one on."""
+    """Random hills, a given number across the whole photograph, in -1..1, for the rows from the given one on."""
     across = max(2, round(cells * view.columns))
     coarse = rng.uniform(-1, 1, (max(2, round(cells // 2 * view.rows)), across)).astype(np.float32)
     return resize(coarse, (view.height, view.width), first=first)
