@@ -29,7 +29,7 @@ def check_machine(config: RunConfig, network: Segmentor, fabric: Fabric, report:
     own, trained = _weights(network)
     averages = trained if config.training.ema else 0
     report.checkpoint = own + averages + memory_size(config.training) * trained
-    report.needed = _counted(network, config, fabric.device.type)
+    report.needed = step_memory(network, config, fabric.device.type)
     report.devices = distributed.gather(
         Device(_name(fabric), free_memory(fabric.device), int(2**20 * peak_memory(fabric.device)))
     )
@@ -43,8 +43,14 @@ def _weights(network: Segmentor) -> tuple[int, int]:
     return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
 
 
-def _counted(network: Segmentor, config: RunConfig, device: str) -> int:
-    """Bytes of a training step of one process in the run's precision, from shapes alone."""
+def step_memory(network: Segmentor, config: RunConfig, device: str) -> int:
+    """Bytes of a training step of one process in the run's precision, from shapes alone.
+
+    Args:
+        network: left in training mode, without gradients.
+        config: of the run.
+        device: kind of device that it computes on.
+    """
     size = config.data.crop or config.data.size
     assert size is not None
     kept = kept_for_backward(network, size, precision=config.training.precision, device=device)
