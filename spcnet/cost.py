@@ -139,8 +139,11 @@ def kept_for_backward(
         precision: of the run; double precision takes twice the bytes of single precision, which are counted.
         device: kind of device whose rules for mixed precision hold.
     """
+    counters = {name: value.clone() for name, value in network.named_buffers() if name.endswith("num_batches_tracked")}
     # Not of one, on which batch norms of pooled maps have no variance and do something else.
     two, three = (_kept(network, images, size, precision, device) for images in (2, 3))
+    for name, count in counters.items():
+        network.get_buffer(name).copy_(count)  # the only numbers that a pass without numbers changes
     each = sum(three) - sum(two)
     return Kept(sum(two) - 2 * each, each, max(two, default=0) // 2)
 
