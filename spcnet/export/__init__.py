@@ -44,7 +44,6 @@ def export(
     opset: int = OPSET,
     licence: str | None = None,
     size: tuple[int, int] | None = None,
-    checked: Sequence[tuple[int, int, int]] | None = None,
 ) -> Export:
     """Write a network as a file, after it has answered as the network does.
 
@@ -57,7 +56,6 @@ def export(
         opset: version of the ONNX operators.
         licence: what the file says of its terms; by default that they depend on the training data.
         size: height and width of the images, for backbones that take those of one size alone once they are exported.
-        checked: images, height and width that the file is compared at; several by default.
 
     Raises:
         UsageError: an option is wrong, or the packages for ONNX are not installed.
@@ -79,7 +77,7 @@ def export(
     else:
         content = to_torch(traced(deployed), metadata)
         program = torch_program(content)
-    checks = compare(deployed, program, checked or checked_sizes(card.size, fixed=deployed.size))
+    checks = compare(deployed, program, checked_sizes(card.size, fixed=deployed.size))
     refuse_difference(checks)
     write_atomic(output, lambda file: file.write(content))
     return Export(output, len(content), checks, metadata)

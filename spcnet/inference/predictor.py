@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -426,16 +427,8 @@ class Predictor:
             if record.video_file is None:
                 self._film(record, first, prediction, frames, None)
             else:
-                write_atomic(
-                    record.video_file,
-                    lambda file: self._film(
-                        record,
-                        first,
-                        prediction,
-                        frames,
-                        VideoWriter(file, rate=opened.rate, pixel_aspect=opened.pixel_aspect),
-                    ),
-                )
+                film = partial(VideoWriter, rate=opened.rate, pixel_aspect=opened.pixel_aspect)
+                write_atomic(record.video_file, lambda file: self._film(record, first, prediction, frames, film(file)))
             return record.finish()
 
     def _film(

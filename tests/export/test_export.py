@@ -306,8 +306,8 @@ def test_the_example_runs_without_torch_and_spcnet(exported: Path, trained: Path
 def test_a_file_of_torch_is_read_back_and_holds_no_pickle(trained: Path, tmp_path: Path) -> None:
     network, card = restore(trained)
     output = tmp_path / "model.pt2"
-    written = ex.export(network, card, output, kind="labels", pixels="float32", checked=SIZES)
-    assert [check.equal for check in written.checks] == [1, 1, 1]
+    written = ex.export(network, card, output, kind="labels", pixels="float32")
+    assert {check.equal for check in written.checks} == {1}
     with zipfile.ZipFile(output) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     (metadata,) = (json.loads(value) for name, value in content.items() if name.endswith(deployment.METADATA_FILE))

@@ -142,13 +142,8 @@ def adapt_layer(
     layer.base = nn.Parameter(weight.detach(), requires_grad=False)
     layer.scaling, layer.parts, layer.dropout, layer.beside = scaling, parts, dropout, beside
     factors = Factors(weight.new_zeros(len(weight), rank), weight.new_zeros(parts * rank, fan_in))
-    if pretrained and start == "default":
-        nn.init.kaiming_uniform_(factors.a, a=math.sqrt(5))
-    elif pretrained:
-        matrices = weight.detach().reshape(parts, -1, fan_in)
-        decompose = smallest_triplets if start == "soma" else last_pivots
-        each = [decompose(matrix, rank) for matrix in matrices]
-        factors = Factors(torch.cat([one.b for one in each]), torch.cat([one.a for one in each]))
+    if pretrained:
+        factors = _started(weight.detach().reshape(parts, -1, fan_in), rank, start)
     layer.lora_b, layer.lora_a = nn.Parameter(factors.b), nn.Parameter(factors.a)
     kept = None if start == "default" else factors
     layer.register_buffer("start_b", None if kept is None else kept.b.detach().clone())
@@ -156,6 +151,18 @@ def adapt_layer(
     if kept is not None and pretrained:
         with torch.no_grad():
             layer.base.sub_(layer.update(kept.b, kept.a))
+
+
+def _started(matrices: Tensor, rank: int, start: Start) -> Factors:
+    """The factors that a layer of P fused matrices, P out/P in, begins with."""
+    if start == "default":
+        parts, rows, fan_in = matrices.shape
+        b, a = matrices.new_zeros(parts * rows, rank), matrices.new_zeros(parts * rank, fan_in)
+        nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+        return Factors(b, a)
+    decompose = smallest_triplets if start == "soma" else last_pivots
+    each = [decompose(matrix, rank) for matrix in matrices]
+    return Factors(torch.cat([one.b for one in each]), torch.cat([one.a for one in each]))
 
 
 def merge_layer(layer: nn.Module) -> None:
