@@ -76,6 +76,7 @@ def test_a_checkpoint_without_its_base_holds_what_was_trained_and_names_the_rest
     assert (base["weights"], len(base["sha256"])) == (str(folder / "base.pth"), 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "soma", "rein"])
 def test_a_run_that_leaves_its_base_out_is_the_run_that_does_not(folder: Path, kind: str, tmp_path: Path) -> None:
     assert run(tmp_path / "whole", folder / "base.pth", kind) == 0
@@ -87,6 +88,7 @@ def test_a_run_that_leaves_its_base_out_is_the_run_that_does_not(folder: Path, k
     assert size[0] - size[1] > 4 * 1_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["soma", "rein"])
 def test_a_run_that_leaves_its_base_out_goes_on_to_the_bit(folder: Path, kind: str, tmp_path: Path) -> None:
     options = ("--model.adapter.save_base=false", "--training.checkpoint_every=2")

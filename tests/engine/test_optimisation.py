@@ -35,6 +35,7 @@ def assert_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None
     assert [name for name, value in one.items() if not torch.equal(value, other[name])] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "died"), [("32-true", 2), ("32-true", 4), ("64-true", 4)])
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(precision: str, died: int, tmp_path: Path) -> None:
     """Before the average has begun, and after."""
@@ -90,6 +91,7 @@ def test_what_is_evaluated_saved_and_opened_is_the_average(tmp_path: Path) -> No
     assert_equal(rebuild(finished, "it").state_dict(), average)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "frozen"])
 def test_with_an_adapter_only_what_is_trained_has_memory_and_average(kind: str, tmp_path: Path) -> None:
     """A frozen backbone has no rate of its own; that of LoRA's updates has the backbone's factor."""
