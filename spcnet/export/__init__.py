@@ -7,7 +7,6 @@ is measured by `score` with the project's own evaluator.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
