@@ -16,7 +16,7 @@ from spcnet.models.pseudo import StyleClusters
 from spcnet.models.recompute import recomputed
 from spcnet.models.style import Restyled, StyleProjection
 from spcnet.models.whitening import InstanceWhitening, outputs_of
-from spcnet.numerics import without_autocast
+from spcnet.numerics import at_least_single, without_autocast
 from spcnet.types import Internals, KnownStyles, MaskPrediction, Network, SegOutput, internals_of
 
 MIN_SIZE = 33
@@ -210,6 +210,6 @@ def semantic_logits(prediction: MaskPrediction) -> Float[Tensor, "B K h w"]:
     it gives the sums divided by their total.
     """
     with without_autocast(prediction.masks):
-        classes = prediction.classes.float().softmax(-1)[..., :-1]
-        total = torch.einsum("bqk,bqhw->bkhw", classes, prediction.masks.float().sigmoid())
+        classes = at_least_single(prediction.classes).softmax(-1)[..., :-1]
+        total = torch.einsum("bqk,bqhw->bkhw", classes, at_least_single(prediction.masks).sigmoid())
         return total.clamp_min(torch.finfo(total.dtype).tiny).log()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from spcnet.config import HeadConfig
 from spcnet.distributed import MicroBatchSums
 from spcnet.losses import masks as mask_losses_module
 from spcnet.losses.masks import (
@@ -269,3 +270,19 @@ def test_gradients_are_those_of_differences(loss: Callable[..., Tensor]) -> None
     logits, weight = (torch.rand(2, 7, generator=random, dtype=torch.float64) for _ in range(2))
     share = weight * torch.rand(2, 7, generator=random, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: loss(x, share, weight), (4 * logits - 2).requires_grad_())
+
+
+def test_weights_and_points_are_the_published_ones() -> None:
+    module = pytest.importorskip("transformers", exc_type=ImportError)
+    config = module.Mask2FormerConfig()
+    assert config.no_object_weight == mask_losses_module.NO_OBJECT
+    assert (
+        config.class_weight, config.mask_weight, config.dice_weight,
+    ) == (
+        mask_losses_module.CLASS_WEIGHT, mask_losses_module.BCE_WEIGHT, mask_losses_module.DICE_WEIGHT,
+    )  # fmt: skip
+    assert (config.oversample_ratio, config.importance_sample_ratio) == (
+        mask_losses_module.OVERSAMPLE,
+        mask_losses_module.IMPORTANCE,
+    )
+    assert HeadConfig().points == config.train_num_points

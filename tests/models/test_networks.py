@@ -12,7 +12,8 @@ from spcnet.errors import UsageError
 from spcnet.methods import build_model
 from spcnet.models.backbones import build_backbone
 from spcnet.models.heads.deeplab import AtrousConv2d, PoolableBatchNorm2d
-from spcnet.models.network import Segmentor
+from spcnet.models.network import Segmentor, semantic_logits
+from spcnet.types import MaskPrediction
 from spcnet.weights.imagenet import SHUFFLENET_STEM_NORM, reference_name
 from tests import golden
 from tests.support.reference import formula
@@ -188,3 +189,14 @@ def test_the_fine_features_are_those_before_the_second_style_layer(small: Segmen
         handle.remove()
     assert torch.equal(seen["fine"], seen["stage"])
     assert not torch.equal(seen["deeper"], seen["stage"])
+
+
+def test_class_scores_of_queries_are_the_log_of_their_masks_by_their_classes() -> None:
+    torch.manual_seed(0)
+    classes, masks = torch.randn(2, 5, 4, dtype=torch.float64), torch.randn(2, 5, 3, 6, dtype=torch.float64)
+    scores = semantic_logits(MaskPrediction(classes, masks))
+    assert scores.shape == (2, 3, 3, 6)  # the last of four is "no object"
+    for image in range(2):
+        for k in range(3):
+            total = sum(classes[image, q].softmax(0)[k] * masks[image, q].sigmoid() for q in range(5))
+            torch.testing.assert_close(scores[image, k].exp(), total)
