@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from spcnet.config import AdapterConfig, ModelConfig, Precision, plain_lists
+from spcnet.config import AdapterConfig, ModelConfig, plain_lists
 from spcnet.errors import UsageError, lookup
 from spcnet.methods import METHODS, method_named
 from spcnet.methods.baseline import Baseline
@@ -82,7 +82,7 @@ def cost(
         image = torch.empty(1, 3, *size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network.eval()(image)
-    activations = kept_for_backward(network, size).each
+    activations = kept_for_backward(network, size)
     return Cost(
         method,
         backbone,
@@ -117,39 +117,23 @@ def _build(
     return method.build(model, num_classes=num_classes, num_domains=num_domains, pretrained=False)
 
 
-class Kept(NamedTuple):
-    """Bytes that autograd keeps of a forward pass for the backward pass, parameters excepted."""
-
-    fixed: int
-    """Whatever the number of images: weights in the precision of the run, for the most part."""
-    each: int
-    """For each image."""
-    largest: int
-    """Of these, the largest tensor."""
-
-
-def kept_for_backward(
-    network: Segmentor, size: tuple[int, int], *, precision: Precision = "32-true", device: str = "cpu"
-) -> Kept:
-    """Count what autograd keeps, from shapes alone; each memory counts once.
+def kept_for_backward(network: Segmentor, size: tuple[int, int]) -> int:
+    """Bytes that autograd keeps of an image for the backward pass, in single precision, from shapes alone.
 
     Args:
         network: left in training mode.
         size: height and width of the images.
-        precision: of the run; double precision takes twice the bytes of single precision, which are counted.
-        device: kind of device whose rules for mixed precision hold.
     """
     counters = {name: value.clone() for name, value in network.named_buffers() if name.endswith("num_batches_tracked")}
     # Not of one, on which batch norms of pooled maps have no variance and do something else.
-    two, three = (_kept(network, images, size, precision, device) for images in (2, 3))
+    two, three = (_kept(network, images, size) for images in (2, 3))
     for name, count in counters.items():
         network.get_buffer(name).copy_(count)  # the only numbers that a pass without numbers changes
-    each = sum(three) - sum(two)
-    return Kept(sum(two) - 2 * each, each, max(two, default=0) // 2)
+    return three - two
 
 
-def _kept(network: Segmentor, images: int, size: tuple[int, int], precision: Precision, device: str) -> list[int]:
-    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+def _kept(network: Segmentor, images: int, size: tuple[int, int]) -> int:
+    """Bytes of a forward pass, each memory once, without parameters and buffers."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     # A transposed weight is kept as a view of what stands for the weight here, which is held for the same reason as below.
     weights = [one for w in (*network.parameters(), *network.buffers()) for one in (w, mode.from_tensor(w))]
@@ -163,12 +147,11 @@ def _kept(network: Segmentor, images: int, size: tuple[int, int], precision: Pre
             kept[storage._cdata] = (tensor, storage.nbytes())
         return tensor
 
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with mode, torch.autocast(device, dtype=half, enabled=half is not None), hooks:
+    with mode, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         image = torch.empty(images, 3, *size)
         output = network.train()(image)
         del output
-    return [size for _, size in kept.values()]
+    return sum(size for _, size in kept.values())
 
 
 def _timed(network: Segmentor, size: tuple[int, int], repeats: int, device: str) -> float:

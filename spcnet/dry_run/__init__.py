@@ -29,7 +29,8 @@ from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labelled import check_labelled, labelled
 from spcnet.data.loading import photometric_trials
 from spcnet.data.sampling import Shard
-from spcnet.dry_run.checks import check_folder, check_machine, micro_batch_size
+from spcnet.dry_run.checks import check_folder, check_machine
+from spcnet.dry_run.memory import micro_batch_size
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.observer import Observer
 from spcnet.engine.schedule import told
