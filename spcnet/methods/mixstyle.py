@@ -20,7 +20,7 @@ Partner = Literal["random", "cross-domain"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What `model.settings` may hold."""
+    """`model.settings` of MixStyle."""
 
     probability: float = method_option(0.5, least=0, most=1, noun="a probability")
     """That a layer mixes the images of a batch at all."""
@@ -33,17 +33,17 @@ class Settings:
 
 
 class StyleMixer(nn.Module):
-    """Mixes the styles of a batch's images at one layer, as `prepare` drew; in evaluation the identity."""
+    """Mixes the styles of a batch's images at one layer, with the draws of `prepare`; the identity in evaluation."""
 
     def __init__(self) -> None:
         super().__init__()
         self.partner: Tensor | None = None
-        """Of each image of the next batch the one whose style it gets a part of; None where nothing is mixed."""
+        """Index of each image's partner in the next batch; None for no mixing."""
         self.strength: Tensor | None = None
-        """How much of its own style each image keeps, 0..1."""
+        """λ, the weight of each image's own style, 0..1."""
 
     def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """Mix, or leave all images as they are."""
+        """Mix the styles, or return the input."""
         if not self.training or self.partner is None or self.strength is None:
             return feature
         return mix_styles(feature, self.partner, self.strength)
@@ -56,13 +56,13 @@ def mix_styles(
 
     Args:
         feature: feature map.
-        partner: of each image the one whose style σ', μ' it gets a part of.
-        strength: λ, how much of its own each image keeps, 0..1.
+        partner: index of the image that provides σ', μ'.
+        strength: λ, the weight of each image's own style, 0..1.
     """
-    own = style_stats(feature)
-    keep = strength[:, None].to(own.mean.dtype)
-    mean, std = (keep * values + (1 - keep) * values[partner] for values in own)
-    return restyle(feature, own, mean, std)
+    stats = style_stats(feature)
+    keep = strength[:, None].to(stats.mean.dtype)
+    mean, std = (keep * values + (1 - keep) * values[partner] for values in stats)
+    return restyle(feature, stats, mean, std)
 
 
 def other_domain(domain: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
@@ -75,7 +75,7 @@ def other_domain(domain: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
 
 @dataclass(frozen=True)
 class MixStyle(RobustNet):
-    """DeepLabV3+ with mixed styles after some layers; the network that comes out has no parts of its own."""
+    """DeepLabV3+ with mixed styles after some layers; adds no parameters."""
 
     settings: ClassVar[type] = Settings
 
