@@ -163,6 +163,10 @@ class Segmentor(Network):
             parts["rein"] = self.rein.embeddings()
         return {f"{part}.{name}" for part, names in parts.items() for name in names}
 
+    def parts(self) -> list[nn.Module]:
+        """The parts of its backbone, and its decoder."""
+        return [*self.backbone.parts(), self.decoder]
+
     def base_tensors(self) -> set[str]:
         """Names of the backbone's pretrained tensors that training does not change."""
         return {f"backbone.{name}" for name in base_tensors(self.backbone)}

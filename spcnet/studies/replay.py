@@ -50,7 +50,7 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
     """
     kept = steps.read(folder)
     # Not compiled, for nobody can listen to the modules of compiled code.
-    training = dataclasses.replace(kept.config.training, devices=1, nodes=1, compile=False)
+    training = dataclasses.replace(kept.config.training, devices=1, nodes=1, strategy="auto", compile=False)
     if accelerator is not None:
         training = dataclasses.replace(training, accelerator=accelerator)
     config = dataclasses.replace(kept.config, training=training)
