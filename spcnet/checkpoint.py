@@ -38,6 +38,8 @@ OPTIMIZER = "optimizer."
 """Beginning of the names of the optimiser's tensors."""
 AVERAGE = "ema."
 """Beginning of the names of averaged weights, in a checkpoint that holds those that are trained as well."""
+PLUGINS = "plugins."
+"""Beginning of the names of what plug-ins keep, in a checkpoint from which a run goes on."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def read_all(path: Path) -> Checkpoint:
 
 def trained(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of the tensors in a checkpoint those of the network, as a run goes on with them."""
-    return {name: value for name, value in tensors.items() if not name.startswith((OPTIMIZER, AVERAGE))}
+    return {name: value for name, value in tensors.items() if not name.startswith((OPTIMIZER, AVERAGE, PLUGINS))}
 
 
 def averaged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

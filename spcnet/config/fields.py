@@ -399,6 +399,8 @@ class RunConfig(Settings):
     """Name of a method in `spcnet.METHODS`."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
+    plugins: list[str | dict[str, Any]] = option("result", factory=list)
+    """What is added to the method in training (docs/plugins.md): names, or mappings with a name and settings, `[mixstyle, {name: pasta, alpha: 3}]`."""
     data: DataConfig = field(default_factory=DataConfig)
     """What is trained and tested on."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -414,6 +416,14 @@ class RunConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for item in self.plugins:
+            require(
+                isinstance(item, str) or isinstance(item.get("name"), str),
+                f"plugins has {item}: each is a name, or a mapping with a name and settings, such as {{name: mixstyle, alpha: 0.1}}",
+            )
+        names = [item if isinstance(item, str) else item["name"] for item in self.plugins]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        require(not doubled, f"plugins names {', '.join(doubled)} twice")
         require(
             self.training.accumulate == 1 or self.model.loss.weighting != "batch",
             f"training.accumulate is {self.training.accumulate} and model.loss.weighting is batch, whose weights depend on "
