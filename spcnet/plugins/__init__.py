@@ -10,11 +10,15 @@ from spcnet.config import RunConfig, own_settings
 from spcnet.errors import UsageError, lookup
 from spcnet.methods.base import Method
 from spcnet.models.network import Segmentor
+from spcnet.plugins.advstyle import AdvStyle
 from spcnet.plugins.base import Plugin
+from spcnet.plugins.fourier import Fourier
 from spcnet.plugins.mixstyle import MixStyle
+from spcnet.plugins.pasta import Pasta
+from spcnet.plugins.randconv import RandConv
 from spcnet.plugins.wrapper import WithPlugins
 
-PLUGINS: dict[str, type[Plugin]] = {plugin.name: plugin for plugin in (MixStyle,)}
+PLUGINS: dict[str, type[Plugin]] = {plugin.name: plugin for plugin in (MixStyle, Pasta, Fourier, RandConv, AdvStyle)}
 """Plug-in by name."""
 
 
