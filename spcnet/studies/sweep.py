@@ -28,6 +28,7 @@ from spcnet.errors import SpcnetError, UsageError, one_line, unknown_name_error
 from spcnet.files import write_text
 from spcnet.methods import method_named
 from spcnet.options import OptionParser, add_run_options
+from spcnet.plugins import make_plugins
 from spcnet.reports.aggregate import (
     RULES,
     Aggregate,
@@ -142,6 +143,7 @@ def plan(
                 configs.append((read(options), values))
     for config, _ in configs:
         method_named(config.method).check(config.model)
+        make_plugins(config)
         check_unseen(config.data)
     runs = [Run(config.output, as_dict(config), {}, (), (), {}) for config, _ in configs]
     groups = group_runs(runs)
