@@ -47,10 +47,6 @@ class Camera:
     mirror: int
     """1, or -1 for a mirrored world (traffic on the other side)."""
 
-    def pixels_per_metre(self, z: float) -> float:
-        """Samples that one metre takes at depth z."""
-        return self.focal / z
-
     def project(self, x: float, y: float, z: float) -> Point:
         """Where a point of the world is seen."""
         k = self.focal / z
@@ -115,14 +111,7 @@ class Canvas:
         self.thing += 1
 
     def part(
-        self,
-        kind: int,
-        material: str,
-        pick: float,
-        *,
-        normal: Vector = TOWARDS,
-        distance: float,
-        shade: float = 1.0,
+        self, kind: int, material: str, pick: float, *, normal: Vector = TOWARDS, distance: float, shade: float = 1.0
     ) -> int:
         """Enter a part into the tables.
 
@@ -247,6 +236,14 @@ class Canvas:
                 self.seen_through(left, top, veil, kind)
             mask &= parts > 0
         self.stamp(left, top, parts, mask)
+
+
+def foot(x: float, z: float, yaw: float, half_length: float, half_width: float) -> tuple[Point, ...]:
+    """Corners on the ground (x, z) of a box around a point that looks along `yaw`."""
+    sin, cos = math.sin(yaw), math.cos(yaw)
+    corners = ((1, 1), (1, -1), (-1, -1), (-1, 1))
+    steps = ((ahead * half_length, right * half_width) for ahead, right in corners)
+    return tuple((x + a * sin + r * cos, z + a * cos - r * sin) for a, r in steps)
 
 
 def plane(start: Point, end: Point) -> tuple[Point, Vector, float, float]:

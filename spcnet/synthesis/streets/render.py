@@ -14,7 +14,7 @@ from spcnet.synthesis.streets.canvas import SCALE, Caster, Light, Point
 from spcnet.synthesis.streets.dice import Dice
 from spcnet.synthesis.streets.materials import MATERIALS, NUMBER
 from spcnet.synthesis.streets.scene import Drawing
-from spcnet.synthesis.streets.styles import LOOKS, Style
+from spcnet.synthesis.streets.styles import LOOKS, PALETTES, Style
 from spcnet.synthesis.streets.textures import LAYERS, LEVELS, SIZE, atlas
 from spcnet.synthesis.streets.vehicles import OFF
 
@@ -43,9 +43,9 @@ class _Palette:
 
 @lru_cache(maxsize=32)
 def _palette(style: str) -> _Palette:
-    merged: dict[str, tuple[str, ...]] = {}
-    for palette in LOOKS[style].palettes:
-        merged |= palette
+    merged: dict[str, Sequence[str]] = {}
+    for name in LOOKS[style].palettes:
+        merged |= PALETTES[name]
     longest = max(len(v) for v in merged.values())
     colours = np.zeros((len(MATERIALS), longest, 3), dtype=np.float32)
     for name, number in NUMBER.items():
