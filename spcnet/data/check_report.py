@@ -204,9 +204,9 @@ class CheckReport:
         counts = self.native if self.space is None else self.classes
         total = sum(count.pixels for count in counts)
         for count in counts:
-            share = f"{count.pixels / total:.2%}" if total else "-"
+            fraction = f"{count.pixels / total:.2%}" if total else "-"
             style = "dim" if count.name == VOID or not count.pixels else None
-            table.add_row(escape(count.name), f"{count.pixels:,}", share, f"{count.images:,}", style=style)
+            table.add_row(escape(count.name), f"{count.pixels:,}", fraction, f"{count.images:,}", style=style)
         return table
 
 

@@ -258,10 +258,9 @@ def plane(start: Point, end: Point) -> tuple[Point, Vector, float, float]:
     return tangent, (nx, 0.0, nz), distance, length
 
 
-def clip_near(point: Point, other: Point) -> Point:
-    """The point, moved towards the other until it is in front of the camera."""
-    nearest = 0.3
+def clip_near(point: Point, other: Point, *, nearest: float = 0.3) -> Point:
+    """The point, moved towards the other until it is at least that many metres in front of the camera."""
     if point[1] >= nearest or other[1] <= nearest:
         return point if point[1] >= nearest else (point[0], nearest)
-    share = (nearest - point[1]) / (other[1] - point[1])
-    return point[0] + share * (other[0] - point[0]), nearest
+    fraction = (nearest - point[1]) / (other[1] - point[1])
+    return point[0] + fraction * (other[0] - point[0]), nearest

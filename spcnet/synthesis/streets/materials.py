@@ -14,7 +14,7 @@ class Material:
     metres: float
     """Side length of one tile of that texture in the world."""
     strength: float
-    """How much the texture varies the brightness (share of the albedo per standard deviation)."""
+    """How much the texture varies the brightness (fraction of the albedo per standard deviation)."""
     wet: float
     """How much the surface mirrors when it rains, 0..1."""
 

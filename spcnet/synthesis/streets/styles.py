@@ -25,7 +25,7 @@ class Style:
     skies: tuple[tuple[str, str], ...] = (("6f97c4", "cdd9e2"),)
     """Colours at the zenith and at the horizon."""
     clouds: tuple[float, float] = (0.1, 0.8)
-    """Share of the sky that clouds cover."""
+    """Fraction of the sky that clouds cover."""
     cloud_colours: tuple[str, str] = ("f4f4f2", "b4bac2")
     """Lit and shaded side of clouds."""
     sun_colour: str = "fff1d8"
@@ -43,7 +43,7 @@ class Style:
     haze_colour: str | None = None
     """Colour of the air; that of the horizon if not given."""
     lit_windows: tuple[float, float] = (0.0, 0.0)
-    """Share of windows with light behind them."""
+    """Fraction of windows with light behind them."""
     lamps: float = 0.0
     """Strength of the glow around lamps."""
     beams: float = 0.0
@@ -66,7 +66,7 @@ class Style:
     cast: tuple[str, ...] = ("ffffff",)
     """Colour casts of the camera."""
     grain: float = 0.012
-    """Standard deviation of the sensor's noise (share of white)."""
+    """Standard deviation of the sensor's noise (fraction of white)."""
     vignette: tuple[float, float] = (0.0, 0.2)
 
 

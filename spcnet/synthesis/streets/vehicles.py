@@ -177,7 +177,7 @@ def _car(
     low, high = belt + 0.04, roof - 0.07
 
     def along(s: float, y: float) -> float:
-        """How far ahead the side of the cabin is, a share s of the way from its rear to its front edge."""
+        """How far ahead the side of the cabin is, a fraction s of the way from its rear to its front edge."""
         up = (y - belt) / (roof - belt)
         back, fore = rx0 + (rx1 - rx0) * up, fx0 + (fx1 - fx0) * up
         return back + s * (fore - back)
@@ -413,7 +413,7 @@ def vehicle(canvas: Canvas, dice: Dice, kind: str, x: float, z: float, yaw: floa
 
     The lamps of a parked vehicle are off.
     """
-    name = dice.weighted({n: share for n, (k, _, share) in models().items() if k == kind})
+    name = dice.weighted({n: weight for n, (k, _, weight) in models().items() if k == kind})
     template = models()[name][1]
     stretch = np.array([dice.between(0.94, 1.06), dice.between(0.95, 1.05), dice.between(0.96, 1.04)])
     picks = {
