@@ -43,6 +43,7 @@ from spcnet.labels import LabelSpace, label_space
 from spcnet.methods import method_named
 from spcnet.models.network import Segmentor
 from spcnet.numerics import peak_memory
+from spcnet.plugins import make_plugins
 from spcnet.reports.dry_run import (
     Domain,
     Pace,
@@ -89,6 +90,7 @@ def rehearse(
     """
     method = method_named(config.method)
     method.check(config.model)
+    make_plugins(config)
     check_installed(config.logging)
     check_unseen(config.data)
     check_overlap(config.evaluation.window, config.evaluation.overlap, config.data.size)

@@ -30,6 +30,7 @@ from spcnet.engine.schedule import told
 from spcnet.engine.sharding import Replica, gathered
 from spcnet.errors import CheckpointError, DataError, Interrupted, UsageError
 from spcnet.methods.base import Method
+from spcnet.methods.step import Step, positions_of
 from spcnet.signals import stop_on_signal
 from spcnet.types import Batch, Network, SegOutput, StepResult
 
@@ -130,7 +131,7 @@ class Trainer:
             self.card,
             self.average,
             self.config.training,
-            restore=self.method.restore,
+            self.method,
         )
         self.card = replace(self.card, base=self.network.base)
         if found.get("batch", self.batch) != self.batch:
@@ -186,6 +187,7 @@ class Trainer:
                     self.card,
                     self._average,
                     self.config.training,
+                    self.method,
                     more,
                 )
 
@@ -339,21 +341,27 @@ class Trainer:
             micro_batches: the batch of this process, in parts.
         """
         network, _ = self._set_up()
-        network.train()
-        if self.config.training.freeze_batchnorm:
-            freeze_batchnorm(self.network)
+        self._train_mode(network)
         progress = self.iteration / self.config.training.iterations
         moved = [to_device(batch, self.fabric.device) for batch in micro_batches]
         if len(moved) > 1:
             result = self._accumulated(network, moved, progress)
             return result, replay.watch(result.loss)
         self._seed(0)
-        result = self._losses(network, moved[0], progress, distributed.all_reduce_sum)
+        result = self._losses(network, moved[0], 0, progress, distributed.all_reduce_sum)
         finite = replay.watch(result.loss)  # before the backward pass, which a GPU then does while it answers
         self.fabric.backward(result.loss)
         return result, finite
 
-    def _losses(self, network: nn.Module, batch: Batch, progress: float, reduce: distributed.Reduce) -> StepResult:
+    def _train_mode(self, network: nn.Module) -> None:
+        network.train()
+        if self.config.training.freeze_batchnorm:
+            freeze_batchnorm(self.network)
+
+    def _losses(
+        self, network: nn.Module, batch: Batch, part: int, progress: float, reduce: distributed.Reduce
+    ) -> StepResult:
+        batch = self.method.alter(self.network, batch, self._step(len(batch.name), part, progress))
         # No name for the network's output: scores and embeddings are given back as soon as their gradient is taken.
         return self.method.losses(
             self.network,
@@ -383,7 +391,7 @@ class Trainer:
             for number, part in enumerate(parts):
                 self._seed(number)
                 sums.begin()
-                self._losses(network, part, progress, sums)
+                self._losses(network, part, number, progress, sums)
             for buffer, old in zip(self.network.buffers(), before, strict=True):
                 buffer.copy_(old)
         sums.close()
@@ -392,7 +400,7 @@ class Trainer:
             sums.begin()
             waits = distributed.world_size() > 1 and number < len(parts) - 1
             with self.fabric.no_backward_sync(network) if waits else nullcontext():  # type: ignore[arg-type]
-                result = self._losses(network, part, progress, sums)
+                result = self._losses(network, part, number, progress, sums)
                 self.fabric.backward(result.loss)
             results.append(result._replace(loss=result.loss.detach()))
         return results[-1]._replace(extras=self.method.joined([result.extras for result in results]))
@@ -420,6 +428,22 @@ class Trainer:
     def _seed_of(self, part: int) -> int:
         place = part * self.fabric.world_size + self.fabric.global_rank
         return self.config.training.seed * 1_000_003 + self.iteration + place * 7_368_787_313
+
+    def _step(self, images: int, part: int, progress: float) -> Step:
+        """What a micro-batch of so many images is to the method."""
+        config, precision, world = self.config, self.fabric.strategy.precision, self.fabric.world_size
+        streams = len(config.data.sources) if config.data.sampling == "balanced" else 1
+        shard, shards = part * world + self.fabric.global_rank, world * config.training.accumulate
+        positions = positions_of(images, streams=streams, shard=shard, shards=shards)
+
+        def forward(image: Tensor) -> SegOutput:
+            self.network.eval()
+            with precision.forward_context():
+                output: SegOutput = self.network(precision.convert_input(image))
+            self._train_mode(self.network)
+            return output
+
+        return Step(config.training.seed, self.iteration, progress, positions, part, forward, precision.forward_context)
 
     def take_statistics(self, trials: Iterable[Iterable[Batch]], stopped: Sequence[int] = ()) -> None:
         """Let the method take its statistics, before the iteration `statistics_at`.
@@ -481,7 +505,7 @@ class Trainer:
         tensors, memory = (gathered(own, everywhere=True) for own in (self.network.state_dict(), pack(self.optimizer)))
         try:
             step = replay.Kept(
-                tensors,
+                tensors | state.kept_by(self.method),
                 memory,
                 self.card,
                 self.config,
