@@ -338,3 +338,23 @@ def test_the_gradient_takes_the_images_own_statistics_as_constants(mode: str, di
     image = feature.requires_grad_()
     (gradient,) = torch.autograd.grad(layer(image).feature.sum(), image)
     agree(gradient, (std / fixed.stats.std)[..., None, None].expand_as(gradient))
+
+
+@pytest.mark.parametrize("mean", [3.0, 30.0])
+def test_half_precision_moves_no_channel_s_mean(mean: float) -> None:
+    """Where the mean is many deviations, a rounded scale or shift would move all cells the same way."""
+    random = torch.Generator().manual_seed(0)
+    feature = (mean + torch.randn(4, 32, 64, 64, generator=random)).bfloat16()
+    own = style_stats(feature)
+    scale = 0.5 + torch.rand(4, 32, generator=random)
+    exact = restyle(feature.double(), own, own.mean * scale, own.std * scale)
+    got = restyle(feature, own, own.mean * scale, own.std * scale)
+    assert got.dtype == torch.bfloat16
+    bias = (got.double() - exact).mean((2, 3)).abs() / (own.std * scale)
+    assert float(bias.max()) < 0.001 * mean
+    rounded = torch.addcmul(
+        (own.mean * scale - own.mean * (own.std * scale / own.std))[..., None, None].bfloat16(),
+        feature,
+        (own.std * scale / own.std)[..., None, None].bfloat16(),
+    )
+    assert float(((rounded.double() - exact).mean((2, 3)).abs() / (own.std * scale)).max()) > 3 * float(bias.max())
