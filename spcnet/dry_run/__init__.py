@@ -377,6 +377,7 @@ def _time_records(trainer: Trainer, space: LabelSpace, made: _Made, report: Rehe
         trainer.finish()
         report.checkpoint_seconds = saved - began
         report.once_seconds += time.perf_counter() - saved
+    predict = trainer.predictor()
     if not trainer.fabric.is_global_zero:
         return
     with closing(
@@ -387,7 +388,7 @@ def _time_records(trainer: Trainer, space: LabelSpace, made: _Made, report: Rehe
         began = time.perf_counter()
         observer.write(2, made.result, schedule)
         written = time.perf_counter()
-        observer.look(config.training.iterations, made.micro_batches, made.result, trainer.classes)
+        observer.look(config.training.iterations, made.micro_batches, made.result, predict)
         report.log_seconds, report.sample_seconds = written - began, time.perf_counter() - written
 
 
@@ -411,14 +412,14 @@ QUICK = 1.0
 
 def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: LabelSpace, report: Rehearsal) -> None:
     """Score some images of each domain, as the run will, and note an evaluation."""
-    config, fabric = trainer.config, trainer.fabric
+    config, fabric, network = trainer.config, trainer.fabric, trainer.evaluated
     results: dict[str, DomainResult] = {}
 
     def timed(name: str, images: int) -> float:
         limited = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, limit=images))
         began = time.perf_counter()
         results.update(
-            Subject.of_config(limited, trainer.network, space).evaluate(
+            Subject.of_config(limited, network, space).evaluate(
                 {name: tests[name]}, fabric, folder=config.output, console=Console(quiet=True)
             )
         )
@@ -449,7 +450,7 @@ def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: L
         began = time.perf_counter()
         with distributed.raise_on_all_ranks():
             save_evaluation(
-                dataclasses.replace(Subject.of_config(config, trainer.network, space), iteration=1),
+                dataclasses.replace(Subject.of_config(config, network, space), iteration=1),
                 results,
                 config.output,
                 names=config.data.tests,

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from spcnet import checkpoint, distributed
 from spcnet.config import TrainingConfig, as_dict, kept_on_resume
 from spcnet.engine.ema import WeightAverage
-from spcnet.engine.optim import pack, unpack
+from spcnet.engine.optim import unpack
 from spcnet.errors import CheckpointError, DataError
 from spcnet.methods.base import Method
 from spcnet.types import Network
@@ -19,8 +20,7 @@ from spcnet.types import Network
 
 def save(
     run: Path,
-    network: Network,
-    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
     card: checkpoint.ModelCard,
     average: WeightAverage | None,
     training: TrainingConfig,
@@ -31,8 +31,7 @@ def save(
 
     Args:
         run: folder of the run.
-        network: what is trained.
-        optimizer: its optimiser.
+        tensors: of the network that is trained and of its optimiser, as `Network.stored` and `optim.pack` give them.
         card: what the network is.
         average: of its weights, once it has begun.
         training: settings of the loop; those that a resumed run must keep are noted.
@@ -47,7 +46,7 @@ def save(
     told = {} if average is None else {"ema": training.ema}
     checkpoint.write(
         run / checkpoint.LATEST_FILE,
-        network.stored(whole=card.base is None) | averages | pack(optimizer) | kept_by(method),
+        {**tensors, **averages, **kept_by(method)},
         card,
         {**more, **told, "schedule": schedule},
         keep=run / checkpoint.PREVIOUS_FILE,

@@ -8,6 +8,7 @@ the same losses as one that was not.
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
@@ -24,9 +25,10 @@ from spcnet.engine.ema import WeightAverage
 from spcnet.engine.membership import Images
 from spcnet.engine.observer import Observer
 from spcnet.engine.optim import make_optimizer, pack, set_schedule
-from spcnet.engine.prepare import prepare
+from spcnet.engine.prepare import freeze_batchnorm, prepare, set_up, to_device
 from spcnet.engine.schedule import told
-from spcnet.errors import CheckpointError, DataError, Interrupted
+from spcnet.engine.sharding import Replica, gathered
+from spcnet.errors import CheckpointError, DataError, Interrupted, UsageError
 from spcnet.methods.base import Method
 from spcnet.methods.step import Step, positions_of
 from spcnet.signals import stop_on_signal
@@ -69,6 +71,13 @@ class Trainer:
         self.optimizer = make_optimizer(method.parameter_groups(network), network, config.training)
         self.average = WeightAverage(network, config.training) if config.training.ema else None
         """Of the weights, which takes the network's place in evaluations and in the finished file once it has begun."""
+        self._replica = Replica(network) if config.training.strategy == "fsdp" else None
+        """Makes what is evaluated where the processes divide the parameters; None where each has them all."""
+        if self._replica is not None and self.statistics_at is not None:
+            raise UsageError(
+                f"training.strategy is fsdp, but {config.method} takes statistics of its network, for which every process "
+                "needs all of it: choose ddp"
+            )
         self._in_steps: tuple[nn.Module, torch.optim.Optimizer] | None = None
         """Network and optimiser as Fabric has set them up, from the first step on."""
         self.iteration = 0
@@ -80,9 +89,15 @@ class Trainer:
 
     @property
     def evaluated(self) -> Network:
-        """What is evaluated and kept: the average of the weights where that has begun, otherwise what is trained."""
-        average = self._average
-        return self.network if average is None else average.network
+        """What is evaluated and kept: the average of the weights where that has begun, otherwise what is trained.
+
+        Where the processes divide the parameters, a new copy that has them whole; every process comes here.
+        """
+        return self._kept if self._replica is None else self._replica.of(self.network)
+
+    @property
+    def _kept(self) -> Network:
+        return self.network if self._average is None else self._average.network
 
     @property
     def ema(self) -> float:
@@ -149,10 +164,12 @@ class Trainer:
         Raises:
             DataError: it cannot be written, or a weight is not finite; the one before stays.
         """
+        stored = gathered(self.network.stored(whole=self.card.base is None))
+        memory = gathered(pack(self.optimizer))
         with distributed.raise_on_all_ranks():
             if self.fabric.is_global_zero:
                 # A loss that is still finite can have a gradient that is not; going on from such weights is in vain.
-                bad = [name for name, value in self.network.state_dict().items() if not bool(value.isfinite().all())]
+                bad = [name for name, value in stored.items() if not bool(value.isfinite().all())]
                 if bad:
                     hint = f". {state.how_to_go_on(self.config.output)}" if self.keeps_failed_steps else ""
                     raise DataError(
@@ -166,8 +183,7 @@ class Trainer:
                     more["images"] = {source: own.noted() for source, own in self.images.items()}
                 state.save(
                     self.config.output,
-                    self.network,
-                    self.optimizer,
+                    stored | memory,
                     self.card,
                     self._average,
                     self.config.training,
@@ -178,10 +194,11 @@ class Trainer:
     def finish(self) -> Path:
         """Write the trained network by itself, without the optimiser; the average of its weights where there is one."""
         path = self.config.output / checkpoint.MODEL_FILE
+        stored = gathered(self._kept.stored(whole=self.card.base is None))
         with distributed.raise_on_all_ranks():
             if self.fabric.is_global_zero:
                 about = {"iteration": self.iteration} | ({"ema": self.ema} if self.ema else {})
-                checkpoint.write(path, self.evaluated.stored(whole=self.card.base is None), self.card, about)
+                checkpoint.write(path, stored, self.card, about)
         return path
 
     def fit(
@@ -222,7 +239,7 @@ class Trainer:
                 result = self.step(parts)
                 last = self.iteration == training.iterations
                 evaluated = training.evaluate_every > 0 and not last and self.iteration % training.evaluate_every == 0
-                observer.look(self.iteration, parts, result, self.classes)
+                observer.look(self.iteration, parts, result, self.predictor(used=observer.due(self.iteration)))
                 if last or self.iteration % training.log_every == 0:
                     with distributed.raise_on_all_ranks():
                         figures = observer.write(self.iteration, result, told(self.iteration - 1, training))
@@ -296,7 +313,8 @@ class Trainer:
         network, optimizer = self._set_up()
         set_schedule(optimizer, self.iteration, training)
         result, finite = self.gradient(micro_batches)
-        if not finite():
+        failed = not finite()
+        if failed if self._replica is None else distributed.any_of(failed)[0]:
             self._fail(micro_batches, result)
         if training.clip_gradient:
             # In mixed precision a gradient that is not finite makes the loss's scale smaller, and no step.
@@ -313,7 +331,7 @@ class Trainer:
     def _set_up(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The network and the optimiser as steps use them; first called when a resumed run has its weights."""
         if self._in_steps is None:
-            self._in_steps = self.fabric.setup(self.prepared, self.optimizer)
+            self._in_steps = set_up(self.fabric, self.prepared, self.network, self.optimizer)
         return self._in_steps
 
     def gradient(self, micro_batches: Sequence[Batch]) -> tuple[StepResult, Callable[[], bool]]:
@@ -325,7 +343,7 @@ class Trainer:
         network, _ = self._set_up()
         self._train_mode(network)
         progress = self.iteration / self.config.training.iterations
-        moved = [_to_device(batch, self.fabric.device) for batch in micro_batches]
+        moved = [to_device(batch, self.fabric.device) for batch in micro_batches]
         if len(moved) > 1:
             result = self._accumulated(network, moved, progress)
             return result, replay.watch(result.loss)
@@ -387,12 +405,20 @@ class Trainer:
             results.append(result._replace(loss=result.loss.detach()))
         return results[-1]._replace(extras=self.method.joined([result.extras for result in results]))
 
-    def classes(self, image: Tensor) -> Tensor:
-        """The class of each pixel, found by this process alone; changes nothing but the mode, which a step sets itself."""
+    def predictor(self, *, used: bool = True) -> Callable[[Tensor], Tensor]:
+        """What finds the class of each pixel in one process alone, for which every process comes here.
+
+        Args:
+            used: whether one process will; the same in every process.
+        """
+        return partial(self._classes, self.evaluated if used and self._replica is not None else self.network)
+
+    def _classes(self, network: Network, image: Tensor) -> Tensor:
+        """Changes nothing but the mode, which a step sets itself."""
         precision = self.fabric.strategy.precision
-        self.network.eval()
+        network.eval()
         with torch.no_grad(), precision.forward_context():
-            found: Tensor = self.network(precision.convert_input(image.to(self.fabric.device))).logits.argmax(1)
+            found: Tensor = network(precision.convert_input(image.to(self.fabric.device))).logits.argmax(1)
         return found
 
     def _seed(self, part: int) -> None:
@@ -424,10 +450,10 @@ class Trainer:
             self.iteration,
             progress,
             places[self.fabric.global_rank],
-            sum(places, ()),
             part,
             forward,
             precision.forward_context,
+            sum(places, ()),
         )
 
     def take_statistics(self, trials: Iterable[Iterable[Batch]], stopped: Sequence[int] = ()) -> None:
@@ -455,7 +481,7 @@ class Trainer:
                 for batch in batches:
                     if alone and stopped:
                         self._interrupt()
-                    yield _to_device(batch, self.fabric.device)
+                    yield to_device(batch, self.fabric.device)
             except DataError as found:
                 error = found
             distributed.sync_error(error)
@@ -487,10 +513,11 @@ class Trainer:
         )
         if not self.keeps_failed_steps:
             raise DataError(said)
+        tensors, memory = (gathered(own, everywhere=True) for own in (self.network.state_dict(), pack(self.optimizer)))
         try:
             step = replay.Kept(
-                self.network.state_dict() | state.kept_by(self.method),
-                pack(self.optimizer),
+                tensors | state.kept_by(self.method),
+                memory,
                 self.card,
                 self.config,
                 parts,
@@ -507,17 +534,3 @@ class Trainer:
         failure = DataError(f"{said}; {kept}. {state.how_to_go_on(self.config.output)}")
         failure.told_elsewhere = distributed.rank() > 0
         raise failure
-
-
-def freeze_batchnorm(network: nn.Module) -> None:
-    """Let the batch norms use the statistics that they have and keep them; gain and offset are trained on."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    image = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
-    return Batch(
-        image, batch.label.to(device, non_blocking=True), batch.domain.to(device, non_blocking=True), batch.name
-    )

@@ -17,7 +17,7 @@ from spcnet.types import Batch
 
 @dataclass(frozen=True)
 class Settings:
-    """What `model.settings` may hold."""
+    """`model.settings` of MixStyle."""
 
     probability: float = method_option(0.5, least=0, most=1, noun="a probability")
     """That a layer mixes the images of a batch at all."""
@@ -31,7 +31,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class MixStyle(RobustNet):
-    """DeepLabV3+ with mixed styles after some layers; the network that comes out has no parts of its own."""
+    """DeepLabV3+ with mixed styles after some layers; adds no parameters."""
 
     settings: ClassVar[type] = Settings
 

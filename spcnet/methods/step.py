@@ -27,14 +27,18 @@ class Step:
     """Fraction of the run that is done, 0..1."""
     positions: tuple[int, ...]
     """Of each image its place in the batch of all parts and processes."""
-    everywhere: tuple[int, ...]
-    """The same of the images of this part in all processes, process by process."""
     part: int = 0
     """Number of the micro-batch."""
     forward: Callable[[Float[Tensor, "B 3 H W"]], SegOutput] | None = None
     """The network in this run's precision, in evaluation mode: without taps and dropout, its buffers stay as they are."""
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext
     """Within this, other networks compute in this run's precision."""
+    everywhere: tuple[int, ...] = ()
+    """The positions of the images of this part in all processes, process by process; of one process its own."""
+
+    def __post_init__(self) -> None:
+        if not self.everywhere:
+            object.__setattr__(self, "everywhere", self.positions)
 
     @property
     def images(self) -> int:

@@ -90,7 +90,7 @@ def scale_and_shift(
 
 
 class Restyled(NamedTuple):
-    """What a style layer returns."""
+    """Output of a style layer."""
 
     feature: Float[Tensor, "B C h w"]
     stats: StyleStats

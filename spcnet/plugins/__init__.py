@@ -10,18 +10,35 @@ from spcnet.config import RunConfig, own_settings
 from spcnet.errors import UsageError, lookup
 from spcnet.methods.base import Method
 from spcnet.models.network import Segmentor
+from spcnet.plugins.advstyle import AdvStyle
 from spcnet.plugins.base import Plugin
 from spcnet.plugins.content_extension import ContentExtension
 from spcnet.plugins.dsu import DSU
 from spcnet.plugins.feature_distance import FeatureDistance
+from spcnet.plugins.fourier import Fourier
 from spcnet.plugins.mixstyle import MixStyle
 from spcnet.plugins.np_plus import NPPlus
+from spcnet.plugins.pasta import Pasta
+from spcnet.plugins.randconv import RandConv
 from spcnet.plugins.shade import Shade
 from spcnet.plugins.two_view import TwoView
 from spcnet.plugins.wrapper import WithPlugins
 
 PLUGINS: dict[str, type[Plugin]] = {
-    plugin.name: plugin for plugin in (MixStyle, DSU, NPPlus, Shade, TwoView, FeatureDistance, ContentExtension)
+    plugin.name: plugin
+    for plugin in (
+        MixStyle,
+        DSU,
+        NPPlus,
+        Shade,
+        Pasta,
+        Fourier,
+        RandConv,
+        AdvStyle,
+        TwoView,
+        FeatureDistance,
+        ContentExtension,
+    )
 }
 """Plug-in by name."""
 
