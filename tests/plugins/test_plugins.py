@@ -26,6 +26,8 @@ ALWAYS: dict[str, dict[str, Any]] = {
     "mixstyle": {"probability": 1.0, "alpha": 1.0},
     "dsu": {"probability": 1.0},
     "np_plus": {"probability": 1.0, "random_features": 1.0},
+    "fourier": {"probability": 1.0},
+    "randconv": {"probability": 1.0},
     "shade": {"styles": 3, "memory": 6, "every": 2},
     "two_view": {"photometric": 0.4},
     "feature_distance": {"weight": 1.0, "classes": ["road", "sidewalk"]},
@@ -139,8 +141,9 @@ def test_views_are_the_image_as_it_is_and_altered_and_labels_stay(tmp_path: Path
     assert not torch.equal(later.image, doubled.image)
 
 
-def test_micro_batches_equal_the_whole(tmp_path: Path) -> None:
-    plugins = [*run_of("shade", "two_view", "content_extension")]
+@pytest.mark.parametrize("names", [("shade", "two_view", "content_extension"), ("pasta", "randconv", "advstyle")])
+def test_micro_batches_equal_the_whole(names: tuple[str, ...], tmp_path: Path) -> None:
+    plugins = run_of(*names)
     options: dict[str, Any] = {"iterations": 3, "precision": "64-true", "freeze_batchnorm": True}
     whole = fitted(config_of(tmp_path / "whole", plugins, **options), 0, 3)
     config = config_of(tmp_path / "parts", plugins, accumulate=2, **options)
@@ -158,6 +161,7 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 SEVERAL: dict[str, list[Item]] = {
     "features": run_of("mixstyle", "dsu", "np_plus"),
     "cross-domain": [{"name": "mixstyle", "mix": "cross-domain", "probability": 1.0}],
+    "images": run_of("pasta", "randconv", "advstyle"),
     "views": run_of("shade", "two_view", "content_extension"),
 }
 
