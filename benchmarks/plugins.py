@@ -38,15 +38,19 @@ def main() -> None:
     keep_freed_memory()
     trainers, refused = {}, {}
     for name in (PLAIN, AGAIN, *PLUGINS):
-        kind = PLUGINS.get(name)
-        alone = kind is None or kind.alters or not kind.doubles
-        plugins = [] if kind is None else [name] if alone else ["pasta", name]
-        try:
-            trainers[name if alone else f"pasta, {name}"] = make_trainer(
-                args.method, args.backbone, classes=19, domains=2, device=args.device, plugins=plugins
-            )
-        except SpcnetError as error:
-            refused[name] = str(error)
+        # One that compares two views needs another that alters one of them.
+        for beside in ([], ["pasta"]):
+            plugins = [*beside, name] if name in PLUGINS else []
+            try:
+                trainers[", ".join([*beside, name])] = make_trainer(
+                    args.method, args.backbone, classes=19, domains=2, device=args.device, plugins=plugins
+                )
+                break
+            except SpcnetError as error:
+                refused[name] = str(error)
+        else:
+            continue
+        refused.pop(name, None)
     batch = batch_of(args)
     times: dict[str, list[float]] = {name: [] for name in trainers}
     for number in range(args.rounds + 2):
