@@ -234,7 +234,7 @@ def _train(experiment: Experiment, fabric: Fabric, *, resume: bool, console: Con
 
 def _find_batches(experiment: Experiment, trainer: Trainer, console: Console) -> TrainingLoader:
     """The batches that are left; the first process finds the classes, the others read what it found."""
-    with bar(console, 0, 0, "find the classes") if experiment.config.data.class_uniform else nullcontext() as look:
+    with bar(console, 0, 0, "find the classes") if experiment.config.data.draws_classes else nullcontext() as look:
         on_progress = None if look is None else lambda done, total: look(done, {}, total)
         for first in (True, False):
             with distributed.raise_on_all_ranks():
