@@ -421,7 +421,7 @@ class RunConfig(Settings):
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     plugins: list[str | dict[str, Any]] = option("result", factory=list)
-    """What is added to the method in training (docs/plugins.md): names, or mappings with a name and settings, `[mixstyle, {name: pasta, alpha: 3}]`."""
+    """What is added to the method in training (mixstyle, dsu, np_plus, shade, pasta, fourier, randconv, advstyle, two_view, feature_distance, content_extension; docs/plugins.md): names, or mappings with a name and settings, `[mixstyle, {name: pasta, alpha: 3}]`."""
     data: DataConfig = field(default_factory=DataConfig)
     """What is trained and tested on."""
     training: TrainingConfig = field(default_factory=TrainingConfig)

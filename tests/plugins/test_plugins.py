@@ -1,6 +1,7 @@
 """The contract of plug-ins, for each that the registry has: any method trains with it, goes on exactly, and is left as it was."""
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -236,3 +237,13 @@ def test_a_run_goes_on_with_its_own_plug_ins_alone(tmp_path: Path) -> None:
 
 def test_names_may_stand_without_brackets() -> None:
     assert from_dict(RunConfig, {"plugins": "mixstyle,dsu"}).plugins == ["mixstyle", "dsu"]
+
+
+def test_help_and_docs_name_every_plug_in() -> None:
+    root = Path(__file__).parents[2]
+    listed = re.findall(r"^\| `(\w+)` \|", (root / "docs" / "plugins.md").read_text(), re.MULTILINE)
+    assert listed == list(PLUGINS)
+    line = next(
+        line for line in (root / "docs" / "options.md").read_text().splitlines() if line.startswith("| `plugins`")
+    )
+    assert ", ".join(PLUGINS) in line
