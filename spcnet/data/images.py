@@ -142,7 +142,7 @@ def photo_of(image: Image.Image, name: str) -> Photo:
         if image.mode != "RGB":
             image = image.convert("RGB")
         if turn != 1:
-            image = image.transpose(_TRANSPOSE[turn])
+            image = image.transpose(TRANSPOSE[turn])
     return Photo(np.array(image), geometry, see_through)
 
 
@@ -208,7 +208,7 @@ def _scale_transparent_colour(image: Image.Image) -> None:
         image.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
-_TRANSPOSE = {
+TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -227,7 +227,7 @@ def _orientation(image: Image.Image) -> int:
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001  # a note that is broken says nothing, and the pixels may be whole
         return 1
-    return int(orientation) if orientation in _TRANSPOSE else 1
+    return int(orientation) if orientation in TRANSPOSE else 1
 
 
 def _noted_orientation(image: Image.Image) -> int:

@@ -22,7 +22,7 @@ from spcnet.data.image_files import (
     read_array,
     read_bytes,
 )
-from spcnet.data.images import Geometry, geometry_in
+from spcnet.data.images import TRANSPOSE, Geometry, geometry_in
 from spcnet.data.label_formats import LabelFormat
 from spcnet.errors import DataError
 
@@ -86,18 +86,7 @@ def _own_orientation(path: Path, content: bytes) -> int:
 
 def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Ids (H×W) brought upright from an EXIF orientation, pixel by pixel."""
-    if orientation == 1:
-        return pixels
-    turned = {
-        2: lambda: pixels[:, ::-1],
-        3: lambda: pixels[::-1, ::-1],
-        4: lambda: pixels[::-1],
-        5: lambda: pixels.T,
-        6: lambda: np.rot90(pixels, -1),
-        7: lambda: pixels[::-1, ::-1].T,
-        8: lambda: np.rot90(pixels),
-    }[orientation]()
-    return np.ascontiguousarray(turned)
+    return pixels if orientation == 1 else np.array(Image.fromarray(pixels).transpose(TRANSPOSE[orientation]))
 
 
 def _ids(path: Path, content: bytes, form: LabelFormat) -> NDArray[np.uint8]:
