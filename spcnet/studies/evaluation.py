@@ -108,7 +108,7 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
     training = TrainingConfig(accelerator="cpu")  # of ONNX Runtime, and of predictions, which need none
     if isinstance(subject.model, Segmentor):
         accelerator = options.accelerator or run.training.accelerator
-        training = replace(run.training, devices=options.devices, nodes=1, accelerator=accelerator)
+        training = replace(run.training, devices=options.devices, nodes=1, strategy="auto", accelerator=accelerator)
     fabric = make_fabric(training)
     if not fabric.is_global_zero:
         console = Console(quiet=True)

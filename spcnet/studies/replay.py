@@ -12,15 +12,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from spcnet import checkpoint
 from spcnet.config import TrainingConfig
 from spcnet.engine import replay as steps
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.optim import unpack
 from spcnet.engine.schedule import learning_rate
+from spcnet.engine.state import give_back
 from spcnet.engine.trainer import Trainer
 from spcnet.formatting import print_plain
 from spcnet.methods import method_named
 from spcnet.methods.base import fill
+from spcnet.plugins import make_plugins, with_plugins
 from spcnet.types import IGNORE_INDEX
 
 
@@ -53,7 +56,7 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
     """
     kept = steps.read(folder)
     # Not compiled, for nobody can listen to the modules of compiled code.
-    training = dataclasses.replace(kept.config.training, devices=1, nodes=1, compile=False)
+    training = dataclasses.replace(kept.config.training, devices=1, nodes=1, strategy="auto", compile=False)
     if accelerator is not None:
         training = dataclasses.replace(training, accelerator=accelerator)
     config = dataclasses.replace(kept.config, training=training)
@@ -66,8 +69,9 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
         pretrained=False,
     )
     fabric = make_fabric(training)
-    trainer = Trainer(config, method, network, kept.card, fabric)
-    fill(trainer.network, kept.tensors, str(folder))
+    trainer = Trainer(config, with_plugins(method, make_plugins(config), network, config), network, kept.card, fabric)
+    fill(trainer.network, checkpoint.trained(kept.tensors), str(folder))
+    give_back(trainer.method, kept.tensors, str(folder))
     unpack(trainer.optimizer, kept.optimizer)
     if kept.precision:
         fabric.strategy.precision.load_state_dict(kept.precision)

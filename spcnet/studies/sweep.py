@@ -29,6 +29,7 @@ from spcnet.files import write_text
 from spcnet.formatting import print_plain
 from spcnet.methods import method_named
 from spcnet.options import OptionParser, add_run_options
+from spcnet.plugins import make_plugins
 from spcnet.reports.aggregate import (
     RULES,
     Aggregate,
@@ -143,6 +144,7 @@ def plan(
                 configs.append((read(options), values))
     for config, _ in configs:
         method_named(config.method).check(config.model)
+        make_plugins(config)
         check_unseen(config.data)
     runs = [Run(config.output, as_dict(config), {}, (), (), {}) for config, _ in configs]
     groups = group_runs(runs)
