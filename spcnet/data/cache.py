@@ -38,7 +38,7 @@ Form = Literal["jpeg", "raw"]
 """How photos are stored: packed as JPEG, or as unpacked pixels, which take ten times the room and no time."""
 VERSION = 2
 """Of the way in which copies are written. Of version 1, which stored photos as they lie in their files and without their
-opacity, what is shown otherwise is copied again; one of another version is not gone on with."""
+opacity, what is shown otherwise is copied again; one of another version is not continued."""
 
 _SAVE_EVERY = 30.0
 """Seconds between two notes of what is written, for the case that the process is killed."""
@@ -64,7 +64,7 @@ class CacheReport:
     failed: Mapping[str, str]
     """Path of a photo below the set's root → why it is not in the copy."""
     remarks: tuple[str, ...] = ()
-    """What there is to say of the set's files, such as pictures that are none of its photos; a line each."""
+    """What there is to say of the set's files, such as pictures that are not among its photos; a line each."""
 
     @property
     def images_per_second(self) -> float:

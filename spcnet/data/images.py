@@ -83,7 +83,7 @@ def read_photo(path: Path, *, at_least: tuple[int, int] | None = None) -> Photo:
     Args:
         path: the file.
         at_least: height and width of the upright photo that suffice. A JPEG may then come at a half, a quarter or an
-            eighth of its size, as long as it is no smaller than this: read several times as fast, with pixels that are
+            eighth of its size, as long as it is not smaller than this: read several times as fast, with pixels that are
             averages of its own.
 
     Raises:
@@ -108,7 +108,7 @@ def read_photo(path: Path, *, at_least: tuple[int, int] | None = None) -> Photo:
 def photo_of(image: Image.Image, name: str) -> Photo:
     """A picture of any kind that Pillow knows as it is shown: RGB, upright, on white.
 
-    - It is turned as its EXIF orientation says; a note that cannot be read, or is none of 1..8, turns nothing.
+    - It is turned as its EXIF orientation says; a note that cannot be read, or is not in 1..8, turns nothing.
     - What can be seen through (an alpha channel, or a colour or palette entry that is transparent) is laid on white.
     - Grey becomes three equal channels. Of 16 bits a channel the upper eight are kept, so that 65535 is white, in grey
       and colour alike; of a TIFF with 12 bits likewise. Integers of 32 bits are 0..255, or 0..65535 where one is above 255.

@@ -149,7 +149,7 @@ def _translated(pixels: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[
 
 
 def _png_kind(content: bytes) -> tuple[int, int]:
-    """Bits of a channel, and channels; 0 and 0 of a file that is no PNG."""
+    """Bits of a channel, and channels; 0 and 0 of a file that is not a PNG."""
     if not content.startswith(PNG) or len(content) < 26:
         return 0, 0
     return content[24], {0: 1, 2: 3, 4: 2, 6: 4}.get(content[25], 1)

@@ -41,7 +41,7 @@ class TestTimeAugmentation(NamedTuple):
     """How an image is viewed."""
 
     window: tuple[int, int] | None = None
-    """Height and width in pixels of a window; None looks at the whole image."""
+    """Height and width in pixels of a window; None for the whole image."""
     overlap: float = 1 / 3
     """Share of a window that the next one covers, too, at least."""
     stride: int | None = None
@@ -65,7 +65,7 @@ def augmented(forward: Forward, views: TestTimeAugmentation, *, at_once: int = 8
     """A network with test-time augmentation, called like the network itself.
 
     Over scales and mirror images the classes' probabilities are averaged, as multi-scale testing does; over windows the
-    logits are. What the network tells of an image besides (`SegOutput.figures`) is the mean over all passes.
+    logits are. The network's other figures of an image (`SegOutput.figures`) is the mean over all passes.
 
     Args:
         forward: the network.

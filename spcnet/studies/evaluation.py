@@ -188,7 +188,7 @@ def _subject(run: OpenRun, options: EvaluateOptions) -> Subject:
     if path.is_dir() and not run.is_run and not any((path / name).is_file() for name in network_files):
         return _predictions(run, options)
     if options.ids != "auto":
-        raise UsageError(f"--ids {options.ids} is for a folder of predictions, and {path} is none: leave it out")
+        raise UsageError(f"--ids {options.ids} is for a folder of predictions, and {path} is not one: leave it out")
     if options.space is not None:
         raise UsageError(f"--space {options.space} is for a folder of predictions; {path} has its own: leave it out")
     file = split_part(path).file

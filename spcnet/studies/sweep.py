@@ -71,7 +71,7 @@ def seeds(text: str) -> list[int]:
     """The seeds in `[0,1]` or `0,1`.
 
     Raises:
-        UsageError: one is no whole number.
+        UsageError: one is not a whole number.
     """
     values = listed(text)
     wrong = [value for value in values if not value.isdecimal()]
@@ -276,7 +276,7 @@ def _reader(recipe: Path) -> Callable[[Mapping[str, str]], RunConfig]:
 
 
 def _check_paths(paths: Sequence[str], config: RunConfig) -> None:
-    """Refuse what is no option, and what the sweep sets itself."""
+    """Refuse paths that are not options, and those that the sweep sets itself."""
     fixed = {"method": "--methods", "training.seed": "--seeds", "output": "--output"}
     values = as_dict(config)
     known = list(flatten(values))

@@ -295,7 +295,7 @@ def fence(canvas: Canvas, dice: Dice, start: Point, end: Point) -> None:
     columns = _bars(length, spacing, thick)
 
     def row(first: int, second: int) -> Ints:
-        """Two parts by turns, between the edges of the columns."""
+        """Two parts in turns, between the edges of the columns."""
         return np.resize(np.array([first, second], dtype=np.int32), len(columns) - 1)
 
     if kind == "boards":
