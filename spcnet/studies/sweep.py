@@ -142,6 +142,10 @@ def plan(
                 folder = output / _folder_name(method, values, seed)
                 options = {**settings, **values, "method": method, "training.seed": str(seed), "output": str(folder)}
                 configs.append((read(options), values))
+    folders = Counter(config.output.name for config, _ in configs)
+    if shared := [name for name, count in folders.items() if count > 1]:
+        what = f"--vary {', '.join(vary)}: {folders[shared[0]]} runs would have the folder {shared[0]}"
+        raise UsageError(f"{what}, whose name leaves out special characters: give them to sweeps with other --output")
     for config, _ in configs:
         method_named(config.method).check(config.model)
         make_plugins(config)
