@@ -152,7 +152,7 @@ class SceneMemory:
     """
 
     def __init__(self, num_scenes: int, *, size: tuple[int, int], limit: int = 512 * 2**20) -> None:
-        """Set memory aside for so many images of one size; the last, for which `limit` bytes do not suffice, are not kept."""
+        """Reserve memory for `num_scenes` images of one size; the last, for which `limit` bytes do not suffice, are not kept."""
         self.size = size
         self.num_kept = min(num_scenes, limit // (4 * size[0] * size[1]))
         self._set_aside()

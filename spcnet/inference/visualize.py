@@ -97,7 +97,7 @@ def label_ids(space: LabelSpace) -> npt.NDArray[np.uint8]:
 
 
 def confidence_image(confidence: npt.NDArray[np.floating]) -> Image.Image:
-    """Shares 0..1 (H×W) as a grey image: 0 black, 1 white."""
+    """Fractions 0..1 (H×W) as a grey image: 0 black, 1 white."""
     return Image.fromarray((confidence.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
