@@ -81,12 +81,7 @@ def captions(left: str, right: str) -> str:
 
 
 def facts(sides: Sequence[Side], *, note: str = "") -> str:
-    """Everything that is named below the picture.
-
-    Args:
-        sides: of one or two networks.
-        note: said first.
-    """
+    """Everything that is named below the picture, the note first."""
     remark = f'<p class="note">{escape(note)}</p>' if note else ""
     cards = "".join(f'<section class="network">{_card(side)}</section>' for side in sides)
     spaces = {side.space.classes for side in sides}

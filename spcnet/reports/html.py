@@ -154,15 +154,7 @@ def scrolling(content: str, label: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str, label: str, text: int = 1) -> str:
-    """A table that scrolls by itself.
-
-    Args:
-        heads: over each column, as HTML.
-        rows: cells as HTML, the first of each being its heading.
-        caption: what the table shows, as HTML.
-        label: the same in few words.
-        text: so many columns from the left hold words, not figures.
-    """
+    """A table that scrolls by itself. Heads, cells and caption are HTML; the first `text` columns hold words, the others figures."""
     aligned = [' class="text"' if place < text else "" for place in range(len(heads))]
     top = "".join(f'<th scope="col"{css}>{head}</th>' for css, head in zip(aligned, heads, strict=True))
     body = ""

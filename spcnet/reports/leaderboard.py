@@ -64,13 +64,7 @@ def _mean_place(table: Table) -> int | None:
 
 
 def results(table: Table, series: Sequence[Series], *, published: str = "auto") -> str:
-    """The table of methods by domains, with warnings, published rows and other ways of scoring.
-
-    Args:
-        table: what to show.
-        series: its rows as they are drawn.
-        published: one of `spcnet.reports.published.CHOICES`.
-    """
+    """The table of methods by domains, with warnings, published rows and other ways of scoring."""
     runs = [run for _, run in each_run(series)]
     hindered = obstacles(runs)
     rows = beside(runs, every=published == "all") if published != "none" and not hindered else ()

@@ -87,11 +87,6 @@ def write_heat_map(card: Card, output: Path) -> None:
 def write_page(card: Card, output: Path, *, pictures: Path) -> Path:
     """Write the card as one page: no network, no scripts, light and dark, phone and paper.
 
-    Args:
-        card: what it shows.
-        output: the file.
-        pictures: folder of the worst cases' pictures.
-
     Raises:
         DataError: a picture cannot be read, or the page not be written.
     """
