@@ -38,6 +38,8 @@ OPTIMIZER = "optimizer."
 """Prefix of the optimiser's tensors."""
 AVERAGE = "ema."
 """Prefix of averaged weights, in a checkpoint with trained weights as well."""
+PLUGINS = "plugins."
+"""Prefix of the tensors that plug-ins keep, in a checkpoint from which a run resumes."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def read_all(path: Path) -> Checkpoint:
 
 def trained(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The trained weights among the tensors of a checkpoint."""
-    return {name: value for name, value in tensors.items() if not name.startswith((OPTIMIZER, AVERAGE))}
+    return {name: value for name, value in tensors.items() if not name.startswith((OPTIMIZER, AVERAGE, PLUGINS))}
 
 
 def averaged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

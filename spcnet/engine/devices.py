@@ -13,11 +13,15 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.precision.double import DoublePrecision
 from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning.fabric.strategies.strategy import Strategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from spcnet.config import TrainingConfig
+from spcnet.engine.sharding import shard
 from spcnet.errors import UsageError
 from spcnet.numerics import keep_freed_memory
 
@@ -62,22 +66,26 @@ def make_fabric(config: TrainingConfig) -> Fabric:
     """Launch Fabric with the devices, processes and precision of the settings; returns in every process.
 
     Raises:
-        UsageError: the devices are not available.
+        UsageError: the devices are not available, or the strategy is for several processes and there is one.
     """
     asked = layout(config)
     # Fabric's log lines disturb the progress bar; some come from its sister package's logger.
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    several = asked.devices not in (1, "1") or asked.nodes > 1
+    strategy = _strategy(config, several=asked.devices not in (1, "1") or asked.nodes > 1)
+    # Inside a job of SLURM that has one task, the processes are Fabric's to start.
+    plugins: list[Any] = [LightningEnvironment()] if asked.starter is None and "SLURM_NTASKS" in os.environ else []
+    precision: str | None = config.precision
+    if isinstance(strategy, ModelParallelStrategy) and precision == "64-true":
+        precision, plugins = None, [*plugins, DoublePrecision()]  # which Fabric takes for it by no name
     try:
         fabric = Fabric(
             accelerator=config.accelerator,
             devices=asked.devices,
             num_nodes=asked.nodes,
-            precision=config.precision,
-            strategy=DDPStrategy(gradient_as_bucket_view=True) if several else "auto",
-            # Inside a job of SLURM that has one task, the processes are Fabric's to start.
-            plugins=[LightningEnvironment()] if asked.starter is None and "SLURM_NTASKS" in os.environ else None,
+            precision=precision,  # type: ignore[arg-type]
+            strategy=strategy,
+            plugins=plugins,
         )
     except (ValueError, RuntimeError, TypeError, ImportError, MisconfigurationException) as error:
         # Lightning's own checks: no such accelerator, more devices than there are, no number, another number of tasks.
@@ -95,6 +103,16 @@ def make_fabric(config: TrainingConfig) -> Fabric:
         # Otherwise every uninitialised buffer is filled in each step.
         setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - unknown to mypy
     return fabric
+
+
+def _strategy(config: TrainingConfig, *, several: bool) -> Strategy | str:
+    if config.strategy == "fsdp" and several:
+        return ModelParallelStrategy(lambda network, _: shard(network))
+    if config.strategy != "auto" and not several:
+        raise UsageError(
+            f"training.strategy is {config.strategy}, but there is one process: set training.devices, or leave it out"
+        )
+    return DDPStrategy(gradient_as_bucket_view=True) if several else "auto"
 
 
 def synchronise(network: nn.Module, fabric: Fabric) -> None:

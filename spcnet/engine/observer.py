@@ -109,6 +109,11 @@ class Observer:
             if self.profile is not None and not self.profile.step():
                 self.profile = None
 
+    def due(self, iteration: int) -> bool:
+        """Whether a batch is shown after so many iterations; the same in every process."""
+        every = self.config.logging.every
+        return every > 0 and (iteration % every == 0 or iteration == self.config.training.iterations)
+
     def look(
         self, iteration: int, parts: Sequence[Batch], result: StepResult, predict: Callable[[Tensor], Tensor]
     ) -> None:
@@ -120,12 +125,11 @@ class Observer:
             result: result of the step.
             predict: computes the class of each pixel; must not change the network's state or the random generators.
         """
-        every = self.config.logging.every
-        if not self.enabled or not every:
+        if not self.enabled or not self.config.logging.every:
             return
         if result.extras is not None:
             self.recent.append(result.extras)
-        if iteration % every and iteration != self.config.training.iterations:
+        if not self.due(iteration):
             return
         with torch.no_grad(), self._on_disk():
             figures = self.method.figures(self.network, self.recent, self.domains)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from spcnet.checkpoint import OPTIMIZER
 from spcnet.config import TrainingConfig
 from spcnet.engine.schedule import learning_rate, weight_decay
+from spcnet.engine.sharding import divided
 from spcnet.errors import CheckpointError, UsageError
 from spcnet.types import Network
 
@@ -152,6 +153,22 @@ def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> N
         )
     state = {numbers[place]: entries for place, entries in memory.items()}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def rebind(optimizer: torch.optim.Optimizer, network: Network) -> None:
+    """Give an optimiser the network's parameters of now in place of those that it was made with, and their memory.
+
+    Args:
+        optimizer: what `make_optimizer` made.
+        network: the same, its parameters divided among the processes since; the memory is divided as they are.
+    """
+    parameters = list(network.parameters())
+    for group in optimizer.param_groups:
+        for number, place in enumerate(group["places"]):
+            new, memory = parameters[place], optimizer.state.pop(group["params"][number], {})
+            if memory:
+                optimizer.state[new] = {name: divided(value, new) for name, value in memory.items()}
+            group["params"][number] = new
 
 
 def _placed(optimizer: torch.optim.Optimizer) -> list[tuple[int, nn.Parameter]]:

@@ -8,7 +8,7 @@ line to `spcnet.methods.METHODS`.
 import functools
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from spcnet.checkpoint import Checkpoint
-from spcnet.config import ModelConfig, method_settings
+from spcnet.config import ModelConfig, own_settings
 from spcnet.distributed import Reduce
 from spcnet.errors import CheckpointError, DataError
+from spcnet.methods.step import Step
 from spcnet.types import IGNORE_INDEX, Batch, Network, SegOutput, StepResult, detached
 
 Terms = dict[str, tuple[Float[Tensor, ""], float]]
@@ -55,7 +56,7 @@ class Method(ABC):
         Raises:
             UsageError: `model.settings` has an unknown setting, or a value out of range.
         """
-        return method_settings(self.name, self.settings, model.settings)
+        return own_settings(f"the method {self.name}", "model.settings", self.settings, model.settings)
 
     def check(self, model: ModelConfig) -> None:
         """Refuse settings that this method ignores.
@@ -101,6 +102,16 @@ class Method(ABC):
             CheckpointError: the tensors do not fit, or the pretrained weights that the file leaves out are not found.
         """
         fill(network, stored.tensors, source)
+
+    def alter(self, network: Any, batch: Batch, step: Step) -> Batch:
+        """The batch that the network is trained on, made from what was read; the same by default.
+
+        Args:
+            network: what `build` made.
+            batch: what was read, on the device.
+            step: which step it is, and its random numbers.
+        """
+        return batch
 
     def prepare(self, network: Any, batch: Batch, model: ModelConfig, *, progress: float = 0.0) -> None:
         """Set the network's state for a training batch, such as random draws or domains, before its forward; nothing by default.
@@ -197,6 +208,26 @@ class Method(ABC):
             reduce: sums over processes.
         """
         return
+
+    def state(self) -> dict[str, Tensor]:
+        """What a run that goes on needs beside the network, by name; nothing by default."""
+        return {}
+
+    def load_state(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Put back what `state` gave.
+
+        Args:
+            tensors: by name.
+            source: name of the file, for messages.
+
+        Raises:
+            CheckpointError: it is not the state of this method.
+        """
+        if tensors:
+            raise CheckpointError(
+                f"{source} has a state of the plug-in {min(tensors).partition('.')[0]}, which this run lacks: resume with the "
+                "run's own plugins, or choose another --output"
+            )
 
     def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """Parameter groups of the optimiser; by default one group with all trainable parameters.

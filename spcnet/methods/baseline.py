@@ -1,5 +1,6 @@
 """DeepLabV3+ without domain generalisation: the baseline, and the base class of the other methods."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,14 @@ from spcnet.distributed import Reduce
 from spcnet.errors import UsageError
 from spcnet.losses.clustering import labels_at
 from spcnet.losses.masks import BCE_WEIGHT, CLASS_WEIGHT, DICE_WEIGHT, mask_losses
-from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
+from spcnet.losses.overlap import dice_loss, lovasz_softmax
+from spcnet.losses.segmentation import (
+    CITYSCAPES_WEIGHTS,
+    cross_entropy,
+    focal_loss,
+    frequency_weights,
+    hard_pixel_loss,
+)
 from spcnet.methods.base import Method, Terms, fill
 from spcnet.models.adapters import adapt, based
 from spcnet.models.backbones import Backbone, backbone_info, build_backbone
@@ -183,12 +191,10 @@ class Baseline(Method):
         progress: float,
         reduce: Reduce,
     ) -> Terms:
-        """Cross-entropy, and that of the auxiliary head; the losses of its masks behind a decoder that has such."""
+        """The losses of pixels, and the cross-entropy of the auxiliary head; those of masks behind a decoder that has such."""
         if output.masks:
             return mask_terms(network, output, batch, model, progress=progress, reduce=reduce)
-        terms: Terms = {
-            "ce": (segmentation_loss(output.logits, batch.label, model.loss, progress=progress, reduce=reduce), 1.0)
-        }
+        terms = pixel_terms(output.logits, batch.label, model.loss, progress=progress, reduce=reduce)
         if output.auxiliary is not None:
             small = labels_at(batch.label, (output.auxiliary.shape[2], output.auxiliary.shape[3]))
             weight = fixed_weights(model.loss, output.auxiliary)
@@ -236,6 +242,22 @@ def mask_terms(
         "mask_bce": (losses.bce, BCE_WEIGHT),
         "mask_dice": (losses.dice, DICE_WEIGHT),
     }
+
+
+def pixel_terms(
+    logits: Tensor, label: Tensor, config: LossConfig, *, progress: float = 0.0, reduce: Reduce = lambda t: t
+) -> Terms:
+    """The losses of pixels that the settings ask for, each with its weight."""
+    losses: dict[str, Callable[[], Tensor]] = {
+        "ce": lambda: segmentation_loss(logits, label, config, progress=progress, reduce=reduce),
+        "focal": lambda: focal_loss(logits, label, gamma=config.focal_gamma, reduce=reduce),
+        "ohem": lambda: hard_pixel_loss(
+            logits, label, threshold=config.ohem_threshold, least=config.ohem_least, reduce=reduce
+        ),
+        "dice": lambda: dice_loss(logits, label, reduce=reduce),
+        "lovasz": lambda: lovasz_softmax(logits, label, reduce=reduce),
+    }
+    return {name: (losses[name](), weight) for name, weight in config.terms.items()}
 
 
 def segmentation_loss(

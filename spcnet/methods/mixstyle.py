@@ -1,21 +1,18 @@
 """MixStyle (Zhou et al., ICLR 2021): in training, an image's style at the first stages is mixed with that of another image."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from spcnet.config import ModelConfig, method_option
 from spcnet.errors import UsageError
 from spcnet.methods.robustnet import RobustNet
 from spcnet.models.backbones import Backbone
+from spcnet.models.mixing import Partner, StyleMixer, other_domain
 from spcnet.models.network import Segmentor
-from spcnet.models.style import restyle, style_stats
 from spcnet.types import Batch
-
-Partner = Literal["random", "cross-domain"]
 
 
 @dataclass(frozen=True)
@@ -30,47 +27,6 @@ class Settings:
     """Whose style an image gets a part of: any image's of the batch (random), or an image's of another domain (cross-domain)."""
     layers: list[str] | None = method_option(None)
     """Places in the backbone after which styles are mixed. Default: the first two that decoders read, of a CNN those after the stem."""
-
-
-class StyleMixer(nn.Module):
-    """Mixes the styles of a batch's images at one layer, with the draws of `prepare`; the identity in evaluation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.partner: Tensor | None = None
-        """Index of each image's partner in the next batch; None for no mixing."""
-        self.strength: Tensor | None = None
-        """λ, the weight of each image's own style, 0..1."""
-
-    def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """Mix the styles, or return the input."""
-        if not self.training or self.partner is None or self.strength is None:
-            return feature
-        return mix_styles(feature, self.partner, self.strength)
-
-
-def mix_styles(
-    feature: Float[Tensor, "B C h w"], partner: Int[Tensor, " B"], strength: Float[Tensor, " B"]
-) -> Float[Tensor, "B C h w"]:
-    """λ·σ + (1-λ)·σ' times the standardised feature, plus λ·μ + (1-λ)·μ'; the statistics get no gradient (Eq. 4-6).
-
-    Args:
-        feature: feature map.
-        partner: index of the image that provides σ', μ'.
-        strength: λ, the weight of each image's own style, 0..1.
-    """
-    stats = style_stats(feature)
-    keep = strength[:, None].to(stats.mean.dtype)
-    mean, std = (keep * values + (1 - keep) * values[partner] for values in stats)
-    return restyle(feature, stats, mean, std)
-
-
-def other_domain(domain: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """For each image a random one of another domain; itself where there is none."""
-    chance = torch.rand(len(domain), len(domain))
-    other = domain[:, None] != domain
-    partner = chance.masked_fill(~other, -1).argmax(dim=1)
-    return torch.where(other.any(dim=1), partner, torch.arange(len(domain)))
 
 
 @dataclass(frozen=True)

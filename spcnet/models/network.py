@@ -1,6 +1,6 @@
 """The one forward pass of every method: backbone with taps, decoder, classifier."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,8 @@ class Segmentor(Network):
         self.rein = rein
         self.on_map: Callable[[str, Tensor, Tensor], None] | None = None
         """Called at each place of the backbone with the map before and after its tap."""
+        self.training_taps: dict[str, Sequence[nn.Module]] = {}
+        """Layers that replace the feature map at a place in training, before the tap there; no part of the network's state."""
         self.recompute = False
         """Activation checkpointing of backbone, decoder and auxiliary head."""
         self._check_places()
@@ -92,6 +94,8 @@ class Segmentor(Network):
         def tap(place: str, feature: Tensor) -> Tensor | Tapped:
             if self.rein is not None:
                 feature = self.rein(place, feature)
+            for layer in self.training_taps.get(place, ()) if self.training else ():
+                feature = layer(feature)
             after, read_by_decoder = feature, feature
             if place in taps:
                 result = taps[place](feature)
@@ -131,6 +135,18 @@ class Segmentor(Network):
             masks=masks if self.training else (),
         )
 
+    def tap_in_training(self, taps: Mapping[str, Sequence[nn.Module]]) -> None:
+        """Have layers replace the feature map at some places in training, before the tap there.
+
+        Args:
+            taps: by place, layers without parameters and buffers; the network's state does not know them.
+
+        Raises:
+            UsageError: a place is not reached.
+        """
+        self.training_taps = dict(taps)
+        self._check_places()
+
     def _check_places(self) -> None:
         """Refuse layers at places that the backbone does not compute."""
         first = self.decoder.first_block
@@ -142,7 +158,7 @@ class Segmentor(Network):
                 f"model.adapter.kind is rein, whose tokens refine every block, and the decoder runs the blocks from block{first} "
                 "on together with its queries: choose another adapter (lora), or another decoder (mask2former)"
             )
-        late = [place for place in self.tapped if place not in reached]
+        late = [place for place in (*self.tapped, *self.training_taps) if place not in reached]
         if late:
             raise UsageError(
                 f"a tap is placed after {late[0]}, but the decoder runs the blocks from block{first} on itself: lower "
@@ -162,6 +178,10 @@ class Segmentor(Network):
         if self.rein is not None:
             parts["rein"] = self.rein.embeddings()
         return {f"{part}.{name}" for part, names in parts.items() for name in names}
+
+    def parts(self) -> list[nn.Module]:
+        """The parts of its backbone, and its decoder."""
+        return [*self.backbone.parts(), self.decoder]
 
     def base_tensors(self) -> set[str]:
         """Names of the backbone's pretrained tensors that training does not change."""

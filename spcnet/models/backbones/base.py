@@ -109,6 +109,10 @@ class Backbone(nn.Module):
         """Names of the parameters that are learned tokens or positions, which weight decay leaves alone."""
         return set()
 
+    def parts(self) -> list[nn.Module]:
+        """Blocks that are called as a whole, whether they are recomputed or not."""
+        return [part for place in self.places[1:] for part in getattr(self, place).children()]
+
     def prepare(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
         """Renormalise images by the backbone's mean and std, and zero-pad their sides to `pixel_multiple`."""
         if self.renormalises:

@@ -19,6 +19,10 @@ class TimmHiera(TimmPyramid):
         model: Hiera = self.model.model
         return model
 
+    def parts(self) -> list[nn.Module]:
+        """The transformer's blocks."""
+        return list(self.hiera.blocks)
+
     def _ends(self, *, own: bool = False) -> list[nn.Module]:
         return [self.hiera.blocks[end] for end in self.hiera.stage_ends]
 

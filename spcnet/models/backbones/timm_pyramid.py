@@ -98,6 +98,11 @@ class TimmPyramid(Backbone):
             if ours in parameters and (theirs in self._undecayed or theirs.rpartition(".")[2] in _TOKENS)
         }
 
+    def parts(self) -> list[nn.Module]:
+        """The blocks of its sequences and the other modules of a chain; none where timm's model is called as a whole."""
+        modules = [module for part in self._parts() for module in part.modules] if self.chained else []
+        return [part for one in modules for part in (one.children() if type(one) is nn.Sequential else (one,))]
+
     def features(
         self,
         image: Float[Tensor, "B 3 H W"],

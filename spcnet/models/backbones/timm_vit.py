@@ -141,6 +141,10 @@ class TimmViT(Backbone):
         left = _TOKENS | set(self.model.no_weight_decay())
         return {f"model.{name}" for name, _ in self.model.named_parameters() if name in left}
 
+    def parts(self) -> list[nn.Module]:
+        """The transformer's blocks."""
+        return list(self.blocks)
+
     # Parts, for heads and adapters that run the blocks themselves ---------------------------------------------------------
 
     def embed(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B N C"], ViTState]:
