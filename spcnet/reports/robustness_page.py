@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from importlib.resources import files
 from pathlib import Path
 
 import matplotlib
@@ -13,23 +14,7 @@ from spcnet.formatting import percent
 from spcnet.reports import figures, html
 from spcnet.reports.robustness import STYLE, STYLES, Card, ModelScores, folded, mean, overview, ratio, summary
 
-_HEAT_STYLE = """
-:root { --heat: #d9480f; } @media (prefers-color-scheme: dark) { :root { --heat: #c2410c; } }
-.heat td, .heat th { padding: 3px 8px; border-bottom: 1px solid var(--card); }
-.heat td { text-align: center; min-width: 3.6em; background: color-mix(in srgb, var(--heat) var(--lost), var(--card)); }
-.heat thead th { text-align: center; white-space: normal; max-width: 8.5em; font-size: 0.86rem; }
-.severities { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); gap: 0 20px; align-items: start; }
-.severities td, .severities th { padding: 3px 5px !important; } .severities td { min-width: 2.6em !important; }
-.heat th[scope=row] { font-weight: 500; white-space: nowrap; }
-.heat tbody tr.first th, .heat tbody tr.first td { border-top: 9px solid var(--card); }
-.heat th.family { text-align: left; color: var(--muted); font-weight: 400; font-size: 0.82rem; }
-.heat td.known { font-style: italic; text-decoration: underline dotted; }
-.scale { white-space: nowrap; } .scale i { display: inline-block; vertical-align: -0.06em; width: 22px; height: 12px; border: 1px solid var(--line); border-width: 1px 0; background: color-mix(in srgb, var(--heat) var(--lost), var(--card)); }
-.case { margin: 18px 0 26px; } .case h3 { margin-bottom: 2px; }
-.case .panels { min-width: calc(var(--columns) * 124px); }
-@media (max-width: 640px) { .heat th[scope=row] { min-width: 0; max-width: 112px; white-space: normal; overflow-wrap: normal; font-size: 0.8rem; }
-  .heat td { min-width: 2.8em; padding: 3px 4px; } .heat thead th { font-size: 0.76rem; padding: 3px 2px; } }
-"""
+_HEAT_STYLE = "\n" + files(__package__).joinpath("robustness.css").read_text(encoding="utf-8")
 
 
 def heat_figure(card: Card) -> Figure:
@@ -106,7 +91,7 @@ def render_page(card: Card, *, pictures: Path) -> str:
         ("severities", "Heat map: severities", _severities_section(card)),
         ("worst", "Worst cases", _worst_section(card, pictures)),
         ("setting", "What was scored", _setting_section(card)),
-        ("reading", "How to read this", _reading_section(card)),
+        ("reading", "How to read this", html.render("reading_robustness")),
     ]
     heading, version = f"How robust on {card.domain}?", card.environment.get("spcnet")
     return html.document(heading, sections, lead=_lead(card), cards=_cards(card), version=version, style=_HEAT_STYLE)
@@ -266,27 +251,6 @@ def _setting_section(card: Card) -> str:
     for words, key in (("spcnet", "spcnet"), ("PyTorch", "torch"), ("Platform", "platform"), ("Scored", "started")):
         entries.append((words, str(card.environment.get(key) or "")))
     return html.definitions(entries)
-
-
-def _reading_section(card: Card) -> str:
-    paragraphs = [
-        "<b>Corruptions</b>: the 19 of ImageNet-C (Hendrycks and Dietterich, 2019), with the published parameters for each "
-        "severity, put on each image at the size it has in its file, before it is brought to the network's size. On small images a "
-        "blur of so many pixels hides more than on large ones, so cards of sets of different sizes are not comparable. The frost is "
-        "drawn, and the elastic transform is the mild form for street scenes, whose labels stay: figures are near those of the "
-        "published pictures, not equal to them.",
-        "<b>mPC</b>: mIoU averaged over the severities of a corruption, then over the corruptions of the families noise, blur, weather "
-        "and digital (Michaelis et al., 2019). <b>rPC</b>: its fraction of the clean mIoU. A network that is poor on clean images can keep "
-        "a large fraction of little: read both.",
-        "<b>extra</b>: the four corruptions that the benchmark keeps for validation; they do not count in mPC.",
-        "<b>Styles</b>: weather and road styles that know of distance, ground and sky; severity s is the strength s/5. Where a style "
-        "moves pixels, the label moves along.",
-        "<b>Training with styles</b>: a network that has seen noise, blur or JPEG blocks in training is at home in the corruptions "
-        "of that kind; what each was trained with stands above.",
-        "<b>Chance</b>: training with another seed moves a network's scores by a point or more, and its loss under a corruption "
-        "often by several. A card of one seed each says little about which method is better.",
-    ]
-    return html.paragraphs(paragraphs)
 
 
 def _cell(card: Card, model: ModelScores, name: str, value: float) -> str:
