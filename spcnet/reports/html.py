@@ -8,9 +8,10 @@ import base64
 import hashlib
 import html
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -45,9 +46,11 @@ _ENVIRONMENT = jinja2.Environment(
 )
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, *, filters: Mapping[str, Callable[..., Any]] = MappingProxyType({}), **values: Any) -> str:
     """A template of `reports/templates` with these values; text is escaped, `| safe` takes HTML."""
-    return _ENVIRONMENT.get_template(template).render(values)
+    environment = _ENVIRONMENT.overlay()
+    environment.filters = {**_ENVIRONMENT.filters, **filters}
+    return environment.get_template(template).render(values)
 
 
 def document(
