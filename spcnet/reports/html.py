@@ -48,8 +48,10 @@ _ENVIRONMENT = jinja2.Environment(
 
 def render(template: str, *, filters: Mapping[str, Callable[..., Any]] = MappingProxyType({}), **values: Any) -> str:
     """A template of `reports/templates` with these values; text is escaped, `| safe` takes HTML."""
-    environment = _ENVIRONMENT.overlay()
-    environment.filters = {**_ENVIRONMENT.filters, **filters}
+    environment = _ENVIRONMENT
+    if filters:
+        environment = _ENVIRONMENT.overlay()
+        environment.filters = {**_ENVIRONMENT.filters, **filters}
     return environment.get_template(template).render(values)
 
 

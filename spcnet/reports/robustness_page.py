@@ -2,8 +2,10 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -87,8 +89,8 @@ def render_page(card: Card, *, pictures: Path) -> str:
     """
     sections = [
         ("overview", "Overview", _overview_section(card)),
-        ("networks", "Heat map: conditions by networks", _networks_section(card)),
-        ("severities", "Heat map: severities", _severities_section(card)),
+        ("networks", "Heat map: conditions by networks", _heat_map(card, "networks")),
+        ("severities", "Heat map: severities", _heat_map(card, "severities")),
         ("worst", "Worst cases", _worst_section(card, pictures)),
         ("setting", "What was scored", _setting_section(card)),
         ("reading", "How to read this", html.render("reading_robustness")),
@@ -152,49 +154,18 @@ def _overview_section(card: Card) -> str:
     )
 
 
-def _networks_section(card: Card) -> str:
-    heads = "".join(f'<th scope="col">{html.breakable(model.label)}</th>' for model in card.models)
-    body = '<tr><th scope="row">clean, mIoU in %</th>'
-    body += "".join(f'<td style="--lost: 0%"><b>{percent(model.clean)}</b></td>' for model in card.models) + "</tr>"
-    for family, names in card.groups.items():
-        for name in names:
-            css = ' class="first"' if name == names[0] else ""
-            cells = "".join(_cell(card, model, name, model.mean(name)) for model in card.models)
-            last = (
-                f'<th class="family" scope="rowgroup" rowspan="{len(names)}">{html.escaped(family)}</th>' if css else ""
-            )
-            body += f'<tr{css}><th scope="row">{html.breakable(name)}</th>{cells}{last}</tr>'
-    heads += '<th scope="col"><span class="hidden">family</span></th>'
-    table = f'<table class="heat"><thead><tr><th scope="col"></th>{heads}</tr></thead><tbody>{body}</tbody></table>'
+def _heat_map(card: Card, by: str) -> str:
+    """Shares of the clean score by networks or by severities."""
+    filters: dict[str, Callable[..., Any]] = {
+        "ratio": ratio,
+        "percent": percent,
+        "lost": _lost,
+        "trained": lambda name, model: _trained(model, name),
+        "breakable": html.breakable,
+        "mpc": lambda model: summary(card, model).mpc,
+    }
     known = any(_trained(model, name) for model in card.models for name in card.conditions)
-    note = f"Share of the clean mIoU that is left, in %, averaged over severities {card.severity_range}; {_scale()}"
-    if STYLES in card.groups:
-        note += " A name with + is a weather style, the others are the corruptions of ImageNet-C."
-    if known:
-        note += " Figures in italics with dots below: a style that the network was trained with."
-    return f'<p class="note">{note}</p>' + html.scrolling(table, "Share of the clean score by condition and network")
-
-
-def _severities_section(card: Card) -> str:
-    heads = "".join(f'<th scope="col">{severity}</th>' for severity in card.severities)
-    parts = []
-    for model in card.models:
-        body = ""
-        for names in card.groups.values():
-            for name in names:
-                css = ' class="first"' if name == names[0] and body else ""
-                scores = model.scores[name]
-                cells = "".join(_cell(card, model, name, scores[severity].miou) for severity in card.severities)
-                body += f'<tr{css}><th scope="row">{html.breakable(name)}</th>{cells}</tr>'
-        table = f'<table class="heat"><thead><tr><th scope="col">severity</th>{heads}</tr></thead><tbody>{body}</tbody></table>'
-        robustness = summary(card, model)
-        means = f" · mPC {percent(robustness.mpc)} %" if card.benchmark else ""
-        parts.append(
-            f"<details open><summary><b>{html.escaped(model.label)}</b> · clean {percent(model.clean)} %"
-            f"{means}</summary>{html.scrolling(table, f'Share of the clean score of {model.label} by condition and severity')}</details>"
-        )
-    note = f"Share of the clean mIoU that is left at each severity, in %; {_scale()}"
-    return f'<p class="note">{note}</p><div class="severities">{"".join(parts)}</div>'
+    return html.render(f"heat_{by}", filters=filters, card=card, known=known, styles=STYLES)
 
 
 def _worst_section(card: Card, pictures: Path) -> str:
@@ -253,14 +224,6 @@ def _setting_section(card: Card) -> str:
     return html.definitions(entries)
 
 
-def _cell(card: Card, model: ModelScores, name: str, value: float) -> str:
-    """A cell of a heat map, with the mIoU as a tooltip."""
-    fraction = ratio(value, model.clean)
-    css = ' class="known"' if _trained(model, name) else ""
-    hint = f"{model.label}, {name}: mIoU {percent(value)} %"
-    return f'<td{css} style="--lost: {_lost(fraction)}%" title="{html.escaped(hint)}">{percent(fraction, 0)}</td>'
-
-
 def _lost(fraction: float) -> int:
     """Strength of a cell's colour in %: 0 for nothing lost, never so strong that a figure is hard to read."""
     return round(82 * min(max(1 - fraction, 0.0), 1.0)) if math.isfinite(fraction) else 0
@@ -268,11 +231,6 @@ def _lost(fraction: float) -> int:
 
 def _trained(model: ModelScores, name: str) -> bool:
     return name.removeprefix(STYLE) in model.styles and name.startswith(STYLE)
-
-
-def _scale() -> str:
-    steps = "".join(f'<i style="--lost: {_lost(1 - lost / 5)}%"></i>' for lost in range(6))
-    return f'<span class="scale">nothing lost <span aria-hidden="true">{steps}</span> all lost</span>.'
 
 
 def _finite_or_least(value: float) -> float:
