@@ -126,11 +126,6 @@ class Experiment:
     def evaluate(self, trainer: Trainer, console: Console, record: Callable[[Record], object]) -> Record:
         """Evaluate the network that is being trained, or the average of its weights, and add the result to the run.
 
-        Args:
-            trainer: has the network.
-            console: where progress is shown.
-            record: gets the result, too, from every process.
-
         Raises:
             DataError: an image cannot be read, or the run's folder cannot be written.
         """
