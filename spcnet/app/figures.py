@@ -37,6 +37,8 @@ class Side:
     """None without a fitted OOD detector."""
     seconds: float
     """That the network took."""
+    engine: str
+    """What ran it, and in which precision where that is not single."""
     frames: int = 0
     """Of a video; 0 for a picture."""
 
@@ -96,7 +98,11 @@ def facts(sides: Sequence[Side], *, note: str = "") -> str:
 
 def _card(side: Side) -> str:
     time = f"{side.seconds * 1000:.0f} ms" if side.seconds < 10 else f"{side.seconds:.0f} s"
-    what = f"{side.frames} frames labelled in {time}" if side.frames else f"Labelled in {time}"
+    what = (
+        f"{side.frames} frames labelled in {time} by {side.engine}"
+        if side.frames
+        else f"Labelled in {time} by {side.engine}"
+    )
     return f"<h3>{escape(side.name)} <small>{escape(side.about)}</small></h3><p>{what}</p>{_ood(side)}{_figures(side)}"
 
 

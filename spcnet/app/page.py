@@ -126,6 +126,7 @@ def _side(model: Model, scored: Scored) -> Side:
         sources=model.domains,
         ood=scored.ood,
         seconds=prediction.seconds,
+        engine=model.predictor.engine,
     )
 
 
@@ -158,6 +159,7 @@ class _Sum:
             sources=self.model.domains,
             ood=None,
             seconds=self.seconds,
+            engine=self.model.predictor.engine,
             frames=self.frames,
         )
 
