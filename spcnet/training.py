@@ -30,6 +30,7 @@ from spcnet.locks import locked
 from spcnet.methods import card_for, method_named
 from spcnet.methods.baseline import Baseline
 from spcnet.models.network import Segmentor
+from spcnet.plugins import make_plugins, with_plugins
 from spcnet.runs import check_unseen, open_domains
 from spcnet.studies.subject import Record, Skipped, Subject, save_evaluation
 
@@ -55,6 +56,7 @@ class Experiment:
         """
         method = method_named(config.method)
         method.check(config.model)
+        make_plugins(config)
         check_installed(config.logging)
         check_unseen(config.data)
         space = label_space(config.data.space)
@@ -90,7 +92,8 @@ class Experiment:
             base=network.base,
         )
         images = {name: membership.images_of(len(one), file_names(one)) for name, one in self.sources.items()}
-        return Trainer(self.config, self.method, network, card, fabric, images=images)
+        method = with_plugins(self.method, make_plugins(self.config), network, self.config)
+        return Trainer(self.config, method, network, card, fabric, images=images)
 
     def make_batches(
         self, start: int = 0, *, on_progress: Callable[[int, int], None] | None = None, store: bool = True

@@ -38,9 +38,9 @@ class Centres(NamedTuple):
     label: NDArray[np.uint8]
     """The class, N."""
     row: NDArray[np.float32]
-    """Place of the centre as a share of the image's height, 0..1, N."""
+    """Place of the centre as a fraction of the image's height, 0..1, N."""
     column: NDArray[np.float32]
-    """Place of the centre as a share of the image's width, 0..1, N."""
+    """Place of the centre as a fraction of the image's width, 0..1, N."""
 
 
 def tile_centres(

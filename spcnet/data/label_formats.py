@@ -203,8 +203,8 @@ class _Used:
         several = sorted({color for color in self.color_of.values() if color not in known.ids})
         if several:
             what = f"the colour {several[0]} stands for several classes ({', '.join(known.class_names(several[0]))})"
-            said = f"{where} has a palette whose indices are not the numbers of the set, and {what}"
-            raise DataError(f"{said}: save the numbers as a grey image")
+            problem = f"{where} has a palette whose indices are not the numbers of the set, and {what}"
+            raise DataError(f"{problem}: save the numbers as a grey image")
         return _table({i: known.ids[color] for i, color in self.color_of.items()})
 
     def by_grey(self, entries: int) -> npt.NDArray[np.uint8] | None:
@@ -254,9 +254,9 @@ class _Used:
                 if same and len(known.members[color_of[i]]) == 1:
                     names, j = self.class_of, same[0]
                     what = f"the indices {j} and {i} are {names[j]} and {names.get(i, 'no class')}"
-                    said = f"{what}, and both have the colour {color_of[i]} of {names[j]}"
+                    problem = f"{what}, and both have the colour {color_of[i]} of {names[j]}"
                     remedy = "Correct the palette, or save the numbers as a grey image"
-                    raise DataError(f"{self.where} has a palette that contradicts itself: {said}. {remedy}")
+                    raise DataError(f"{self.where} has a palette that contradicts itself: {problem}. {remedy}")
             return True
         swapped = {i: _swapped(color) for i, color in color_of.items()}
         return (

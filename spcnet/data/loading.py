@@ -302,7 +302,7 @@ def photometric_trials(
     """For each trial the batches in which altered images and their originals take turns (Choi et al., §3.3).
 
     The same for the same arguments. The sources take turns; images are drawn as for training, and each process has
-    its share of them.
+    its shard of them.
 
     Args:
         sets: the source domains.

@@ -110,8 +110,8 @@ def _label_sources(search: Search, around: Iterable[str], photos: Container[Star
     root = search.index.root
     for folder in around:
         for source in search.info.sources:
-            found = search.matches(source.pattern, folder)
-            if files := [path for stars, path in found if photos is None or not stars or stars in photos]:
+            matches = search.matches(source.pattern, folder)
+            if files := [path for stars, path in matches if photos is None or not stars or stars in photos]:
                 # It may be called in another folder, and a shell reads it.
                 tool = source.tool.format(root=shlex.quote(os.path.abspath(root / folder)), **search.words)
                 return f"{source.what} are there ({len(files):,}, the first {root / files[0]}); make label images of them: {tool}"

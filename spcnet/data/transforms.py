@@ -57,7 +57,7 @@ class Cut(NamedTuple):
     padding: tuple[int, int, int, int]
     """Pixels to add left, above, right and below."""
     window: tuple[float, float, float, float]
-    """The box as shares of the image's height and width."""
+    """The box as fractions of the image's height and width."""
 
 
 class RandomScaledCrop:
@@ -94,7 +94,7 @@ class RandomScaledCrop:
         Args:
             height: of the image, in pixels.
             width: of the image, in pixels.
-            centre: row and column, as shares of height and width, of a pixel that must be in it.
+            centre: row and column, as fractions of height and width, of a pixel that must be in it.
         """
         factor = float(torch.empty(()).uniform_(*self.scale))
         size = self.size or (height, width)
@@ -315,7 +315,7 @@ class TrainingTransform:
         Args:
             image: RGB.
             label: class of each pixel.
-            centre: row and column, as shares of height and width, of a pixel that must be kept.
+            centre: row and column, as fractions of height and width, of a pixel that must be kept.
             depth: distance of each pixel in metres, where it is known; styles use it.
         """
         cut = self.crop.draw(*image.shape[1:], centre=centre)

@@ -42,6 +42,7 @@ from spcnet.labels import LabelSpace, label_space
 from spcnet.methods import method_named
 from spcnet.models.network import Segmentor
 from spcnet.numerics import peak_memory
+from spcnet.plugins import make_plugins
 from spcnet.reports.dry_run import (
     Domain,
     Pace,
@@ -88,6 +89,7 @@ def rehearse(
     """
     method = method_named(config.method)
     method.check(config.model)
+    make_plugins(config)
     check_installed(config.logging)
     check_unseen(config.data)
     check_overlap(config.evaluation.window, config.evaluation.overlap, config.data.size)
@@ -375,6 +377,7 @@ def _time_records(trainer: Trainer, space: LabelSpace, made: _Made, report: Rehe
         trainer.finish()
         report.checkpoint_seconds = saved - began
         report.once_seconds += time.perf_counter() - saved
+    predict = trainer.predictor()
     if not trainer.fabric.is_global_zero:
         return
     with closing(
@@ -385,7 +388,7 @@ def _time_records(trainer: Trainer, space: LabelSpace, made: _Made, report: Rehe
         began = time.perf_counter()
         observer.write(2, made.result, schedule)
         written = time.perf_counter()
-        observer.look(config.training.iterations, made.micro_batches, made.result, trainer.classes)
+        observer.look(config.training.iterations, made.micro_batches, made.result, predict)
         report.log_seconds, report.sample_seconds = written - began, time.perf_counter() - written
 
 
@@ -409,14 +412,14 @@ QUICK = 1.0
 
 def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: LabelSpace, report: Rehearsal) -> None:
     """Score some images of each domain, as the run will, and note an evaluation."""
-    config, fabric = trainer.config, trainer.fabric
+    config, fabric, network = trainer.config, trainer.fabric, trainer.evaluated
     results: dict[str, DomainResult] = {}
 
     def timed(name: str, images: int) -> float:
         limited = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, limit=images))
         began = time.perf_counter()
         results.update(
-            Subject.of_config(limited, trainer.network, space).evaluate(
+            Subject.of_config(limited, network, space).evaluate(
                 {name: tests[name]}, fabric, folder=config.output, console=Console(quiet=True)
             )
         )
@@ -447,7 +450,7 @@ def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: L
         began = time.perf_counter()
         with distributed.raise_on_all_ranks():
             save_evaluation(
-                dataclasses.replace(Subject.of_config(config, trainer.network, space), iteration=1),
+                dataclasses.replace(Subject.of_config(config, network, space), iteration=1),
                 results,
                 config.output,
                 names=config.data.tests,

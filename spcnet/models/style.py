@@ -78,7 +78,7 @@ def restyle(
 
 
 class Restyled(NamedTuple):
-    """What a style layer returns."""
+    """Output of a style layer."""
 
     feature: Float[Tensor, "B C h w"]
     stats: StyleStats

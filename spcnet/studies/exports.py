@@ -17,6 +17,7 @@ from spcnet.errors import UsageError
 from spcnet.evaluation.metrics import mean_iou
 from spcnet.export import comparison, deployment, onnx_files, quantisation
 from spcnet.files import write_atomic
+from spcnet.formatting import print_plain
 from spcnet.inference.images import find_images
 from spcnet.reports.html import counted
 from spcnet.runs import OpenRun
@@ -76,10 +77,8 @@ class ExportOptions:
         if self.pixels != "uint8" and not self.normalise:
             raise UsageError(f"--pixels {self.pixels} is for a file that normalises its images: give --normalise, too")
         if self.calibration_images < 1 or self.limit < 0 or self.repeats < 0:
-            raise UsageError(
-                f"calibration_images is {self.calibration_images}, limit {self.limit}, repeats {self.repeats}: there must be "
-                "at least one image, and the others must be 0 or more"
-            )
+            numbers = f"calibration_images is {self.calibration_images}, limit {self.limit}, repeats {self.repeats}"
+            raise UsageError(f"{numbers}: there must be at least one image, and the others must be 0 or more")
 
 
 def export(run: OpenRun, output: Path, options: ExportOptions, console: Console) -> dict[str, Any]:
@@ -132,7 +131,7 @@ def export(run: OpenRun, output: Path, options: ExportOptions, console: Console)
             show(done, {})
     report = exporting.write_report(written, files=files)
     _show(files, options, deployed.size or run.card.size, console)
-    console.print(f"Written: {', '.join(map(str, checks))}; the report is {report}", highlight=False, markup=False)
+    print_plain(console, f"Written: {', '.join(map(str, checks))}; the report is {report}")
     return files
 
 
@@ -193,13 +192,9 @@ def _show(files: dict[str, Any], options: ExportOptions, size: tuple[int, int] |
             *([f"{100 * entry['miou']:.2f}"] if entry["domain"] else []),
         )
         for check in entry["checks"]:
-            sizes.add_row(
-                name,
-                str(check["images"]),
-                f"{check['height']}×{check['width']}",
-                f"{check['difference']:.1e}",
-                f"{check['equal']:.2%}",
-            )
+            size_text = f"{check['height']}×{check['width']}"
+            difference, equal = f"{check['difference']:.1e}", f"{check['equal']:.2%}"
+            sizes.add_row(name, str(check["images"]), size_text, difference, equal)
     console.print(sizes)
     console.print(table)
     text = "Compared with the network on generated streets."
@@ -211,7 +206,7 @@ def _show(files: dict[str, Any], options: ExportOptions, size: tuple[int, int] |
         )
     if first["domain"]:
         text += f" mIoU on {first['domain']}, {counted(first['images'], 'image')}."
-    console.print(text, highlight=False)
+    print_plain(console, text)
 
 
 def _table(*figures: str) -> Table:

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
+from spcnet.evaluation.metrics import none_if_nan
 from spcnet.inference.ood import OODScore
 from spcnet.reports.robustness import CLEAN, STYLE
 from spcnet.studies.conditions import Condition
@@ -45,7 +46,7 @@ class ScoredImage(NamedTuple):
             "condition": self.condition.name,
             "severity": self.condition.severity,
             "image": self.name,
-            "miou": _or_none(self.miou),
+            "miou": none_if_nan(self.miou),
             "percentile": self.ood.percentile,
             "times": self.ood.times,
             "scores": self.scores,
@@ -147,7 +148,7 @@ def groups(images: Sequence[ScoredImage]) -> list[dict[str, Any]]:
             "condition": condition.name,
             "severity": condition.severity,
             "images": len(group),
-            "miou": _or_none(mean_iou_of(group)),
+            "miou": none_if_nan(mean_iou_of(group)),
             "score": float(_values(group, OOD).mean()),
             "ood_fraction": float(np.mean([image.ood.percentile >= 0.95 for image in group])),
         }
@@ -204,7 +205,3 @@ def _values(images: Sequence[ScoredImage], score: str) -> NDArray[np.float64]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None and not math.isnan(value)]
     return sum(known) / len(known) if known else None
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -23,6 +23,7 @@ from spcnet.errors import UsageError
 from spcnet.evaluation import evaluator
 from spcnet.evaluation.protocols import PROTOCOLS, Protocol, as_published
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented
+from spcnet.formatting import print_plain
 from spcnet.inference.engines import EngineNetwork
 from spcnet.labels import LabelSpace
 from spcnet.runs import resized
@@ -101,14 +102,8 @@ class Subject:
                 results[name] = replace(result, skipped=len(everywhere))
                 skipped.add(name, everywhere)
                 if not result.is_labelled:  # which is neither an mIoU of 0 nor forgotten
-                    console.print(
-                        f"{name}: none of the {result.images:,} images has a labelled pixel in the space "
-                        f"{self.space.name}, so it has no mIoU",
-                        style="yellow",
-                        highlight=False,
-                        markup=False,
-                        soft_wrap=True,
-                    )
+                    what = f"none of the {result.images:,} images has a labelled pixel in the space {self.space.name}"
+                    print_plain(console, f"{name}: {what}, so it has no mIoU", style="yellow")
                 show(index + 1, {})
         return results
 
@@ -224,7 +219,7 @@ class Skipped:
             if (where, image) not in self.known and distributed.rank() == 0:
                 self.known.add((where, image))
                 records.append_line(self.path, {"where": where, "image": image, "message": message})
-                self.console.print(f"skipped: {message}", style="yellow", highlight=False, markup=False)
+                print_plain(self.console, f"skipped: {message}", style="yellow")
 
 
 def save_evaluation(

@@ -24,6 +24,7 @@ from spcnet.config import RunConfig, as_dict
 from spcnet.engine import records
 from spcnet.errors import DataError, UsageError
 from spcnet.files import write_text
+from spcnet.formatting import print_plain
 from spcnet.training_process import LOG_FILE, TrainingProcess, stopped_together
 
 State = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -197,7 +198,7 @@ def _board(trainings: Sequence[Training], console: Console) -> Iterator[Callable
                 shown_states[training.planned.name] = (training.state, now)
                 if every < math.inf or training.state == "failed":
                     style = "red" if training.state == "failed" else None
-                    console.print(_line(training), style=style, highlight=False, markup=False, soft_wrap=True)
+                    print_plain(console, _line(training), style=style)
 
     if not console.is_terminal:
         yield lambda: tell(every=LINE_EVERY)

@@ -21,7 +21,7 @@ from spcnet.synthesis.weather.camera import Affine, jpeg, lens_dirt, move_label,
 from spcnet.synthesis.weather.falling import drizzle, rain, snow, torrential
 from spcnet.synthesis.weather.light import brightness, darkness, dusk, night, shadow, sun_flare
 from spcnet.synthesis.weather.surface import autumn, gravel, manhole
-from spcnet.synthesis.weather.view import HORIZON, SKY_DISTANCE, Photo, Picture, Plane, View, Window, to_photo
+from spcnet.synthesis.weather.view import SKY_DISTANCE, Photo, Picture, Plane, View, Window, to_photo
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def apply_weather(
         seed: of lamps, streaks, flakes and noise; the same seed gives the same picture.
         strength: how much of it; 0 changes nothing, 1 is a clear case.
         depth: distance of each pixel in metres, H×W; guessed from the picture where it is not given.
-        window: top, left, height and width of the image as shares of the photograph that it was cut from, so that the
+        window: top, left, height and width of the image as fractions of the photograph that it was cut from, so that the
             horizon is where it was; without it, the image is the whole.
 
     Returns:
@@ -143,16 +143,4 @@ def apply_weather_pair(
     return styled, move_label(label, source)
 
 
-__all__ = [
-    "HORIZON",
-    "SKY_DISTANCE",
-    "WEATHER",
-    "Photo",
-    "Picture",
-    "Plane",
-    "View",
-    "Weather",
-    "Window",
-    "apply_weather",
-    "apply_weather_pair",
-]
+__all__ = ["SKY_DISTANCE", "WEATHER", "View", "Weather", "apply_weather", "apply_weather_pair"]

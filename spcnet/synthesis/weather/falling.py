@@ -37,11 +37,11 @@ class Rainfall:
     """How hard it rains."""
 
     light: float
-    """Share of the light that an overcast sky leaves."""
+    """Fraction of the light that an overcast sky leaves."""
     shade: float
     """Light that the clouds' scattering adds where it was dark."""
     colour: float
-    """Share of the colours that is left."""
+    """Fraction of the colours that is left."""
     visibility: float
     """Metres over which the contrast falls to 5 %."""
     grey: float
