@@ -66,12 +66,12 @@ def assert_says_the_same(found: SegOutput, expected: SegOutput, tolerance: float
 
 PAIRS = [
     ("openvino", "spcnet", {}),
-    ("openvino", "isw", {"backbone": "resnet18"}),
     ("fused", "spcnet", {}),
     *(
         pytest.param(engine, method, options, marks=pytest.mark.slow)
         for engine, method, options in [
             ("onnxruntime", "spcnet", {}),
+            ("openvino", "isw", {"backbone": "resnet18"}),
             ("openvino", "mixstyle", {}),
             ("openvino", "spcnet", {"backbone": "mobilenet_v2"}),
             ("openvino", "deeplabv3plus", {"backbone": "timm/test_vit", "decoder": "linear"}),
@@ -95,7 +95,7 @@ def test_single_precision_says_what_torch_says_at_odd_sizes(
     assert_says_the_same(runs(image), plain(image), 1e-4)
 
 
-@pytest.mark.parametrize("engine", ["openvino", "torch"])
+@pytest.mark.parametrize("engine", [pytest.param("openvino", marks=pytest.mark.slow), "torch"])
 def test_bf16_keeps_the_labels_and_the_prototype_head_precise(engine: str) -> None:
     needs(engine)
     plain, image = network(), torch.randn(1, 3, 64, 96)
@@ -111,6 +111,7 @@ def test_bf16_keeps_the_labels_and_the_prototype_head_precise(engine: str) -> No
     assert (found.logits != found.logits.bfloat16().float()).any()
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_and_near() -> None:
     needs("openvino")
     if not INSTALLED["nncf"]:
