@@ -39,6 +39,8 @@ class Side:
     """None without a fitted OOD detector."""
     seconds: float
     """That the network took."""
+    engine: str
+    """What ran it, and in which precision where that is not single."""
     frames: int = 0
     """Of a video; 0 for a picture."""
 

@@ -152,6 +152,7 @@ class _Sum:
             sources=model.domains,
             ood=ood,
             seconds=self.seconds,
+            engine=model.predictor.engine,
             frames=self.frames if video else 0,
         )
 

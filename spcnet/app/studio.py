@@ -3,7 +3,7 @@
 import hashlib
 import math
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from spcnet.app.uploads import Limits, read_upload
 from spcnet.errors import DataError, UsageError, lookup
+from spcnet.inference.engines import EngineName, EngineOptions
 from spcnet.inference.ood import OODDetector, OODScore, ood_file
 from spcnet.inference.predictor import Predictor
 from spcnet.inference.results import Prediction
@@ -21,7 +22,6 @@ from spcnet.runs import OpenRun
 from spcnet.synthesis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from spcnet.synthesis.streets import STYLES, generate
 from spcnet.synthesis.weather import WEATHER, apply_weather
-from spcnet.types import SegOutput
 
 SCENE_PIXELS = 2**18
 """Pixels of a built-in scene at most: 362×724."""
@@ -58,16 +58,18 @@ class Model:
         UsageError, DataError, CheckpointError: it cannot be read, or its OOD detector is damaged.
     """
 
-    def __init__(self, run: OpenRun, *, name: str, device: str = "auto") -> None:
+    def __init__(
+        self, run: OpenRun, *, name: str, device: str = "auto", engine: EngineOptions | EngineName = "auto"
+    ) -> None:
         network, card = run.network, run.card
         self.name, self.space, self.size, self.domains = name, run.space, card.size, card.domains
         self.about = f"{card.method}, {card.model.get('backbone', 'unknown backbone')}"
         self.detector = OODDetector.read(run.path, network) if ood_file(run.path).is_file() else None
-        outputs = self._outputs = deque[SegOutput](maxlen=1)
+        self.predictor = Predictor(
+            network, space=self.space, size=card.size, device=device, source_names=card.domains, engine=engine
+        )
         if self.detector is not None:
-            # The predictor may run a faster copy; a hook is copied with the network.
-            network.register_forward_hook(lambda network, images, output: outputs.append(output))
-        self.predictor = Predictor(network, space=self.space, size=card.size, device=device, source_names=card.domains)
+            self.predictor.score_ood(self.detector)
         self._lock = threading.Lock()
 
     def predict(self, image: NDArray[np.uint8]) -> Scored:
@@ -78,8 +80,7 @@ class Model:
         """
         with self._lock:
             prediction = self.predictor.predict(image)
-            ood = None if self.detector is None else self.detector.scores(self._outputs.pop())[0]
-            return Scored(prediction, ood)
+            return Scored(prediction, prediction.ood_score)
 
 
 class RecentValues:
@@ -115,12 +116,23 @@ class Studio:
         UsageError, DataError, CheckpointError: a network cannot be read.
     """
 
-    def __init__(self, runs: Sequence[OpenRun], *, limits: Limits, device: str = "auto") -> None:
+    def __init__(
+        self,
+        runs: Sequence[OpenRun],
+        *,
+        limits: Limits,
+        device: str = "auto",
+        engines: Sequence[EngineOptions] | None = None,
+    ) -> None:
         if not runs:
             raise UsageError("there is no network to show: give folders of runs or files of weights")
         self.limits = limits
         names = short_names([run.path for run in runs])
-        self.models = {name: Model(run, name=name, device=device) for name, run in zip(names, runs, strict=True)}
+        engines = engines or [EngineOptions() for _ in runs]
+        self.models = {
+            name: Model(run, name=name, device=device, engine=engine)
+            for name, run, engine in zip(names, runs, engines, strict=True)
+        }
         self.scenes = street_scenes(scene_size([model.size for model in self.models.values()]))
         self._recent = RecentValues(CACHE_BYTES)
         for model in self.models.values():  # the first prediction is slow, and a network that fails is reported now

@@ -25,11 +25,14 @@ from spcnet.evaluation.tta import check_overlap
 from spcnet.export.onnx_files import FileNetwork, onnx_metadata, onnx_program
 from spcnet.file_kinds import FileKind, kind_of, split_part
 from spcnet.formatting import percent, print_plain
+from spcnet.inference.engines import EngineName, EngineNetwork, Precision
 from spcnet.labels import LabelSpace, label_space
 from spcnet.models.adapters import merged
 from spcnet.models.network import Segmentor
+from spcnet.numerics import find_device
 from spcnet.reports.scores import class_table, domain_scores, protocol_scores
 from spcnet.runs import OpenRun, plain_data
+from spcnet.studies.engines import engine_options
 from spcnet.studies.predictions import Ids, Predictions
 from spcnet.studies.subject import DEFAULT_PROTOCOL, Record, Subject, earlier, save_evaluation
 
@@ -59,6 +62,17 @@ class EvaluateOptions:
     """File that the result becomes a line of; beside the model by default."""
     classes: bool = False
     """Show each domain class by class, too."""
+    engine: EngineName = "torch"
+    """What runs the network of a run."""
+    precision: Precision = "f32"
+    """What the engine computes in."""
+    calibration: str | None = None
+    """Of int8, see `spcnet.studies.engines`."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether torch runs the network as it is, in the run's own precision."""
+        return (self.engine, self.precision, self.calibration) == ("torch", "f32", None)
 
     def check(self, defaults: EvaluationConfig, size: tuple[int, int] | None) -> None:
         """Refuse options that do not go together.
@@ -103,9 +117,13 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
     """
     options.check(run.evaluation, run.options.size)
     subject = _subject(run, options)
+    if not options.plain:
+        subject = _by_engine(run, subject, options)
     protocols = protocols_named(options.protocol)
     ways = [(one, opened(_names(run, one), subject.data, subject.space, one)) for one in protocols]
     training = TrainingConfig(accelerator="cpu")  # of ONNX Runtime, and of predictions, which need none
+    if isinstance(subject.model, EngineNetwork):
+        training = replace(training, accelerator=subject.model.running.device.type)
     if isinstance(subject.model, Segmentor):
         accelerator = options.accelerator or run.training.accelerator
         training = replace(run.training, devices=options.devices, nodes=1, strategy="auto", accelerator=accelerator)
@@ -174,10 +192,10 @@ def _kept(
     # Metrics of a few images must not take the place of what the run is known by.
     limit, own_limit = subject.evaluation.limit, run.evaluation.limit
     fewer = bool(limit) and (not own_limit or limit < own_limit)
-    if protocol is DEFAULT_PROTOCOL and run.options.size is None and not fewer:
+    if protocol is DEFAULT_PROTOCOL and run.options.size is None and not fewer and options.plain:
         return save_evaluation(subject, results, run.path, names=run.own_names, write=write), None
     record, output = subject.published(results, protocol), run.path / PROTOCOLS_FILE
-    before = earlier(output, record, same=("iteration", "classes", "views", "protocol", "size"))
+    before = earlier(output, record, same=("iteration", "classes", "views", "protocol", "size", "engine"))
     return record if before is None else evaluator.joined(before, record), output
 
 
@@ -212,6 +230,22 @@ def _subject(run: OpenRun, options: EvaluateOptions) -> Subject:
     )
     _check_named(run)
     return subject
+
+
+def _by_engine(run: OpenRun, subject: Subject, options: EvaluateOptions) -> Subject:
+    """The same network run by another engine."""
+    if not isinstance(subject.model, Segmentor):
+        raise UsageError(
+            f"--engine and --precision are for a run or a file of weights of this package, and {run.path} is none: leave "
+            "them out"
+        )
+    if options.devices != 1:
+        raise UsageError(
+            f"the engine {options.engine} evaluates in one process, and devices is {options.devices}: leave it out"
+        )
+    device = find_device(options.accelerator or "auto")
+    chosen = engine_options(run, options.engine, options.precision, options.calibration, size=subject.data.size)
+    return replace(subject, model=EngineNetwork(subject.model.to(device).eval(), chosen, device))
 
 
 def _check_named(run: OpenRun) -> None:

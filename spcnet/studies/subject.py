@@ -24,6 +24,7 @@ from spcnet.evaluation import evaluator
 from spcnet.evaluation.protocols import PROTOCOLS, Protocol, as_published
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented
 from spcnet.formatting import print_plain
+from spcnet.inference.engines import EngineNetwork
 from spcnet.labels import LabelSpace
 from spcnet.runs import resized
 from spcnet.studies.predictions import Predictions
@@ -176,6 +177,9 @@ class Subject:
         if not isinstance(self.model, Predictions):
             size = self.data.size if protocol.prepare is None else None
             record["size"] = list(size) if size else None
+        if isinstance(self.model, EngineNetwork):
+            running = self.model.running
+            record["engine"] = f"{running.name} {running.precision}"
         return as_published(record, protocol)
 
 
