@@ -41,6 +41,30 @@ AVERAGE = "ema."
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """How sure a network may be taken to be, as `spcnet calibrate` found it on images of the sources."""
+
+    temperature: float
+    """What logits are divided by before the softmax."""
+    images: str
+    """What it was fitted on, in words."""
+    thresholds: tuple[float, ...] | None = None
+    """Of each class the calibrated confidence below which its pixels become void; None where all keep their class."""
+    precision: float | None = None
+    """Of the pixels that the thresholds keep, on those images."""
+
+    def check(self, num_classes: int) -> "Calibration":
+        """Itself.
+
+        Raises:
+            ValueError: a value makes no sense.
+        """
+        if not self.temperature > 0 or (self.thresholds is not None and len(self.thresholds) != num_classes):
+            raise ValueError(f"the calibration is not one of {num_classes} classes")
+        return self
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What a checkpoint says of the network in it: enough to build it and to use it."""
 
@@ -61,10 +85,17 @@ class ModelCard:
     """What each channel is then divided by."""
     base: dict[str, str] | None = None
     """Of a file that holds only what was trained: the name of the pretrained `weights` beside it, that of the `part` of their file, where there is one, and their `sha256`."""
+    calibration: Calibration | None = None
+    """What its confidence is worth; None where nobody measured it. Stands beside the other fields in a file, so that
+    versions that know nothing of it read the file."""
 
     def fields(self) -> dict[str, Any]:
         """As plain values; without a base where the file holds all, as versions wrote it that knew of none."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "base" or value is not None}
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name != "calibration" and (name != "base" or value is not None)
+        }
 
 
 def find(path: Path) -> Path:
@@ -152,6 +183,8 @@ def write(
     """
     # That there is a checksum is said twice, for a single damaged letter could make one of the two unreadable.
     content = {"format": FORMAT, "checked": True, "card": card.fields(), "state": state or {}}
+    if card.calibration is not None:
+        content["calibration"] = dataclasses.asdict(card.calibration)
     header = {_CHECKSUM: f"{_CRC}{0:08x}", "spcnet": json.dumps(content)}
     try:
         write_atomic(path, lambda file: _write_safetensors(file, tensors, header), keep=keep)
@@ -339,6 +372,12 @@ def _content(path: Path, header: Mapping[str, str]) -> tuple[ModelCard, dict[str
                 f"{path} was written by a newer spcnet (format {content['format']}, this one reads {FORMAT}): upgrade"
             )
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["card"].items()}
-        return ModelCard(**fields), content["state"]
+        calibration = fields.pop("calibration", None)
+        if "calibration" in content:
+            values: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in content["calibration"].items()
+            }
+            calibration = Calibration(**values).check(len(fields["classes"]))
+        return ModelCard(**fields, calibration=calibration), content["state"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"the header of the checkpoint {path} is damaged ({error}): copy it again") from error

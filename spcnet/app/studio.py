@@ -73,6 +73,7 @@ class Model:
             # The predictor may run a faster copy; a hook is copied with the network.
             network.register_forward_hook(lambda network, images, output: outputs.append(output))
         self.predictor = Predictor(network, space=self.space, size=card.size, device=device, source_names=card.domains)
+        self.predictor.calibrate(card.calibration)
         self._lock = threading.Lock()
 
     def predict(self, image: NDArray[np.uint8]) -> Scored:
