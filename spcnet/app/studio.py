@@ -70,6 +70,7 @@ class Model:
         )
         if self.detector is not None:
             self.predictor.score_ood(self.detector)
+        self.predictor.calibrate(card.calibration)
         self._lock = threading.Lock()
 
     def predict(self, image: NDArray[np.uint8]) -> Scored:

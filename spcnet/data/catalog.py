@@ -14,6 +14,7 @@ from typing import Literal
 from spcnet import label_tables as tables
 from spcnet.config import DataConfig, OwnSet, as_dict, read_sets
 from spcnet.data import mapillary, splits
+from spcnet.data.anomalies import ANOMALY_SETS
 from spcnet.data.label_formats import LabelFormat
 from spcnet.data.layouts import DatasetInfo, LabelSource, Layout, Table, photos
 from spcnet.data.own_sets import own_dataset
@@ -360,12 +361,13 @@ def dataset(name: str, data: DataConfig | None = None) -> DatasetInfo:
     """
     user_sets = data.sets if data else {}
     for taken in user_sets:
-        if taken in DATASETS:
+        if taken in DATASETS or taken in ANOMALY_SETS:
             raise UsageError(f"data.sets.{taken} has the name of a built-in data set: give yours another name")
         if not re.fullmatch(r"\w+", taken):
             raise UsageError(f"data.sets has the name {taken!r}: a set's name has letters, digits and underscores only")
     if name in user_sets:
         return own_dataset(name, user_sets[name])
-    if name not in DATASETS:
-        raise unknown_name_error(name, [*DATASETS, *user_sets], "data set")
-    return DATASETS[name]
+    known = DATASETS | ANOMALY_SETS
+    if name not in known:
+        raise unknown_name_error(name, [*known, *user_sets], "data set")
+    return known[name]

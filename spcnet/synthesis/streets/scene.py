@@ -643,8 +643,10 @@ class Drawing:
     """Part seen at each sample, (height·SCALE)×(width·SCALE)."""
 
 
-def draw_scene(dice: Dice, height: int, width: int) -> Drawing:
-    """Plan a street and draw it."""
+def draw_scene(
+    dice: Dice, height: int, width: int, *, add: Callable[[Stage, Canvas, Plan], None] | None = None
+) -> Drawing:
+    """Plan a street and draw it; `add` puts more things into it, which change nothing else."""
     plan = make_plan(dice, height, width)
     canvas = Canvas(plan.camera)
     draw_ground(canvas, dice, plan)
@@ -655,6 +657,8 @@ def draw_scene(dice: Dice, height: int, width: int) -> Drawing:
         furnish(stage, canvas, dice, plan, side)
     populate(stage, canvas, dice, plan)
     drive(stage, canvas, dice, plan)
+    if add is not None:
+        add(stage, canvas, plan)
     stage.play()
     if dice.chance(0.3):
         draw_bonnet(canvas, dice)
