@@ -187,16 +187,6 @@ def costs(
 ) -> Iterator[Cost | UsageError]:
     """The costs of all combinations; an error for parts that cannot be combined.
 
-    Args:
-        methods: their names; all by default.
-        backbones: their names; by default those of torchvision.
-        decoders: their names.
-        adapters: kinds of adapter, with the default settings of `AdapterConfig`.
-        size: height and width of the image.
-        repeats: forward passes to time; 0 for none.
-        device: where to time.
-        output_stride: of the backbones; None for their own.
-
     Raises:
         UsageError: a name is unknown.
     """

@@ -92,6 +92,15 @@ def _all_reduced(value: Tensor) -> Tensor:
     return summed
 
 
+def gather_rows(value: Tensor) -> Tensor:
+    """The rows of all processes, process by process, without gradient; each has equally many of the same shape."""
+    if world_size() == 1:
+        return value.detach()
+    rows = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(rows, value.detach().contiguous())
+    return torch.cat(rows)
+
+
 class MicroBatchSums:
     """Sums over the micro-batches of a batch and over the processes.
 

@@ -34,12 +34,7 @@ def base_hash(backbone: Backbone) -> str:
 
 
 def base_of(backbone: Backbone, weights: str) -> dict[str, str]:
-    """Entry of a checkpoint for the weights that it leaves out: their name, perhaps the part of the file, their hash.
-
-    Args:
-        backbone: with these weights, without an adapter.
-        weights: the user's `model.weights`.
-    """
+    """Entry of a checkpoint for the weights that it leaves out: their name, perhaps the part of the file, their hash."""
     file, part = split_part(weights)
     named = {"weights": weights} if part is None else {"weights": str(file), "part": part}
     return {**named, "sha256": base_hash(backbone)}
@@ -50,12 +45,6 @@ def load_base(backbone: Backbone, info: BackboneInfo, base: dict[str, str], sour
 
     The first existing one of these is used: the file of the variable SPCNET_BASE, the file of that name in its folder, the path
     of the training, the file beside the checkpoint.
-
-    Args:
-        backbone: from `build_backbone`.
-        info: which backbone it is.
-        base: the card's.
-        source: the checkpoint.
 
     Raises:
         CheckpointError: they are not found, cannot be read, or have another hash.
