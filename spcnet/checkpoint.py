@@ -1,7 +1,7 @@
-"""Checkpoints: tensors as safetensors, everything else as JSON in the same file's header, written whole or not at all.
+"""Checkpoints: tensors as safetensors, everything else as JSON in the same file's header, written atomically.
 
-Nothing in here can run code: safetensors holds numbers, the header holds text. A checksum over the whole file stands in
-the header; other programs read the file as plain safetensors and need not know of it.
+A file cannot run code: safetensors holds numbers, the header text. The header has a checksum of the complete file, which
+other programs ignore when they read it as plain safetensors.
 """
 
 import dataclasses
@@ -25,19 +25,21 @@ from spcnet.files import write_atomic
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD
 
 FORMAT = 1
-"""Raised when a file written today could not be read by an older version."""
+"""Incremented when older versions cannot read new files."""
 MODEL_FILE = "model.safetensors"
 """The finished network of a run."""
 LATEST_FILE = "checkpoint.safetensors"
 """The network and the optimiser of a run at its last checkpoint."""
 PREVIOUS_FILE = "checkpoint.previous.safetensors"
-"""The checkpoint before the last, for the day on which the last is damaged."""
+"""The checkpoint before the last, used if the last is damaged."""
 DAMAGED_FILE = "checkpoint.damaged.safetensors"
-"""A damaged last checkpoint, set aside by the run that went on from the one before."""
+"""A damaged last checkpoint, renamed by the run that resumed from the one before."""
 OPTIMIZER = "optimizer."
-"""Beginning of the names of the optimiser's tensors."""
+"""Prefix of the optimiser's tensors."""
 AVERAGE = "ema."
-"""Beginning of the names of averaged weights, in a checkpoint that holds those that are trained as well."""
+"""Prefix of averaged weights, in a checkpoint with trained weights as well."""
+PLUGINS = "plugins."
+"""Prefix of the tensors that plug-ins keep, in a checkpoint from which a run resumes."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a checkpoint says of the network in it: enough to build it and to use it."""
+    """Metadata of a checkpoint's network, sufficient to build and to use it."""
 
     method: str
     model: dict[str, Any]
@@ -78,19 +80,18 @@ class ModelCard:
     domains: tuple[str, ...]
     """Source domains, in the order of the style bases."""
     size: tuple[int, int] | None
-    """Height and width in pixels that images were brought to; None where each kept its own."""
+    """Height and width of the resized training images in pixels; None if images kept their sizes."""
     mean: tuple[float, ...] = IMAGENET_MEAN
-    """What is subtracted from each channel of an image in 0..1."""
+    """Subtracted from the channels of an image in 0..1."""
     std: tuple[float, ...] = IMAGENET_STD
-    """What each channel is then divided by."""
+    """Divisor of the channels after that."""
     base: dict[str, str] | None = None
-    """Of a file that holds only what was trained: the name of the pretrained `weights` beside it, that of the `part` of their file, where there is one, and their `sha256`."""
+    """For a file without its pretrained tensors: the name of the pretrained `weights`, the `part` of their file, if any, and their `sha256`."""
     calibration: Calibration | None = None
-    """What its confidence is worth; None where nobody measured it. Stands beside the other fields in a file, so that
-    versions that know nothing of it read the file."""
+    """What `spcnet calibrate` fitted, if anything. Stands beside the other fields in a file, so that versions without it read the file."""
 
     def fields(self) -> dict[str, Any]:
-        """As plain values; without a base where the file holds all, as versions wrote it that knew of none."""
+        """As plain values, without `calibration`; without `base` if it is None, as in files of earlier versions."""
         return {
             name: value
             for name, value in dataclasses.asdict(self).items()
@@ -117,7 +118,7 @@ def find(path: Path) -> Path:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file is a checkpoint of this package, or a safetensors file too damaged to tell; its name plays no part."""
+    """Whether a file is by its content a checkpoint of this package, or a safetensors file with an unreadable header."""
     if kind_of(path) is not FileKind.SAFETENSORS:
         return False
     try:
@@ -128,37 +129,37 @@ def is_own(path: Path) -> bool:
 
 
 class Damaged(CheckpointError):
-    """A checkpoint is missing, cut short, or not what was written; another one may help."""
+    """A checkpoint is missing, truncated or corrupt; another one may be usable."""
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint file holds."""
+    """Content of a checkpoint file."""
 
     tensors: dict[str, Tensor]
     card: ModelCard
     state: dict[str, Any]
-    """What else a training run needs to go on; empty in the file of a finished network but for the iteration."""
+    """Further state for resuming a run; in the file of a finished network only the iteration."""
 
     @property
     def iteration(self) -> int:
-        """After how many iterations it was written; 0 where it does not say."""
+        """Number of finished iterations; 0 if unknown."""
         return int(self.state.get("iteration", 0))
 
     @property
     def ema(self) -> float:
-        """Share that the exponential moving average of the weights kept in a step, where the tensors are that; otherwise 0."""
+        """Decay of the exponential moving average, if the tensors are averaged weights; otherwise 0."""
         return float(self.state.get("ema", 0.0))
 
 
 class Found(NamedTuple):
-    """The last whole checkpoint of a run."""
+    """The last undamaged checkpoint of a run."""
 
     path: Path
     tensors: dict[str, Tensor]
     card: ModelCard
     state: dict[str, Any]
     damage: str | None
-    """What is wrong with the checkpoint that would have come first; None where nothing is."""
+    """Defect of the last checkpoint, if this is the one before; otherwise None."""
 
 
 def write(
@@ -169,19 +170,19 @@ def write(
     *,
     keep: Path | None = None,
 ) -> None:
-    """Write a checkpoint beside the old one and put it in its place at once; a killed process leaves the old one.
+    """Write a checkpoint atomically; a killed process leaves the old one.
 
     Args:
-        path: where to; its folder exists.
-        tensors: by name; written one by one, so that no copy of all of them is made.
-        card: what the network is.
-        state: what else a training run needs to go on; plain JSON values.
-        keep: name that the old checkpoint gets, where it is to be kept.
+        path: destination, in an existing folder.
+        tensors: by name; written one by one, without a copy of all of them.
+        card: metadata of the network.
+        state: further state for resuming a run; plain JSON values.
+        keep: new path of the old checkpoint; None replaces it.
 
     Raises:
         DataError: no permission or no space.
     """
-    # That there is a checksum is said twice, for a single damaged letter could make one of the two unreadable.
+    # The existence of a checksum is recorded twice, because one damaged letter could hide one of the two.
     content = {"format": FORMAT, "checked": True, "card": card.fields(), "state": state or {}}
     if card.calibration is not None:
         content["calibration"] = dataclasses.asdict(card.calibration)
@@ -195,17 +196,17 @@ def write(
 def read(path: Path) -> Checkpoint:
     """Tensors of the network, its card, and the training state of a checkpoint; without the optimiser's tensors.
 
-    Where there is an average of the weights, the tensors are that, for that is what a run evaluates.
+    Averaged weights replace the trained ones if the file has them, because a run evaluates the average.
 
     Raises:
         CheckpointError: the file is truncated or not one of this package's.
     """
-    whole = read_all(path)
-    return whole._replace(tensors=trained(whole.tensors) | averaged(whole.tensors))
+    everything = read_all(path)
+    return everything._replace(tensors=trained(everything.tensors) | averaged(everything.tensors))
 
 
 def read_all(path: Path) -> Checkpoint:
-    """Like `read`, but with every tensor as it is in the file: those that are trained, their averages, the optimiser's."""
+    """Like `read`, but with all tensors of the file: trained weights, averages, the optimiser's state."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -217,17 +218,17 @@ def read_all(path: Path) -> Checkpoint:
 
 
 def trained(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of the tensors in a checkpoint those of the network, as a run goes on with them."""
-    return {name: value for name, value in tensors.items() if not name.startswith((OPTIMIZER, AVERAGE))}
+    """The trained weights among the tensors of a checkpoint."""
+    return {name: value for name, value in tensors.items() if not name.startswith((OPTIMIZER, AVERAGE, PLUGINS))}
 
 
 def averaged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of the tensors in a checkpoint the averaged weights, by their names in the network."""
+    """The averaged weights among the tensors of a checkpoint, by their names in the network."""
     return {name.removeprefix(AVERAGE): value for name, value in tensors.items() if name.startswith(AVERAGE)}
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """What tells a network's weights from all others: a hash of their names, types, shapes and numbers."""
+    """Hash of names, types, shapes and values of tensors."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -236,7 +237,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The training state of a checkpoint alone, without looking at its tensors or its checksum.
+    """The training state of a checkpoint, without reading its tensors or checking its checksum.
 
     Raises:
         CheckpointError: see `read`.
@@ -250,7 +251,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, error: Exception) -> Damaged:
-    """The error for a file that is no whole safetensors file: a pointer, a web page, or one that was cut off."""
+    """The error for an incomplete or other file: an LFS pointer, a web page, a truncated file."""
     kind = kind_of(path) if path.is_file() else FileKind.SAFETENSORS
     if kind not in (FileKind.SAFETENSORS, FileKind.EMPTY, FileKind.UNKNOWN):
         return Damaged(str(other_kind(path, kind, role="checkpoint")))
@@ -260,12 +261,12 @@ def _unreadable(path: Path, error: Exception) -> Damaged:
 
 
 def exists(run: Path) -> bool:
-    """Whether a run's folder has a checkpoint to go on from."""
+    """Whether a run's folder has a checkpoint to resume from."""
     return any((run / name).exists() for name in (LATEST_FILE, PREVIOUS_FILE))
 
 
 def read_latest(run: Path) -> Found:
-    """The last checkpoint of a run's folder, or the one before where the last is missing or damaged.
+    """The last checkpoint of a run's folder, or the one before if the last is missing or damaged.
 
     Raises:
         CheckpointError: neither can be read.
@@ -288,7 +289,7 @@ def read_latest(run: Path) -> Found:
 
 _CHECKSUM, _CRC = "checksum", "crc32:"
 _PLACE = re.compile(rb'"checksum":"crc32:([0-9a-f]{8})"')
-"""Where the checksum stands; never within the header's texts, whose quotation marks have a backslash."""
+"""Position of the checksum; matches nothing within the header's texts, whose quotation marks are escaped."""
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -301,16 +302,16 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""Names that safetensors has for what a network's tensors hold."""
+"""Names of the types in safetensors."""
 _AT_ONCE = 2**24
 
 
 def _write_safetensors(file: IO[bytes], tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
     """Write the format of safetensors (the length of the header, the header, the numbers), then the checksum.
 
-    The library's own `save` makes two copies of everything in memory and takes ten times as long.
+    The library's `save` makes two copies of everything in memory and takes ten times as long.
     """
-    # The largest kinds first: each tensor then begins at a multiple of its numbers' size, as the format wants it.
+    # The largest types first, so that each tensor is aligned to its type, as the format requires.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     layout: dict[str, Any] = {"__metadata__": header}
     end = 0
@@ -327,7 +328,7 @@ def _write_safetensors(file: IO[bytes], tensors: Mapping[str, Tensor], header: d
     file.write(text)
     checksum = zlib.crc32(text)
     for name in order:
-        # The numbers in the order of the shape, whatever their order in memory.
+        # In row-major order, whatever the strides.
         numbers = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         file.write(numbers.data)
         checksum = zlib.crc32(numbers.data, checksum)
@@ -338,10 +339,10 @@ def _write_safetensors(file: IO[bytes], tensors: Mapping[str, Tensor], header: d
 
 
 def _check(path: Path, header: Mapping[str, str]) -> None:
-    """Compare a file with its checksum, if it has one; those written by spcnet 0.1 have none.
+    """Verify the checksum of a file, if it has one; files of spcnet 0.1 have none.
 
     Raises:
-        Damaged: they differ.
+        Damaged: the checksum differs.
     """
     if _CHECKSUM not in header and '"checked": true' not in header.get("spcnet", ""):
         return
@@ -355,14 +356,11 @@ def _check(path: Path, header: Mapping[str, str]) -> None:
                 checksum = zlib.crc32(piece, checksum)
             if checksum == int(place[1], 16):
                 return
-    raise Damaged(
-        f"the checkpoint {path} is damaged: it does not match its checksum, so a part of it is not what was written; "
-        "copy it again"
-    )
+    raise Damaged(f"the checkpoint {path} is damaged: it does not match its checksum; copy it again")
 
 
 def _content(path: Path, header: Mapping[str, str]) -> tuple[ModelCard, dict[str, Any]]:
-    """The card and the training state that stand in a checkpoint's header."""
+    """The card and the training state of a checkpoint's header."""
     if "spcnet" not in header:
         raise CheckpointError(f"{path} is a safetensors file of something else: it has no spcnet header")
     try:

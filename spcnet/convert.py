@@ -1,4 +1,4 @@
-"""Networks from other code: what a file holds is recognised by its content, and every tensor is accounted for.
+"""Conversion of networks from and to other code: files are recognised by content, and every tensor is accounted for.
 
 Read are RobustNet's snapshots (`.pth`), the names of the author's SPC-Net in PyTorch, the official SPC-Net in MindSpore
 (`.ckpt`), this package's own files, and ImageNet backbones (torchvision, timm, MIT CSAIL). Written is this package's format, or a state dict with RobustNet's names.
@@ -55,38 +55,34 @@ from spcnet.weights.imagenet import (
 from spcnet.weights.segmentors import released
 
 OWN_STATE = (".mask", ".variance", ".pairs", ".trials")
-"""Ends of the names of what selective whitening keeps here and the reference does not save."""
+"""Suffixes of the buffers of selective whitening, which the reference does not save."""
 COUNTERS = "num_batches_tracked"
 
 
 FORMATS: dict[FileKind, str] = {FileKind.MINDSPORE: "MindSpore checkpoint", FileKind.SAFETENSORS: "safetensors"}
-"""What a report calls a file of each kind; all others are PyTorch's."""
+"""Name of each file kind in a report; all others are PyTorch's."""
 
 
 def _format(file: WeightFile, reading: Reading) -> str:
-    """What a file is, and where in it the network lies."""
+    """Format of a file, and the location of the network in it."""
     format = FORMATS.get(file.kind, "PyTorch state dict")
     return f"{format} ({reading.name})" if reading.name else format
 
 
 def whole_networks(file: WeightFile, part: str | None) -> list[Reading]:
-    """Those readings of a file that have a backbone and a head by RobustNet's names.
-
-    Args:
-        file: from `read_weights`.
-        part: name of the reading, where the user gave one.
+    """The readings of a file with a backbone and a head under RobustNet's names.
 
     Raises:
         CheckpointError: nothing in the file is called so, or none of its readings is a network.
     """
     every = readings(file)
-    found = [
+    networks = [
         one
         for one in named_readings(every, part, file)
         if _head(one.tensors) is not None and _backbone(one.tensors) is not None
     ]
-    if found:
-        return apart(found)
+    if networks:
+        return apart(networks)
     path = file.path
     for one in every:
         alone = backbone_of(torchvision_names(one.tensors)[1])
@@ -109,7 +105,7 @@ def _head(tensors: Mapping[str, Tensor]) -> Tensor | None:
 def recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Baseline, ModelConfig, int, int]:
     """Method, network settings, number of classes and number of domains, recognised by names and shapes.
 
-    What leaves no trace in them has its default: the output stride (32 for ResNet-18, 16 for the others, as in
+    Settings that leave no trace in them have defaults: the output stride (32 for ResNet-18, 16 for the others, as in
     RobustNet), and which slots hold an instance norm without gain and offset (RobustNet's, if the stem shows that
     there are some).
 
@@ -156,15 +152,15 @@ def _backbone(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _slots(tensors: Mapping[str, Tensor], backbone: str) -> dict[Slot, Kind]:
-    """Which norm slots are filled, as far as the names tell."""
+    """Kind of norm by slot, as far as the names show it."""
     marks: dict[str, Kind] = {}
     for key in tensors:
-        found = re.match(r"layer([0-4])\.(?:\d+\.)?instance_norm_layer\.(\w+)", key)
-        if found:
-            stage, leaf = f"layer{found[1]}" if found[1] != "0" else "stem3", found[2]
+        match = re.match(r"layer([0-4])\.(?:\d+\.)?instance_norm_layer\.(\w+)", key)
+        if match:
+            stage, leaf = f"layer{match[1]}" if match[1] != "0" else "stem3", match[2]
             if leaf == "sw_mean_weight" or marks.get(stage) != "sw":
                 marks[stage] = "sw" if leaf == "sw_mean_weight" else "ibn"
-    own = {str(slot) for slot in backbone_info(backbone).norm_slots}
+    slots = {str(slot) for slot in backbone_info(backbone).norm_slots}
     for slot, place in (("stem1", "1"), ("stem2", "4"), ("stem3", "7" if backbone == "resnet101" else "1")):
         if not backbone.startswith("resnet") or (backbone != "resnet101" and slot != "stem3"):
             continue
@@ -174,8 +170,8 @@ def _slots(tensors: Mapping[str, Tensor], backbone: str) -> dict[Slot, Kind]:
             elif f"layer0.{place}.weight" in tensors:
                 marks[slot] = "ibn"
             else:
-                # Without gain and offset they leave no trace in the stages: those of the framework.
-                marks.update(dict.fromkeys((slot, *(s for s in own if s.startswith("layer"))), "is"))
+                # Norms without gain and offset leave no trace in the stages: RobustNet's slots are assumed.
+                marks.update(dict.fromkeys((slot, *(s for s in slots if s.startswith("layer"))), "is"))
     return {slot: marks[slot] for slot in SLOTS if slot in marks}
 
 
@@ -191,21 +187,21 @@ def load_foreign(
     allow_missing: Sequence[str] = (),
     base: Path | None = None,
 ) -> tuple[Segmentor, ModelCard, LoadReport]:
-    """A network from another code's file, its card, and what became of every tensor.
+    """Load a network from a file of other code; returns network, card, and a report of every tensor.
 
     Args:
         path: the file; `FILE#NAME` for one of several networks in it.
-        method: name in `METHODS`, where the content does not tell (`isw` and `is` look alike).
-        output_stride: 8, 16 or 32; no file tells it.
-        wt_layer: RobustNet's seven codes, where the content does not tell.
+        method: name in `METHODS`, if the content is ambiguous (`isw` and `is` have the same tensors).
+        output_stride: 8, 16 or 32; no file holds it.
+        wt_layer: RobustNet's seven codes, if the content is ambiguous.
         space: label space; `cityscapes19` for 19 classes.
         domains: names of the source domains, in the order of the style bases.
-        allow_missing: beginnings of names, as in the file, that may be missing; they keep their random start.
-        base: file of the pretrained backbone, for a file of Rein or SoMA that holds only what was trained.
+        allow_missing: prefixes of names in the file that may be missing; those tensors keep random values.
+        base: file of the pretrained backbone, for a file of Rein or SoMA without it.
 
     Raises:
-        CheckpointError: the file cannot be read, is of something else, or lacks tensors.
-        UsageError: an argument does not fit what the file holds.
+        CheckpointError: the file cannot be read, holds no such network, or lacks tensors.
+        UsageError: an argument does not fit the content of the file.
     """
     source, part = split_part(path)
     file = read_weights(source)
@@ -234,25 +230,25 @@ def load_foreign(
 def _released(
     file: WeightFile, part: str | None, options: "_Options", base: Path | None
 ) -> tuple[Segmentor, ModelCard, LoadReport] | None:
-    """A network of Rein, SoMA or EoMT; None where the file has none."""
+    """A network of Rein, SoMA or EoMT; None if the file has none."""
     kinds = [
-        (one, found)
+        (one, network)
         for one in named_readings(readings(file), part, file)
-        if (found := released(one.tensors, file.path))
+        if (network := released(one.tensors, file.path))
     ]
     if not kinds:
         return None
-    different = distinct([(one, one.tensors, (one, found)) for one, found in kinds], part)
+    different = distinct([(one, one.tensors, (one, network)) for one, network in kinds], part)
     if len(different) > 1:
         raise ambiguous(file, different[0][1].maker, [one for one, _ in different])
-    reading, found = different[0]
+    reading, network = different[0]
     idle = ("method", "output_stride", "wt_layer", "allow_missing")
-    if asked := [name for name in idle if getattr(options, name)]:
+    if given := [name for name in idle if getattr(options, name)]:
         raise UsageError(
-            f"{file.path} is {found.maker}, which says itself what network it holds: leave out {', '.join(asked)}"
+            f"{file.path} is {network.maker}, whose settings are in the file: leave out {', '.join(given)}"
         )
-    opened = open_released(found, file.path, base)
-    labels = _space(options.space, found.num_classes, file.path)
+    opened = open_released(network, file.path, base)
+    labels = _space(options.space, network.num_classes, file.path)
     card = card_for(
         method=METHOD,
         model=opened.model,
@@ -262,11 +258,11 @@ def _released(
         size=None,
     )
     where = f" ({reading.name})" if reading.name else ""
-    return opened.network, card, LoadReport(f"{found.maker}{where}", opened.matched, opened.left_out, (), ())
+    return opened.network, card, LoadReport(f"{network.maker}{where}", opened.matched, opened.left_out, (), ())
 
 
 class _Options(NamedTuple):
-    """What a user says of a file; see `load_foreign`."""
+    """The user's settings for a file; see `load_foreign`."""
 
     method: str | None
     output_stride: int | None
@@ -280,28 +276,28 @@ def _network(file: WeightFile, reading: Reading, options: _Options) -> tuple[Seg
     """The network of a reading; errors as `load_foreign`."""
     path, tensors = file.path, reading.tensors
     check_finite(path, tensors)
-    found, model, num_classes, num_domains = recognise(tensors, path)
+    recognised, model, num_classes, num_domains = recognise(tensors, path)
     if options.wt_layer is not None:
         norms = {str(k): str(v) for k, v in slots_of_codes(options.wt_layer).items()}
         model = dataclasses.replace(model, norms=norms or None)
     if options.method is not None:
-        found = method_named(options.method)
-        if isinstance(found, RobustNet) and found.norm is not None and options.wt_layer is None:
+        recognised = method_named(options.method)
+        if isinstance(recognised, RobustNet) and recognised.norm is not None and options.wt_layer is None:
             model = dataclasses.replace(model, norms=None)
     if options.output_stride is not None:
         model = dataclasses.replace(model, output_stride=options.output_stride)
     names = (
         tuple(options.domains) if options.domains is not None else tuple(f"source {i + 1}" for i in range(num_domains))
     )
-    if len(names) != num_domains and found.styled:
+    if len(names) != num_domains and recognised.styled:
         raise UsageError(f"--domains names {len(names)} sources, {path} was trained with {num_domains}")
     labels = _space(options.space, num_classes, path)
-    network = found.build(model, num_classes=num_classes, num_domains=num_domains)
+    network = recognised.build(model, num_classes=num_classes, num_domains=num_domains)
     report = _fill(network, tensors, model, _format(file, reading), path, options.allow_missing)
     beside = [name for name in file.parts[reading.part] if not name.startswith(reading.prefix)]
     report = dataclasses.replace(report, left_out=(*report.left_out, *beside))
     card = card_for(
-        method=found.name,
+        method=recognised.name,
         model=model,
         space=labels,
         classes=label_space(labels).classes,
@@ -338,17 +334,17 @@ def _fill(
     missing, matched = [], []
     for key, value in state.items():
         name = theirs[key]
-        given = tensors.get(name)
-        if given is None:
+        tensor = tensors.get(name)
+        if tensor is None:
             if not key.endswith((COUNTERS, *OWN_STATE)):
                 missing.append(name)
             continue
-        if given.shape != value.shape:
+        if tensor.shape != value.shape:
             raise CheckpointError(
-                f"{path} has {name} of the shape {tuple(given.shape)}, the network wants {tuple(value.shape)}: "
-                "it is of another backbone, or say --method, --wt_layer"
+                f"{path} has {name} of the shape {tuple(tensor.shape)}, the network wants {tuple(value.shape)}: "
+                "it is of another backbone, or set --method, --wt_layer"
             )
-        state[key] = given.to(value.dtype)
+        state[key] = tensor.to(value.dtype)
         matched.append(name)
     rest = [name for name in tensors if name not in set(matched)]
     left_out = [n for n in rest if n.startswith(("dsn.", "fc.", SHUFFLENET_STEM_NORM)) or n.endswith(COUNTERS)]
@@ -359,12 +355,12 @@ def _fill(
     if refused:
         raise CheckpointError(
             f"{path} lacks {len(refused)} tensors, {', '.join(refused[:3])}{', …' if len(refused) > 3 else ''}: it is of another "
-            "network; say --method or --wt_layer, or name what may stay random in --allow_missing"
+            "network; set --method or --wt_layer, or name the tensors that may stay random in --allow_missing"
         )
     if report.unexpected:
         raise CheckpointError(
             f"{path} has {len(report.unexpected)} tensors that {model.backbone} has no place for, "
-            f"{', '.join(report.unexpected[:3])}: say --method or --wt_layer"
+            f"{', '.join(report.unexpected[:3])}: set --method or --wt_layer"
         )
     network.load_state_dict(state)
     return report
@@ -372,25 +368,25 @@ def _fill(
 
 @dataclass(frozen=True)
 class BackboneFile:
-    """An ImageNet backbone, as `model.weights` takes it."""
+    """An ImageNet backbone for `model.weights`."""
 
     name: str
-    """Which one, of `BACKBONES`."""
+    """Name in `BACKBONES`."""
     tensors: dict[str, Tensor]
     """By torchvision's names, without the classifier."""
     report: LoadReport
 
 
 def load_backbone(path: Path) -> BackboneFile | None:
-    """An ImageNet backbone of torchvision, timm or MIT CSAIL; None where a file is none of those.
+    """Load an ImageNet backbone of torchvision, timm or MIT CSAIL; None if the file holds none.
 
     Raises:
         CheckpointError: it cannot be read, or lacks tensors.
     """
     source, part = split_part(path)
     file = read_weights(source)
-    found = named_readings(readings(file), part, file)
-    kinds = [(name, one) for one in found if (name := backbone_of(torchvision_names(one.tensors)[1]))]
+    candidates = named_readings(readings(file), part, file)
+    kinds = [(name, one) for one in candidates if (name := backbone_of(torchvision_names(one.tensors)[1]))]
     if not kinds:
         return None
     if len({name for name, _ in kinds}) > 1:
@@ -419,7 +415,7 @@ def load_backbone(path: Path) -> BackboneFile | None:
 
 
 def write_backbone(backbone: BackboneFile, path: Path) -> None:
-    """Write a backbone as a safetensors file that `model.weights` takes.
+    """Write a backbone as a safetensors file for `model.weights`.
 
     Raises:
         DataError: the file cannot be written.
@@ -448,20 +444,20 @@ def is_foreign(path: Path) -> bool:
     if not file.is_file():
         return False
     refuse_other(file)
-    own = checkpoint.is_own(file)
-    if own and part is not None:
+    is_own = checkpoint.is_own(file)
+    if is_own and part is not None:
         raise UsageError(f"{file} holds one network alone: leave out #{part}")
-    return not own
+    return not is_own
 
 
 def whole_network(network: Segmentor, card: ModelCard, *, merge: bool, to: str) -> tuple[Segmentor, ModelCard]:
-    """A network of this package, and its card, as a file that holds all of it.
+    """A network of this package and its card, for a file with all tensors.
 
     Args:
         network: the network.
-        card: of its file, which may hold only what was trained.
-        merge: put low-rank updates into the weights.
-        to: the format; RobustNet's has no adapters.
+        card: of its file, which may leave out frozen weights.
+        merge: merge low-rank updates into the weights.
+        to: the format; RobustNet's has no adapters, so they are merged.
 
     Raises:
         UsageError: it has no updates that could be merged.

@@ -1,18 +1,18 @@
-"""What a network costs: parameters, multiply-accumulates, memory, time; and Table 8 of the paper by its own rule."""
+"""Cost of a network: parameters, multiply-accumulates, memory, time; and Table 8 of the paper by its counting rule."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from spcnet.config import AdapterConfig, ModelConfig, Precision, plain_lists
+from spcnet.config import AdapterConfig, ModelConfig, plain_lists
 from spcnet.errors import UsageError, lookup
 from spcnet.methods import METHODS, method_named
 from spcnet.methods.baseline import Baseline
@@ -29,22 +29,22 @@ PAPER_SIZE = (1024, 1024)
 
 @dataclass(frozen=True)
 class Cost:
-    """What one network costs for one image of a given size."""
+    """Cost of one network for one image of a given size."""
 
     method: str
     backbone: str
     decoder: str
     adapter: str
     parameters: int
-    """Numbers in weights, without the auxiliary head."""
+    """Number of parameters, without the auxiliary head."""
     trained: int
-    """Those of them that training changes."""
+    """Number of trainable parameters."""
     macs: int
-    """Multiply-accumulates of the matrix products, as torch's counter finds them: half its FLOPs."""
+    """Multiply-accumulates of the matrix products: half the FLOPs of torch's counter."""
     activations: int
-    """Bytes that a training step keeps for its backward pass, in single precision."""
+    """Bytes of activations that a training step keeps for the backward pass, in single precision."""
     seconds: float | None
-    """Median time of a forward pass, or None where it was not measured."""
+    """Median time of a forward pass; None if not measured."""
 
 
 def cost(
@@ -58,9 +58,9 @@ def cost(
     device: str = "cpu",
     model: ModelConfig | None = None,
 ) -> Cost:
-    """Count, and with `repeats` measure, what a network costs for one image.
+    """Count the cost of a network for one image, and with `repeats` measure its time.
 
-    The counts come from shapes alone and take no time.
+    The counts are derived from shapes, without computation.
 
     Args:
         method: name in `METHODS`.
@@ -68,12 +68,12 @@ def cost(
         size: height and width of the image.
         num_classes: K.
         num_domains: M.
-        repeats: forward passes to time; 0 for none.
-        device: where to time.
-        model: settings of the network, without its auxiliary head; those of the package by default.
+        repeats: number of timed forward passes; 0 for none.
+        device: device of the timing.
+        model: settings of the network, whose auxiliary head is left out; the defaults by default.
 
     Raises:
-        UsageError: a name is unknown, or the parts do not go together.
+        UsageError: a name is unknown, or the parts cannot be combined.
     """
     info = method_named(method)
     network_settings = model or ModelConfig()
@@ -82,7 +82,7 @@ def cost(
         image = torch.empty(1, 3, *size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network.eval()(image)
-    activations = kept_for_backward(network, size).each
+    activations = kept_for_backward(network, size)
     return Cost(
         method,
         backbone,
@@ -96,7 +96,7 @@ def cost(
 
 
 def parameter_counts(network: nn.Module) -> tuple[int, int]:
-    """How many numbers of a network training changes, and how many its parameters have."""
+    """Number of trainable and of all parameters of a network."""
     sizes = [(value.numel(), value.requires_grad) for value in network.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
@@ -117,58 +117,41 @@ def _build(
     return method.build(model, num_classes=num_classes, num_domains=num_domains, pretrained=False)
 
 
-class Kept(NamedTuple):
-    """Bytes that autograd keeps of a forward pass for the backward pass, parameters excepted."""
-
-    fixed: int
-    """Whatever the number of images: weights in the precision of the run, for the most part."""
-    each: int
-    """For each image."""
-    largest: int
-    """Of these, the largest tensor."""
-
-
-def kept_for_backward(
-    network: Segmentor, size: tuple[int, int], *, precision: Precision = "32-true", device: str = "cpu"
-) -> Kept:
-    """Count what autograd keeps, from shapes alone; each memory counts once.
+def kept_for_backward(network: Segmentor, size: tuple[int, int]) -> int:
+    """Bytes that autograd keeps of an image for the backward pass, in single precision, from shapes alone.
 
     Args:
         network: left in training mode.
         size: height and width of the images.
-        precision: of the run; double precision takes twice the bytes of single precision, which are counted.
-        device: kind of device whose rules for mixed precision hold.
     """
     counters = {name: value.clone() for name, value in network.named_buffers() if name.endswith("num_batches_tracked")}
     # Not of one, on which batch norms of pooled maps have no variance and do something else.
-    two, three = (_kept(network, images, size, precision, device) for images in (2, 3))
+    two, three = (_kept(network, images, size) for images in (2, 3))
     for name, count in counters.items():
         network.get_buffer(name).copy_(count)  # the only numbers that a pass without numbers changes
-    each = sum(three) - sum(two)
-    return Kept(sum(two) - 2 * each, each, max(two, default=0) // 2)
+    return three - two
 
 
-def _kept(network: Segmentor, images: int, size: tuple[int, int], precision: Precision, device: str) -> list[int]:
-    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+def _kept(network: Segmentor, images: int, size: tuple[int, int]) -> int:
+    """Bytes of a forward pass, each memory once, without parameters and buffers."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    # A transposed weight is kept as a view of what stands for the weight here, which is held for the same reason as below.
+    # A transposed weight is saved as a view of its fake tensor, which is held for the same reason as below.
     weights = [one for w in (*network.parameters(), *network.buffers()) for one in (w, mode.from_tensor(w))]
-    own = {weight.untyped_storage()._cdata for weight in weights}
+    weight_storages = {weight.untyped_storage()._cdata for weight in weights}
     kept: dict[int, tuple[Tensor, int]] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            # The tensor is held as well: a storage that is freed could give its place to another.
+        if storage._cdata not in weight_storages:
+            # The tensor is held as well: another storage could reuse the address of a freed one.
             kept[storage._cdata] = (tensor, storage.nbytes())
         return tensor
 
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with mode, torch.autocast(device, dtype=half, enabled=half is not None), hooks:
+    with mode, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         image = torch.empty(images, 3, *size)
         output = network.train()(image)
         del output
-    return [size for _, size in kept.values()]
+    return sum(size for _, size in kept.values())
 
 
 def _timed(network: Segmentor, size: tuple[int, int], repeats: int, device: str) -> float:
@@ -202,17 +185,7 @@ def costs(
     device: str = "cpu",
     output_stride: int | None = 16,
 ) -> Iterator[Cost | UsageError]:
-    """The costs of every method with every backbone and some decoders; where parts do not go together, why.
-
-    Args:
-        methods: their names; all by default.
-        backbones: their names; by default those of torchvision.
-        decoders: their names.
-        adapters: what of the backbone is trained, with the settings of `AdapterConfig`.
-        size: height and width of the image.
-        repeats: forward passes to time; 0 for none.
-        device: where to time.
-        output_stride: of the backbones; None for their own.
+    """The costs of all combinations; an error for parts that cannot be combined.
 
     Raises:
         UsageError: a name is unknown.
@@ -232,7 +205,7 @@ def costs(
 
 
 def paper_macs(network: Segmentor, image: Tensor) -> int:
-    """Operations as Table 8 counts them, over the modules of a network in evaluation, without its auxiliary head.
+    """Operations by the rule of Table 8, over the modules of a network in evaluation, without its auxiliary head.
 
     A convolution counts its multiply-accumulates and one for each output with a bias; batch norm 2 for each element,
     instance norm 1 (with gain and offset 2), ReLU 1, pooling 1 for each element that goes in. Interpolation, products
@@ -276,7 +249,7 @@ def _hooked(modules: Iterable[nn.Module], hook: object) -> Iterator[None]:
 
 
 def paper_table() -> list[tuple[str, float, float, float, float]]:
-    """Table 8 again: method, millions of parameters with the auxiliary head, giga operations, and the paper's two."""
+    """Table 8 reproduced: method, millions of parameters with the auxiliary head, giga operations, and the paper's two values."""
     rows = []
     for method, (parameters, operations) in PAPER.items():
         network = _build(method_named(method), "resnet50", 19, 2, auxiliary=True)

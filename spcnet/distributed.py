@@ -1,12 +1,13 @@
-"""Several processes that train together: what each has to know of the others.
+"""Communication between the processes of a distributed training.
 
 Every loss and every update of the package is a function of sums over images. `all_reduce_sum` sums over the processes,
-so that R processes find what one finds on the joined batch; `MicroBatchSums` does the same for the micro-batches of
-gradient accumulation. With one process all of it is the identity and costs nothing.
+so that R processes compute the same as one process on the joined batch; `MicroBatchSums` does this for the micro-batches of
+gradient accumulation. With one process everything is the identity and costs nothing.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -18,24 +19,38 @@ from spcnet.errors import SpcnetError
 T = TypeVar("T")
 
 Reduce = Callable[[Tensor], Tensor]
-"""Sums a tensor over all processes; the identity where there is one."""
+"""Sums a tensor over all processes; the identity with one process."""
+
+
+_alone = ContextVar("_alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within, this process takes itself for the only one."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def world_size() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """Number of processes."""
+    together = dist.is_available() and dist.is_initialized() and not _alone.get()
+    return dist.get_world_size() if together else 1
 
 
 def rank() -> int:
-    """The number of this process among them."""
+    """Index of this process."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:
-    """The sum over the processes, of the same shape everywhere; the gradient flows back to each.
+    """Differentiable all-reduce sum of a tensor with the same shape in all processes.
 
-    Made for losses that are functions of such sums, and so the same in every process: what flows back is multiplied by
-    the number of processes, since DistributedDataParallel takes the mean of the processes' gradients.
+    For losses that are functions of such sums, and so equal in all processes: the gradient is multiplied by the number of
+    processes, since DistributedDataParallel averages the gradients over the processes.
     """
     if world_size() == 1:
         return value
@@ -54,7 +69,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 def all_reduce_mean(value: Tensor) -> Tensor:
-    """The mean over the processes, for what each then uses in its own way; the gradient is summed over all of them."""
+    """Differentiable all-reduce mean, for values that each process uses differently; the gradient is summed over the processes."""
     if world_size() == 1:
         return value
     mean: Tensor = _AllReduceMean.apply(value)
@@ -77,12 +92,21 @@ def _all_reduced(value: Tensor) -> Tensor:
     return summed
 
 
-class MicroBatchSums:
-    """Sums over the micro-batches of a batch, and over the processes.
+def gather_rows(value: Tensor) -> Tensor:
+    """The rows of all processes, process by process, without gradient; each has equally many of the same shape."""
+    if world_size() == 1:
+        return value.detach()
+    rows = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(rows, value.detach().contiguous())
+    return torch.cat(rows)
 
-    It is called wherever a loss needs a sum. In a first round over the parts, without gradient, it only collects; from
-    then on each call answers with the sum over all parts, through which the gradient flows to the part at hand. The
-    calls have to come in the same order for every part, and no sum may depend on another.
+
+class MicroBatchSums:
+    """Sums over the micro-batches of a batch and over the processes.
+
+    A loss calls it wherever it needs a sum. The first pass over the micro-batches, without gradient, collects the values; in
+    the second pass each call returns the sum over all micro-batches, with the gradient of the current one. The order of the
+    calls must be the same for all micro-batches, and no sum may depend on another.
     """
 
     def __init__(self) -> None:
@@ -91,19 +115,19 @@ class MicroBatchSums:
         self.place = 0
 
     def begin(self) -> None:
-        """Another part follows."""
+        """Start the next micro-batch."""
         self.place = 0
 
     def close(self) -> None:
-        """All parts have been seen once."""
+        """End the first pass."""
         self.sums = [all_reduce_sum(value) for value in self.sums]
         self.known = True
 
     def __call__(self, value: Tensor) -> Tensor:
-        """Collect a part's value, or give the sum over all parts."""
+        """Collect a micro-batch's value in the first pass, return the sum in the second."""
         place, self.place = self.place, self.place + 1
         if self.known:
-            # Nothing is added to the sum but the way back; see `all_reduce_sum` for the factor.
+            # Adds zero, for the gradient; see `all_reduce_sum` for the factor.
             return self.sums[place] + world_size() * (value - value.detach())
         if place == len(self.sums):
             self.sums.append(value.detach().clone())
@@ -113,7 +137,7 @@ class MicroBatchSums:
 
 
 def gather(value: T) -> list[T]:
-    """What each process has to say, in their order; the same list everywhere."""
+    """The value of each process, in order of rank; the same list in all processes."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -122,7 +146,7 @@ def gather(value: T) -> list[T]:
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:
-    """Whether each flag is set in some process."""
+    """Whether each flag is set in any process."""
     if world_size() == 1:
         return flags
     votes = torch.tensor(flags, dtype=torch.int32)
@@ -131,7 +155,7 @@ def any_of(*flags: bool) -> tuple[bool, ...]:
 
 
 def has_largest(score: float) -> bool:
-    """Whether this process has the largest score; of equal ones the first has it."""
+    """Whether this process has the largest score; of equal scores the lowest rank's."""
     scores = gather(score)
     return scores.index(max(scores)) == rank()
 
@@ -140,7 +164,7 @@ _hosts: dict[int, Any] = {}
 
 
 def _host() -> Any:
-    """A group whose messages go from processor to processor: they do not make a GPU wait."""
+    """A group for communication between processors, which does not synchronise GPUs."""
     if dist.get_backend() == "gloo":
         return None
     world = id(dist.group.WORLD)
@@ -151,12 +175,12 @@ def _host() -> Any:
 
 @contextmanager
 def raise_on_all_ranks() -> Iterator[None]:
-    """What goes wrong in one process goes wrong in all: none waits for another that is gone.
+    """Raise an error of one process in all processes, so that none waits for another that ended.
 
-    Every process has to come here, and may not talk to the others within.
+    Every process has to enter, and must not communicate within.
 
     Raises:
-        SpcnetError: that of the first process that has one; the first of all tells it.
+        SpcnetError: the error of the lowest rank that has one; rank 0 prints it.
     """
     error = None
     try:
@@ -167,10 +191,10 @@ def raise_on_all_ranks() -> Iterator[None]:
 
 
 def sync_error(error: SpcnetError | None) -> None:
-    """Raise in every process what one of them found.
+    """Raise an error of one process in all processes.
 
     Raises:
-        SpcnetError: that of the first process that has one; the first of all tells it.
+        SpcnetError: the error of the lowest rank that has one; rank 0 prints it.
     """
     if world_size() == 1:
         if error is not None:

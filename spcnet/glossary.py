@@ -10,7 +10,11 @@ Layers = tuple[tuple[float, ...], ...]
 
 TERMS = {
     "ce": "is the cross-entropy",
-    "aux": "that of the auxiliary head",
+    "focal": "the focal loss",
+    "ohem": "the cross-entropy of the hard pixels",
+    "dice": "the Dice loss of the regions of the classes",
+    "lovasz": "the Lovasz extension of 1 - IoU",
+    "aux": "the cross-entropy of the auxiliary head",
     "var": "how far pixels are from the prototype of their class and domain",
     "dis": "how much class means resemble the prototypes of other classes",
     "whitening": "what is left of the covariances that are to vanish",

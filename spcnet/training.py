@@ -30,6 +30,7 @@ from spcnet.locks import locked
 from spcnet.methods import card_for, method_named
 from spcnet.methods.baseline import Baseline
 from spcnet.models.network import Segmentor
+from spcnet.plugins import make_plugins, with_plugins
 from spcnet.runs import check_unseen, open_domains
 from spcnet.studies.subject import Record, Skipped, Subject, save_evaluation
 
@@ -55,6 +56,7 @@ class Experiment:
         """
         method = method_named(config.method)
         method.check(config.model)
+        make_plugins(config)
         check_installed(config.logging)
         check_unseen(config.data)
         space = label_space(config.data.space)
@@ -90,7 +92,8 @@ class Experiment:
             base=network.base,
         )
         images = {name: membership.images_of(len(one), file_names(one)) for name, one in self.sources.items()}
-        return Trainer(self.config, self.method, network, card, fabric, images=images)
+        method = with_plugins(self.method, make_plugins(self.config), network, self.config)
+        return Trainer(self.config, method, network, card, fabric, images=images)
 
     def make_batches(
         self, start: int = 0, *, on_progress: Callable[[int, int], None] | None = None, store: bool = True
@@ -122,11 +125,6 @@ class Experiment:
 
     def evaluate(self, trainer: Trainer, console: Console, record: Callable[[Record], object]) -> Record:
         """Evaluate the network that is being trained, or the average of its weights, and add the result to the run.
-
-        Args:
-            trainer: has the network.
-            console: where progress is shown.
-            record: gets the result, too, from every process.
 
         Raises:
             DataError: an image cannot be read, or the run's folder cannot be written.
@@ -231,7 +229,7 @@ def _train(experiment: Experiment, fabric: Fabric, *, resume: bool, console: Con
 
 def _find_batches(experiment: Experiment, trainer: Trainer, console: Console) -> TrainingLoader:
     """The batches that are left; the first process finds the classes, the others read what it found."""
-    with bar(console, 0, 0, "find the classes") if experiment.config.data.class_uniform else nullcontext() as look:
+    with bar(console, 0, 0, "find the classes") if experiment.config.data.draws_classes else nullcontext() as look:
         on_progress = None if look is None else lambda done, total: look(done, {}, total)
         for first in (True, False):
             with distributed.raise_on_all_ranks():

@@ -170,6 +170,10 @@ class Network(nn.Module):
         """Names of the tensors that training never changes and that pretrained weights give."""
         return set()
 
+    def parts(self) -> list[nn.Module]:
+        """What it calls one after another: several processes gather the weights of each where they divide them (FSDP)."""
+        return []
+
     def stored(self, *, whole: bool) -> dict[str, Tensor]:
         """The tensors that a checkpoint holds: all, or all but those of its `base`."""
         left_out = set() if whole else self.base_tensors()

@@ -76,6 +76,19 @@ def _streets_are_drawn_once() -> Iterator[None]:
     streets.generate = draw
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _auto_compiles_nothing() -> Iterator[None]:
+    """What takes the engine by itself takes torch: compiling would take seconds in each of hundreds of tests.
+
+    `tests/inference/engines` sets it back.
+    """
+    from spcnet.inference import engines
+
+    before, engines.PREFERRED = engines.PREFERRED, ("fused", "torch")
+    yield
+    engines.PREFERRED = before
+
+
 @pytest.fixture(scope="session")
 def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the finished runs `spcnet` and `deeplabv3plus`, trained once for all test processes: copy before you change."""

@@ -72,6 +72,12 @@ BAD: list[tuple[type, str, Any, str]] = [
     (TrainingConfig, "restart_factor", 0.0, "training.restart_factor is 0.0"),
     (TrainingConfig, "restart_power", -0.5, "training.restart_power is -0.5"),
     (LossConfig, "class_weights", [1.0, 2.0], "loss.class_weights is [1.0, 2.0]: it goes with loss.weighting class"),
+    (LossConfig, "terms", {}, "model.loss.terms is {}: it needs one or more of ce, focal, ohem, dice, lovasz"),
+    (LossConfig, "terms", {"cee": 1}, "model.loss.terms is {'cee': 1}"),
+    (LossConfig, "terms", {"dice": 0.0}, "model.loss.terms.dice is 0.0: a loss weight must be a number above 0"),
+    (LossConfig, "focal_gamma", 1.0, "model.loss.focal_gamma has no effect on the losses ce: leave it out"),
+    (LossConfig, "ohem_least", 1.5, "model.loss.ohem_least is 1.5"),
+    (LossConfig, "ohem_threshold", 0.0, "model.loss.ohem_threshold is 0.0"),
     (LossConfig, "bound", -1.0, "loss.bound is -1.0"),
     (LossConfig, "border", -1, "loss.border is -1"),
     (LossConfig, "border_until", 1.5, "loss.border_until is 1.5"),
@@ -82,6 +88,9 @@ BAD: list[tuple[type, str, Any, str]] = [
     (AugmentationConfig, "style_strength", (0.5, 0.2), "data.augmentation.style_strength is (0.5, 0.2)"),
     (AugmentationConfig, "styles", ["fog", "fog"], "data.augmentation.styles names fog twice"),
     (DataConfig, "class_uniform", 1.5, "data.class_uniform is 1.5"),
+    (DataConfig, "rare_class", -0.5, "data.rare_class is -0.5"),
+    (DataConfig, "rare_temperature", 0.1, "data.rare_temperature is 0.1: it goes with data.rare_class"),
+    (DataConfig, "rare_pixels", 100, "data.rare_pixels is 100: it goes with data.rare_class"),
     (DataConfig, "tile", 8, "data.tile is 8"),
 ]
 
@@ -92,6 +101,12 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(kind: type, option: str,
         kind(**{option: value})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_forms_of_the_cross_entropy_are_refused_where_another_loss_takes_its_place() -> None:
+    for form in ({"border": 1}, {"strict": [0]}, {"weighting": "image"}):
+        with pytest.raises(UsageError, match=rf"model.loss.{next(iter(form))} has no effect on the losses ohem, dice"):
+            LossConfig({"ohem": 1.0, "dice": 0.5}, **form)  # type: ignore[arg-type]
 
 
 SINGLE = {"sources": ["gtav"], "pseudo_domains": 3}
@@ -309,7 +324,8 @@ def test_what_a_resumed_run_keeps_is_what_it_always_kept() -> None:
         "layer_decay",
     }
     assert set(kept_on_resume("training")) == schedule | later | {"ema", "ema_start"}
-    assert set(kept_on_resume("data")) == {"sampling", "class_uniform", "train_scenes"}
+    rare = {"rare_class", "rare_temperature", "rare_pixels"}
+    assert set(kept_on_resume("data")) == {"sampling", "class_uniform", "train_scenes"} | rare
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from spcnet.config import DataConfig, DomainSpec, RunConfig, from_dict, plain_lists, recipe_path
 from spcnet.errors import DataError, lookup
@@ -26,10 +26,8 @@ def list_sets(*, console: Console | None = None) -> None:
     from spcnet.data.catalog import DATASETS
 
     console = console or Console(quiet=True)
-    table = Table(box=SIMPLE)
-    table.add_column("name", no_wrap=True)
-    table.add_column("what", ratio=1)
-    table.add_column("splits", no_wrap=True)
+    columns = Column("name", no_wrap=True), Column("what", ratio=1), Column("splits", no_wrap=True)
+    table = Table(*columns, box=SIMPLE)
     for name, info in DATASETS.items():
         table.add_row(name, f"{info.title}: {info.summary}", ", ".join(info.splits))
     console.print(table)
@@ -140,17 +138,19 @@ def styles(
     image: Path | None = None,
     *,
     styles: Sequence[str] | None = None,
+    plugins: Sequence[str] | None = None,
     strengths: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
     width: int = 320,
     seed: int = 0,
     output: Path = Path("styles.png"),
     console: Console | None = None,
 ) -> None:
-    """Write a sheet of a photograph in every weather and road style.
+    """Write a sheet of a photograph in every weather and road style, and as the plug-ins for images change it.
 
     Args:
         image: Photograph; a generated street by default.
-        styles: Which styles, [fog,rain]; all by default.
+        styles: Which styles, [fog,rain]; all by default, none where plug-ins are named.
+        plugins: Which plug-ins for images, [pasta,fourier]; all by default, none where styles are named.
         strengths: At which strengths, each in 0..1.
         width: Width of a picture on the sheet, in pixels.
         seed: Random seed for noise, snow and rain.
@@ -164,23 +164,31 @@ def styles(
 
     from spcnet.data.images import read_image
     from spcnet.data.style_sheet import style_sheet
+    from spcnet.plugins import PLUGINS
+    from spcnet.plugins.preview import HIDDEN, changes, shown
     from spcnet.synthesis.streets import generate
     from spcnet.synthesis.weather import WEATHER
 
     console = console or Console(quiet=True)
-    for style in styles or ():
+    chosen = (list(WEATHER) if plugins is None else []) if styles is None else list(styles)
+    altering = (list(shown()) if styles is None else []) if plugins is None else list(plugins)
+    for style in chosen:
         lookup(style, WEATHER, "weather style")
+    rows = changes(altering, seed=seed)
     if image is None:
         photo = np.asarray(generate(seed, style="overcast", seed=seed, size=(256, 512)).image)
     else:
         photo = read_image(image)
-    _save(style_sheet(photo, styles=styles, strengths=strengths, seed=seed, width=width), output)
-    table = Table(box=SIMPLE)
-    for title in ("style", "family", "what it looks like"):
-        table.add_column(title)
-    for style in styles or WEATHER:
+    _save(style_sheet(photo, styles=chosen, strengths=strengths, seed=seed, width=width, more=rows), output)
+    table = Table("style", "family", "what it looks like", box=SIMPLE)
+    for style in chosen:
         table.add_row(style, WEATHER[style].family, WEATHER[style].description)
+    for name in altering:
+        table.add_row(name, "plug-in", PLUGINS[name].summary)
     console.print(table)
+    hidden = [name for name in PLUGINS if name not in shown()] if altering and plugins is None else []
+    if hidden:
+        console.print(f"Left out: {', '.join(hidden)}. {HIDDEN}", highlight=False, markup=False)
     console.print(f"The sheet is {output}", highlight=False, markup=False)
 
 

@@ -36,7 +36,9 @@ def predict(
     every: int = 1,
     limit: int = 0,
     frame_maps: bool = False,
-    speed: Literal["auto", "plain", "fused"] = "auto",
+    engine: Literal["auto", "torch", "fused", "onnxruntime", "openvino", "tensorrt"] = "auto",
+    precision: Literal["f32", "bf16", "int8"] = "f32",
+    calibration: str | None = None,
     accelerator: str = "auto",
     console: Console | None = None,
 ) -> int:
@@ -64,7 +66,9 @@ def predict(
         every: Take every Nth frame of a video.
         limit: Most frames of a video; 0 for all.
         frame_maps: Also write the class map of each frame of a video.
-        speed: Run the network as it is (plain), or rewritten so that a processor is faster (fused); auto: where it pays.
+        engine: What runs the network: torch as it is, fused, onnxruntime, openvino or tensorrt; auto: openvino on a processor where it is installed.
+        precision: What the engine computes in: f32, bf16 or int8.
+        calibration: Domain or folder of images to calibrate int8 with; the run's sources by default.
         accelerator: Where to compute: auto, cpu, cuda or mps.
         console: Where progress is shown; nowhere by default.
 
@@ -83,6 +87,7 @@ def predict(
     from spcnet.inference.results import Results
     from spcnet.inference.video import is_video
     from spcnet.runs import OpenRun
+    from spcnet.studies.engines import engine_options
 
     console = console or Console(quiet=True)
     if full_size and size is not None:
@@ -102,10 +107,10 @@ def predict(
         source_names=run.card.domains,
         views=views,
         batch_size=batch_size,
-        speed=speed,
+        engine=engine_options(run, engine, precision, calibration, size=image_size),
     )
-    calibration = run.card.calibration
-    predictor.calibrate(calibration if calibration is None or thresholds else replace(calibration, thresholds=None))
+    fitted = run.card.calibration
+    predictor.calibrate(fitted if fitted is None or thresholds else replace(fitted, thresholds=None))
     # The detector is fitted on whole images at the size of the training.
     if ood_file(model).is_file() and views.plain and image_size is not None and image_size == run.card.size:
         predictor.score_ood(OODDetector.read(model, run.network))

@@ -33,8 +33,8 @@ from spcnet.config.options import (
     Settings,
     coerced,
     method_option,
-    method_settings,
     option,
+    own_settings,
     plain_lists,
 )
 from spcnet.config.recipes import as_dict, from_dict, read_sets, recipe_path, recipes_folder, settled
@@ -73,9 +73,9 @@ __all__ = [
     "from_dict",
     "kept_on_resume",
     "method_option",
-    "method_settings",
     "option",
     "options",
+    "own_settings",
     "plain_lists",
     "read_color",
     "read_sets",

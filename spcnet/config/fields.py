@@ -71,13 +71,32 @@ class WhiteningConfig(Settings, group="model.whitening"):
     """Cluster the zeros below the diagonal, too, as the released code does."""
 
 
+PIXEL_LOSSES: dict[str, tuple[str, ...]] = {
+    "ce": ("weighting", "bound", "border", "border_until", "strict"),
+    "focal": ("focal_gamma",),
+    "ohem": ("ohem_threshold", "ohem_least"),
+    "dice": (),
+    "lovasz": (),
+}
+"""The losses of pixels by name, with the options of `model.loss` that only this one has."""
 Weighting = Literal["none", "class", "image", "batch"]
 
 
 @dataclass(frozen=True)
 class LossConfig(Settings, group="model.loss"):
-    """The cross-entropy, with the forms that RobustNet offers. Those for images and borders leave the auxiliary head out."""
+    """The losses of pixels: the cross-entropy, with the forms that RobustNet offers, and others beside it or in its place.
 
+    The auxiliary head has the cross-entropy alone, with fixed weights of the classes.
+    """
+
+    terms: dict[str, float] = option("result", factory=lambda: {"ce": 1.0})
+    """The losses with their weights: ce (cross-entropy), focal, ohem (cross-entropy of the hard pixels), dice, lovasz. {ce: 1, dice: 1} adds one to the cross-entropy, {ohem: 1} takes one in its place."""
+    focal_gamma: float = option("result", 2.0, least=0)
+    """γ of focal: the larger, the less count pixels that are nearly right."""
+    ohem_threshold: float = option("result", 0.7, above=0, most=1, noun="a probability")
+    """A pixel is hard for ohem where its class has a lower probability than this."""
+    ohem_least: float = option("result", 0.2, least=0, most=1, noun="a share")
+    """Smallest share of an image's labelled pixels that ohem takes, the hardest ones; 0.2 is about the 100,000 pixels that is usual for crops of 512×1024."""
     weighting: Weighting = option("result", "none")
     """Weights of the classes: none, fixed ones (class), or by how rare each is in its image (image) or in the batch (batch)."""
     class_weights: list[float] | None = option("result", None, above=0, noun="every weight")
@@ -93,6 +112,24 @@ class LossConfig(Settings, group="model.loss"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            len(self.terms) > 0 and all(name in PIXEL_LOSSES for name in self.terms),
+            f"model.loss.terms is {self.terms}: it needs one or more of {', '.join(PIXEL_LOSSES)}, each with its weight",
+        )
+        for name, weight in self.terms.items():
+            fits = isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 < weight < float("inf")
+            require(fits, f"model.loss.terms.{name} is {weight!r}: a loss weight must be a number above 0 and finite")
+        ignored = [
+            name
+            for term, names in PIXEL_LOSSES.items()
+            for name in (names if term not in self.terms else ())
+            if getattr(self, name) != getattr(type(self), name, [])
+        ]
+        require(
+            not ignored,
+            f"model.loss.{', '.join(ignored[:1])} has no effect on the losses {', '.join(self.terms)}: leave it out, or name "
+            "its loss in model.loss.terms",
+        )
         require(
             self.class_weights is None or self.weighting == "class",
             f"model.loss.class_weights is {self.class_weights}: it goes with loss.weighting class, which is {self.weighting}",
@@ -228,6 +265,12 @@ class DataConfig(Settings, group="data"):
     """What a training batch holds: as many images of each source (balanced), of all sources as they come (proportional), or of one source, another each step (alternating)."""
     class_uniform: float = option("schedule", 0.0, least=0, most=1, noun="a fraction")
     """Share of the images that are drawn class by class, the crop around that class; 0 for none, RobustNet's is 0.5."""
+    rare_class: float = option("schedule", 0.0, least=0, most=1, noun="a fraction")
+    """Share of the images that are drawn for a class, the rarer the more often (DAFormer's rare-class sampling), in place of data.class_uniform; 0 for none, DAFormer's is 1."""
+    rare_temperature: float = option("schedule", 0.01, above=0)
+    """Temperature T of that: a class with the share f of the pixels is drawn with a probability as exp((1 - f)/T); a large one draws all alike."""
+    rare_pixels: int = option("schedule", 3000, least=1, unit="pixels")
+    """An image is drawn for a class that has more pixels than this in its label, and is cropped up to ten times until more than half as many are in the crop."""
     tile: int = option("result", 1024, least=16, unit="pixels")
     """Side in pixels of the tiles of an image in which the centre of each class is looked for, for data.class_uniform."""
     pseudo_domains: int = option("result", 0, least=0, zero="none")
@@ -262,6 +305,16 @@ class DataConfig(Settings, group="data"):
         both = sorted(set(self.sources) & set(self.targets))
         require(not both, f"{', '.join(both)} stands in data.sources and data.targets: a target is never trained on")
         require(
+            self.rare_class == 0 or self.class_uniform == 0,
+            f"data.rare_class is {self.rare_class} and data.class_uniform {self.class_uniform}: each is a way to draw classes, "
+            "choose one",
+        )
+        for name in ("rare_temperature", "rare_pixels") if self.rare_class == 0 else ():
+            require(
+                getattr(self, name) == getattr(type(self), name),
+                f"data.{name} is {getattr(self, name)}: it goes with data.rare_class above 0; leave it out",
+            )
+        require(
             self.pseudo_domains == 0 or (self.pseudo_domains >= 2 and len(self.sources) == 1),
             f"data.pseudo_domains is {self.pseudo_domains} with {len(self.sources)} sources: it divides a single source, "
             "into two or more; 0 for not at all",
@@ -282,6 +335,11 @@ class DataConfig(Settings, group="data"):
             self.size is not None or self.crop is not None,
             "data.size is null: name data.crop, for images of a batch must be of one size",
         )
+
+    @property
+    def draws_classes(self) -> bool:
+        """Whether images are drawn for their classes, so that all labels are read first."""
+        return self.class_uniform > 0 or self.rare_class > 0
 
     @property
     def source_tests(self) -> list[str]:
@@ -362,6 +420,8 @@ class RunConfig(Settings):
     """Name of a method in `spcnet.METHODS`."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
+    plugins: list[str | dict[str, Any]] = option("result", factory=list)
+    """What is added to the method in training (mixstyle, dsu, np_plus, shade, pasta, fourier, randconv, advstyle, two_view, feature_distance, content_extension; docs/plugins.md): names, or mappings with a name and settings, `[mixstyle, {name: pasta, alpha: 3}]`."""
     data: DataConfig = field(default_factory=DataConfig)
     """What is trained and tested on."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -377,6 +437,14 @@ class RunConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for item in self.plugins:
+            require(
+                isinstance(item, str) or isinstance(item.get("name"), str),
+                f"plugins has {item}: each is a name, or a mapping with a name and settings, such as {{name: mixstyle, alpha: 0.1}}",
+            )
+        names = [item if isinstance(item, str) else item["name"] for item in self.plugins]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        require(not doubled, f"plugins names {', '.join(doubled)} twice")
         require(
             self.training.accumulate == 1 or self.model.loss.weighting != "batch",
             f"training.accumulate is {self.training.accumulate} and model.loss.weighting is batch, whose weights depend on "

@@ -6,6 +6,7 @@ the page of all options are made from that.
 """
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import math
@@ -173,23 +174,26 @@ def method_option(default: Any = MISSING, **rule: Any) -> Any:
     return option("result", default, **rule)
 
 
-def method_settings(method: str, kind: type[T], values: Mapping[str, Any]) -> T:
-    """A method's own settings from the values of `model.settings`.
+def own_settings(owner: str, path: str, kind: type[T], values: Mapping[str, Any]) -> T:
+    """The settings that only one method or plug-in has.
 
     Args:
-        method: its name.
+        owner: what a message calls it, such as `the method spcnet`.
+        path: where they stand in a run, such as `model.settings`.
         kind: a frozen dataclass whose fields are made by `method_option`.
         values: by the names of the fields; those not named have their defaults.
 
     Raises:
-        UsageError: the method has no such setting, or a value has another type or lies out of range.
+        UsageError: it has no such setting, or a value has another type or lies out of range.
     """
-    options = {option.path.rpartition(".")[2]: option for _, option in walk(kind, "model.settings.")}
+    options = {option.path.rpartition(".")[2]: option for _, option in walk(kind, f"{path}.")}
     for name in values:
+        near = difflib.get_close_matches(str(name), options, n=1)
         require(
             name in options,
-            f"model.settings.{name}: the method {method} has "
-            + (f"the settings {', '.join(options)}" if options else "no settings of its own"),
+            f"{path}.{name}: {owner} has "
+            + (f"the settings {', '.join(options)}" if options else "no settings of its own")
+            + (f". Did you mean {near[0]}?" if near else ""),
         )
     return kind(**{name: checked(options[name], value) for name, value in values.items()})
 
@@ -226,7 +230,8 @@ def type_name(hint: Any) -> str:
     if kind is tuple:
         return f"[{', '.join(map(type_name, kinds))}]"
     if kind is list:
-        return f"a list of {type_name(kinds[0]).split(' ', 1)[1]}s"
+        words = [type_name(part).split(" ", 1)[1].partition(" of ") for part in parts_of(kinds[0])]
+        return f"a list of {' or '.join(f'{noun}s{of}{rest}' for noun, of, rest in words)}"
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(kind, "a path" if kind is Path else "a mapping of names to values")
 

@@ -71,6 +71,8 @@ class TrainingConfig(Settings, group="training"):
     """How many devices, a process on each, or 'auto' for all; what torchrun or srun started needs no number."""
     nodes: int = option("place", 1, least=1)
     """Number of machines, each with `devices` devices."""
+    strategy: Literal["auto", "ddp", "fsdp"] = option("place", "auto")
+    """How several processes share a step: each has all weights (ddp), or its part of the weights, their gradients and the optimiser's memory, and gathers the weights block by block (fsdp). auto is ddp."""
     accumulate: int = option("result", 1, least=1)
     """Micro-batches of gradient accumulation before an optimiser step, so that only one has to fit into memory; data.images_per_domain is of one part and process."""
     freeze_batchnorm: bool = option("result", False)
@@ -92,6 +94,12 @@ class TrainingConfig(Settings, group="training"):
             require(
                 getattr(self, name) == getattr(type(self), name),
                 f"training.{name} is {getattr(self, name)}: it goes with {needed}; leave it out",
+            )
+        for name, remedy in {"ema": "leave it out", "compile": "leave it out", "precision": "take bf16-mixed"}.items():
+            value = getattr(self, name)
+            require(
+                self.strategy != "fsdp" or value in (0.0, False, "32-true", "bf16-mixed", "64-true"),
+                f"training.{name} is {value}, which does not go with training.strategy fsdp: {remedy}, or choose ddp",
             )
         frozen, own = self.backbone_warmup or (0, 0)
         ends = {"warmup": self.warmup, "backbone_warmup": frozen + own}

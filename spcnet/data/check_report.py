@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from spcnet.data.listing import LeftOut
+from spcnet.formatting import print_plain
 from spcnet.labels import VOID
 
 Kind = Literal[
@@ -79,7 +80,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Remark:
-    """Something about an image that is no fault: it changes neither the exit code nor the list of images to leave out."""
+    """Something about an image that is not a fault: it changes neither the exit code nor the list of images to leave out."""
 
     kind: RemarkKind
     image: str
@@ -125,7 +126,7 @@ class CheckReport:
     space: str | None
     """Label space of `classes`."""
     classes: tuple[ClassCount, ...]
-    """The classes of the space in its order, and what is none of them (void)."""
+    """The classes of the space in its order, and void."""
     sizes: Mapping[tuple[int, int], int]
     """Height and width in pixels → photos of that size, most first."""
     problems: tuple[Problem, ...]
@@ -174,7 +175,7 @@ class CheckReport:
             text = LeftOut(self.passed_over).text(convert=True)
             notes.insert(0, f"Left out {text}. They lie among the photos, whose names are others.")
         for note in notes:
-            console.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            print_plain(console, note, style="yellow")
         if not self.problems:
             console.print("[green]Nothing is wrong.[/]")
         for kind in get_args(Kind):
@@ -183,10 +184,7 @@ class CheckReport:
             _list(console, [remark for remark in self.remarks if remark.kind == kind], _REMARK[kind], "bold yellow")
 
     def _split_table(self) -> rich.table.Table:
-        table = rich.table.Table(box=SIMPLE, pad_edge=False)
-        table.add_column("split")
-        for title in ("images", "expected", "no label", "no photo"):
-            table.add_column(title, justify="right")
+        table = _table("split", "images", "expected", "no label", "no photo")
         for split in self.splits:
             expected = " or ".join(f"{number:,}" for number in split.expected) or "?"
             table.add_row(split.split, f"{split.pairs:,}", expected, f"{split.no_label:,}", f"{split.no_photo:,}")
@@ -197,17 +195,22 @@ class CheckReport:
         return table
 
     def _class_table(self) -> rich.table.Table:
-        table = rich.table.Table(box=SIMPLE, pad_edge=False)
-        table.add_column("class of the set" if self.space is None else f"class of {self.space}", ratio=1)
-        for title in ("pixels", "share", "images"):
-            table.add_column(title, justify="right", no_wrap=True)
+        title = "class of the set" if self.space is None else f"class of {self.space}"
+        table = _table(title, "pixels", "share", "images")
         counts = self.native if self.space is None else self.classes
         total = sum(count.pixels for count in counts)
         for count in counts:
-            share = f"{count.pixels / total:.2%}" if total else "-"
+            fraction = f"{count.pixels / total:.2%}" if total else "-"
             style = "dim" if count.name == VOID or not count.pixels else None
-            table.add_row(escape(count.name), f"{count.pixels:,}", share, f"{count.images:,}", style=style)
+            table.add_row(escape(count.name), f"{count.pixels:,}", fraction, f"{count.images:,}", style=style)
         return table
+
+
+def _table(name: str, *figures: str) -> rich.table.Table:
+    table = rich.table.Table(rich.table.Column(name, ratio=1), box=SIMPLE, pad_edge=False)
+    for title in figures:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
 
 
 def _list(console: Console, entries: Sequence[Problem | Remark], meaning: str, style: str) -> None:

@@ -28,6 +28,7 @@ from spcnet.data.label_formats import LabelFormat
 from spcnet.data.label_images import read_label
 from spcnet.data.roots import old_copy, root_of
 from spcnet.errors import DataError, UsageError, unknown_name_error
+from spcnet.formatting import print_plain
 from spcnet.labels import LabelSpace
 from spcnet.synthesis import streets, weather
 
@@ -92,7 +93,7 @@ class SegmentationSet(ABC):
 def print_remarks(sets: Iterable[SegmentationSet], console: Console) -> None:
     """Print what there is to say of the files that sets were opened from, each line once."""
     for remark in dict.fromkeys(remark for one in sets for remark in one.remarks):
-        console.print(remark, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        print_plain(console, remark, style="yellow")
 
 
 class FolderSet(SegmentationSet):
@@ -151,7 +152,7 @@ class SceneMemory:
     """
 
     def __init__(self, num_scenes: int, *, size: tuple[int, int], limit: int = 512 * 2**20) -> None:
-        """Set memory aside for so many images of one size; the last, for which `limit` bytes do not suffice, are not kept."""
+        """Reserve memory for `num_scenes` images of one size; the last, for which `limit` bytes do not suffice, are not kept."""
         self.size = size
         self.num_kept = min(num_scenes, limit // (4 * size[0] * size[1]))
         self._set_aside()

@@ -131,7 +131,7 @@ def from_numbers(pixels: npt.NDArray[np.integer], form: LabelFormat, where: str)
     """The native ids of a label image of numbers, H×W, of any kind of integers.
 
     Raises:
-        UnknownLabelError: a number is above 255, or is none of those that the format lists.
+        UnknownLabelError: a number is above 255, or not one that the format lists.
     """
     if form.numbers is None:
         if pixels.dtype == np.uint8:
@@ -186,7 +186,7 @@ class _Used:
 
     @cached_property
     def unknown(self) -> set[int]:
-        """Values whose colour is none of the set's."""
+        """Values whose colour the set does not have."""
         return {value for value in self.pixels if self.color_of.get(value) not in self.known.members}
 
     @cached_property
@@ -203,8 +203,8 @@ class _Used:
         several = sorted({color for color in self.color_of.values() if color not in known.ids})
         if several:
             what = f"the colour {several[0]} stands for several classes ({', '.join(known.class_names(several[0]))})"
-            said = f"{where} has a palette whose indices are not the numbers of the set, and {what}"
-            raise DataError(f"{said}: save the numbers as a grey image")
+            problem = f"{where} has a palette whose indices are not the numbers of the set, and {what}"
+            raise DataError(f"{problem}: save the numbers as a grey image")
         return _table({i: known.ids[color] for i, color in self.color_of.items()})
 
     def by_grey(self, entries: int) -> npt.NDArray[np.uint8] | None:
@@ -254,9 +254,9 @@ class _Used:
                 if same and len(known.members[color_of[i]]) == 1:
                     names, j = self.class_of, same[0]
                     what = f"the indices {j} and {i} are {names[j]} and {names.get(i, 'no class')}"
-                    said = f"{what}, and both have the colour {color_of[i]} of {names[j]}"
+                    problem = f"{what}, and both have the colour {color_of[i]} of {names[j]}"
                     remedy = "Correct the palette, or save the numbers as a grey image"
-                    raise DataError(f"{self.where} has a palette that contradicts itself: {said}. {remedy}")
+                    raise DataError(f"{self.where} has a palette that contradicts itself: {problem}. {remedy}")
             return True
         swapped = {i: _swapped(color) for i, color in color_of.items()}
         return (
@@ -339,7 +339,7 @@ def palette_may_decide(palette: tuple[Color, ...], form: LabelFormat) -> bool:
 def grey_ids(used: Mapping[int, int], step: int, form: LabelFormat, where: str) -> npt.NDArray[np.uint8] | None:
     """Which native id each value of a grey image of at most 8 bits stands for.
 
-    Its values are numbers. Where some are none of the set's, but all of its grey levels are, it is an image in colours of
+    Its values are numbers. Where the set does not have some of them, but has all of its grey levels, it is an image in colours of
     which all are grey, or was stored with fewer bits, as programs that make PNG files smaller do.
 
     Args:

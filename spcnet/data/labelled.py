@@ -26,8 +26,8 @@ def check_labelled(
     if not labelled(name, images, workers=workers, say=say):
         rule = f"no readable one of its {len(images):,} images has a pixel that is not void"
         remedy = "Check that the label images are the set's class maps and that its split has public labels"
-        said = f"the source {name} has no labelled pixel, so nothing can be learnt from it: {rule}"
-        raise DataError(f"{said}. {remedy}, or take it out of data.sources")
+        problem = f"the source {name} has no labelled pixel, so nothing can be learnt from it: {rule}"
+        raise DataError(f"{problem}. {remedy}, or take it out of data.sources")
 
 
 def labelled(

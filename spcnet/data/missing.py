@@ -17,7 +17,7 @@ _STEM = re.compile(r"\.\w+$")
 
 
 class PassedOver(NamedTuple):
-    """A picture in a folder of photos that is none of the split's photos."""
+    """A picture in a folder of photos that is not one of the split's photos."""
 
     path: Path
     what: str
@@ -71,7 +71,7 @@ def passed_over(search: Search, outer: Iterable[str], fits: Container[str]) -> l
 
 
 def pictures_without_photos(searches: Iterable[Search]) -> tuple[PassedOver, ...]:
-    """Pictures in the folders where the photos of some layouts should lie that are none of them, in any split; sorted.
+    """Pictures in the folders where the photos of some layouts should lie that are not among them, in any split; sorted.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -110,8 +110,8 @@ def _label_sources(search: Search, around: Iterable[str], photos: Container[Star
     root = search.index.root
     for folder in around:
         for source in search.info.sources:
-            found = search.matches(source.pattern, folder)
-            if files := [path for stars, path in found if photos is None or not stars or stars in photos]:
+            matches = search.matches(source.pattern, folder)
+            if files := [path for stars, path in matches if photos is None or not stars or stars in photos]:
                 # It may be called in another folder, and a shell reads it.
                 tool = source.tool.format(root=shlex.quote(os.path.abspath(root / folder)), **search.words)
                 return f"{source.what} are there ({len(files):,}, the first {root / files[0]}); make label images of them: {tool}"

@@ -79,7 +79,7 @@ def contact_sheet(
 
 
 def paint(class_map: NDArray[np.uint8], space: LabelSpace) -> NDArray[np.uint8]:
-    """A class map (H×W) in the colours of its space (H×W×3, RGB), dark stripes where there is no class."""
+    """A class map (H×W) in the colours of its space (H×W×3, RGB), dark stripes for pixels of no class."""
     table = np.zeros((IGNORE + 1, 3), np.uint8)
     table[: len(space)] = space.colors
     colored: NDArray[np.uint8] = table[class_map]
@@ -117,13 +117,13 @@ def _fitted(text: str, font: Font, width: int) -> str:
 
 
 def _legend(pixels: NDArray[np.int64], space: LabelSpace, width: int, font: Font) -> Image.Image:
-    """Names, colours and shares of the classes that occur, most first, then of what is none of them."""
+    """Names, colours and fractions of the classes that occur, most first, then of the other pixels."""
     total = int(pixels.sum())
     order = [int(k) for k in np.argsort(-pixels[: len(space)], kind="stable") if pixels[k]]
     entries = [(k, space.classes[k], pixels[k] / total) for k in order]
     if others := total - int(pixels[: len(space)].sum()):
         entries.append((IGNORE, IGNORED_NAME, others / total))
-    texts = [(k, name, fine_percent(share)) for k, name, share in entries]
+    texts = [(k, name, fine_percent(fraction)) for k, name, fraction in entries]
     swatch = round(font.getbbox("Ág")[3] * 1.1)
     line, gap = round(1.5 * swatch), swatch // 2
     middle = max(font.getlength(name) for _, name, _ in texts)
@@ -132,12 +132,12 @@ def _legend(pixels: NDArray[np.int64], space: LabelSpace, width: int, font: Font
     rows = -(-len(texts) // columns)
     image = Image.new("RGB", (width, rows * line + 2 * _GAP), _PAPER)
     pen = ImageDraw.Draw(image)
-    for place, (k, name, share) in enumerate(texts):
+    for place, (k, name, fraction) in enumerate(texts):
         left, top = _GAP + place // rows * column, _GAP + place % rows * line
         shown = paint(np.full((swatch, 2 * swatch), k, np.uint8), space)[:, :swatch]
         image.paste(Image.fromarray(shown), (left, top))
         right = left + swatch + gap
         pen.text((right, top + swatch // 2), name, _INK, font, anchor="lm")
         end = right + middle + gap + font.getlength("<0.01 %")
-        pen.text((end, top + swatch // 2), share, _FAINT, font, anchor="rm")
+        pen.text((end, top + swatch // 2), fraction, _FAINT, font, anchor="rm")
     return image

@@ -87,9 +87,9 @@ def copied_format(root: Path, form: LabelFormat) -> LabelFormat:
         try:
             names = json.loads((root / MARKER).read_bytes())["labels"]
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            said = f"{root / MARKER} does not say what the ids in the copy's label images mean ({one_line(error)})"
-            raise DataError(f"{said}: make a new copy in another folder") from None
+            problem = f"{root / MARKER} does not say what the ids in the copy's label images mean ({one_line(error)})"
+            raise DataError(f"{problem}: make a new copy in another folder") from None
         if names != {str(native_id): name for native_id, name in form.names}:
-            said = f"the copy in {root} was made with other classes in data.sets than now"
-            raise DataError(f"{said}: make a new one in another folder")
+            problem = f"the copy in {root} was made with other classes in data.sets than now"
+            raise DataError(f"{problem}: make a new one in another folder")
     return LabelFormat(form.names)

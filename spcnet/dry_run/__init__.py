@@ -29,7 +29,8 @@ from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labelled import check_labelled, labelled
 from spcnet.data.loading import photometric_trials
 from spcnet.data.sampling import Shard
-from spcnet.dry_run.checks import check_folder, check_machine, micro_batch_size
+from spcnet.dry_run.checks import check_folder, check_machine
+from spcnet.dry_run.memory import micro_batch_size
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.observer import Observer
 from spcnet.engine.schedule import told
@@ -42,6 +43,7 @@ from spcnet.labels import LabelSpace, label_space
 from spcnet.methods import method_named
 from spcnet.models.network import Segmentor
 from spcnet.numerics import peak_memory
+from spcnet.plugins import make_plugins
 from spcnet.reports.dry_run import (
     Domain,
     Pace,
@@ -88,6 +90,7 @@ def rehearse(
     """
     method = method_named(config.method)
     method.check(config.model)
+    make_plugins(config)
     check_installed(config.logging)
     check_unseen(config.data)
     check_overlap(config.evaluation.window, config.evaluation.overlap, config.data.size)
@@ -232,7 +235,7 @@ def _measure(
     if scenes and not report.made_up:
         trainer.iteration = 0
         report.known = _paced(trainer, batches()).pace
-        report.fresh_iterations = 0.0 if config.data.class_uniform else _first_epoch(scenes, config, fabric)
+        report.fresh_iterations = 0.0 if config.data.draws_classes else _first_epoch(scenes, config, fabric)
     at = trainer.statistics_at
     if at is not None and at < config.training.iterations and not report.made_up:
         say("taking some of the method's statistics")
@@ -305,8 +308,8 @@ def _first_epoch(scenes: Sequence[int], config: RunConfig, fabric: Fabric) -> fl
 def _with_known_classes(
     sources: Mapping[str, SegmentationSet], data: DataConfig, report: Rehearsal
 ) -> Mapping[str, SegmentationSet]:
-    """The sources, but where a run would first read every label for `data.class_uniform`, only some images of each."""
-    if not data.class_uniform:
+    """The sources, but where a run would first read every label for `data.class_uniform` or `rare_class`, only some images of each."""
+    if not data.draws_classes:
         return sources
     fewer: dict[str, SegmentationSet] = {}
     for name, images in sources.items():
@@ -375,6 +378,7 @@ def _time_records(trainer: Trainer, space: LabelSpace, made: _Made, report: Rehe
         trainer.finish()
         report.checkpoint_seconds = saved - began
         report.once_seconds += time.perf_counter() - saved
+    predict = trainer.predictor()
     if not trainer.fabric.is_global_zero:
         return
     with closing(
@@ -385,7 +389,7 @@ def _time_records(trainer: Trainer, space: LabelSpace, made: _Made, report: Rehe
         began = time.perf_counter()
         observer.write(2, made.result, schedule)
         written = time.perf_counter()
-        observer.look(config.training.iterations, made.micro_batches, made.result, trainer.classes)
+        observer.look(config.training.iterations, made.micro_batches, made.result, predict)
         report.log_seconds, report.sample_seconds = written - began, time.perf_counter() - written
 
 
@@ -409,14 +413,14 @@ QUICK = 1.0
 
 def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: LabelSpace, report: Rehearsal) -> None:
     """Score some images of each domain, as the run will, and note an evaluation."""
-    config, fabric = trainer.config, trainer.fabric
+    config, fabric, network = trainer.config, trainer.fabric, trainer.evaluated
     results: dict[str, DomainResult] = {}
 
     def timed(name: str, images: int) -> float:
         limited = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, limit=images))
         began = time.perf_counter()
         results.update(
-            Subject.of_config(limited, trainer.network, space).evaluate(
+            Subject.of_config(limited, network, space).evaluate(
                 {name: tests[name]}, fabric, folder=config.output, console=Console(quiet=True)
             )
         )
@@ -447,7 +451,7 @@ def _time_tests(trainer: Trainer, tests: Mapping[str, SegmentationSet], space: L
         began = time.perf_counter()
         with distributed.raise_on_all_ranks():
             save_evaluation(
-                dataclasses.replace(Subject.of_config(config, trainer.network, space), iteration=1),
+                dataclasses.replace(Subject.of_config(config, network, space), iteration=1),
                 results,
                 config.output,
                 names=config.data.tests,

@@ -1,1 +1,1 @@
-"""Training: the loop, its optimiser, its records. Sees a method, a module and batches, nothing else."""
+"""Training: the loop, the optimiser, the records of a run. Depends on methods.base, a module and batches alone."""

@@ -1,7 +1,7 @@
-"""Where a run computes: devices, processes and precision, all Lightning Fabric's.
+"""Devices, processes and precision of a run, by Lightning Fabric.
 
-Processes are started by Fabric itself (`--devices 8`), by `torchrun`, or by SLURM's `srun`; the latter two say in the
-environment how many there are, and need no option.
+Processes are started by Fabric (`--devices 8`), by `torchrun`, or by SLURM's `srun`; the last two set the number of
+processes in the environment and need no option.
 """
 
 import logging
@@ -13,27 +13,31 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.precision.double import DoublePrecision
 from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning.fabric.strategies.strategy import Strategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from spcnet.config import TrainingConfig
+from spcnet.engine.sharding import shard
 from spcnet.errors import UsageError
 from spcnet.numerics import keep_freed_memory
 
 
 class Layout(NamedTuple):
-    """How many processes there are."""
+    """Number of processes."""
 
     devices: int | str
-    """On each node; `auto` for as many as there are devices."""
+    """Per node; `auto` for one per device."""
     nodes: int
     starter: str | None
-    """Who started them: torchrun, srun, or None for Fabric, which is yet to do so."""
+    """The launcher: torchrun, srun, or None for Fabric, which has not launched yet."""
 
 
 def layout(config: TrainingConfig) -> Layout:
-    """The processes that a run has: those that the environment tells of, otherwise what the settings ask for.
+    """The processes of a run: from the environment of a launcher, otherwise from the settings.
 
     Raises:
         UsageError: settings and environment contradict each other.
@@ -46,35 +50,42 @@ def layout(config: TrainingConfig) -> Layout:
     elif "SLURM_NTASKS" in environment and "SLURM_PROCID" in environment and int(environment["SLURM_NTASKS"]) > 1:
         nodes = int(environment.get("SLURM_NNODES", 1))
         started = Layout(int(environment["SLURM_NTASKS"]) // nodes, nodes, "srun")
-    for option, asked, found in (("devices", config.devices, started.devices), ("nodes", config.nodes, started.nodes)):
-        if asked not in (1, "auto", str(found), found):
+    for option, setting, count in (
+        ("devices", config.devices, started.devices),
+        ("nodes", config.nodes, started.nodes),
+    ):
+        if setting not in (1, "auto", str(count), count):
             raise UsageError(
-                f"training.{option} is {asked}, but {started.starter} started {found}: leave the option out, or start as "
+                f"training.{option} is {setting}, but {started.starter} started {count}: leave the option out, or start as "
                 "many"
             )
     return started
 
 
 def make_fabric(config: TrainingConfig) -> Fabric:
-    """Devices, processes and precision as the configuration asks for; returns in every one of the processes.
+    """Launch Fabric with the devices, processes and precision of the settings; returns in every process.
 
     Raises:
-        UsageError: there are no such devices.
+        UsageError: the devices are not available, or the strategy is for several processes and there is one.
     """
     asked = layout(config)
-    # What Fabric tells of its own is noise beside a progress bar; some of it goes by the name of its sister package.
+    # Fabric's log lines disturb the progress bar; some come from its sister package's logger.
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    several = asked.devices not in (1, "1") or asked.nodes > 1
+    strategy = _strategy(config, several=asked.devices not in (1, "1") or asked.nodes > 1)
+    # Inside a job of SLURM that has one task, the processes are Fabric's to start.
+    plugins: list[Any] = [LightningEnvironment()] if asked.starter is None and "SLURM_NTASKS" in os.environ else []
+    precision: str | None = config.precision
+    if isinstance(strategy, ModelParallelStrategy) and precision == "64-true":
+        precision, plugins = None, [*plugins, DoublePrecision()]  # which Fabric takes for it by no name
     try:
         fabric = Fabric(
             accelerator=config.accelerator,
             devices=asked.devices,
             num_nodes=asked.nodes,
-            precision=config.precision,
-            strategy=DDPStrategy(gradient_as_bucket_view=True) if several else "auto",
-            # Inside a job of SLURM that has one task, the processes are Fabric's to start.
-            plugins=[LightningEnvironment()] if asked.starter is None and "SLURM_NTASKS" in os.environ else None,
+            precision=precision,  # type: ignore[arg-type]
+            strategy=strategy,
+            plugins=plugins,
         )
     except (ValueError, RuntimeError, TypeError, ImportError, MisconfigurationException) as error:
         # Lightning's own checks: no such accelerator, more devices than there are, no number, another number of tasks.
@@ -89,24 +100,34 @@ def make_fabric(config: TrainingConfig) -> Fabric:
         # Some operations have no repeatable form on a GPU; those warn once instead of ending the run.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
-        # Memory that nothing is written to before it is read would be filled first, in each step again.
+        # Otherwise every uninitialised buffer is filled in each step.
         setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - unknown to mypy
     return fabric
 
 
-def synchronise(network: nn.Module, fabric: Fabric) -> None:
-    """Let a network's batch norms take their statistics over all processes, which PyTorch can on GPUs; names stay.
+def _strategy(config: TrainingConfig, *, several: bool) -> Strategy | str:
+    if config.strategy == "fsdp" and several:
+        return ModelParallelStrategy(lambda network, _: shard(network))
+    if config.strategy != "auto" and not several:
+        raise UsageError(
+            f"training.strategy is {config.strategy}, but there is one process: set training.devices, or leave it out"
+        )
+    return DDPStrategy(gradient_as_bucket_view=True) if several else "auto"
 
-    Elsewhere each process normalises by its own images, and the running statistics are the first process's.
+
+def synchronise(network: nn.Module, fabric: Fabric) -> None:
+    """Convert batch norms to synchronised ones, which PyTorch supports on GPUs; the tensors keep their names.
+
+    On other devices each process normalises its own images, and the running statistics are those of the first process.
     """
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
 
 
 def scorer(network: nn.Module, fabric: Fabric) -> Callable[[Tensor], Any]:
-    """How a network is called when it is scored: on the run's device, in its precision, each process by itself.
+    """The forward function of a network for evaluation: on the run's device, in its precision, without communication.
 
-    Every process comes here; all then have the network as the first has it.
+    Every process has to call this; the first process's weights are broadcast.
     """
     precision = fabric.strategy.precision
     precision.convert_module(network).to(fabric.device)

@@ -1,8 +1,8 @@
-"""Which images a run draws from: noted when it begins, compared when it goes on.
+"""The images of a run's sources: recorded at its start, compared when it is resumed.
 
-A batch is a function of the seed and the iteration, and of the list of images. One image more or fewer gives every later
-batch other images, so that some would be seen twice and others never. The checkpoint has the number of each source's
-images and a digest of their names in order; the names themselves, for the message, lie beside it in one small file.
+A batch is a function of the seed, the iteration and the list of images. A list with one image more or fewer changes all
+later batches, so that some images would be seen twice and others never. The checkpoint holds the number of images of each
+source and a digest of their names in order; the names, for the error message, are in a small file beside it.
 """
 
 import gzip
@@ -18,9 +18,9 @@ from spcnet.errors import CheckpointError
 from spcnet.files import write_atomic
 
 IMAGES_FILE = "images.json.gz"
-"""In a run's folder: the names of each source's images."""
+"""File in a run's folder with the names of each source's images."""
 SHOWN = 3
-"""Images that a message names."""
+"""Number of images that a message names."""
 
 
 class Images(NamedTuple):
@@ -28,16 +28,16 @@ class Images(NamedTuple):
 
     number: int
     digest: str
-    """Of the names in their order; empty where the images have none."""
+    """Of the names in order; empty for images without names."""
     names: Sequence[str]
 
     def noted(self) -> dict[str, Any]:
-        """What a checkpoint says of them."""
+        """Their entry in a checkpoint."""
         return {"number": self.number, "digest": self.digest}
 
 
 def images_of(number: int, names: Sequence[str] | None) -> Images:
-    """The images of a source: how many, and their names, which do not depend on where they lie; None for generated ones."""
+    """The images of a source, by number and names relative to its root; names are None for generated images."""
     return Images(number, "" if names is None else _digest(names), names or ())
 
 
@@ -46,27 +46,27 @@ def _digest(names: Sequence[str]) -> str:
 
 
 def write(run: Path, images: Mapping[str, Images]) -> None:
-    """Note the names of the images of each source in the folder of a run.
+    """Write the names of the images of each source into the folder of a run.
 
     Raises:
         DataError: it cannot be written.
     """
-    names = {source: list(own.names) for source, own in images.items() if own.digest}
+    names = {source: list(source_images.names) for source, source_images in images.items() if source_images.digest}
     if names:  # generated scenes have none
         content = gzip.compress(json.dumps(names).encode(), 6, mtime=0)
         write_atomic(run / IMAGES_FILE, lambda file: file.write(content))
 
 
 def check(run: Path, noted: Mapping[str, Mapping[str, Any]], images: Mapping[str, Images]) -> None:
-    """Refuse to go on with other images than those that the run was begun with.
+    """Refuse to resume a run with other images than it started with.
 
     Args:
         run: folder of the run.
-        noted: of each source what its checkpoint says; of a run of an earlier version nothing.
-        images: what there is now.
+        noted: entry of each source in the checkpoint; empty for a run of an earlier version.
+        images: the present images of each source.
 
     Raises:
-        CheckpointError: a source has other images; says how many and names some.
+        CheckpointError: a source has other images.
     """
     for source, before in noted.items():
         now = images.get(source)
@@ -84,14 +84,14 @@ def check(run: Path, noted: Mapping[str, Mapping[str, Any]], images: Mapping[str
         remedies = ["put back what was removed or excluded"] if gone or names is None else []
         remedies += ["name what was added in a file of data.exclude"] if new or names is None else []
         raise CheckpointError(
-            f"the images of the source {source} are not those that the run in {run} was begun with, "
+            f"the images of the source {source} are not those with which the run in {run} started, "
             f"{before['number']:,} then, {now.number:,} now{''.join(f', {change}' for change in changes)}: images would be seen "
             f"twice or left out; {' and '.join(remedies)}{', or ' if remedies else ''}begin again with another --output"
         )
 
 
 def _names(run: Path, source: str, digest: str) -> list[str] | None:
-    """The names that a source had; None where the file is not there or is not the one that belongs to the checkpoint."""
+    """The recorded names of a source; None if the file is missing or does not belong to the checkpoint."""
     try:
         names = json.loads(gzip.decompress((run / IMAGES_FILE).read_bytes()))[source]
         return names if _digest(names) == digest else None
@@ -100,12 +100,12 @@ def _names(run: Path, source: str, digest: str) -> list[str] | None:
 
 
 def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
-    """Those names that the others do not have, in order."""
+    """The names that are not among the others, in order."""
     left = Counter(others)
-    found = []
+    remaining = []
     for name in names:
         if left[name] > 0:
             left[name] -= 1
         else:
-            found.append(name)
-    return found
+            remaining.append(name)
+    return remaining

@@ -1,7 +1,7 @@
-"""What is logged of a run while it goes on: train.jsonl, TensorBoard, tracking servers, the figures at the progress bar.
+"""Logging of a run: train.jsonl, TensorBoard, tracking servers, the figures of the progress bar.
 
-The trainer calls it three times an iteration: `timed` gives the batches, `look` sees what became of them, and `write`
-notes the losses where they are logged. Nothing here changes what is learnt.
+In each iteration the trainer draws the batch from `timed`, passes the result to `look`, and calls `write` where the losses
+are logged. Nothing here changes the training.
 """
 
 import threading
@@ -26,27 +26,27 @@ from spcnet.numerics import device_of, peak_memory
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, Batch, Network, StepResult
 
 SAMPLES = 2
-"""Images of a batch whose prediction is shown."""
+"""Number of sample images whose predictions are logged."""
 LARGEST_SAMPLE = 384
-"""Pixels in height or width of a sample; larger images are thinned out."""
+"""Largest height or width of a sample in pixels; larger images are subsampled."""
 SCHEDULE = {"learning_rate": "rate", "backbone_learning_rate": "rate/backbone", "weight_decay": "weight_decay"}
-"""What the log has of the schedule, by its names there, and the names that TensorBoard and the servers have."""
+"""TensorBoard tag of each value of the schedule, by its name in train.jsonl."""
 KEPT = 64
-"""Batches that a method's figures are made of at most, the latest ones."""
+"""Number of latest batches for a method's figures."""
 
 
 class Observer:
-    """Notes a run, from one process only.
+    """Logs a run, from one process only.
 
     Args:
         config: the run.
-        method: says what there is to show.
-        network: what is trained.
-        start: iterations that were finished before; what an earlier process logged of later ones is dropped.
-        enabled: whether this process notes anything.
-        domains: names of the domains that the network tells apart.
-        colors: RGB of each class, 0..255; without them no predictions are shown.
-        say: called with what the user should read.
+        method: provides figures.
+        network: the trained network.
+        start: finished iterations; later entries of an earlier process are dropped.
+        enabled: whether this process logs.
+        domains: names of the network's domains.
+        colors: RGB of each class, 0..255; without them no predictions are logged.
+        say: called with messages for the user.
 
     Raises:
         UsageError: a tracking server's package is not installed.
@@ -80,14 +80,14 @@ class Observer:
         self.profile: Profile | None = None
         self.left = config.training.iterations - start
         self.recent: deque[Any] = deque(maxlen=KEPT)
-        """What the method observed of the batches since the last look."""
+        """Results of `Method.observe` since the last logged figures."""
         self.started = self.written = time.perf_counter()
         self.waited, self.images = 0.0, 0
         self.first: tuple[float, int] | None = None
-        """When the first iteration was logged, and how many images there were by then."""
+        """Time of the first log line, and the number of images until then."""
 
     def timed(self, batches: Iterable[Sequence[Batch]]) -> Iterator[Sequence[Batch]]:
-        """The same batches, each in its parts, while the time is taken that it needs to get them."""
+        """Yield the batches, as lists of micro-batches, and measure the time that loading takes."""
         source = iter(batches)
         if self.enabled and self.config.training.profile and self.left > 0:
             self.profile = Profile(
@@ -109,23 +109,27 @@ class Observer:
             if self.profile is not None and not self.profile.step():
                 self.profile = None
 
+    def due(self, iteration: int) -> bool:
+        """Whether a batch is shown after so many iterations; the same in every process."""
+        every = self.config.logging.every
+        return every > 0 and (iteration % every == 0 or iteration == self.config.training.iterations)
+
     def look(
         self, iteration: int, parts: Sequence[Batch], result: StepResult, predict: Callable[[Tensor], Tensor]
     ) -> None:
-        """See what became of a batch; every `logging.every` iterations, and after the last, show it.
+        """Collect the observations of a batch; log figures and samples every `logging.every` iterations and after the last.
 
         Args:
-            iteration: how many are finished.
-            parts: the batch.
-            result: what the method made of it.
-            predict: gives the class of each pixel of images; must leave the network's state and all chance as it is.
+            iteration: number of finished iterations.
+            parts: the micro-batches.
+            result: result of the step.
+            predict: computes the class of each pixel; must not change the network's state or the random generators.
         """
-        every = self.config.logging.every
-        if not self.enabled or not every:
+        if not self.enabled or not self.config.logging.every:
             return
         if result.extras is not None:
             self.recent.append(result.extras)
-        if iteration % every and iteration != self.config.training.iterations:
+        if not self.due(iteration):
             return
         with torch.no_grad(), self._on_disk():
             figures = self.method.figures(self.network, self.recent, self.domains)
@@ -140,12 +144,12 @@ class Observer:
         self._tell(figures.scalars, iteration)
 
     def write(self, iteration: int, result: StepResult, schedule: Mapping[str, float]) -> dict[str, float]:
-        """Note an iteration; returns its figures for the progress bar.
+        """Log an iteration; returns its figures for the progress bar.
 
         Args:
-            iteration: how many are finished.
-            result: of the last of them.
-            schedule: its learning rate and what else `spcnet.engine.schedule.told` says of it.
+            iteration: number of finished iterations.
+            result: result of the last step.
+            schedule: result of `spcnet.engine.schedule.told`.
 
         Raises:
             DataError: a file cannot be written.
@@ -156,7 +160,7 @@ class Observer:
             self.first = now, self.images
         done = self.images - self.first[1]
         speed = done / (now - self.first[0]) if done else 0.0
-        share = min(self.waited / max(now - self.written, 1e-9), 1.0)
+        data_wait = min(self.waited / max(now - self.written, 1e-9), 1.0)
         self.written, self.waited = now, 0.0
         memory = peak_memory(device_of(self.network))
         if self.enabled:
@@ -169,19 +173,19 @@ class Observer:
                     **schedule,
                     "seconds": round(now - self.started, 3),
                     "images_per_second": round(speed, 2),
-                    "data_wait": round(share, 4),
+                    "data_wait": round(data_wait, 4),
                     "memory": round(memory, 1),
                 },
             )
-            speeds = {"speed/images_per_second": speed, "speed/data_wait": share, "speed/memory": memory}
+            speeds = {"speed/images_per_second": speed, "speed/data_wait": data_wait, "speed/memory": memory}
             rates = {SCHEDULE[name]: value for name, value in schedule.items()}
             self._tell({"loss": loss, **{f"loss/{k}": v for k, v in parts.items()}, **rates, **speeds}, iteration)
         throughput = {"images_per_second": speed} if speed else {}
         rate = {"rate": schedule["learning_rate"]}
-        return {"loss": loss, **parts, **rate, **throughput, "data_wait": share, "memory": memory}
+        return {"loss": loss, **parts, **rate, **throughput, "data_wait": data_wait, "memory": memory}
 
     def results(self, record: Mapping[str, Any]) -> None:
-        """Note the mIoU of an evaluation, a line of results.jsonl."""
+        """Log the mIoU of an evaluation, a line of results.jsonl."""
         scores = {f"miou/{name}": domain["miou"] for name, domain in record["domains"].items()}
         scores |= {f"miou/mean {role}": record[f"mean_{role}_miou"] for role in ("source", "unseen")}
         if self.enabled:
@@ -189,7 +193,7 @@ class Observer:
             self._tell(known, record["iteration"], again=True)
 
     def close(self) -> None:
-        """See everything to the disk and to the servers."""
+        """Flush everything to the disk and to the servers."""
         if self.profile is not None:
             self.profile.close()
             self.profile = None
@@ -200,11 +204,11 @@ class Observer:
                 self.say(f"{tracker.name} has not got everything: {error}")
         self.trackers = []
         if self.board is not None:
-            with suppress(OSError):  # a full disk, which the run tells of by itself
+            with suppress(OSError):  # a full disk, which the run reports itself
                 self.board.close()
 
     def _tell(self, figures: Mapping[str, float], iteration: int, *, again: bool = False) -> None:
-        """Hand figures to TensorBoard and the servers; `again` where servers may have heard of this iteration."""
+        """Send figures to TensorBoard and the servers; `again` if the servers may know this iteration already."""
         if self.board is not None:
             with self._on_disk():
                 for name, value in figures.items():
@@ -215,23 +219,23 @@ class Observer:
                 try:
                     tracker.log(figures, iteration)
                 except tracker.errors as error:
-                    # A training of days does not end because a server does.
+                    # A failing server does not end a training of days.
                     self.trackers.remove(tracker)
                     self.say(f"{tracker.name} gets nothing more of this run: {error}")
 
     def _samples(self, batch: Batch, predict: Callable[[Tensor], Tensor]) -> Tensor:
-        """Image, truth and prediction side by side, of images of different domains where there are some; H×W×3."""
+        """Image, label and prediction side by side, preferably of different domains; H×W×3."""
         first = {int(domain): number for number, domain in reversed(list(enumerate(batch.domain.tolist())))}
         order = [*sorted(first.values()), *(n for n in range(len(batch.image)) if n not in first.values())]
         chosen = torch.tensor(order[:SAMPLES])
         image = batch.image[chosen.to(batch.image.device)]
         step = -(-max(image.shape[2:]) // LARGEST_SAMPLE)
-        found = predict(image)[:, ::step, ::step].cpu()
+        classes = predict(image)[:, ::step, ::step].cpu()
         truth = batch.label[chosen.to(batch.label.device)][:, ::step, ::step].cpu()
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         photo = image[:, :, ::step, ::step].float().cpu() * std + mean
         pixels = (photo.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        return torch.cat([pixels, self.colors[truth.long()], self.colors[found.long()]], dim=2).flatten(0, 1)
+        return torch.cat([pixels, self.colors[truth.long()], self.colors[classes.long()]], dim=2).flatten(0, 1)
 
     @contextmanager
     def _on_disk(self) -> Iterator[None]:
@@ -248,7 +252,7 @@ _told_before = threading.excepthook
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Leave out what TensorBoard's thread could not write: the next call from here raises it, and the run tells it."""
+    """Ignore write errors of TensorBoard's thread: the next call of the writer raises them in the main thread."""
     of_board = type(failure.thread).__module__.startswith("tensorboard.")
     if not (of_board and issubclass(failure.exc_type, OSError)):
         _told_before(failure)

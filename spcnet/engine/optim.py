@@ -1,4 +1,4 @@
-"""The optimiser, its groups of parameters, and how its memory goes into a checkpoint without pickling."""
+"""The optimiser, its parameter groups, and its state as tensors of a checkpoint, without pickling."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from spcnet.checkpoint import OPTIMIZER
 from spcnet.config import TrainingConfig
 from spcnet.engine.schedule import learning_rate, weight_decay
+from spcnet.engine.sharding import divided
 from spcnet.errors import CheckpointError, UsageError
 from spcnet.types import Network
 
@@ -19,24 +20,24 @@ NORMS = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
 )
-"""Layers whose parameters are no weights, whatever their shape."""
+"""Normalisation layers, whose parameters have no weight decay."""
 MEMORY = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
-"""What each optimiser remembers of a parameter, in as many numbers as that has; AdamW also counts its steps."""
+"""Names of each optimiser's state tensors, which have the shape of their parameter; AdamW also counts its steps."""
 
 
 def make_optimizer(
     groups: Sequence[Mapping[str, Any]], network: Network, config: TrainingConfig
 ) -> torch.optim.Optimizer:
-    """The optimiser that the settings name; only parameters that require a gradient are in it.
+    """Build the optimiser of the settings, with the parameters that require a gradient.
 
     Args:
-        groups: of the network's parameters, as `spcnet.methods.base.Method.parameter_groups` gives them.
-        network: says which parameters are of the backbone and how deep they lie, and which are embeddings.
-        config: learning rate, weight decay, and factors on them; what a group says of its own goes first.
+        groups: result of `spcnet.methods.base.Method.parameter_groups`.
+        network: provides the depths of the backbone's parameters, and the names of embeddings.
+        config: learning rate, weight decay, and factors on them; values of a group take precedence.
 
     Raises:
-        UsageError: nothing is trained, or there is nothing that `backbone_factor`, `layer_decay` or `backbone_warmup`
-            would act on.
+        UsageError: nothing is trained, or `backbone_factor`, `layer_decay` or `backbone_warmup` is set and no parameter of
+            the backbone is trained.
     """
     split = [part for group in groups for part in _split(group, network, config)]
     if not split:
@@ -55,9 +56,9 @@ def make_optimizer(
 
 
 def _split(group: Mapping[str, Any], network: Network, config: TrainingConfig) -> list[dict[str, Any]]:
-    """The parts of a group that share learning rate and weight decay, in the order of their first parameters.
+    """Split a group by learning rate and weight decay, in the order of the first parameters.
 
-    `places` says where each parameter stands in the network: a checkpoint knows its memory by that, however it is grouped.
+    `places` holds the index of each parameter in the network, which names its state in a checkpoint for any grouping.
     """
     known = {parameter: (place, name) for place, (name, parameter) in enumerate(network.named_parameters())}
     depths, undecayed = network.depths(), set[str]() if config.decays_all else set(_undecayed(network))
@@ -98,15 +99,15 @@ def _undecayed(network: Network) -> Iterator[str]:
 
 
 def memory_size(config: TrainingConfig) -> int:
-    """How many numbers the optimiser remembers of each number that it trains."""
+    """Number of state values of the optimiser per trained value."""
     return 0 if config.optimizer == "sgd" and not config.momentum else len(MEMORY[config.optimizer])
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, iteration: int, config: TrainingConfig) -> None:
-    """Give every parameter group its learning rate and its weight decay.
+    """Set the learning rate and the weight decay of every parameter group.
 
     Args:
-        optimizer: what `make_optimizer` made.
+        optimizer: result of `make_optimizer`.
         iteration: finished iterations before the step.
         config: the schedule.
     """
@@ -119,7 +120,7 @@ def set_schedule(optimizer: torch.optim.Optimizer, iteration: int, config: Train
 
 
 def pack(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's memory as named tensors, `optimizer.PLACE.NAME`, the place that of the parameter in the network."""
+    """The optimiser's state as named tensors, `optimizer.PLACE.NAME`, with the index of the parameter in the network."""
     return {
         f"{OPTIMIZER}{place}.{name}": value
         for place, parameter in _placed(optimizer)
@@ -129,7 +130,7 @@ def pack(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `pack` took.
+    """Restore the optimiser's state from the tensors of `pack`.
 
     Raises:
         CheckpointError: the tensors are not those of this optimiser.
@@ -140,20 +141,36 @@ def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> N
             place, name = key.removeprefix(OPTIMIZER).split(".", 1)
             memory.setdefault(int(place), {})[name] = value
     known = dict(_placed(optimizer))
-    # What `load_state_dict` counts is the order in the groups.
+    # `load_state_dict` counts parameters in the order of the groups.
     numbers = {place: number for number, place in enumerate(known)}
     adam = isinstance(optimizer, torch.optim.AdamW)
     if not memory.keys() <= known.keys() or any(
-        ("exp_avg" in own) != adam or any(v.ndim and v.shape != known[place].shape for v in own.values())
-        for place, own in memory.items()
+        ("exp_avg" in entries) != adam or any(v.ndim and v.shape != known[place].shape for v in entries.values())
+        for place, entries in memory.items()
     ):
         raise CheckpointError(
             "the checkpoint's optimiser is another one or belongs to another network: it cannot be resumed with this one"
         )
-    state = {numbers[place]: own for place, own in memory.items()}
+    state = {numbers[place]: entries for place, entries in memory.items()}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def rebind(optimizer: torch.optim.Optimizer, network: Network) -> None:
+    """Give an optimiser the network's parameters of now in place of those that it was made with, and their memory.
+
+    Args:
+        optimizer: what `make_optimizer` made.
+        network: the same, its parameters divided among the processes since; the memory is divided as they are.
+    """
+    parameters = list(network.parameters())
+    for group in optimizer.param_groups:
+        for number, place in enumerate(group["places"]):
+            new, memory = parameters[place], optimizer.state.pop(group["params"][number], {})
+            if memory:
+                optimizer.state[new] = {name: divided(value, new) for name, value in memory.items()}
+            group["params"][number] = new
+
+
 def _placed(optimizer: torch.optim.Optimizer) -> list[tuple[int, nn.Parameter]]:
-    """The parameters with their places in the network, in the order of the groups."""
+    """The parameters with their indices in the network, in the order of the groups."""
     return [pair for group in optimizer.param_groups for pair in zip(group["places"], group["params"], strict=True)]

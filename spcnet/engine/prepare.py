@@ -1,4 +1,4 @@
-"""What is done to a network before it is trained, so that a step is fast or fits into the memory.
+"""Preparation of a network for training: memory layout, compilation, activation checkpointing.
 
 Channels last always: on a processor a step then takes between 0.78 (ResNet-50, bfloat16) and 0.95 (MobileNetV2, single
 precision) of the time, and a GPU's half-precision convolutions want it. Compilation and activation checkpointing where
@@ -8,11 +8,14 @@ through what `prepare` returns. So images of other sizes are never compiled for.
 """
 
 import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 
 from spcnet.config import TrainingConfig
+from spcnet.engine.optim import rebind
 from spcnet.errors import UsageError
-from spcnet.types import Network
+from spcnet.types import Batch, Network
 
 
 def prepare(network: Network, training: TrainingConfig, *, device: torch.device) -> nn.Module:
@@ -39,11 +42,29 @@ def prepare(network: Network, training: TrainingConfig, *, device: torch.device)
     return compiled
 
 
+def set_up(
+    fabric: Fabric, prepared: nn.Module, network: Network, optimizer: torch.optim.Optimizer
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Network and optimiser as the steps of a run use them, by the strategy of its processes.
+
+    Args:
+        fabric: where to compute.
+        prepared: what `prepare` made of the network.
+        network: whose parameters are divided in place where `training.strategy` is fsdp.
+        optimizer: of its parameters.
+    """
+    if not isinstance(fabric.strategy, ModelParallelStrategy):
+        return fabric.setup(prepared, optimizer)  # type: ignore[no-any-return]
+    divided = fabric.setup_module(prepared)
+    rebind(optimizer, network)
+    return divided, fabric.setup_optimizers(optimizer)  # type: ignore[return-value]
+
+
 def check_compiler(device: torch.device) -> None:
-    """Compile a sum, to find out now and not in the first step whether that is possible.
+    """Compile a sum, to check before the first step that compilation works.
 
     Raises:
-        UsageError: it is not; says why.
+        UsageError: it does not.
     """
     try:
         torch.compile(_double)(torch.ones(16, device=device))
@@ -57,3 +78,18 @@ def check_compiler(device: torch.device) -> None:
 
 def _double(value: Tensor) -> Tensor:
     return value + value
+
+
+def freeze_batchnorm(network: nn.Module) -> None:
+    """Let the batch norms use the statistics that they have and keep them; gain and offset are trained on."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch on a device, its images channels last."""
+    image = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
+    return Batch(
+        image, batch.label.to(device, non_blocking=True), batch.domain.to(device, non_blocking=True), batch.name
+    )

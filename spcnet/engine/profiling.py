@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: torch's profiler over some steps, as a trace and as a short table."""
+"""Profile of some training steps by torch's profiler, as a trace and as a short table."""
 
 import gzip
 import os
@@ -21,14 +21,14 @@ ROWS = 15
 
 
 class Profile:
-    """Records some steps of a run and then writes `profile/trace.json.gz` and `profile/operations.txt`.
+    """Records some steps of a run, and writes `profile/trace.json.gz` and `profile/operations.txt`.
 
     Args:
         output: the run's folder.
         steps: how many steps to record.
-        left: how many the run still makes; of a short run less is recorded or the warm-up is shorter.
-        device: where it computes.
-        say: called with the table once it is there.
+        left: number of remaining steps; a short run has a shorter warm-up or fewer recorded steps.
+        device: device of the network.
+        say: called with the table.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Profile:
             on_trace_ready=self._write,
             acc_events=True,
         )
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it says on the terminal when it begins and ends
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise Kineto logs its start and end to the terminal
         self.profiler.start()
 
     def _action(self, step: int) -> ProfilerAction:
@@ -60,11 +60,11 @@ class Profile:
         return ProfilerAction.WARMUP if step == self.warm_up - 1 else ProfilerAction.NONE
 
     def waiting(self) -> AbstractContextManager[object]:
-        """Mark what happens within as waiting for data."""
+        """Label the time within as waiting for data."""
         return record_function("wait for data")
 
     def step(self) -> bool:
-        """A step is finished; returns whether another is to come."""
+        """Count a finished step; returns whether more steps are to be recorded."""
         self.profiler.step()
         self.to_come -= 1
         if self.to_come == 0:
@@ -72,7 +72,7 @@ class Profile:
         return self.to_come > 0
 
     def close(self) -> None:
-        """End early: steps that are recorded are written."""
+        """End early and write the recorded steps."""
         if self.to_come > 0:
             self.to_come = 0
             self.profiler.stop()
@@ -98,7 +98,7 @@ class Profile:
         self.say(f"{table}\nThe trace is {trace}: open it in ui.perfetto.dev or chrome://tracing")
 
     def _table(self, profiler: profile) -> str:
-        """The operations that took longest by themselves, not counting what they called; at most 80 columns wide."""
+        """The operations with the largest self time; at most 80 columns wide."""
         on_device = self.device.type == "cuda"
         rows = []
         for event in profiler.key_averages():

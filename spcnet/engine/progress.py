@@ -13,16 +13,16 @@ from rich.text import Text
 
 @runtime_checkable
 class Show(Protocol):
-    """Tells how far a job is."""
+    """Reports the progress of a job."""
 
     def __call__(self, done: int, figures: dict[str, float], total: int = ..., /) -> None:
-        """`done` of `total` steps are finished; `figures` is empty where there is nothing new to say."""
+        """`done` of `total` steps are finished; `figures` is empty if they did not change."""
 
 
 LINE_EVERY = 30.0
-"""Seconds between two lines where there is no terminal to draw on."""
+"""Seconds between two lines without a terminal."""
 SPEED_OVER = 600.0
-"""Seconds from whose speed the time left is estimated; steps may take minutes."""
+"""Window in seconds over which the speed for the remaining time is measured; steps may take minutes."""
 
 FIGURES: dict[str, str] = {
     "rate": "rate {:.4g}",
@@ -30,14 +30,14 @@ FIGURES: dict[str, str] = {
     "data_wait": "{:.0f} % waiting for data",
     "memory": "{:.0f} MiB",
 }
-"""Figures that are no losses, and how they are shown."""
+"""Format of each figure that is no loss."""
 
 
 @contextmanager
 def bar(console: Console, total: int, start: int, title: str) -> Iterator[Show]:
-    """A function to call with the number of finished steps and the latest figures; an empty dict keeps the last ones.
+    """A callback for the number of finished steps and the latest figures; an empty dict keeps the last ones.
 
-    Where the number of steps is known only later, it is the function's third argument.
+    The third argument of the callback sets the number of steps, if it is known only later.
     """
     with bars(console, [title], [total], start) as (show,):
         yield show
@@ -45,7 +45,7 @@ def bar(console: Console, total: int, start: int, title: str) -> Iterator[Show]:
 
 @contextmanager
 def bars(console: Console, titles: Sequence[str], totals: Sequence[int], start: int = 0) -> Iterator[list[Show]]:
-    """The same for several jobs that go on at the same time."""
+    """The same for several simultaneous jobs."""
     jobs = list(zip(titles, totals, strict=True))
     if not console.is_terminal:
         yield [_lines(console, total, start, title) for title, total in jobs]
@@ -63,7 +63,7 @@ def bars(console: Console, titles: Sequence[str], totals: Sequence[int], start: 
 
 
 class _Bars(Progress):
-    """One bar for each job, and below them what there is to say of each."""
+    """One bar for each job, and below them the figures of each."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
@@ -101,13 +101,13 @@ def _lines(console: Console, total: int, start: int, title: str) -> Show:
 
 
 def _told(figures: dict[str, float]) -> list[str]:
-    """Each figure in words."""
+    """Each figure as text."""
     shown = {name: 100 * value if name == "data_wait" else value for name, value in figures.items()}
     return [FIGURES[name].format(value) if name in FIGURES else f"{name} {value:.3f}" for name, value in shown.items()]
 
 
 def _filled(pieces: Sequence[str], width: int) -> list[str]:
-    """Pieces in as few lines as hold them, none of them broken; lines after the first stand further in."""
+    """Wrap pieces of text without breaking any of them; lines after the first are indented."""
     text = "  ".join(piece.replace(" ", "\N{NO-BREAK SPACE}") for piece in pieces)
     lines = textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]

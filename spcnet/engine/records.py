@@ -1,4 +1,4 @@
-"""What a run writes down: settings, surroundings, one JSON line for each log step and each evaluation, TensorBoard."""
+"""Records of a run: settings, environment, one JSON line for each log step and each evaluation."""
 
 import importlib.metadata
 import json
@@ -30,16 +30,16 @@ SKIPPED_FILE = "skipped.jsonl"
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one JSON line to a file, made where there is none, and see it to the disk.
+    """Append one JSON line to a file, create it if needed, and flush it to the disk.
 
-    Half a line that a killed process left is taken away.
+    An incomplete last line, left by a killed process, is removed.
 
     Raises:
         DataError: no permission or no space; the file is as it was.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Without a buffer, which would try to write what did not fit once more when the file is closed.
+        # Unbuffered, because a buffer would retry a failed write when the file is closed.
         with path.open("ab", buffering=0) as file:
             end = _whole_lines(path)
             file.truncate(end)
@@ -58,7 +58,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _whole_lines(path: Path) -> int:
-    """Bytes of a file up to the end of its last whole line."""
+    """Size of a file up to the end of its last complete line, in bytes."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - 1))
@@ -69,7 +69,7 @@ def _whole_lines(path: Path) -> int:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file, without those that are none: half a line of a killed process, or a damaged one."""
+    """The JSON lines of a file; invalid lines, such as the last one of a killed process, are skipped."""
     if not path.is_file():
         return []
     records = []
@@ -82,14 +82,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_until(path: Path, iteration: int) -> None:
-    """Drop the lines after an iteration, so that a resumed run does not tell the same steps twice."""
+    """Drop the lines after an iteration, so that a resumed run does not log the same steps twice."""
     if path.is_file():
         kept = [record for record in read_lines(path) if record.get("iteration", math.inf) <= iteration]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def open_run(config: RunConfig) -> None:
-    """Make the run's folder and note its settings and surroundings; what killed processes left half-written goes.
+    """Create the run's folder, write its settings and environment, and remove unfinished files of killed processes.
 
     Raises:
         DataError: the folder cannot be written.
@@ -100,7 +100,7 @@ def open_run(config: RunConfig) -> None:
 
 
 def surroundings() -> dict[str, Any]:
-    """Versions, machine and time: what one needs to know to do it again."""
+    """Versions, machine, command and time, to reproduce the run."""
     return {
         "spcnet": _version("spcnet"),
         "python": sys.version.split()[0],
@@ -120,12 +120,12 @@ def surroundings() -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """`surroundings` without the command line, for records that are shown."""
+    """`surroundings` without the command line, for public records."""
     return {name: value for name, value in surroundings().items() if name != "command"}
 
 
 def git_commit() -> str | None:
-    """Commit of the source that runs, with a `+` where it has uncommitted changes; None outside a repository."""
+    """Commit of the running source, with a `+` for uncommitted changes; None outside a repository."""
     folder = Path(__file__).parent
     try:
         tracked = subprocess.run(

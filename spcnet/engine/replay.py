@@ -1,9 +1,8 @@
-"""A training step whose loss is not finite: noticed before it spoils the weights, kept on the disk, and repeated.
+"""A training step whose loss is not finite: detected before the optimiser's step, saved to disk, and replayed.
 
-The loss is known when the forward pass is done. A GPU is asked for it then, and answers while it works on the backward
-pass, which is queued already, so that it never waits for the next order. So the optimiser's step is not made, and what is
-kept is the state from which the loss can be computed again, on the same device bit for bit. Only the running statistics
-of batch norms have moved on, which no loss in training depends on.
+The loss is copied from a GPU asynchronously while the backward pass, which is queued already, runs, so that the GPU never
+waits. The optimiser's step is then skipped, and the saved state reproduces the loss, on the same device bit for bit. Only
+the running statistics of batch norms have been updated, which no training loss depends on.
 """
 
 import dataclasses
@@ -25,27 +24,27 @@ from spcnet.files import write_text
 from spcnet.types import Batch
 
 FOLDER = "nan"
-"""Folder in a run's folder that a failed step is kept in; of a further process with its number, `nan_1`."""
+"""Folder of a failed step within a run's folder; of other processes with their rank, `nan_1`."""
 TENSORS_FILE, FACTS_FILE = "step.safetensors", "step.json"
 BATCH = "batch."
-"""Beginning of the names of the batch's tensors, `batch.PART.FIELD`."""
+"""Prefix of the names of the batch's tensors, `batch.PART.FIELD`."""
 
 
 class Kept(NamedTuple):
-    """A step as it was kept."""
+    """A saved step."""
 
     tensors: dict[str, Tensor]
-    """Of the network, before the step."""
+    """The network's tensors before the step."""
     optimizer: dict[str, Tensor]
-    """Of the optimiser, before the step, as `spcnet.engine.optim.pack` names them."""
+    """The optimiser's tensors before the step, from `spcnet.engine.optim.pack`."""
     card: checkpoint.ModelCard
     config: RunConfig
     parts: Sequence[Batch]
-    """The batch, in the parts that it came in."""
+    """The micro-batches."""
     iteration: int
-    """Iterations that were finished before this one."""
+    """Number of finished iterations before this step."""
     seed: int
-    """What the random numbers of its first part were drawn from."""
+    """Random seed of its first micro-batch."""
     precision: dict[str, Any]
     """State of mixed precision."""
     loss: float
@@ -57,16 +56,16 @@ class Culprit(NamedTuple):
     """The first module in a forward pass whose output is not finite."""
 
     name: str
-    """As `named_modules` has it."""
+    """From `named_modules`."""
     kind: str
     """Its class."""
     finite_input: bool
     largest_input: float
-    """Largest absolute value that came in; NaN where not all were finite."""
+    """Largest absolute input value; NaN if not all are finite."""
 
 
 def watch(loss: Tensor) -> Callable[[], bool]:
-    """A function that tells whether a loss is finite; on a GPU it waits for nothing that was queued after this call."""
+    """A function that returns whether a loss is finite; on a GPU it does not wait for work queued after this call."""
     if loss.device.type != "cuda":
         return lambda: math.isfinite(float(loss.detach()))
     copy = torch.empty((), dtype=loss.dtype, pin_memory=True)
@@ -82,11 +81,11 @@ def watch(loss: Tensor) -> Callable[[], bool]:
 
 
 def keep(folder: Path, step: Kept) -> None:
-    """Write a step for `read`: tensors with a checksum in one file, and what a person wants to know in another.
+    """Save a step for `read`: tensors with a checksum in one file, a readable summary in another.
 
     Args:
-        folder: where to; made if need be.
-        step: network and optimiser as they were before it, its batch and its losses.
+        folder: destination; created if needed.
+        step: network and optimiser before the step, its batch and its losses.
 
     Raises:
         DataError: it cannot be written.
@@ -99,7 +98,7 @@ def keep(folder: Path, step: Kept) -> None:
     facts = {
         "iteration": step.iteration,
         "seed": step.seed,
-        # As text, for JSON has no word for what is not a number.
+        # As text, because JSON has no NaN.
         "loss": str(step.loss),
         "losses": {name: str(value) for name, value in step.losses.items()},
         "learning_rate": learning_rate(step.iteration, step.config.training),
@@ -116,10 +115,10 @@ def keep(folder: Path, step: Kept) -> None:
 
 
 def read(folder: Path) -> Kept:
-    """A kept step.
+    """Load a saved step.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: it is missing or damaged.
         UsageError: its settings are of another version.
     """
     path = folder / TENSORS_FILE
@@ -157,16 +156,16 @@ def read(folder: Path) -> Kept:
 
 @contextmanager
 def culprits(network: nn.Module) -> Iterator[list[Culprit]]:
-    """A list that gets each module whose output is not finite, in the order in which they finish."""
-    found: list[Culprit] = []
+    """A list that collects the modules whose output is not finite, in the order of execution."""
+    modules: list[Culprit] = []
 
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, given: Any, output: Any) -> None:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if all(bool(value.isfinite().all()) for value in _tensors(output)):
                 return
-            largest = [float(value.detach().abs().max()) for value in _tensors(given) if value.numel()]
+            largest = [float(value.detach().abs().max()) for value in _tensors(inputs) if value.numel()]
             finite = all(math.isfinite(value) for value in largest)
-            found.append(
+            modules.append(
                 Culprit(name, type(module).__name__, finite, max(largest, default=0.0) if finite else math.nan)
             )
 
@@ -174,20 +173,20 @@ def culprits(network: nn.Module) -> Iterator[list[Culprit]]:
 
     handles = [module.register_forward_hook(look(name)) for name, module in network.named_modules() if name]
     try:
-        yield found
+        yield modules
     finally:
         for handle in handles:
             handle.remove()
 
 
 def remedy(training: TrainingConfig) -> str:
-    """What helps a run whose numbers are not finite; the rate is none of what a run that goes on may change."""
+    """Advice for a run with non-finite values; a resumed run cannot change its learning rate."""
     again = "start again with a lower training.learning_rate"
     return f"go on with --training.precision 32-true, or {again}" if training.precision.endswith("-mixed") else again
 
 
 def not_finite(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of the tensors with a value that is not finite; running statistics, which follow the images, left out."""
+    """Names of the tensors with a non-finite value, without running statistics."""
     return [
         name
         for name, value in tensors.items()
@@ -196,7 +195,7 @@ def not_finite(tensors: dict[str, Tensor]) -> list[str]:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of floating-point numbers in nested tuples."""
+    """The floating-point tensors in nested tuples, lists and dataclasses."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value

@@ -8,14 +8,14 @@ from spcnet.config import TrainingConfig
 def learning_rate(iteration: int, config: TrainingConfig, *, backbone: bool = False) -> float:
     """Learning rate of a step before the factors of parameter groups, with iterations counted from 0.
 
-    A linear warm-up, then base · (1 - share)^power, share being the part that is done of what is left after the warm-up;
-    or half a cosine. Both end at `min_rate`. After a restart (RobustNet's `scl-poly`) it is
-    base · factor · (1 - share of what was left then)^restart_power.
+    A linear warm-up, then base · (1 - t)^power, with t the fraction of the iterations after the warm-up that are done; or half
+    a cosine. Both end at `min_rate`. After a restart (RobustNet's `scl-poly`) it is base · factor · (1 - t)^restart_power,
+    with t the fraction of the iterations after the restart.
 
     Args:
         iteration: finished iterations.
         config: the schedule.
-        backbone: whether `backbone_warmup` holds (Kerssies et al., CVPR 2025): at rate 0 first, then a warm-up of its own.
+        backbone: use `backbone_warmup` (Kerssies et al., CVPR 2025): rate 0 first, then a separate warm-up.
     """
     still, warmup = (config.backbone_warmup if backbone else None) or (0, config.warmup)
     if iteration < still:
@@ -36,7 +36,7 @@ def learning_rate(iteration: int, config: TrainingConfig, *, backbone: bool = Fa
 
 
 def weight_decay(iteration: int, config: TrainingConfig) -> float:
-    """Weight decay of a step: it goes from `weight_decay` to `weight_decay_end` along half a cosine, where there is an end.
+    """Weight decay of a step: half a cosine from `weight_decay` to `weight_decay_end`, or constant without an end.
 
     Args:
         iteration: finished iterations.
@@ -49,16 +49,16 @@ def weight_decay(iteration: int, config: TrainingConfig) -> float:
 
 
 def told(iteration: int, config: TrainingConfig) -> dict[str, float]:
-    """What the log says of a step's schedule: the learning rate, the backbone's and the weight decay where they are others.
+    """Log entry of a step's schedule: learning rate; the backbone's rate and the weight decay if they differ from it or vary.
 
     Args:
         iteration: finished iterations before the step.
         config: the schedule.
     """
-    found = {"learning_rate": learning_rate(iteration, config)}
+    figures = {"learning_rate": learning_rate(iteration, config)}
     if config.backbone_factor != 1 or config.backbone_warmup is not None:
-        own = learning_rate(iteration, config, backbone=True)
-        found["backbone_learning_rate"] = own * config.backbone_factor
+        rate = learning_rate(iteration, config, backbone=True)
+        figures["backbone_learning_rate"] = rate * config.backbone_factor
     if config.weight_decay_end is not None:
-        found["weight_decay"] = weight_decay(iteration, config)
-    return found
+        figures["weight_decay"] = weight_decay(iteration, config)
+    return figures

@@ -1,39 +1,41 @@
 """The state of a run on the disk: what a checkpoint holds beside the network, and whether a run may go on from it."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from spcnet import checkpoint, distributed
 from spcnet.config import TrainingConfig, as_dict, kept_on_resume
 from spcnet.engine.ema import WeightAverage
-from spcnet.engine.optim import pack, unpack
+from spcnet.engine.optim import unpack
 from spcnet.errors import CheckpointError, DataError
+from spcnet.methods.base import Method
 from spcnet.types import Network
 
 
 def save(
     run: Path,
-    network: Network,
-    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
     card: checkpoint.ModelCard,
     average: WeightAverage | None,
     training: TrainingConfig,
+    method: Method,
     more: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint from which `resume` goes on, and keep the one before.
 
     Args:
         run: folder of the run.
-        network: what is trained.
-        optimizer: its optimiser.
+        tensors: of the network that is trained and of its optimiser, as `Network.stored` and `optim.pack` give them.
         card: what the network is.
         average: of its weights, once it has begun.
         training: settings of the loop; those that a resumed run must keep are noted.
+        method: keeps what it needs beside the network.
         more: what else the run needs to go on; plain JSON values.
 
     Raises:
@@ -44,7 +46,7 @@ def save(
     told = {} if average is None else {"ema": training.ema}
     checkpoint.write(
         run / checkpoint.LATEST_FILE,
-        network.stored(whole=card.base is None) | averages | pack(optimizer),
+        {**tensors, **averages, **kept_by(method)},
         card,
         {**more, **told, "schedule": schedule},
         keep=run / checkpoint.PREVIOUS_FILE,
@@ -58,8 +60,7 @@ def resume(
     card: checkpoint.ModelCard,
     average: WeightAverage | None,
     training: TrainingConfig,
-    *,
-    restore: Callable[[Network, checkpoint.Checkpoint, str], None],
+    method: Method,
 ) -> tuple[dict[str, Any], str | None]:
     """Bring network, optimiser and average to where the run's last whole checkpoint stands.
 
@@ -70,7 +71,7 @@ def resume(
         card: what the network is.
         average: of its weights, where the run has one.
         training: settings of the loop.
-        restore: fills the network, see `Method.restore`.
+        method: fills the network, see `Method.restore`, and takes back what it kept.
 
     Returns:
         What `save` got as `more`; and what the user should know, where it was not the last checkpoint.
@@ -91,13 +92,35 @@ def resume(
             f"{path} was written with model.adapter.save_base {adapters[0].get('save_base', True)}: a resumed run must keep it"
         )
     _check_schedule(path, state, training)
-    restore(network, checkpoint.Checkpoint(checkpoint.trained(tensors), found, state), str(path))
+    method.restore(network, checkpoint.Checkpoint(checkpoint.trained(tensors), found, state), str(path))
+    give_back(method, tensors, str(path))
     unpack(optimizer, tensors)
     if average is not None:
         average.unpack(tensors, network, int(state["iteration"]))
     if damage is None:
         return state, None
     return state, f"{damage}. Going on from the one before, {path.name}, of iteration {state['iteration']}"
+
+
+def kept_by(method: Method) -> dict[str, torch.Tensor]:
+    """What a method keeps beside the network, `plugins.NAME`."""
+    return {f"{checkpoint.PLUGINS}{name}": value for name, value in method.state().items()}
+
+
+def give_back(method: Method, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Put back what `kept_by` took.
+
+    Args:
+        method: the run's.
+        tensors: of the checkpoint.
+        source: name of the file, for messages.
+
+    Raises:
+        CheckpointError: it is not this method's.
+    """
+    start = checkpoint.PLUGINS
+    kept = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+    method.load_state(kept, source)
 
 
 def _check_schedule(path: Path, state: Mapping[str, Any], training: TrainingConfig) -> None:

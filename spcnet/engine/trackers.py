@@ -1,7 +1,7 @@
-"""Figures of a run on a tracking server: Weights & Biases and MLflow, each where it is asked for and installed.
+"""Logging to tracking servers: Weights & Biases and MLflow, if enabled and installed.
 
-A run that goes on after a stop goes on there, too: what it is called there lies in the run's folder. The steps after
-its last checkpoint come a second time with the same values, so those that the server knows are left out.
+A resumed run continues the same run on the server, whose id is in the run's folder. The steps after the last checkpoint
+are repeated with the same values, so those that the server already has are skipped.
 """
 
 import importlib
@@ -18,10 +18,10 @@ from spcnet.errors import DataError, UsageError
 from spcnet.files import write_text
 
 TRACKERS_FILE = "trackers.json"
-"""What the run is called on each tracking server."""
+"""File with the run's id on each tracking server."""
 
 PARAMETERS_AT_ONCE, LONGEST_PARAMETER = 100, 500
-"""What an MLflow server takes."""
+"""Limits of an MLflow server."""
 
 
 class Tracker(ABC):
@@ -29,9 +29,9 @@ class Tracker(ABC):
 
     name: str
     known: int
-    """The last iteration that the server has heard of from an earlier process; -1 for none."""
+    """The last iteration that the server has from an earlier process; -1 for none."""
     errors: tuple[type[Exception], ...]
-    """What `log` and `close` raise when the server cannot be reached."""
+    """Errors that `log` and `close` raise if the server cannot be reached."""
 
     @abstractmethod
     def log(self, values: Mapping[str, float], iteration: int) -> None:
@@ -39,11 +39,11 @@ class Tracker(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Say that the process ends."""
+        """End the process's part of the run."""
 
 
 def check_installed(config: LoggingConfig) -> None:
-    """Refuse a run whose figures are to go to a server that no package here can talk to.
+    """Refuse a tracking server whose package is not installed.
 
     Raises:
         UsageError: names the option and what to install.
@@ -54,11 +54,11 @@ def check_installed(config: LoggingConfig) -> None:
 
 
 def open_trackers(config: RunConfig) -> list[Tracker]:
-    """Begin, or go on, on every server that `config.logging` names.
+    """Start or continue the run on every server of `config.logging`.
 
     Raises:
         UsageError: its package is not installed.
-        DataError: it does not answer or does not let one in; or the run's folder cannot be written.
+        DataError: it does not answer or refuses access; or the run's folder cannot be written.
     """
     with ExitStack() as opened:
         settings = as_dict(config)
@@ -67,7 +67,7 @@ def open_trackers(config: RunConfig) -> list[Tracker]:
             for name, make in TRACKERS.items()
             if settings["logging"][name] is not None
         ]
-        opened.pop_all()  # all answer: whoever asked closes them
+        opened.pop_all()  # all answered: the caller closes them
     return trackers
 
 
@@ -87,7 +87,7 @@ class WandbTracker(Tracker):
                 name=output.name,
                 dir=str(output),
                 config=dict(settings),
-                settings={"console": "off"},  # it would take the progress bar for output
+                settings={"console": "off"},  # otherwise it captures the progress bar
             )
         except self.errors as error:
             raise DataError(
@@ -98,11 +98,11 @@ class WandbTracker(Tracker):
         self.known = self.run.step - 1
 
     def log(self, values: Mapping[str, float], iteration: int) -> None:
-        """Send figures; the server refuses steps that it had before, so later news of one goes to the next."""
+        """Send figures; the server refuses earlier steps, so later figures of a step go to the next one."""
         self.run.log({**values, "iteration": iteration}, step=max(iteration, self.known + 1))
 
     def close(self) -> None:
-        """Send what is left and end."""
+        """Send the remaining figures and end."""
         self.run.finish()
 
 
@@ -119,7 +119,7 @@ class MlflowTracker(Tracker):
             self.mlflow.set_tracking_uri(address)
             run = self.mlflow.start_run(run_id=earlier, run_name=output.name)
             if earlier is None:
-                # Parameters cannot be changed there, and a resumed run may have, say, another accelerator.
+                # The server does not change parameters, and a resumed run may have another accelerator.
                 self._log_parameters(_flat(settings))
             history = self.mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
         except self.errors as error:
@@ -136,7 +136,7 @@ class MlflowTracker(Tracker):
             self.mlflow.log_params(dict(texts[start : start + PARAMETERS_AT_ONCE]))
 
     def log(self, values: Mapping[str, float], iteration: int) -> None:
-        """Send figures; what a name may not hold there becomes an underscore."""
+        """Send figures; characters that MLflow does not allow in names become underscores."""
         self.mlflow.log_metrics(
             {re.sub(r"[^\w\-. /]", "_", name): value for name, value in values.items()}, step=iteration
         )
@@ -150,7 +150,7 @@ TRACKERS: dict[str, Callable[[str, Path, Mapping[str, Any]], Tracker]] = {
     "wandb": WandbTracker,
     "mlflow": MlflowTracker,
 }
-"""Option of `LoggingConfig`, which is the package's name, too → what it opens, of an address, the run's folder and its settings."""
+"""Tracker by option of `LoggingConfig`, which is the package's name; called with address, run folder and settings."""
 
 
 def _package(name: str) -> Any:
@@ -163,7 +163,7 @@ def _package(name: str) -> Any:
 
 
 def _stored(folder: Path, name: str, where: str | None) -> str | None:
-    """What the run is called there; None where it never was, or was elsewhere."""
+    """The run's id on a server; None if it has none there."""
     entry = _read(folder).get(name)
     return str(entry["run"]) if isinstance(entry, dict) and entry.get("where") == where and "run" in entry else None
 
@@ -176,21 +176,21 @@ def _store(folder: Path, name: str, where: str | None, run: str) -> None:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / TRACKERS_FILE).read_text())
+        entries = json.loads((folder / TRACKERS_FILE).read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return entries if isinstance(entries, dict) else {}
 
 
 def _flat(values: Mapping[str, Any], above: Sequence[str] = ()) -> dict[str, object]:
     """Settings by their dotted names, as on the command line."""
-    found: dict[str, object] = {}
+    flat: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            found |= _flat(value, (*above, name))
+            flat |= _flat(value, (*above, name))
         else:
-            found[".".join((*above, name))] = value
-    return found
+            flat[".".join((*above, name))] = value
+    return flat
 
 
 def _line(error: Exception) -> str:

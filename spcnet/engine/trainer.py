@@ -8,6 +8,7 @@ the same losses as one that was not.
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
@@ -24,10 +25,12 @@ from spcnet.engine.ema import WeightAverage
 from spcnet.engine.membership import Images
 from spcnet.engine.observer import Observer
 from spcnet.engine.optim import make_optimizer, pack, set_schedule
-from spcnet.engine.prepare import prepare
+from spcnet.engine.prepare import freeze_batchnorm, prepare, set_up, to_device
 from spcnet.engine.schedule import told
-from spcnet.errors import CheckpointError, DataError, Interrupted
+from spcnet.engine.sharding import Replica, gathered
+from spcnet.errors import CheckpointError, DataError, Interrupted, UsageError
 from spcnet.methods.base import Method
+from spcnet.methods.step import Step, positions_of
 from spcnet.signals import stop_on_signal
 from spcnet.types import Batch, Network, SegOutput, StepResult
 
@@ -68,6 +71,13 @@ class Trainer:
         self.optimizer = make_optimizer(method.parameter_groups(network), network, config.training)
         self.average = WeightAverage(network, config.training) if config.training.ema else None
         """Of the weights, which takes the network's place in evaluations and in the finished file once it has begun."""
+        self._replica = Replica(network) if config.training.strategy == "fsdp" else None
+        """Makes what is evaluated where the processes divide the parameters; None where each has them all."""
+        if self._replica is not None and self.statistics_at is not None:
+            raise UsageError(
+                f"training.strategy is fsdp, but {config.method} takes statistics of its network, for which every process "
+                "needs all of it: choose ddp"
+            )
         self._in_steps: tuple[nn.Module, torch.optim.Optimizer] | None = None
         """Network and optimiser as Fabric has set them up, from the first step on."""
         self.iteration = 0
@@ -79,9 +89,15 @@ class Trainer:
 
     @property
     def evaluated(self) -> Network:
-        """What is evaluated and kept: the average of the weights where that has begun, otherwise what is trained."""
-        average = self._average
-        return self.network if average is None else average.network
+        """What is evaluated and kept: the average of the weights where that has begun, otherwise what is trained.
+
+        Where the processes divide the parameters, a new copy that has them whole; every process comes here.
+        """
+        return self._kept if self._replica is None else self._replica.of(self.network)
+
+    @property
+    def _kept(self) -> Network:
+        return self.network if self._average is None else self._average.network
 
     @property
     def ema(self) -> float:
@@ -115,7 +131,7 @@ class Trainer:
             self.card,
             self.average,
             self.config.training,
-            restore=self.method.restore,
+            self.method,
         )
         self.card = replace(self.card, base=self.network.base)
         if found.get("batch", self.batch) != self.batch:
@@ -148,10 +164,12 @@ class Trainer:
         Raises:
             DataError: it cannot be written, or a weight is not finite; the one before stays.
         """
+        stored = gathered(self.network.stored(whole=self.card.base is None))
+        memory = gathered(pack(self.optimizer))
         with distributed.raise_on_all_ranks():
             if self.fabric.is_global_zero:
                 # A loss that is still finite can have a gradient that is not; going on from such weights is in vain.
-                bad = [name for name, value in self.network.state_dict().items() if not bool(value.isfinite().all())]
+                bad = [name for name, value in stored.items() if not bool(value.isfinite().all())]
                 if bad:
                     hint = f". {state.how_to_go_on(self.config.output)}" if self.keeps_failed_steps else ""
                     raise DataError(
@@ -165,21 +183,22 @@ class Trainer:
                     more["images"] = {source: own.noted() for source, own in self.images.items()}
                 state.save(
                     self.config.output,
-                    self.network,
-                    self.optimizer,
+                    stored | memory,
                     self.card,
                     self._average,
                     self.config.training,
+                    self.method,
                     more,
                 )
 
     def finish(self) -> Path:
         """Write the trained network by itself, without the optimiser; the average of its weights where there is one."""
         path = self.config.output / checkpoint.MODEL_FILE
+        stored = gathered(self._kept.stored(whole=self.card.base is None))
         with distributed.raise_on_all_ranks():
             if self.fabric.is_global_zero:
                 about = {"iteration": self.iteration} | ({"ema": self.ema} if self.ema else {})
-                checkpoint.write(path, self.evaluated.stored(whole=self.card.base is None), self.card, about)
+                checkpoint.write(path, stored, self.card, about)
         return path
 
     def fit(
@@ -220,7 +239,7 @@ class Trainer:
                 result = self.step(parts)
                 last = self.iteration == training.iterations
                 evaluated = training.evaluate_every > 0 and not last and self.iteration % training.evaluate_every == 0
-                observer.look(self.iteration, parts, result, self.classes)
+                observer.look(self.iteration, parts, result, self.predictor(used=observer.due(self.iteration)))
                 if last or self.iteration % training.log_every == 0:
                     with distributed.raise_on_all_ranks():
                         figures = observer.write(self.iteration, result, told(self.iteration - 1, training))
@@ -294,7 +313,8 @@ class Trainer:
         network, optimizer = self._set_up()
         set_schedule(optimizer, self.iteration, training)
         result, finite = self.gradient(micro_batches)
-        if not finite():
+        failed = not finite()
+        if failed if self._replica is None else distributed.any_of(failed)[0]:
             self._fail(micro_batches, result)
         if training.clip_gradient:
             # In mixed precision a gradient that is not finite makes the loss's scale smaller, and no step.
@@ -311,7 +331,7 @@ class Trainer:
     def _set_up(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The network and the optimiser as steps use them; first called when a resumed run has its weights."""
         if self._in_steps is None:
-            self._in_steps = self.fabric.setup(self.prepared, self.optimizer)
+            self._in_steps = set_up(self.fabric, self.prepared, self.network, self.optimizer)
         return self._in_steps
 
     def gradient(self, micro_batches: Sequence[Batch]) -> tuple[StepResult, Callable[[], bool]]:
@@ -321,21 +341,27 @@ class Trainer:
             micro_batches: the batch of this process, in parts.
         """
         network, _ = self._set_up()
-        network.train()
-        if self.config.training.freeze_batchnorm:
-            freeze_batchnorm(self.network)
+        self._train_mode(network)
         progress = self.iteration / self.config.training.iterations
-        moved = [_to_device(batch, self.fabric.device) for batch in micro_batches]
+        moved = [to_device(batch, self.fabric.device) for batch in micro_batches]
         if len(moved) > 1:
             result = self._accumulated(network, moved, progress)
             return result, replay.watch(result.loss)
         self._seed(0)
-        result = self._losses(network, moved[0], progress, distributed.all_reduce_sum)
+        result = self._losses(network, moved[0], 0, progress, distributed.all_reduce_sum)
         finite = replay.watch(result.loss)  # before the backward pass, which a GPU then does while it answers
         self.fabric.backward(result.loss)
         return result, finite
 
-    def _losses(self, network: nn.Module, batch: Batch, progress: float, reduce: distributed.Reduce) -> StepResult:
+    def _train_mode(self, network: nn.Module) -> None:
+        network.train()
+        if self.config.training.freeze_batchnorm:
+            freeze_batchnorm(self.network)
+
+    def _losses(
+        self, network: nn.Module, batch: Batch, part: int, progress: float, reduce: distributed.Reduce
+    ) -> StepResult:
+        batch = self.method.alter(self.network, batch, self._step(len(batch.name), part, progress))
         # No name for the network's output: scores and embeddings are given back as soon as their gradient is taken.
         return self.method.losses(
             self.network,
@@ -365,7 +391,7 @@ class Trainer:
             for number, part in enumerate(parts):
                 self._seed(number)
                 sums.begin()
-                self._losses(network, part, progress, sums)
+                self._losses(network, part, number, progress, sums)
             for buffer, old in zip(self.network.buffers(), before, strict=True):
                 buffer.copy_(old)
         sums.close()
@@ -374,17 +400,25 @@ class Trainer:
             sums.begin()
             waits = distributed.world_size() > 1 and number < len(parts) - 1
             with self.fabric.no_backward_sync(network) if waits else nullcontext():  # type: ignore[arg-type]
-                result = self._losses(network, part, progress, sums)
+                result = self._losses(network, part, number, progress, sums)
                 self.fabric.backward(result.loss)
             results.append(result._replace(loss=result.loss.detach()))
         return results[-1]._replace(extras=self.method.joined([result.extras for result in results]))
 
-    def classes(self, image: Tensor) -> Tensor:
-        """The class of each pixel, found by this process alone; changes nothing but the mode, which a step sets itself."""
+    def predictor(self, *, used: bool = True) -> Callable[[Tensor], Tensor]:
+        """What finds the class of each pixel in one process alone, for which every process comes here.
+
+        Args:
+            used: whether one process will; the same in every process.
+        """
+        return partial(self._classes, self.evaluated if used and self._replica is not None else self.network)
+
+    def _classes(self, network: Network, image: Tensor) -> Tensor:
+        """Changes nothing but the mode, which a step sets itself."""
         precision = self.fabric.strategy.precision
-        self.network.eval()
+        network.eval()
         with torch.no_grad(), precision.forward_context():
-            found: Tensor = self.network(precision.convert_input(image.to(self.fabric.device))).logits.argmax(1)
+            found: Tensor = network(precision.convert_input(image.to(self.fabric.device))).logits.argmax(1)
         return found
 
     def _seed(self, part: int) -> None:
@@ -394,6 +428,33 @@ class Trainer:
     def _seed_of(self, part: int) -> int:
         place = part * self.fabric.world_size + self.fabric.global_rank
         return self.config.training.seed * 1_000_003 + self.iteration + place * 7_368_787_313
+
+    def _step(self, images: int, part: int, progress: float) -> Step:
+        """What a micro-batch of so many images is to the method."""
+        config, precision, world = self.config, self.fabric.strategy.precision, self.fabric.world_size
+        streams = len(config.data.sources) if config.data.sampling == "balanced" else 1
+        shards = world * config.training.accumulate
+        places = [
+            positions_of(images, streams=streams, shard=part * world + rank, shards=shards) for rank in range(world)
+        ]
+
+        def forward(image: Tensor) -> SegOutput:
+            self.network.eval()
+            with precision.forward_context():
+                output: SegOutput = self.network(precision.convert_input(image))
+            self._train_mode(self.network)
+            return output
+
+        return Step(
+            config.training.seed,
+            self.iteration,
+            progress,
+            places[self.fabric.global_rank],
+            part,
+            forward,
+            precision.forward_context,
+            sum(places, ()),
+        )
 
     def take_statistics(self, trials: Iterable[Iterable[Batch]], stopped: Sequence[int] = ()) -> None:
         """Let the method take its statistics, before the iteration `statistics_at`.
@@ -420,7 +481,7 @@ class Trainer:
                 for batch in batches:
                     if alone and stopped:
                         self._interrupt()
-                    yield _to_device(batch, self.fabric.device)
+                    yield to_device(batch, self.fabric.device)
             except DataError as found:
                 error = found
             distributed.sync_error(error)
@@ -452,10 +513,11 @@ class Trainer:
         )
         if not self.keeps_failed_steps:
             raise DataError(said)
+        tensors, memory = (gathered(own, everywhere=True) for own in (self.network.state_dict(), pack(self.optimizer)))
         try:
             step = replay.Kept(
-                self.network.state_dict(),
-                pack(self.optimizer),
+                tensors | state.kept_by(self.method),
+                memory,
                 self.card,
                 self.config,
                 parts,
@@ -472,17 +534,3 @@ class Trainer:
         failure = DataError(f"{said}; {kept}. {state.how_to_go_on(self.config.output)}")
         failure.told_elsewhere = distributed.rank() > 0
         raise failure
-
-
-def freeze_batchnorm(network: nn.Module) -> None:
-    """Let the batch norms use the statistics that they have and keep them; gain and offset are trained on."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    image = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last)
-    return Batch(
-        image, batch.label.to(device, non_blocking=True), batch.domain.to(device, non_blocking=True), batch.name
-    )

@@ -34,6 +34,7 @@ from spcnet.evaluation.metrics import (
     frequency_weighted_iou,
     iou,
     mean_iou,
+    none_if_nan,
     outcome,
     pixel_accuracy,
     precision,
@@ -325,14 +326,14 @@ def _domain_record(name: str, result: DomainResult, roles: Mapping[str, Role], s
         "role": roles[name],
         "images": result.images,
         "skipped": result.skipped,
-        "miou": _or_none(mean_iou(result.counts)),
+        "miou": none_if_nan(mean_iou(result.counts)),
         "iou": _by_class(iou(result.counts), space),
         "miou_interval": _interval(result),
         "precision": _by_class(precision(result.counts), space),
         "recall": _by_class(class_accuracy(result.counts), space),
-        "pixel_accuracy": _or_none(pixel_accuracy(result.counts)),
-        "mean_accuracy": _or_none(float(class_accuracy(result.counts).nanmean())),
-        "frequency_weighted_iou": _or_none(frequency_weighted_iou(result.counts)),
+        "pixel_accuracy": none_if_nan(pixel_accuracy(result.counts)),
+        "mean_accuracy": none_if_nan(float(class_accuracy(result.counts).nanmean())),
+        "frequency_weighted_iou": none_if_nan(frequency_weighted_iou(result.counts)),
         "absent": [space.classes[k] for k in absent(result.counts)],
         "confusion": result.counts.tolist(),
         "seconds": round(result.seconds, 3),
@@ -343,7 +344,7 @@ def _domain_record(name: str, result: DomainResult, roles: Mapping[str, Role], s
 
 
 def _by_class(values: Float[Tensor, " K"], space: LabelSpace) -> dict[str, float | None]:
-    return dict(zip(space.classes, map(_or_none, values.tolist()), strict=True))
+    return dict(zip(space.classes, map(none_if_nan, values.tolist()), strict=True))
 
 
 def _interval(result: DomainResult) -> list[float] | None:
@@ -352,10 +353,6 @@ def _interval(result: DomainResult) -> list[float] | None:
         return None
     low, high = bootstrap_mean_iou(result.outcomes)
     return None if math.isnan(low) else [low, high]
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -5,6 +5,8 @@ number of processes changes a metric. IoU is the one of the PASCAL VOC challenge
 Cityscapes uses too: all pixels of a domain together, not image by image.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -91,6 +93,11 @@ def iou(counts: Int[Tensor, "K K"]) -> Float[Tensor, " K"]:
 def mean_iou(counts: Int[Tensor, "K K"]) -> float:
     """Mean of `iou` over the classes that have one, 0..1; NaN if none has."""
     return float(iou(counts).nanmean())
+
+
+def none_if_nan(value: float) -> float | None:
+    """The value; None for NaN, which JSON does not have."""
+    return None if math.isnan(value) else value
 
 
 def pixel_accuracy(counts: Int[Tensor, "K K"]) -> float:

@@ -19,7 +19,7 @@ from spcnet.types import ClassSums
 
 
 class ImageSums(NamedTuple):
-    """What each image says about each class."""
+    """Sums over the pixels of each image and class."""
 
     total: Float[Tensor, "B K D"]
     """Sum of the embeddings of its pixels."""
@@ -44,9 +44,9 @@ def image_sums(
         prototypes: of unit length, those before this step's update; they get no gradient.
     """
     embedding = at_least_single(embedding)
-    own = prototypes.detach().transpose(0, 1)[domain].to(embedding.dtype)
+    domain_prototypes = prototypes.detach().transpose(0, 1)[domain].to(embedding.dtype)
     with without_autocast(embedding):
-        total, distance, pixels = _ImageSums.apply(embedding, label, own)
+        total, distance, pixels = _ImageSums.apply(embedding, label, domain_prototypes)
     return ImageSums(total, distance, pixels)
 
 
@@ -54,31 +54,31 @@ class _ImageSums(torch.autograd.Function):
     """One gradient for both sums, written in one place; autograd alone would hold two of the embeddings' size."""
 
     @staticmethod
-    def forward(ctx: Any, embedding: Tensor, label: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        num_classes = own.shape[1]
+    def forward(ctx: Any, embedding: Tensor, label: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        num_classes = prototypes.shape[1]
         member = one_hot_pixels(label, num_classes, embedding.dtype)
         known = label.clamp(0, num_classes - 1)[..., None]
-        away = 1 - torch.bmm(embedding, own.transpose(1, 2)).gather(2, known)
+        away = 1 - torch.bmm(embedding, prototypes.transpose(1, 2)).gather(2, known)
         total = member.transpose(1, 2) @ embedding
         distance = (away.square() * member).sum(1)
         pixels = member.sum(1)
         ctx.mark_non_differentiable(pixels)
-        ctx.save_for_backward(label, own, away)
+        ctx.save_for_backward(label, prototypes, away)
         return total, distance, pixels
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_total: Tensor, g_distance: Tensor, g_pixels: Tensor) -> tuple[Tensor, None, None]:
-        label, own, away = ctx.saved_tensors
-        (num_images, num_classes, dim), num_pixels = own.shape, label.shape[1]
+        label, prototypes, away = ctx.saved_tensors
+        (num_images, num_classes, dim), num_pixels = prototypes.shape, label.shape[1]
         # A pixel's gradient depends on its image and class and on one number of its own. Row K is for the ignored.
         known = torch.where((label >= 0) & (label < num_classes), label, num_classes)
         row = (known + (num_classes + 1) * torch.arange(num_images, device=label.device)[:, None]).flatten()
         constant, direction, scale = (
-            F.pad(value, (0, 0, 0, 1)).flatten(0, 1) for value in (g_total, own, g_distance[..., None])
+            F.pad(value, (0, 0, 0, 1)).flatten(0, 1) for value in (g_total, prototypes, g_distance[..., None])
         )
         slope = -scale[row] * (2 * away.reshape(-1, 1))
-        gradient = own.new_empty(num_images * num_pixels, dim)
+        gradient = prototypes.new_empty(num_images * num_pixels, dim)
         step = pixels_at_a_time(label.device)
         cache = torch.empty_like(gradient[:step])
         for begin in range(0, len(row), step):
@@ -108,8 +108,8 @@ def class_sums(
     of_domain = (domain[:, None] == torch.arange(num_domains, device=domain.device)).to(sums.total.dtype)
     images = torch.cat([sums.total, sums.pixels[..., None], sums.distance[..., None]], dim=-1)
     with without_autocast(images):
-        found = reduce(torch.einsum("bkd,bm->kmd", images, of_domain))
-    return ClassSums(total=found[..., :-2], pixels=found[..., -2], distance=found[..., -1])
+        totals = reduce(torch.einsum("bkd,bm->kmd", images, of_domain))
+    return ClassSums(total=totals[..., :-2], pixels=totals[..., -2], distance=totals[..., -1])
 
 
 def compactness_loss(classes: ClassSums) -> Float[Tensor, ""]:
@@ -123,7 +123,7 @@ def compactness_loss(classes: ClassSums) -> Float[Tensor, ""]:
 def discrimination_loss(
     classes: ClassSums, prototypes: Float[Tensor, "K M D"], *, temperature: float = 0.1
 ) -> Float[Tensor, ""]:
-    """L_dis: each class mean should resemble its class's prototypes more than those of all others (Eq. 10-11).
+    """L_dis: contrastive loss of each class mean with its prototypes as positives, those of other classes as negatives (Eq. 10-11).
 
     For the mean direction ē of each class and domain present: cross-entropy of [mean over m of ē·p_km, all
     similarities to the (K-1)·M prototypes of other classes] / τ with the first as the target; summed, divided by K·M.
@@ -135,9 +135,9 @@ def discrimination_loss(
     known = prototypes.detach().to(mean.dtype)
     with without_autocast(mean):
         similarity = torch.einsum("kmd,jnd->kmjn", mean, known) / temperature
-    own = torch.eye(num_classes, dtype=torch.bool, device=mean.device)[:, None, :, None]
-    positive = (similarity * own).sum((2, 3)) / num_domains
-    negatives = similarity.masked_fill(own, -torch.inf).flatten(2)
+    same_class = torch.eye(num_classes, dtype=torch.bool, device=mean.device)[:, None, :, None]
+    positive = (similarity * same_class).sum((2, 3)) / num_domains
+    negatives = similarity.masked_fill(same_class, -torch.inf).flatten(2)
     everything = torch.cat([positive[..., None], negatives], dim=-1).logsumexp(-1)
     return ((everything - positive) * (classes.pixels > 0)).sum() / classes.pixels.numel()
 

@@ -3,8 +3,8 @@
 Cheng et al., Masked-attention Mask Transformer for Universal Image Segmentation (CVPR 2022), §3.3 and Appendix, for semantic
 segmentation: the masks to find are those of the classes that an image has.
 
-An ignored pixel belongs to no mask and speaks against none: at a point, what lies on ignored pixels has no weight, in the
-matching as in the losses. Of an image that is ignored whole nothing is learned.
+An ignored pixel has no weight, in the matching as in the losses. An image without a labelled pixel adds nothing to the
+losses.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ CLASS_WEIGHT, BCE_WEIGHT, DICE_WEIGHT = 2.0, 5.0, 5.0
 NO_OBJECT = 0.1
 """Weight of a query without a mask in the cross-entropy of the classes."""
 OVERSAMPLE, IMPORTANCE = 3, 0.75
-"""Candidates for each point at which a mask is compared, and the share of the points that are the least certain of them."""
+"""Candidates per sampled point, and the fraction of the points that are chosen as the most uncertain candidates."""
 
 
 class MaskLosses(NamedTuple):
@@ -40,7 +40,7 @@ class MaskLosses(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """N queries and the classes that they have to find."""
+    """N queries and their target classes."""
 
     image: Int[Tensor, " N"]
     query: Int[Tensor, " N"]
@@ -48,23 +48,23 @@ class Matches(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Places in the image, x and y in 0..1, at which masks are compared; the same for all images and predictions."""
+    """Sampling points, x and y in 0..1; the same for all images and predictions."""
 
     matching: Float[Tensor, "P 2"]
-    """Where costs are computed."""
+    """For the matching costs."""
     candidates: Float[Tensor, "P3 2"]
-    """Of which each mask takes the least certain."""
+    """Each mask takes the most uncertain of these."""
     others: Float[Tensor, "P4 2"]
-    """Which each mask takes besides."""
+    """Every mask takes these as well."""
 
 
 class Truth(NamedTuple):
-    """What the label says at N times P points."""
+    """The labels at N times P points."""
 
-    share: Float[Tensor, "N *K P"]
-    """How much of a point lies on a class, between the four nearest pixels."""
+    fraction: Float[Tensor, "N *K P"]
+    """Fraction of a point on each class, interpolated between the four nearest pixels."""
     weight: Float[Tensor, "N P"]
-    """How much of a point lies on pixels that are not ignored."""
+    """Fraction of a point on pixels that are not ignored."""
 
 
 def mask_losses(
@@ -78,14 +78,14 @@ def mask_losses(
 ) -> MaskLosses:
     """The losses of all predictions of a mask head.
 
-    They are sums over the images, divided by sums: those of the class weights, and the number of masks. The points are
-    drawn anew for each `progress`, the same for every part of a batch. So many processes equal one, parts the whole, and a
-    resumed run the run that was not stopped.
+    Sums over the images are divided by the sum of the class weights and by the number of masks. The points are a function of
+    `progress`, the same for every micro-batch. So the losses do not depend on the number of processes or micro-batches, and a
+    resumed run repeats those of an uninterrupted one.
 
     Args:
         predictions: of each layer.
-        label: class of each pixel, or 255; the masks cover it whole.
-        num_points: at how many points masks are compared.
+        label: class of each pixel, or 255; the masks cover the same area.
+        num_points: sampled points per mask.
         fixed_queries: query k stands for class k, and nothing is matched.
         progress: fraction of the run that is done, 0..1.
         reduce: sums over processes, so that the means are those of all.
@@ -96,8 +96,8 @@ def mask_losses(
     points = draw_points(num_points, progress, layers[0].masks)
     with without_autocast(layers[0].masks):
         if fixed_queries:
-            image, found = present.nonzero().unbind(1)
-            matches = [Matches(image, found, found)] * len(layers)
+            image, classes_present = present.nonzero().unbind(1)
+            matches = [Matches(image, classes_present, classes_present)] * len(layers)
         else:
             matches = match(layers, label, present, points.matching)
         totals = [_layer_sums(*pair, label, present, points) for pair in zip(layers, matches, strict=True)]
@@ -112,7 +112,7 @@ def draw_points(num_points: int, progress: float, like: Tensor) -> Points:
     """Points that depend on the progress of the run alone, drawn on the processor.
 
     Args:
-        num_points: at how many points a mask is compared.
+        num_points: sampled points per mask.
         progress: fraction of the run that is done, 0..1.
         like: gives device and type.
     """
@@ -126,8 +126,8 @@ def draw_points(num_points: int, progress: float, like: Tensor) -> Points:
 
 def present_classes(label: Int[Tensor, "B H W"], num_classes: int) -> Bool[Tensor, "B K"]:
     """Which classes each image has."""
-    found = torch.zeros(len(label), num_classes + 1, dtype=torch.bool, device=label.device)
-    return found.scatter_(1, label.clamp(max=num_classes).flatten(1), True)[:, :num_classes]
+    present = torch.zeros(len(label), num_classes + 1, dtype=torch.bool, device=label.device)
+    return present.scatter_(1, label.clamp(max=num_classes).flatten(1), True)[:, :num_classes]
 
 
 @torch.no_grad()
@@ -137,9 +137,9 @@ def match(
     present: Bool[Tensor, "B K"],
     points: Float[Tensor, "P 2"],
 ) -> list[Matches]:
-    """For each prediction the queries that find the classes of an image at the least cost in sum (Hungarian algorithm).
+    """Assign queries to the classes of each image at the least total cost, for each prediction (Hungarian algorithm).
 
-    With fewer queries than classes the costliest classes stay without one.
+    With fewer queries than classes the costliest classes stay unmatched.
 
     Args:
         predictions: of each layer.
@@ -150,28 +150,31 @@ def match(
     images = torch.arange(len(label), device=label.device)
     truth = classes_at(label, images, points.expand(len(label), -1, -1), torch.arange(present.shape[1]).to(images))
     costs = torch.stack([_costs(prediction, truth, points) for prediction in predictions])
-    has = [row.nonzero()[:, 0] for row in present.cpu()]
-    found = []
-    # A number for what is none: the loss is then none either, and the trainer says so.
+    present_labels = [row.nonzero()[:, 0] for row in present.cpu()]
+    matches = []
+    # The matching needs finite costs; the loss then is not finite, which the trainer reports.
     for layer in costs.nan_to_num(nan=1e30, posinf=1e30, neginf=-1e30).cpu():
-        pairs = [linear_sum_assignment(cost[:, columns]) for cost, columns in zip(layer, has, strict=True)]
+        pairs = [linear_sum_assignment(cost[:, columns]) for cost, columns in zip(layer, present_labels, strict=True)]
         image = torch.cat([torch.full((len(rows),), number) for number, (rows, _) in enumerate(pairs)])
         query = torch.cat([torch.as_tensor(rows, dtype=torch.long) for rows, _ in pairs])
         matched = torch.cat(
-            [own[torch.as_tensor(at, dtype=torch.long)] for own, (_, at) in zip(has, pairs, strict=True)]
+            [
+                labels[torch.as_tensor(at, dtype=torch.long)]
+                for labels, (_, at) in zip(present_labels, pairs, strict=True)
+            ]
         )
-        found.append(Matches(*(index.to(label.device) for index in (image, query, matched))))
-    return found
+        matches.append(Matches(*(index.to(label.device) for index in (image, query, matched))))
+    return matches
 
 
 def _costs(prediction: MaskPrediction, truth: Truth, points: Float[Tensor, "P 2"]) -> Float[Tensor, "B Q K"]:
-    """What it costs that a query stands for a class: the weighted sum of minus its probability, cross-entropy and dice."""
+    """Matching cost of each query and class: weighted sum of minus the class probability, binary cross-entropy and dice."""
     logits = sample_shared(prediction.masks, points)
-    share, weight = truth.share.mT, truth.weight[..., None]  # B P K, B P 1
+    fraction, weight = truth.fraction.mT, truth.weight[..., None]  # B P K, B P 1
     mass = weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
-    bce = (-F.logsigmoid(logits) @ weight + logits @ (weight - share)) / mass
+    bce = (-F.logsigmoid(logits) @ weight + logits @ (weight - fraction)) / mass
     inside = logits.sigmoid()
-    dice = 1 - (2 * inside @ share + 1) / (inside @ weight + share.sum(1, keepdim=True) + 1)
+    dice = 1 - (2 * inside @ fraction + 1) / (inside @ weight + fraction.sum(1, keepdim=True) + 1)
     return BCE_WEIGHT * bce + DICE_WEIGHT * dice - CLASS_WEIGHT * prediction.classes.softmax(2)[..., :-1]
 
 
@@ -193,12 +196,12 @@ def _layer_sums(
     at = uncertain_points(masks.detach(), label, matches.image, points)
     truth = classes_at(label, matches.image, at, matches.label[:, None])
     logits = F.grid_sample(masks[:, None], 2 * at[:, None] - 1, align_corners=False)[:, 0, 0]
-    share = truth.share[:, 0]
-    return torch.stack([classes, point_bce(logits, share, truth.weight), point_dice(logits, share, truth.weight)])
+    fraction = truth.fraction[:, 0]
+    return torch.stack([classes, point_bce(logits, fraction, truth.weight), point_dice(logits, fraction, truth.weight)])
 
 
 def _class_targets(classes: Float[Tensor, "B Q K1"], matches: Matches) -> Int[Tensor, "B Q"]:
-    """The class that each query has to tell; K, "no object", where it is matched to none."""
+    """Target class of each query; K, "no object", for an unmatched one."""
     targets = torch.full(classes.shape[:2], classes.shape[2] - 1, device=classes.device)
     targets[matches.image, matches.query] = matches.label
     return targets
@@ -207,37 +210,37 @@ def _class_targets(classes: Float[Tensor, "B Q K1"], matches: Matches) -> Int[Te
 def _class_weights(
     classes: Float[Tensor, "B Q K1"], targets: Int[Tensor, "B Q"], present: Bool[Tensor, "B K"]
 ) -> Float[Tensor, "B Q"]:
-    """What each query weighs in the cross-entropy of the classes; nothing in an image without a labelled pixel."""
+    """Weight of each query in the cross-entropy of the classes; 0 in an image without a labelled pixel."""
     weights = classes.new_ones(targets.shape).masked_fill(targets == classes.shape[2] - 1, NO_OBJECT)
     return weights * present.any(1, keepdim=True)
 
 
 def point_bce(
-    logits: Float[Tensor, "N P"], share: Float[Tensor, "N P"], weight: Float[Tensor, "N P"]
+    logits: Float[Tensor, "N P"], fraction: Float[Tensor, "N P"], weight: Float[Tensor, "N P"]
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy of each mask, mean over its points by their weight; summed over the masks.
 
     Args:
         logits: of the masks at the points.
-        share: how much of a point belongs to the mask.
-        weight: how much of a point counts, at least `share`.
+        fraction: how much of each point lies on the mask, 0..1.
+        weight: weight of each point, at least `fraction`; 0 on ignored pixels.
     """
-    cost = (weight - share) * logits - weight * F.logsigmoid(logits)
+    cost = (weight - fraction) * logits - weight * F.logsigmoid(logits)
     return (cost.sum(1) / weight.sum(1).clamp(min=torch.finfo(weight.dtype).tiny)).sum()
 
 
 def point_dice(
-    logits: Float[Tensor, "N P"], share: Float[Tensor, "N P"], weight: Float[Tensor, "N P"]
+    logits: Float[Tensor, "N P"], fraction: Float[Tensor, "N P"], weight: Float[Tensor, "N P"]
 ) -> Float[Tensor, ""]:
     """1 - (2·Σ p·t + 1) / (Σ p + Σ t + 1) of each mask, p its probability at a point and t the truth; summed over the masks.
 
     Args:
         logits: of the masks at the points.
-        share: how much of a point belongs to the mask.
-        weight: how much of a point counts, at least `share`.
+        fraction: how much of each point lies on the mask, 0..1.
+        weight: weight of each point, at least `fraction`; 0 on ignored pixels.
     """
     inside = logits.sigmoid()
-    both, either = (inside * share).sum(1), (inside * weight).sum(1) + share.sum(1)
+    both, either = (inside * fraction).sum(1), (inside * weight).sum(1) + fraction.sum(1)
     return (1 - (2 * both + 1) / (either + 1)).sum()
 
 
@@ -245,13 +248,13 @@ def point_dice(
 def uncertain_points(
     masks: Float[Tensor, "N h w"], label: Int[Tensor, "B H W"], image: Int[Tensor, " N"], points: Points
 ) -> Float[Tensor, "N P 2"]:
-    """Where each mask is compared: three quarters are the candidates at which it is least certain, ignored pixels last.
+    """Points of each mask: three quarters are its most uncertain candidates, with ignored pixels last.
 
     Args:
         masks: logits.
         label: class of each pixel, or 255.
-        image: to which image each mask belongs.
-        points: the candidates, and the last quarter.
+        image: index of each mask's image.
+        points: the candidates, and the remaining quarter.
     """
     certainty = sample_shared(masks[None], points.candidates)[0].abs()
     images, nothing = torch.arange(len(label), device=label.device), label.new_zeros(0)
@@ -263,7 +266,7 @@ def uncertain_points(
 
 
 def sample_shared(masks: Float[Tensor, "B N h w"], points: Float[Tensor, "P 2"]) -> Float[Tensor, "B N P"]:
-    """Masks at the same points for all, bilinear; beyond the outermost centres of the cells they fade to zero."""
+    """Sample all masks at the same points, bilinear with zero padding."""
     grid = (2 * points - 1).expand(len(masks), 1, -1, -1)
     return F.grid_sample(masks, grid, align_corners=False)[:, :, 0]
 
@@ -274,29 +277,29 @@ def classes_at(
     points: Float[Tensor, "N P 2"],
     classes: Int[Tensor, "*N K"],
 ) -> Truth:
-    """What label maps say at points: masks of classes, sampled as `sample_shared` samples those of the network.
+    """Sample label maps at points: one-hot masks of classes, interpolated as in `sample_shared`.
 
     Args:
         label: class of each pixel, or 255.
-        image: to which image each row of points belongs.
+        image: index of the image of each row of points.
         points: x and y in 0..1.
-        classes: of which the share is wanted, the same for all rows or of each row its own.
+        classes: classes to sample, the same for all rows or separate for each row.
     """
     height, width = label.shape[1:]
     size = torch.tensor([width, height], dtype=points.dtype, device=points.device)
     low = (points * size - 0.5).floor()
     part = points * size - 0.5 - low
     start = (image * height * width)[:, None]
-    wanted = classes.expand(len(image), -1)[..., None]
-    share = points.new_zeros(*wanted.shape[:2], points.shape[1])
+    queried = classes.expand(len(image), -1)[..., None]
+    fraction = points.new_zeros(*queried.shape[:2], points.shape[1])
     ignored, within = points.new_zeros(points.shape[:2]), points.new_zeros(points.shape[:2])
     for right, down in ((0, 0), (1, 0), (0, 1), (1, 1)):
         x, y = (low[..., axis].long() + step for axis, step in enumerate((right, down)))
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        found = label.flatten()[start + y.clamp(0, height - 1) * width + x.clamp(0, width - 1)]
+        labels = label.flatten()[start + y.clamp(0, height - 1) * width + x.clamp(0, width - 1)]
         amount = (part[..., 0] if right else 1 - part[..., 0]) * (part[..., 1] if down else 1 - part[..., 1]) * inside
-        share += (found[:, None] == wanted) * amount[:, None]
-        ignored += (found == IGNORE_INDEX) * amount
+        fraction += (labels[:, None] == queried) * amount[:, None]
+        ignored += (labels == IGNORE_INDEX) * amount
         within += amount
-    # What lies beyond the image belongs to no class, as in `sample_shared`, and is as much ignored as what lies within.
-    return Truth(share, 1 - ignored / within)
+    # Beyond the image there is no class, as in `sample_shared`; the weight is that of the part within the image.
+    return Truth(fraction, 1 - ignored / within)

@@ -1,5 +1,6 @@
-"""Losses that compare class scores with labels: cross-entropy, its weighted forms, relaxed borders."""
+"""Losses that compare class scores with labels: cross-entropy, its weighted forms, relaxed borders, focal loss, hard pixels."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -50,7 +51,7 @@ def cross_entropy(
     scores = at_least_single(logits)
     if weight is None and not per_image and not border:
         total = F.cross_entropy(scores, label, ignore_index=IGNORE_INDEX, reduction="sum")
-        return _mean(total, (label != IGNORE_INDEX).sum(), reduce)
+        return mean_of(total, (label != IGNORE_INDEX).sum(), reduce)
     num_images, num_classes = scores.shape[:2]
     weight = scores.new_ones(num_classes) if weight is None else weight.to(scores)
     weight = weight.expand(num_images, num_classes)
@@ -66,14 +67,72 @@ def cross_entropy(
     total, mass = (cost * share).sum((1, 2)), share.sum((1, 2))
     least = torch.finfo(mass.dtype).tiny
     if per_image:
-        return _mean((total / mass.clamp(min=least)).sum(), (mass > 0).sum(), reduce)
-    return _mean(total.sum(), mass.sum(), reduce)
+        return mean_of((total / mass.clamp(min=least)).sum(), (mass > 0).sum(), reduce)
+    return mean_of(total.sum(), mass.sum(), reduce)
 
 
-def _mean(total: Tensor, mass: Tensor, reduce: Reduce) -> Tensor:
+def mean_of(total: Tensor, mass: Tensor, reduce: Reduce) -> Tensor:
     """What all processes have in sum, divided by what they weigh; zero, with a zero gradient, where that is nothing."""
     totals, masses = reduce(torch.stack([total, mass.to(total.dtype)])).unbind()
     return totals / masses.clamp(min=torch.finfo(masses.dtype).tiny)
+
+
+def focal_loss(
+    logits: Float[Tensor, "B K H W"], label: Int[Tensor, "B H W"], *, gamma: float = 2.0, reduce: Reduce = lambda t: t
+) -> Float[Tensor, ""]:
+    """Mean of -(1-p)^γ·log p over the labelled pixels, p being the probability of a pixel's class.
+
+    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017 (Eq. 4), with a softmax over the classes. Zero, with a zero
+    gradient, where all pixels are ignored. In at least single precision.
+
+    Args:
+        logits: class scores.
+        label: class of each pixel, or 255.
+        gamma: γ; the larger, the less count pixels that are nearly right. 0 is the cross-entropy.
+        reduce: sums over processes, so that the mean is that of all.
+    """
+    cost = _cost_of_pixels(logits, label)
+    away = -torch.expm1(-cost)
+    # A power below 1 has an infinite slope at 0.
+    total = (away.clamp(min=torch.finfo(away.dtype).tiny) ** gamma * cost).sum()
+    return mean_of(total, (label != IGNORE_INDEX).sum(), reduce)
+
+
+def hard_pixel_loss(
+    logits: Float[Tensor, "B K H W"],
+    label: Int[Tensor, "B H W"],
+    *,
+    threshold: float = 0.7,
+    least: float = 0.2,
+    reduce: Reduce = lambda t: t,
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy over the hard pixels: those whose class has a probability below a threshold.
+
+    Where an image has fewer than a share of its labelled pixels, its hardest ones are taken up to that share; equally hard ones together.
+    Online hard example mining (Shrivastava et al., CVPR 2016) as segmentation has it, with a threshold and a smallest number.
+    That number is of each image, for a batch's hardest pixels could not be found by several processes. Zero, with
+    a zero gradient, where all pixels are ignored. In at least single precision.
+
+    Args:
+        logits: class scores.
+        label: class of each pixel, or 255.
+        threshold: below which probability a pixel is hard, 0..1.
+        least: smallest share of an image's labelled pixels that are taken, 0..1.
+        reduce: sums over processes, so that the mean is that of all.
+    """
+    labelled = (label != IGNORE_INDEX).flatten(1)
+    cost = _cost_of_pixels(logits, label).flatten(1)
+    known = cost.detach().masked_fill(~labelled, -1)
+    number = (least * labelled.sum(1)).ceil().long()
+    ordered = known.sort(1, descending=True).values
+    hardest = ordered.gather(1, (number - 1).clamp(min=0)[:, None])
+    hard = labelled & ((known > -math.log(threshold)) | ((known >= hardest) & (number > 0)[:, None]))
+    return mean_of((cost * hard).sum(), hard.sum(), reduce)
+
+
+def _cost_of_pixels(logits: Float[Tensor, "B K H W"], label: Int[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
+    """Cross-entropy of each pixel; zero where it is ignored."""
+    return F.cross_entropy(at_least_single(logits), label, ignore_index=IGNORE_INDEX, reduction="none")
 
 
 def frequency_weights(

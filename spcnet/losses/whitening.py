@@ -1,4 +1,4 @@
-"""The whitening losses: channels of a standardised feature map should not go together (Choi et al., CVPR 2021)."""
+"""The whitening losses: covariances between channels of a standardised feature map are penalised (Choi et al., CVPR 2021)."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,8 +18,8 @@ def covariance(feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C C"]:
     """
     with without_autocast(feature):
         cells = at_least_single(feature.flatten(2))
-        found = cells @ cells.transpose(1, 2) / max(cells.shape[2] - 1, 1)
-        return found + EPS * torch.eye(cells.shape[1], dtype=cells.dtype, device=cells.device)
+        products = cells @ cells.transpose(1, 2) / max(cells.shape[2] - 1, 1)
+        return products + EPS * torch.eye(cells.shape[1], dtype=cells.dtype, device=cells.device)
 
 
 def whitening_loss(
@@ -29,19 +29,19 @@ def whitening_loss(
     margin: float = 0.0,
     reduce: Reduce = lambda t: t,
 ) -> Float[Tensor, ""]:
-    """Mean over the images of what |covariance| sums up to over the masked entries, beyond a margin, for each entry.
+    """Sum of |covariance| over the masked entries beyond a margin, per masked entry; mean over the images.
 
     All entries above the diagonal and no margin: instance whitening (Eq. 6). With a margin: relaxed (Eq. 8). Selected
     entries: selective (Eq. 11). Zero, with a zero gradient, where no entry is masked.
 
     Args:
-        feature: standardised feature maps, what an instance norm without gain and offset returns.
-        mask: the entries that should vanish.
-        margin: how large the sum may be at no cost.
+        feature: standardised feature maps, outputs of an instance norm without gain and offset.
+        mask: the penalised entries.
+        margin: part of the sum that costs nothing.
         reduce: sums over processes.
     """
     size = (covariance(feature).abs() * mask).sum((1, 2))
     beyond = (size - margin).clamp(min=0) / mask.sum().clamp(min=1)
     total, images = reduce(torch.stack([beyond.sum(), beyond.new_tensor(len(beyond))]))
-    found: Tensor = total / images
-    return found
+    loss: Tensor = total / images
+    return loss

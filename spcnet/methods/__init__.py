@@ -1,6 +1,6 @@
 """Every method by name, and the networks that they build, restore and describe.
 
-What a method is stands in `spcnet.methods.base`. A new one is a module here and a line in `METHODS`.
+The interface is `spcnet.methods.base.Method`. To add a method, write a module here and add a line to `METHODS`.
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ def build_model(
         options: further settings as a recipe has them under `model`, such as `{"style": {"distance": "kl"}}`.
 
     Raises:
-        UsageError: a name or number makes no sense.
+        UsageError: an unknown name, or a number out of range.
         CheckpointError: the weights cannot be read or do not fit.
     """
     named = {"backbone": backbone, "output_stride": output_stride, "weights": weights}
@@ -87,7 +87,7 @@ def rebuild(stored: checkpoint.Checkpoint, source: str) -> Segmentor:
     """The network that a checkpoint holds, in evaluation mode.
 
     Args:
-        stored: what is in the file.
+        stored: content of the file.
         source: name of the file, for messages.
 
     Raises:
@@ -109,10 +109,10 @@ def rebuild(stored: checkpoint.Checkpoint, source: str) -> Segmentor:
 
 
 def plain_network(network: Segmentor, card: checkpoint.ModelCard) -> tuple[Segmentor, checkpoint.ModelCard]:
-    """A network whose low-rank updates are merged into its weights, and the card of what is a plain network then.
+    """Merge low-rank updates into the weights; the plain network and its card.
 
     Raises:
-        UsageError: it has no updates that could be merged.
+        UsageError: the network has no updates.
     """
     if card.model.get("adapter", {}).get("kind") not in ("lora", "rein"):
         raise UsageError("the network has no updates to merge: leave out --merge, which is for model.adapter.kind lora")
@@ -131,7 +131,7 @@ def card_for(
     size: tuple[int, int] | None,
     base: dict[str, str] | None = None,
 ) -> checkpoint.ModelCard:
-    """What a checkpoint says of its network."""
+    """The model card of a checkpoint."""
     return checkpoint.ModelCard(
         method=method,
         model=dataclasses.asdict(model),

@@ -1,14 +1,14 @@
-"""What a method is: how its network is built, what it learns from, what it updates, and what it shows of a run.
+"""The interface of methods: building the network, loss terms, updates, and figures for the log.
 
-The trainer calls it three times a step: the network's forward, `losses`, `update`. It knows no more of a method than what
-stands here, and this module knows no network. A new method is one module beside this one, with a class that has `build`
-and `terms`, and one line in `spcnet.methods.METHODS`.
+A training step calls the network's forward, `losses` and `update`. The trainer uses this interface only, and this module
+imports no network. To add a method, write a module beside this one with a class that has `build` and `terms`, and add a
+line to `spcnet.methods.METHODS`.
 """
 
 import functools
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from spcnet.checkpoint import Checkpoint
-from spcnet.config import ModelConfig, method_settings
+from spcnet.config import ModelConfig, own_settings
 from spcnet.distributed import Reduce
 from spcnet.errors import CheckpointError, DataError
+from spcnet.methods.step import Step
 from spcnet.types import IGNORE_INDEX, Batch, Network, SegOutput, StepResult, detached
 
 Terms = dict[str, tuple[Float[Tensor, ""], float]]
@@ -27,11 +28,11 @@ Terms = dict[str, tuple[Float[Tensor, ""], float]]
 
 @dataclass(frozen=True)
 class NoSettings:
-    """The settings of a method that has none of its own."""
+    """For a method without settings."""
 
 
 class Figures(NamedTuple):
-    """What a method shows of a run beside its losses, by the names that TensorBoard has."""
+    """Figures of a method for the log other than its losses, by TensorBoard tag."""
 
     scalars: dict[str, float]
     histograms: dict[str, Tensor]
@@ -41,24 +42,24 @@ class Figures(NamedTuple):
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """One way to train a segmentation network for domains it has not seen."""
+    """A method for domain-generalised semantic segmentation."""
 
     name: str
     summary: str
     paper: str
     settings: ClassVar[type] = NoSettings
-    """A frozen dataclass of the settings that only this method has, `model.settings` in a recipe."""
+    """A frozen dataclass of the method's settings, `model.settings` in a recipe."""
 
     def own_settings(self, model: ModelConfig) -> Any:
-        """The values of `settings`.
+        """The validated `model.settings`.
 
         Raises:
-            UsageError: `model.settings` has another setting, or a value that is not allowed.
+            UsageError: `model.settings` has an unknown setting, or a value out of range.
         """
-        return method_settings(self.name, self.settings, model.settings)
+        return own_settings(f"the method {self.name}", "model.settings", self.settings, model.settings)
 
     def check(self, model: ModelConfig) -> None:
-        """Refuse settings that this method would silently ignore.
+        """Refuse settings that this method ignores.
 
         Raises:
             UsageError: naming the option.
@@ -81,20 +82,20 @@ class Method(ABC):
             model: backbone, output stride, weights, and the settings of the method.
             num_classes: K, at least 2.
             num_domains: M, number of source domains.
-            cluster_domains: find each image's domain by its style (`spcnet.models.pseudo`) instead of taking the batch's.
-            pretrained: load `model.weights`; a checkpoint that is about to fill the network passes False.
+            cluster_domains: assign pseudo-domains by style (`spcnet.models.pseudo`) instead of the batch's domains.
+            pretrained: load `model.weights`; False if a checkpoint will fill the network.
 
         Raises:
-            UsageError: a name or number makes no sense.
+            UsageError: an unknown name, or a number out of range.
             CheckpointError: the backbone's weights cannot be read or do not fit.
         """
 
     def restore(self, network: Any, stored: Checkpoint, source: str) -> None:
-        """Fill the network that `build` made with what a checkpoint holds.
+        """Load the tensors of a checkpoint into a network.
 
         Args:
-            network: with the settings that the checkpoint's card names; its tensors are replaced.
-            stored: what is in the file.
+            network: result of `build` with the settings of the checkpoint's card.
+            stored: content of the file.
             source: name of the file, for messages.
 
         Raises:
@@ -102,8 +103,18 @@ class Method(ABC):
         """
         fill(network, stored.tensors, source)
 
+    def alter(self, network: Any, batch: Batch, step: Step) -> Batch:
+        """The batch that the network is trained on, made from what was read; the same by default.
+
+        Args:
+            network: what `build` made.
+            batch: what was read, on the device.
+            step: which step it is, and its random numbers.
+        """
+        return batch
+
     def prepare(self, network: Any, batch: Batch, model: ModelConfig, *, progress: float = 0.0) -> None:
-        """Tell the network what the images of a batch do not show, before it is trained on them; nothing by default.
+        """Set the network's state for a training batch, such as random draws or domains, before its forward; nothing by default.
 
         Args:
             network: what `build` made.
@@ -114,7 +125,7 @@ class Method(ABC):
         return
 
     def observe(self, network: Any, output: SegOutput, batch: Batch, *, reduce: Reduce) -> Any:
-        """What `terms` and `update` need of a batch beside the output, a named tuple of the method's own; None for nothing.
+        """Statistics of a batch for `terms` and `update`, a named tuple of the method; None for none.
 
         Any batch works: domains in any order and number, absent ones, all pixels ignored, a single image.
 
@@ -163,7 +174,7 @@ class Method(ABC):
         progress: float = 0.0,
         reduce: Reduce = lambda t: t,
     ) -> StepResult:
-        """What this batch costs: the weighted sum of the method's terms.
+        """The loss of a batch: the weighted sum of the method's terms.
 
         Args:
             network: what `build` made.
@@ -184,41 +195,60 @@ class Method(ABC):
         return StepResult(loss, {name: value.detach() for name, (value, _) in terms.items()}, detached(observed))
 
     def joined(self, extras: Sequence[Any]) -> Any:
-        """What was observed of a batch, from what was observed of its micro-batches; the last by default."""
+        """Merge the results of `observe` over the micro-batches of a batch; the last one by default."""
         return extras[-1]
 
     def update(self, network: Any, result: StepResult, *, progress: float, reduce: Reduce = lambda t: t) -> None:
-        """Change what no optimiser owns, after the optimiser's step; nothing by default.
+        """Update buffers, such as prototypes, after the optimiser's step; nothing by default.
 
         Args:
             network: what `build` made.
-            result: what `losses` returned for the batch.
+            result: result of `losses`.
             progress: fraction of the run that is done, 0..1.
             reduce: sums over processes.
         """
         return
 
-    def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """The optimiser's groups: all parameters that are trained in one by default.
+    def state(self) -> dict[str, Tensor]:
+        """What a run that goes on needs beside the network, by name; nothing by default."""
+        return {}
 
-        A group with `rate_factor` has that many times the run's learning rate; other keys are the optimiser's own, such as a
-        `weight_decay` that stays as it is. The trainer divides each further by what the settings say of the backbone, of its
-        depths and of norms, and leaves out what requires no gradient.
+    def load_state(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Put back what `state` gave.
+
+        Args:
+            tensors: by name.
+            source: name of the file, for messages.
+
+        Raises:
+            CheckpointError: it is not the state of this method.
+        """
+        if tensors:
+            raise CheckpointError(
+                f"{source} has a state of the plug-in {min(tensors).partition('.')[0]}, which this run lacks: resume with the "
+                "run's own plugins, or choose another --output"
+            )
+
+    def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """Parameter groups of the optimiser; by default one group with all trainable parameters.
+
+        `rate_factor` multiplies the run's learning rate; other keys, such as a constant `weight_decay`, go to the optimiser. The
+        trainer splits each group by the settings for backbone, layer decay and norms, and drops parameters without gradient.
         """
         return [{"params": [value for value in network.parameters() if value.requires_grad]}]
 
     def figures(self, network: Any, recent: Sequence[Any], domains: Sequence[str]) -> Figures:
-        """What TensorBoard shows beside the losses; nothing by default.
+        """Figures for TensorBoard other than the losses; none by default.
 
         Args:
             network: what `build` made.
-            recent: what was observed of the latest batches, oldest first.
+            recent: results of `observe` for the latest batches, oldest first.
             domains: names of the domains; may be fewer than the network has.
         """
         return Figures({}, {}, {})
 
     def statistics_at(self, network: Any, model: ModelConfig, iterations: int) -> int | None:
-        """The iteration before which the method takes statistics of altered images; None for a method that takes none.
+        """The iteration before which the method takes statistics of altered images; None for no statistics.
 
         Args:
             network: what `build` made.
@@ -236,20 +266,20 @@ class Method(ABC):
         *,
         reduce: Reduce = lambda t: t,
     ) -> None:
-        """Take the statistics that `statistics_at` announces.
+        """Take the statistics, before the iteration `statistics_at`.
 
         Args:
             network: what `build` made; in evaluation mode.
             forward: the network as it is called in this run, with its precision.
-            trials: of each trial the batches, in which altered images and their originals take turns.
+            trials: batches of each trial, in which altered images and their originals alternate.
             model: the settings it was built with.
-            reduce: sums over processes, so that all find the same.
+            reduce: sums over processes, so that all get the same result.
         """
         return
 
 
 def check_labels(batch: Batch, num_classes: int) -> None:
-    """Refuse labels that no class has.
+    """Refuse invalid labels.
 
     Raises:
         DataError: a label lies outside 0..K-1 and is not 255; names the images.

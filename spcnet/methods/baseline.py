@@ -1,5 +1,6 @@
-"""DeepLabV3+ without anything for other domains: the baseline, and what the other methods build upon."""
+"""DeepLabV3+ without domain generalisation: the baseline, and the base class of the other methods."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,14 @@ from spcnet.distributed import Reduce
 from spcnet.errors import UsageError
 from spcnet.losses.clustering import labels_at
 from spcnet.losses.masks import BCE_WEIGHT, CLASS_WEIGHT, DICE_WEIGHT, mask_losses
-from spcnet.losses.segmentation import CITYSCAPES_WEIGHTS, cross_entropy, frequency_weights
+from spcnet.losses.overlap import dice_loss, lovasz_softmax
+from spcnet.losses.segmentation import (
+    CITYSCAPES_WEIGHTS,
+    cross_entropy,
+    focal_loss,
+    frequency_weights,
+    hard_pixel_loss,
+)
 from spcnet.methods.base import Method, Terms, fill
 from spcnet.models.adapters import adapt, based
 from spcnet.models.backbones import Backbone, backbone_info, build_backbone
@@ -28,11 +36,11 @@ from spcnet.weights.imagenet import load_imagenet
 
 
 class Baseline(Method):
-    """DeepLabV3+ on any backbone, trained by cross-entropy; its parts are methods that another method may replace."""
+    """DeepLabV3+ on any backbone, trained by cross-entropy; subclasses override the methods that build its parts."""
 
     @property
     def classifier(self) -> str:
-        """What makes class scores of the decoder's features, by its name in `CLASSIFIERS`."""
+        """Name of the classifier in `CLASSIFIERS`."""
         return "linear"
 
     @property
@@ -41,7 +49,7 @@ class Baseline(Method):
         return False
 
     def check(self, model: ModelConfig) -> None:
-        """Also refuse an unknown backbone or decoder, settings that the decoder or the method would ignore, and clusters of queries."""
+        """Also refuse an unknown backbone or decoder, settings that the decoder or the method ignores, and clusters of queries."""
         super().check(model)
         backbone_info(model.backbone)
         if decoder_named(model.decoder, model.head).masks:
@@ -71,10 +79,10 @@ class Baseline(Method):
         cluster_domains: bool = False,
         pretrained: bool = True,
     ) -> Segmentor:
-        """Backbone with its weights, norms, decoder, classifier, style layers and auxiliary head, made in this order."""
+        """Build backbone with weights, norms, decoder, classifier, style layers and auxiliary head, in this order."""
         self.check(model)
         self._check_numbers(model, num_classes, num_domains, cluster_domains)
-        decode, backbone, base = decoder_named(model.decoder, model.head), _random_backbone(model), None
+        decode, backbone, base = decoder_named(model.decoder, model.head), random_backbone(model), None
         if pretrained and model.weights is not None:
             load_imagenet(backbone, backbone_info(model.backbone), model.weights)
             base = None if model.adapter.save_base else base_of(backbone, model.weights)
@@ -104,11 +112,11 @@ class Baseline(Method):
         return network
 
     def restore(self, network: Segmentor, stored: Checkpoint, source: str) -> None:
-        """Also bring in the pretrained weights that the file leaves out."""
+        """Also load the pretrained weights that the file leaves out."""
         base, tensors = stored.card.base, stored.tensors
         if base is not None and not network.base_tensors() <= tensors.keys():
             model = from_dict(ModelConfig, stored.card.model)
-            plain = _random_backbone(model)
+            plain = random_backbone(model)
             load_base(plain, backbone_info(model.backbone), base, source)
             tensors = tensors | based(network.backbone, plain, tensors)
         fill(network, tensors, source)
@@ -183,12 +191,10 @@ class Baseline(Method):
         progress: float,
         reduce: Reduce,
     ) -> Terms:
-        """Cross-entropy, and that of the auxiliary head; the losses of its masks behind a decoder that has such."""
+        """The losses of pixels, and the cross-entropy of the auxiliary head; those of masks behind a decoder that has such."""
         if output.masks:
             return mask_terms(network, output, batch, model, progress=progress, reduce=reduce)
-        terms: Terms = {
-            "ce": (segmentation_loss(output.logits, batch.label, model.loss, progress=progress, reduce=reduce), 1.0)
-        }
+        terms = pixel_terms(output.logits, batch.label, model.loss, progress=progress, reduce=reduce)
         if output.auxiliary is not None:
             small = labels_at(batch.label, (output.auxiliary.shape[2], output.auxiliary.shape[3]))
             weight = fixed_weights(model.loss, output.auxiliary)
@@ -199,12 +205,24 @@ class Baseline(Method):
         return terms
 
 
-def _random_backbone(model: ModelConfig) -> Backbone:
+def random_backbone(model: ModelConfig) -> Backbone:
     """The backbone that the settings name, with the pyramid that the decoder reads."""
     features, flat = model.features, backbone_info(model.backbone).flat
     if flat and features.pyramid is None and not decoder_named(model.decoder, model.head).pyramid:
         features = replace(features, pyramid="none")
     return build_backbone(model.backbone, output_stride=model.output_stride, features=features)
+
+
+def pretrained_backbone(model: ModelConfig) -> Backbone:
+    """The backbone that the settings name, as `model.weights` has it: with its own norms, and nothing adapted.
+
+    Raises:
+        CheckpointError: the weights cannot be read or do not fit.
+    """
+    assert model.weights is not None
+    backbone = random_backbone(model)
+    load_imagenet(backbone, backbone_info(model.backbone), model.weights)
+    return backbone
 
 
 def mask_terms(
@@ -213,17 +231,17 @@ def mask_terms(
     """The losses of a mask head's classes and masks, each the sum over its predictions.
 
     Args:
-        network: what gave the output.
+        network: computed the output.
         output: its answer to the batch.
         batch: the batch.
         model: the settings it was built with.
         progress: fraction of the run that is done, 0..1.
         reduce: sums over processes and micro-batches.
     """
-    # The masks cover the image with what its sides were padded by.
+    # The masks cover the padded image.
     multiple, (height, width) = network.backbone.pixel_multiple, batch.label.shape[1:]
     label = F.pad(batch.label, (0, -width % multiple, 0, -height % multiple), value=IGNORE_INDEX)
-    found = mask_losses(
+    losses = mask_losses(
         output.masks,
         label,
         num_points=model.head.points,
@@ -232,16 +250,32 @@ def mask_terms(
         reduce=reduce,
     )
     return {
-        "mask_class": (found.classes, CLASS_WEIGHT),
-        "mask_bce": (found.bce, BCE_WEIGHT),
-        "mask_dice": (found.dice, DICE_WEIGHT),
+        "mask_class": (losses.classes, CLASS_WEIGHT),
+        "mask_bce": (losses.bce, BCE_WEIGHT),
+        "mask_dice": (losses.dice, DICE_WEIGHT),
     }
+
+
+def pixel_terms(
+    logits: Tensor, label: Tensor, config: LossConfig, *, progress: float = 0.0, reduce: Reduce = lambda t: t
+) -> Terms:
+    """The losses of pixels that the settings ask for, each with its weight."""
+    losses: dict[str, Callable[[], Tensor]] = {
+        "ce": lambda: segmentation_loss(logits, label, config, progress=progress, reduce=reduce),
+        "focal": lambda: focal_loss(logits, label, gamma=config.focal_gamma, reduce=reduce),
+        "ohem": lambda: hard_pixel_loss(
+            logits, label, threshold=config.ohem_threshold, least=config.ohem_least, reduce=reduce
+        ),
+        "dice": lambda: dice_loss(logits, label, reduce=reduce),
+        "lovasz": lambda: lovasz_softmax(logits, label, reduce=reduce),
+    }
+    return {name: (losses[name](), weight) for name, weight in config.terms.items()}
 
 
 def segmentation_loss(
     logits: Tensor, label: Tensor, config: LossConfig, *, progress: float = 0.0, reduce: Reduce = lambda t: t
 ) -> Tensor:
-    """The cross-entropy in the form that the settings ask for."""
+    """Cross-entropy with the weighting and border of the settings."""
     weight = fixed_weights(config, logits)
     if config.weighting in ("image", "batch"):
         whole = config.weighting == "batch"
@@ -258,7 +292,7 @@ def segmentation_loss(
 
 
 def fixed_weights(config: LossConfig, logits: Tensor) -> Tensor | None:
-    """The weights of the classes where they are fixed, on the device of the scores."""
+    """Fixed class weights, on the device of the logits; None for other weightings."""
     if config.weighting != "class":
         return None
     return torch.tensor(config.class_weights or CITYSCAPES_WEIGHTS, device=logits.device)

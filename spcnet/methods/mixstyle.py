@@ -1,26 +1,23 @@
 """MixStyle (Zhou et al., ICLR 2021): in training, an image's style at the first stages is mixed with that of another image."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from spcnet.config import ModelConfig, method_option
 from spcnet.errors import UsageError
 from spcnet.methods.robustnet import RobustNet
 from spcnet.models.backbones import Backbone
+from spcnet.models.mixing import Partner, StyleMixer, other_domain
 from spcnet.models.network import Segmentor
-from spcnet.models.style import restyle, style_stats
 from spcnet.types import Batch
-
-Partner = Literal["random", "cross-domain"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `model.settings` may hold."""
+    """`model.settings` of MixStyle."""
 
     probability: float = method_option(0.5, least=0, most=1, noun="a probability")
     """That a layer mixes the images of a batch at all."""
@@ -32,50 +29,9 @@ class Settings:
     """Places in the backbone after which styles are mixed. Default: the first two that decoders read, of a CNN those after the stem."""
 
 
-class StyleMixer(nn.Module):
-    """Mixes the styles of a batch's images at one layer, as `prepare` drew; in evaluation the identity."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.partner: Tensor | None = None
-        """Of each image of the next batch the one whose style it gets a part of; None where nothing is mixed."""
-        self.strength: Tensor | None = None
-        """How much of its own style each image keeps, 0..1."""
-
-    def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """Mix, or leave all images as they are."""
-        if not self.training or self.partner is None or self.strength is None:
-            return feature
-        return mix_styles(feature, self.partner, self.strength)
-
-
-def mix_styles(
-    feature: Float[Tensor, "B C h w"], partner: Int[Tensor, " B"], strength: Float[Tensor, " B"]
-) -> Float[Tensor, "B C h w"]:
-    """λ·σ + (1-λ)·σ' times the standardised feature, plus λ·μ + (1-λ)·μ'; the statistics get no gradient (Eq. 4-6).
-
-    Args:
-        feature: feature map.
-        partner: of each image the one whose style σ', μ' it gets a part of.
-        strength: λ, how much of its own each image keeps, 0..1.
-    """
-    own = style_stats(feature)
-    keep = strength[:, None].to(own.mean.dtype)
-    mean, std = (keep * values + (1 - keep) * values[partner] for values in own)
-    return restyle(feature, own, mean, std)
-
-
-def other_domain(domain: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """For each image a random one of another domain; itself where there is none."""
-    chance = torch.rand(len(domain), len(domain))
-    other = domain[:, None] != domain
-    partner = chance.masked_fill(~other, -1).argmax(dim=1)
-    return torch.where(other.any(dim=1), partner, torch.arange(len(domain)))
-
-
 @dataclass(frozen=True)
 class MixStyle(RobustNet):
-    """DeepLabV3+ with mixed styles after some layers; the network that comes out has no parts of its own."""
+    """DeepLabV3+ with mixed styles after some layers; adds no parameters."""
 
     settings: ClassVar[type] = Settings
 

@@ -1,6 +1,6 @@
 """RobustNet (Choi et al., CVPR 2021): instance norms and whitening in the backbone, their losses, and ISW's selection.
 
-What `model.norms` says joins every method that derives from `RobustNet`.
+Every method that derives from `RobustNet` reads `model.norms`.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,10 +28,10 @@ class RobustNet(Baseline):
     """A network with one kind of norm in its backbone's slots."""
 
     norm: Kind | None = None
-    """What it puts into the slots; None leaves them empty."""
+    """Kind of norm for the slots; None leaves them empty."""
 
     def check(self, model: ModelConfig) -> None:
-        """Also refuse a backbone that has no place for the method's norms, or is not trained whole with them."""
+        """Also refuse a backbone without slots for the method's norms, and norms in a backbone that is not fully trained."""
         super().check(model)
         if self.norm is not None and model.norms is None and not backbone_info(model.backbone).norm_slots:
             slotted = [name for name, info in BACKBONES.items() if info.norm_slots]
@@ -47,13 +47,13 @@ class RobustNet(Baseline):
             )
 
     def _slots(self, model: ModelConfig) -> dict[Slot, Kind]:
-        """What each slot of the backbone holds: the method's norm, or what `model.norms` says."""
+        """Kind of norm by slot: the method's, or that of `model.norms`."""
         info = backbone_info(model.backbone)
-        own = dict.fromkeys(info.norm_slots, self.norm) if self.norm is not None else {}
-        return slots_of(own if model.norms is None else model.norms, info)
+        default = dict.fromkeys(info.norm_slots, self.norm) if self.norm is not None else {}
+        return slots_of(default if model.norms is None else model.norms, info)
 
     def make_norms(self, backbone: Backbone, model: ModelConfig) -> None:
-        """Fill the backbone's slots with the method's norm, or as `model.norms` says."""
+        """Fill the backbone's slots with the method's norm, or those of `model.norms`."""
         fill_slots(backbone, self._slots(model), relax=model.whitening.relax or 64)
 
     def terms(
@@ -67,7 +67,7 @@ class RobustNet(Baseline):
         progress: float,
         reduce: Reduce,
     ) -> Terms:
-        """Those of the baseline, and the mean of the whitening layers' losses."""
+        """The terms of the baseline, and the mean of the whitening layers' losses."""
         terms = super().terms(network, output, batch, model, observed=observed, progress=progress, reduce=reduce)
         if whitened := internals_of(output).whitened:
             losses = [

@@ -20,14 +20,14 @@ from spcnet.types import Batch, ClassSums, SegOutput, StepResult, StyleStats, in
 
 
 class Observed(NamedTuple):
-    """What SPC-Net needs of a batch to learn from it and to move its bases and prototypes."""
+    """Statistics of a batch for the losses and the updates of style bases and prototypes."""
 
     domain: Int[Tensor, " B"]
-    """The domain that each image counts for: the batch's, or what the network found."""
+    """Domain of each image: the batch's, or the pseudo-domain."""
     styles: tuple[StyleStats, ...] = ()
-    """What the style bases are pulled towards."""
+    """Targets of the style bases."""
     classes: ClassSums | None = None
-    """What the prototypes are pulled towards."""
+    """Targets of the prototypes."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class SPCNet(RobustNet):
     """Style layers, a prototype head, or both."""
 
     style: Mode | None = None
-    """What its style layers do; None has no style layers."""
+    """Mode of the style layers; None for no style layers."""
     clustering: bool = False
     """Whether it classifies by prototypes instead of a linear layer."""
 
     @property
     def styled(self) -> bool:
-        """Whether the method has them."""
+        """Whether the method has style layers."""
         return self.style is not None
 
     @property
     def classifier(self) -> str:
-        """The prototype head, where the method clusters."""
+        """`prototypes` with clustering, otherwise `linear`."""
         return "prototypes" if self.clustering else "linear"
 
     def make_taps(self, model: ModelConfig, num_domains: int, backbone: Backbone) -> dict[str, nn.Module]:
@@ -74,8 +74,8 @@ class SPCNet(RobustNet):
             domain = network.clusters(internals.styles[0])
         if network.num_domains is not None:
             domain_members(domain, network.num_domains)
-        # Before the cross-entropy, whose gradient is then taken first: a step needs most memory there, and the gradient
-        # of the embeddings, as large as they are, does not exist yet.
+        # Before the cross-entropy, whose gradient is then taken first: a step needs most memory there, and the large gradient
+        # of the embeddings does not exist yet.
         if head is not None and internals.embedding is not None:
             embedding = internals.embedding
             label = labels_at(batch.label, (embedding.shape[2], embedding.shape[3])).flatten(1)
@@ -95,7 +95,7 @@ class SPCNet(RobustNet):
         progress: float,
         reduce: Reduce,
     ) -> Terms:
-        """L = L_CE + β·L_var + γ·L_dis (paper Eq. 12), each term where the method has it."""
+        """L = L_CE + β·L_var + γ·L_dis (paper Eq. 12), with the terms that the method has."""
         clustering: Terms = {}
         if network.prototype_head is not None and observed.classes is not None:
             prototypes, config = network.prototype_head.unit_prototypes, model.clustering
@@ -105,11 +105,11 @@ class SPCNet(RobustNet):
         terms = super().terms(network, output, batch, model, observed=observed, progress=progress, reduce=reduce)
         terms |= clustering
         if "whitening" in terms:
-            terms["whitening"] = terms.pop("whitening")  # the last of the sum
+            terms["whitening"] = terms.pop("whitening")  # keeps the order of the sum
         return terms
 
     def joined(self, extras: Sequence[Observed]) -> Observed:
-        """Styles and domains of all images; each micro-batch has the class sums of all."""
+        """Concatenate styles and domains; each micro-batch has the class sums of the complete batch."""
         styles = [
             StyleStats(torch.cat([stats.mean for stats in layer]), torch.cat([stats.std for stats in layer]))
             for layer in zip(*(one.styles for one in extras), strict=True)
@@ -117,7 +117,7 @@ class SPCNet(RobustNet):
         return extras[-1]._replace(styles=tuple(styles), domain=torch.cat([one.domain for one in extras]))
 
     def update(self, network: Segmentor, result: StepResult, *, progress: float, reduce: Reduce = lambda t: t) -> None:
-        """Pull style bases, centres of the domains and prototypes towards a batch."""
+        """Move style bases, style clusters and prototypes towards a batch."""
         observed: Observed = result.extras
         for layer, stats in zip(network.style_layers, observed.styles, strict=True):
             layer.update(stats, observed.domain, reduce=reduce)
@@ -147,7 +147,7 @@ def _style_weights(
     recent: Sequence[Observed],
     domains: Sequence[str],
 ) -> None:
-    """How much each style base, as it is now, explains the latest images (λ), and their own domain's."""
+    """λ of the latest images for each current style base, and for the base of their own domain."""
     seen = [observed.styles[place] for observed in recent]
     if not seen:
         return
@@ -166,7 +166,7 @@ def _style_weights(
 
 
 def base_distance(layer: StyleProjection) -> float:
-    """How far the style bases lie apart: squared 2-Wasserstein distance, mean over channels and pairs."""
+    """Squared 2-Wasserstein distance of the style bases, mean over channels and pairs."""
     style = torch.cat([layer.base_mean, layer.base_std], dim=1).float()
     return float(torch.nn.functional.pdist(style).square().mean() / layer.base_mean.shape[1])
 
@@ -175,8 +175,8 @@ def _prototypes(figures: Figures, prototypes: Float[Tensor, "K M D"]) -> None:
     """Cosines between prototypes: of a class among its domains, and to the nearest of another class."""
     num_classes, num_domains, _ = prototypes.shape
     flat = prototypes.flatten(0, 1)
-    whole = (flat @ flat.T).cpu()
-    cosine = whole.view(num_classes, num_domains, num_classes, num_domains).permute(0, 2, 1, 3)  # K K M M
+    cosines = (flat @ flat.T).cpu()
+    cosine = cosines.view(num_classes, num_domains, num_classes, num_domains).permute(0, 2, 1, 3)  # K K M M
     if num_domains > 1:
         within = torch.diagonal(cosine).permute(2, 0, 1)  # K M M
         own = (within.sum((1, 2)) - num_domains) / (num_domains * (num_domains - 1))
@@ -184,7 +184,7 @@ def _prototypes(figures: Figures, prototypes: Float[Tensor, "K M D"]) -> None:
         figures.scalars["prototypes/own_mean"] = float(own.mean())
     nearest = cosine.amax((2, 3)).fill_diagonal_(-1).amax(1)
     figures.histograms["prototypes/nearest_other"] = nearest
-    figures.images["prototypes/cosines"] = ((whole + 1) / 2).clamp(0, 1)
+    figures.images["prototypes/cosines"] = ((cosines + 1) / 2).clamp(0, 1)
     figures.scalars["prototypes/nearest_other_mean"] = float(nearest.mean())
 
 

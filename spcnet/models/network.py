@@ -1,6 +1,6 @@
 """The one forward pass of every method: backbone with taps, decoder, classifier."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,17 +24,17 @@ MIN_SIZE = 33
 
 
 class Segmentor(Network):
-    """A segmentation network: what a method builds and the trainer trains.
+    """A segmentation network: a method builds it, the trainer trains it.
 
     Args:
-        backbone: gives the feature maps.
-        decoder: joins those at its `places` to one; see `spcnet.models.heads`.
-        classifier: gives scores for the decoder's features; None behind a decoder with `masks`.
+        backbone: computes the feature maps.
+        decoder: fuses the maps at its `places`; see `spcnet.models.heads`.
+        classifier: computes the logits from the decoder's features; None behind a decoder with `masks`.
         taps: by place of the backbone, a layer that replaces the feature map there. It returns the new map, or a named
             tuple that has it as `feature`.
         auxiliary: head on the map at `auxiliary_place`, or None.
-        clusters: what tells an image's domain from its style, or None where each batch says it.
-        rein: tokens that refine the backbone's maps before the taps get them, or None.
+        clusters: assigns a pseudo-domain to each image by its style, or None where the batch has the domains.
+        rein: tokens that refine the backbone's maps before the taps, or None.
     """
 
     def __init__(
@@ -52,20 +52,22 @@ class Segmentor(Network):
         self.backbone, self.decoder = backbone, decoder
         self.classifier: nn.Module | None = classifier
         self.tapped = tuple(taps or ())
-        """The places of the taps."""
+        """Places of the taps."""
         self.styles = nn.ModuleList((taps or {}).values())
-        """The taps; checkpoints know them by this name."""
+        """The taps; their tensors have this name in checkpoints."""
         self.auxiliary, self.clusters = auxiliary, clusters
         self.rein = rein
         self.on_map: Callable[[str, Tensor, Tensor], None] | None = None
         """Called at each place of the backbone with the map before and after its tap."""
+        self.training_taps: dict[str, Sequence[nn.Module]] = {}
+        """Layers that replace the feature map at a place in training, before the tap there; no part of the network's state."""
         self.recompute = False
-        """Whether backbone, decoder and auxiliary head are recomputed for their gradients, to save memory."""
+        """Activation checkpointing of backbone, decoder and auxiliary head."""
         self._check_places()
         self.whitening_layers = [layer for layer in backbone.modules() if isinstance(layer, InstanceWhitening)]
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> SegOutput:
-        """Class scores for each pixel, and what the method's losses and updates need.
+        """Logits of each pixel, and the internals that the method's losses and updates read.
 
         Raises:
             UsageError: the image is smaller than 33 pixels in height or width.
@@ -77,21 +79,23 @@ class Segmentor(Network):
                 "Resize or pad it"
             )
         if self.training and self.whitening_layers:
-            with outputs_of(self.whitening_layers) as whitened:
+            with outputs_of(self.whitening_layers) as outputs:
                 output = self._forward(image, size)
-            return output._replace(extras=internals_of(output)._replace(whitened=tuple(whitened)))
+            return output._replace(extras=internals_of(output)._replace(whitened=tuple(outputs)))
         return self._forward(image, size)
 
     def _forward(self, image: Float[Tensor, "B 3 H W"], size: tuple[int | SymInt, int | SymInt]) -> SegOutput:
         results: list[Any] = []
         taps = dict(zip(self.tapped, self.styles, strict=True))
         auxiliary = self.auxiliary if self.training else None
-        beside = auxiliary_place(self.backbone)
-        read = self.decoder.places if auxiliary is None else (*self.decoder.places, beside)
+        place_of_auxiliary = auxiliary_place(self.backbone)
+        read = self.decoder.places if auxiliary is None else (*self.decoder.places, place_of_auxiliary)
 
         def tap(place: str, feature: Tensor) -> Tensor | Tapped:
             if self.rein is not None:
                 feature = self.rein(place, feature)
+            for layer in self.training_taps.get(place, ()) if self.training else ():
+                feature = layer(feature)
             after, read_by_decoder = feature, feature
             if place in taps:
                 result = taps[place](feature)
@@ -108,14 +112,14 @@ class Segmentor(Network):
             decoded = self._part(self.decoder, *(maps[place] for place in self.decoder.places))
         else:
             backbone: Any = self.backbone  # one that has tokens, as the decoder made sure
-            given = backbone.tokens_before(self.decoder.first_block, prepared, tap, recompute=self.recompute)
-            maps, decoded = {}, self._part(self.decoder, *given, backbone)
+            tokens = backbone.tokens_before(self.decoder.first_block, prepared, tap, recompute=self.recompute)
+            maps, decoded = {}, self._part(self.decoder, *tokens, backbone)
         masks: tuple[MaskPrediction, ...] = decoded if self.classifier is None else ()
         classified = semantic_logits(masks[-1]) if self.classifier is None else self.classifier(decoded)
         scores = classified if isinstance(classified, Tensor) else classified.scores
         # Whole planes of a class: what cross-entropy reads fastest.
-        whole = (prepared.shape[2], prepared.shape[3])
-        logits = resize(scores.contiguous(), whole, align_corners=self.decoder.align_corners)
+        padded = (prepared.shape[2], prepared.shape[3])
+        logits = resize(scores.contiguous(), padded, align_corners=self.decoder.align_corners)
         if self.backbone.pixel_multiple > 1:
             logits = logits[:, :, : size[0], : size[1]]
         restyled = [result for result in results if isinstance(result, Restyled)]
@@ -126,13 +130,25 @@ class Segmentor(Network):
             extras = Internals(tuple(layer.stats for layer in restyled), weights, embedding)
         return SegOutput(
             logits=logits,
-            auxiliary=None if auxiliary is None else self._part(auxiliary, maps[beside]),
+            auxiliary=None if auxiliary is None else self._part(auxiliary, maps[place_of_auxiliary]),
             extras=extras,
             masks=masks if self.training else (),
         )
 
+    def tap_in_training(self, taps: Mapping[str, Sequence[nn.Module]]) -> None:
+        """Have layers replace the feature map at some places in training, before the tap there.
+
+        Args:
+            taps: by place, layers without parameters and buffers; the network's state does not know them.
+
+        Raises:
+            UsageError: a place is not reached.
+        """
+        self.training_taps = dict(taps)
+        self._check_places()
+
     def _check_places(self) -> None:
-        """Refuse layers at places that are not reached."""
+        """Refuse layers at places that the backbone does not compute."""
         first = self.decoder.first_block
         if first is None:
             return
@@ -140,74 +156,78 @@ class Segmentor(Network):
         if self.rein is not None and not set(self.rein.places) <= set(reached):
             raise UsageError(
                 f"model.adapter.kind is rein, whose tokens refine every block, and the decoder runs the blocks from block{first} "
-                "on with its queries: choose another adapter (lora), or another decoder (mask2former)"
+                "on together with its queries: choose another adapter (lora), or another decoder (mask2former)"
             )
-        late = [place for place in self.tapped if place not in reached]
+        late = [place for place in (*self.tapped, *self.training_taps) if place not in reached]
         if late:
             raise UsageError(
-                f"a layer stands after {late[0]}, and the decoder runs the blocks from block{first} on with its queries: lower "
+                f"a tap is placed after {late[0]}, but the decoder runs the blocks from block{first} on itself: lower "
                 "model.head.blocks, or choose another decoder (mask2former)"
             )
 
-    def _part(self, part: nn.Module, *given: Any) -> Any:
-        return recomputed(part, *given) if self.recompute else part(*given)
+    def _part(self, part: nn.Module, *inputs: Any) -> Any:
+        return recomputed(part, *inputs) if self.recompute else part(*inputs)
 
     def depths(self) -> dict[str, int]:
-        """Those of the backbone."""
+        """Depths of the backbone's parameters, by their names in the network."""
         return {f"backbone.{name}": depth for name, depth in self.backbone.depths().items()}
 
     def embeddings(self) -> set[str]:
-        """Those of backbone and decoder, and Rein's tokens."""
+        """Learned tokens and positions of backbone, decoder and Rein, by their names in the network."""
         parts = {"backbone": self.backbone.embeddings(), "decoder": self.decoder.embeddings()}
         if self.rein is not None:
             parts["rein"] = self.rein.embeddings()
         return {f"{part}.{name}" for part, names in parts.items() for name in names}
 
+    def parts(self) -> list[nn.Module]:
+        """The parts of its backbone, and its decoder."""
+        return [*self.backbone.parts(), self.decoder]
+
     def base_tensors(self) -> set[str]:
-        """The pretrained tensors of the backbone that are not trained."""
+        """Names of the backbone's pretrained tensors that training does not change."""
         return {f"backbone.{name}" for name in base_tensors(self.backbone)}
 
     @property
     def style_layers(self) -> list[StyleProjection]:
-        """The style layers, first the one after the stem."""
+        """The style layers, the shallowest first."""
         return [layer for layer in self.styles if isinstance(layer, StyleProjection)]
 
     @property
     def prototype_head(self) -> PrototypeHead | None:
-        """The classifier, where it is one that clusters."""
+        """The classifier, if it is a prototype head."""
         return self.classifier if isinstance(self.classifier, PrototypeHead) else None
 
     @property
     def num_domains(self) -> int | None:
-        """Number M of source domains that it keeps bases or prototypes of; None where it keeps none."""
+        """Number M of source domains with style bases or prototypes; None where the network has neither."""
         if self.prototype_head is not None:
             return self.prototype_head.prototypes.shape[1]
         return len(self.style_layers[0].base_mean) if self.style_layers else None
 
     def known_styles(self) -> dict[str, KnownStyles]:
-        """The bases of its style layers."""
+        """The style bases, by place."""
         layers = zip(self.tapped, self.styles, strict=True)
         return {place: layer.known_styles() for place, layer in layers if isinstance(layer, StyleProjection)}
 
     def prototypes(self) -> Float[Tensor, "K M D"] | None:
-        """Those of its classifier."""
+        """The classifier's prototypes."""
         return None if self.prototype_head is None else self.prototype_head.unit_prototypes
 
     def drop_training_parts(self) -> None:
-        """Leave out the auxiliary head and the clusters of domains."""
+        """Drop the auxiliary head and the style clusters."""
         self.auxiliary = self.clusters = None
 
 
 def auxiliary_place(backbone: Backbone) -> str:
-    """Place of the map that the auxiliary head reads: the last but one of the pyramid, or the only one."""
+    """Place of the map that the auxiliary head reads: the second deepest of the pyramid, or its only one."""
     return backbone.pyramid[-2:][0]
 
 
 def semantic_logits(prediction: MaskPrediction) -> Float[Tensor, "B K h w"]:
-    """Class scores of each cell from the queries: the log of Σ over queries of softmax(class) without "no object" · σ(mask).
+    """Logits of each position from the queries: log Σ_q softmax(class_q) · σ(mask_q), without the "no object" class.
 
-    Cheng et al. (CVPR 2022) take the largest of these sums; their logarithm has the same largest class, and a softmax over
-    it gives the sums divided by their total.
+    Cheng et al. (CVPR 2022) take the argmax of these sums; the logarithm has the same argmax, and its softmax
+    is the sums divided by their total.
     """
     with without_autocast(prediction.masks):
         classes = at_least_single(prediction.classes).softmax(-1)[..., :-1]

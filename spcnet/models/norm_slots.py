@@ -1,4 +1,4 @@
-"""Where a backbone takes instance norms and whitening: the slots of RobustNet (Choi et al., CVPR 2021).
+"""Slots of a backbone for instance norms and whitening (RobustNet, Choi et al., CVPR 2021).
 
 The slots of a stem are after its convolutions, where the layer takes the place of the batch norm; those of the stages
 are at their ends, where it follows the last block's sum of branch and shortcut, before the ReLU. As in RobustNet, the
@@ -18,11 +18,11 @@ Slot = Literal["stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4"
 SLOTS: tuple[Slot, ...] = ("stem1", "stem2", "stem3", "layer1", "layer2", "layer3", "layer4")
 """RobustNet's seven slots in the order of its `wt_layer`; a stem of one convolution has `stem3` alone."""
 CODES: tuple[Kind | None, ...] = (None, "iw", "isw", "is", "ibn", "sw")
-"""What RobustNet's codes 0..5 mean; IRW is there code 1 with `relax_denom`, here a kind of its own."""
+"""Meaning of RobustNet's codes 0..5; its IRW is code 1 with `relax_denom`, here a separate kind."""
 
 
 def slots_of(norms: Mapping[str, str] | Sequence[int], info: BackboneInfo) -> dict[Slot, Kind]:
-    """What each slot holds, from the way a user writes it.
+    """Kind of norm in each slot, from the user's setting.
 
     Args:
         norms: slot → kind, `stem` being all of the stem's slots that the framework uses in this backbone; or
@@ -34,7 +34,7 @@ def slots_of(norms: Mapping[str, str] | Sequence[int], info: BackboneInfo) -> di
     """
     if not isinstance(norms, Mapping):
         return slots_of_codes(norms)
-    found: dict[Slot, Kind] = {}
+    slots: dict[Slot, Kind] = {}
     for name, kind in norms.items():
         if kind not in KINDS:
             raise unknown_name_error(kind, KINDS, "kind of norm")
@@ -42,12 +42,12 @@ def slots_of(norms: Mapping[str, str] | Sequence[int], info: BackboneInfo) -> di
             raise unknown_name_error(name, ("stem", *SLOTS), "slot")
         for slot in SLOTS:
             if slot == name or (name == "stem" and slot in info.norm_slots and slot.startswith("stem")):
-                found[slot] = kind
-    return found
+                slots[slot] = kind
+    return slots
 
 
 def slots_of_codes(codes: Sequence[int]) -> dict[Slot, Kind]:
-    """RobustNet's `wt_layer`, seven codes, as slots with what they hold.
+    """RobustNet's `wt_layer`, seven codes, as kind by slot.
 
     >>> slots_of_codes([0, 0, 4, 4, 4, 0, 0])
     {'stem3': 'ibn', 'layer1': 'ibn', 'layer2': 'ibn'}
@@ -69,7 +69,7 @@ def fill_slots(backbone: Backbone, slots: Mapping[Slot, Kind], *, relax: int = 6
 
     Args:
         backbone: as `build_backbone` cuts it, with its pretrained weights in place.
-        slots: what each slot holds; those not named stay empty.
+        slots: kind of norm by slot; other slots stay empty.
         relax: for `irw`, see `InstanceWhitening`.
 
     Raises:

@@ -16,15 +16,15 @@ from spcnet.numerics import without_autocast
 from spcnet.types import StyleStats
 
 MOMENTUM = 0.95
-"""Part of a centre that one update keeps."""
+"""Momentum of the centres."""
 SHARE_MOMENTUM = 0.99
-"""Part of a centre's share of the images that one update keeps."""
+"""Momentum of the fraction of images that a centre gets."""
 DEAD = 0.25
-"""A centre starts again when it gets less than this part of an equal share."""
+"""A centre is reset when it gets less than this fraction of 1/M of the images."""
 
 
 class StyleClusters(nn.Module):
-    """Tells each image's domain by the nearest of M centres; its buffers are the centres and their shares."""
+    """Assigns each image to the nearest of M centres; the buffers are the centres and their fractions of the images."""
 
     mean: Tensor
     std: Tensor
@@ -38,7 +38,7 @@ class StyleClusters(nn.Module):
         self.register_buffer("share", torch.zeros(num_domains))
 
     def forward(self, stats: StyleStats) -> Int[Tensor, " B"]:
-        """The domain of each image; nothing is changed.
+        """The domain of each image; changes no state.
 
         Args:
             stats: the images' styles before the first style layer.
@@ -47,7 +47,7 @@ class StyleClusters(nn.Module):
         near, domain = distance.masked_fill(self.share == 0, torch.inf).min(dim=1)
         waiting = self.waiting
         if waiting is not None and bool((self.share > 0).any()):
-            # The image that its centre serves worst, rather where many share that centre.
+            # The image farthest from its centre, weighted by how many images that centre has.
             served = near * self.share[domain]
             if has_largest(float(served.max())):
                 domain[served.argmax()] = waiting
@@ -55,7 +55,7 @@ class StyleClusters(nn.Module):
 
     @property
     def waiting(self) -> int | None:
-        """The centre that starts again at the next update, if one has to."""
+        """The centre that is reset at the next update, if any."""
         least = int(self.share.argmin())
         return least if float(self.share[least]) < DEAD / len(self.share) else None
 
@@ -64,8 +64,8 @@ class StyleClusters(nn.Module):
         """Pull each centre towards the images that were assigned to it.
 
         Args:
-            stats: what `forward` was given.
-            domain: what it returned.
+            stats: input of `forward`.
+            domain: output of `forward`.
             reduce: sums over processes.
         """
         member = domain_members(domain, len(self.share)).to(stats.mean.dtype)

@@ -21,7 +21,7 @@ KINDS: tuple[Kind, ...] = ("iw", "irw", "isw", "is", "ibn", "sw")
 
 
 def instance_norm(kind: Kind, channels: int, *, relax: int = 64) -> nn.Module:
-    """The layer that a slot holds.
+    """Build the norm of a slot.
 
     Instance norm with (`ibn`) or without (`is`) gain and offset, the latter with what the whitening losses need (`iw`,
     `irw`, `isw`), or switchable whitening (`sw`).
@@ -55,7 +55,7 @@ class InstanceWhitening(nn.InstanceNorm2d):
         super().__init__(channels, affine=False)
         self.selective = selective
         self.listener: list[Tensor] | None = None
-        """Gets what the layer returns; see `outputs_of`. No forward hook, for a compiler stops at those."""
+        """Collects the layer's outputs; see `outputs_of`. No forward hook, because hooks break compiled graphs."""
         self.margin = channels * (channels - 1) // 2 // relax if relax else 0
         above = torch.ones(channels, channels, dtype=torch.bool).triu(1)
         self.register_buffer("mask", torch.zeros_like(above) if selective else above)
@@ -86,7 +86,7 @@ class InstanceWhitening(nn.InstanceNorm2d):
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Select nothing and forget every statistic."""
+        """Reset the mask and all statistics."""
         for value in (self.mask, self.variance, self.pairs, self.trials):
             value.zero_()
 
@@ -94,11 +94,11 @@ class InstanceWhitening(nn.InstanceNorm2d):
     def select(
         self, *, clusters: int = 3, relax: int = 0, legacy: bool = False, reduce: Reduce = lambda value: value
     ) -> None:
-        """End a trial: keep in the mask what this trial, too, finds sensitive; see `sensitive`."""
+        """End a trial: intersect the mask with the covariances that this trial finds `sensitive`."""
         totals = reduce(torch.cat([self.variance.flatten(), self.pairs[None]]))
         mean = (totals[:-1] / totals[-1].clamp(min=1)).view_as(self.variance)
-        found = sensitive(mean, clusters=clusters, relax=relax, legacy=legacy)
-        self.mask.copy_(found & self.mask if int(self.trials) else found)
+        selected = sensitive(mean, clusters=clusters, relax=relax, legacy=legacy)
+        self.mask.copy_(selected & self.mask if int(self.trials) else selected)
         self.trials += 1
         self.variance.zero_()
         self.pairs.zero_()
@@ -107,13 +107,13 @@ class InstanceWhitening(nn.InstanceNorm2d):
 def sensitive(
     variance: Float[Tensor, "C C"], *, clusters: int = 3, relax: int = 0, legacy: bool = False
 ) -> Bool[Tensor, "C C"]:
-    """Which covariances a photometric alteration changes: all but the lowest cluster of a 1-D k-means.
+    """Mask of the covariances that a photometric alteration changes: all but the lowest cluster of a 1-D k-means.
 
     Args:
         variance: of each covariance above the diagonal within the pairs, mean over the pairs; zero elsewhere.
         clusters: k.
-        relax: above 0 the largest variances are taken instead, this share of all: their number divided by `relax`.
-        legacy: as the released code does, cluster the zeros below the diagonal, too.
+        relax: above 0, select the largest variances instead, one of every `relax`.
+        legacy: also cluster the zeros below the diagonal, as the released code does.
     """
     channels = len(variance)
     above = torch.ones_like(variance, dtype=torch.bool).triu(1)
@@ -124,16 +124,16 @@ def sensitive(
         away = labels != (0 if legacy else labels.min())
         if legacy:
             return away.view_as(above)
-        found = torch.zeros_like(above)
-        found[above] = away
-        return found
+        mask = torch.zeros_like(above)
+        mask[above] = away
+        return mask
     largest = variance.flatten().topk(channels * (channels - 1) // 2 // relax).indices
     return torch.zeros_like(above).flatten().index_fill(0, largest, True).view_as(above)
 
 
 @contextmanager
 def outputs_of(layers: Sequence[InstanceWhitening]) -> Iterator[list[Tensor]]:
-    """A list that fills with what the layers return, in the order in which they are called."""
+    """A list that collects the layers' outputs, in call order."""
     seen: list[Tensor] = []
     for layer in layers:
         layer.listener = seen
@@ -171,7 +171,7 @@ class SwitchableWhitening(nn.Module):
         self.register_buffer("running_cov", torch.eye(group).repeat(groups, 1, 1))
 
     def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """Whiten each group of channels; in at least single precision, for half does not invert a covariance."""
+        """Whiten each group of channels in at least single precision; half precision cannot invert a covariance."""
         with without_autocast(feature):
             whitened: Tensor = self._whiten(at_least_single(feature))
         return whitened.to(feature.dtype)

@@ -24,14 +24,17 @@ from spcnet.evaluation.protocols import ALL, Protocol, protocol_set, protocols_n
 from spcnet.evaluation.tta import check_overlap
 from spcnet.export.onnx_files import FileNetwork, onnx_metadata, onnx_program
 from spcnet.file_kinds import FileKind, kind_of, split_part
-from spcnet.formatting import percent
+from spcnet.formatting import percent, print_plain
+from spcnet.inference.engines import EngineName, EngineNetwork, Precision
 from spcnet.labels import LabelSpace, label_space
 from spcnet.models.adapters import merged
 from spcnet.models.network import Segmentor
+from spcnet.numerics import find_device
 from spcnet.reports.scores import class_table, domain_scores, protocol_scores
 from spcnet.runs import OpenRun, plain_data
+from spcnet.studies.engines import engine_options
 from spcnet.studies.predictions import Ids, Predictions
-from spcnet.studies.subject import OWN, Record, Subject, earlier, save_evaluation
+from spcnet.studies.subject import DEFAULT_PROTOCOL, Record, Subject, earlier, save_evaluation
 
 PROTOCOLS_FILE = "protocols.jsonl"
 """In the folder of a run: its results by other protocols than `spcnet`, at other sizes, on fewer images, a line each."""
@@ -43,7 +46,7 @@ RESULTS_SUFFIX = ".results.jsonl"
 class EvaluateOptions:
     """How a model is evaluated, where that is not said by its training."""
 
-    protocol: str = OWN.name
+    protocol: str = DEFAULT_PROTOCOL.name
     """A name in `PROTOCOLS`, or `all` for every one."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `EvaluationConfig` that differ from the run's own."""
@@ -59,6 +62,17 @@ class EvaluateOptions:
     """File that the result becomes a line of; beside the model by default."""
     classes: bool = False
     """Show each domain class by class, too."""
+    engine: EngineName = "torch"
+    """What runs the network of a run."""
+    precision: Precision = "f32"
+    """What the engine computes in."""
+    calibration: str | None = None
+    """Of int8, see `spcnet.studies.engines`."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether torch runs the network as it is, in the run's own precision."""
+        return (self.engine, self.precision, self.calibration) == ("torch", "f32", None)
 
     def check(self, defaults: EvaluationConfig, size: tuple[int, int] | None) -> None:
         """Refuse options that do not go together.
@@ -103,12 +117,16 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
     """
     options.check(run.evaluation, run.options.size)
     subject = _subject(run, options)
+    if not options.plain:
+        subject = _by_engine(run, subject, options)
     protocols = protocols_named(options.protocol)
     ways = [(one, opened(_names(run, one), subject.data, subject.space, one)) for one in protocols]
     training = TrainingConfig(accelerator="cpu")  # of ONNX Runtime, and of predictions, which need none
+    if isinstance(subject.model, EngineNetwork):
+        training = replace(training, accelerator=subject.model.running.device.type)
     if isinstance(subject.model, Segmentor):
         accelerator = options.accelerator or run.training.accelerator
-        training = replace(run.training, devices=options.devices, nodes=1, accelerator=accelerator)
+        training = replace(run.training, devices=options.devices, nodes=1, strategy="auto", accelerator=accelerator)
     fabric = make_fabric(training)
     if not fabric.is_global_zero:
         console = Console(quiet=True)
@@ -127,7 +145,7 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
         return record
     columns = {name: {protocol.domain(name) for protocol in protocols} for name in dict.fromkeys(run.names)}
     console.print(protocol_scores(records, columns))
-    console.print("mIoU in %; how a protocol differs stands above its scores", highlight=False)
+    print_plain(console, "mIoU in %; how a protocol differs stands above its scores")
     return {"protocols": records}
 
 
@@ -150,9 +168,8 @@ def _finish(
     alone = run.is_run and run.options.targets is not None
     _show(record, protocol, options.classes, output, console, scored=names if alone else list(record["domains"]))
     if alone:
-        _say_alone(
-            record, names, [protocol.domain(n) for n in run.own_names if protocol.domain(n) not in names], console
-        )
+        others = [name for name in map(protocol.domain, run.own_names) if name not in names]
+        _say_alone(record, names, others, console)
     if problem is not None:
         raise problem
 
@@ -168,18 +185,17 @@ def _kept(
 ) -> tuple[Record, Path | None]:
     """The record of an evaluation, and the file that it is yet to become a line of; None where it is in the run."""
     if not run.is_run or options.output is not None:
-        return subject.published(results, protocol), options.output or (
-            run.path / records.RESULTS_FILE
-            if isinstance(subject.model, Predictions)
-            else run.path.with_name(run.path.name + RESULTS_SUFFIX)
-        )
+        beside = run.path.with_name(run.path.name + RESULTS_SUFFIX)
+        inside = run.path / records.RESULTS_FILE
+        default = inside if isinstance(subject.model, Predictions) else beside
+        return subject.published(results, protocol), options.output or default
     # Metrics of a few images must not take the place of what the run is known by.
     limit, own_limit = subject.evaluation.limit, run.evaluation.limit
     fewer = bool(limit) and (not own_limit or limit < own_limit)
-    if protocol is OWN and run.options.size is None and not fewer:
+    if protocol is DEFAULT_PROTOCOL and run.options.size is None and not fewer and options.plain:
         return save_evaluation(subject, results, run.path, names=run.own_names, write=write), None
     record, output = subject.published(results, protocol), run.path / PROTOCOLS_FILE
-    before = earlier(output, record, same=("iteration", "classes", "views", "protocol", "size"))
+    before = earlier(output, record, same=("iteration", "classes", "views", "protocol", "size", "engine"))
     return record if before is None else evaluator.joined(before, record), output
 
 
@@ -190,23 +206,21 @@ def _subject(run: OpenRun, options: EvaluateOptions) -> Subject:
     if path.is_dir() and not run.is_run and not any((path / name).is_file() for name in network_files):
         return _predictions(run, options)
     if options.ids != "auto":
-        raise UsageError(f"--ids {options.ids} is for a folder of predictions, and {path} is none: leave it out")
+        raise UsageError(f"--ids {options.ids} is for a folder of predictions, and {path} is not one: leave it out")
     if options.space is not None:
         raise UsageError(f"--space {options.space} is for a folder of predictions; {path} has its own: leave it out")
     file = split_part(path).file
     kind = kind_of(file) if file.is_file() else None
     if kind is FileKind.TORCH_EXPORT:
-        raise UsageError(
-            f"{path} would be trusted with running code: evaluate the network it was made from, or an ONNX file"
-        )
+        what = f"{path} would be trusted with running code"
+        raise UsageError(f"{what}: evaluate the network it was made from, or an ONNX file")
     if kind is FileKind.ONNX:
         return _exported(run, options)
-    data = run.data
     subject = Subject(
         merged(run.network),
         path.name,
         run.space,
-        data,
+        run.data,
         run.card.method,
         replace(run.evaluation, **options.changes),
         run.training.seed,
@@ -218,11 +232,26 @@ def _subject(run: OpenRun, options: EvaluateOptions) -> Subject:
     return subject
 
 
+def _by_engine(run: OpenRun, subject: Subject, options: EvaluateOptions) -> Subject:
+    """The same network run by another engine."""
+    if not isinstance(subject.model, Segmentor):
+        raise UsageError(
+            f"--engine and --precision are for a run or a file of weights of this package, and {run.path} is none: leave "
+            "them out"
+        )
+    if options.devices != 1:
+        raise UsageError(
+            f"the engine {options.engine} evaluates in one process, and devices is {options.devices}: leave it out"
+        )
+    device = find_device(options.accelerator or "auto")
+    chosen = engine_options(run, options.engine, options.precision, options.calibration, size=subject.data.size)
+    return replace(subject, model=EngineNetwork(subject.model.to(device).eval(), chosen, device))
+
+
 def _check_named(run: OpenRun) -> None:
     if not run.names:
-        raise UsageError(
-            f"{run.path} does not say what to test on: name domains with --targets, for example [cityscapes]"
-        )
+        what = f"{run.path} does not say what to test on"
+        raise UsageError(f"{what}: name domains with --targets, for example [cityscapes]")
 
 
 def _exported(run: OpenRun, options: EvaluateOptions) -> Subject:
@@ -263,7 +292,7 @@ def _predictions(run: OpenRun, options: EvaluateOptions) -> Subject:
     if run.options.size is not None or options.devices != 1 or options.accelerator not in (None, "auto", "cpu"):
         what = "size" if run.options.size is not None else "devices and accelerator"
         raise UsageError(f"{path} holds predictions, which are scored as they are, by one process: leave out {what}")
-    if options.protocol != OWN.name:
+    if options.protocol != DEFAULT_PROTOCOL.name:
         raise UsageError(
             f"{f'the protocol {options.protocol} begins' if options.protocol != ALL else 'other protocols begin'} before the "
             f"network, and {path} holds what came out of one: evaluate the network, or choose the protocol spcnet"
@@ -301,10 +330,10 @@ def _show(
 ) -> None:
     """Print the metrics of the named domains; figures of others were known before."""
     record = {**record, "domains": {name: record["domains"][name] for name in scored}}
-    if protocol is not OWN:
-        console.print(f"Protocol {protocol.name}: {protocol.summary}. Unlike spcnet:", highlight=False)
+    if protocol is not DEFAULT_PROTOCOL:
+        print_plain(console, f"Protocol {protocol.name}: {protocol.summary}. Unlike spcnet:")
         for line in protocol.differs:
-            console.print(f"  - {line}", highlight=False, markup=False)
+            print_plain(console, f"  - {line}")
     console.print(domain_scores(record))
     for name in record["domains"] if classes else ():
         console.print(class_table(record, name, swapped=protocol.swapped))
@@ -312,33 +341,25 @@ def _show(
         counted = [label for label in domain["absent"] if domain["iou"][label] is not None]
         labelled = [value for label, value in domain["iou"].items() if label not in domain["absent"]]
         if counted and labelled:
-            console.print(
-                f"{name} has no pixel labelled {', '.join(counted)}: predicted all the same, {'it counts' if len(counted) == 1 else 'they count'} with 0; the mean "
-                f"IoU of the {len(labelled)} labelled classes is {percent(sum(labelled) / len(labelled))}",
-                highlight=False,
-                markup=False,
-            )
-    console.print(
-        "mIoU and all else in %; 95 %: bootstrap over the images"
-        + (f"; views: {record['views']}" if record.get("views") else "")
-        + (f"; weights: their exponential moving average ({record['ema']:g})" if record.get("ema") else "")
-        + ("" if output is None else f". Added to {output}"),
-        highlight=False,
-        markup=False,
-    )
+            what = f"{name} has no pixel labelled {', '.join(counted)}: predicted all the same"
+            they_count = "it counts" if len(counted) == 1 else "they count"
+            mean = f"the mean IoU of the {len(labelled)} labelled classes is {percent(sum(labelled) / len(labelled))}"
+            print_plain(console, f"{what}, {they_count} with 0; {mean}")
+    views = f"; views: {record['views']}" if record.get("views") else ""
+    ema = f"; weights: their exponential moving average ({record['ema']:g})" if record.get("ema") else ""
+    added = "" if output is None else f". Added to {output}"
+    print_plain(console, f"mIoU and all else in %; 95 %: bootstrap over the images{views}{ema}{added}")
 
 
 def _say_alone(record: Record, scored: Sequence[str], others: Sequence[str], console: Console) -> None:
     """Say that only the named domains were scored, and what became of the figures of the run's other ones."""
     stored = [name for name in others if name in record["domains"]]
     missing = [name for name in others if name not in record["domains"]]
-    said = [f"Scored: {', '.join(scored)} alone"]
+    parts = [f"Scored: {', '.join(scored)} alone"]
     if stored:
-        said.append(f"the figures of {', '.join(stored)} stay as they were")
+        parts.append(f"the figures of {', '.join(stored)} stay as they were")
     if missing:
-        said.append(
-            f"{', '.join(missing)} not evaluated: name them in --targets, too, or leave out --targets to evaluate all of the "
-            "run's domains"
-        )
+        remedy = "name them in --targets, too, or leave out --targets to evaluate all of the run's domains"
+        parts.append(f"{', '.join(missing)} not evaluated: {remedy}")
     if others:
-        console.print("; ".join(said), highlight=False, markup=False)
+        print_plain(console, "; ".join(parts))

@@ -21,6 +21,7 @@ from spcnet.engine import records
 from spcnet.engine.progress import Show, bar
 from spcnet.errors import DataError
 from spcnet.files import write_atomic, write_text
+from spcnet.formatting import print_plain
 from spcnet.inference.embeddings import (
     Inside,
     Pixels,
@@ -106,7 +107,7 @@ def inspect(
 
 
 def _print_skipped(console: Console, _: str, message: str) -> None:
-    console.print(f"skipped: {message}", style="yellow", highlight=False, markup=False)
+    print_plain(console, f"skipped: {message}", style="yellow")
 
 
 def _show_done(show: Show, before: int, done: int) -> None:

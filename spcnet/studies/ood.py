@@ -125,8 +125,6 @@ def evaluate_ood(
         **_about(run, detector, images),
         "varied": varied,
         "conditions": [f"{c.name} {c.severity}" for c in conditions],
-    }
-    result |= {
         "separation": separation(scored, set(run.sources)),
         "prediction": prediction(scored),
         "groups": groups(scored),

@@ -1,7 +1,7 @@
 """What an OOD score is worth: does it separate unseen images from known ones, and does it predict the mIoU?"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
+from spcnet.evaluation.metrics import none_if_nan
 from spcnet.inference.ood import OODScore
 from spcnet.reports.robustness import CLEAN, STYLE
 from spcnet.studies.conditions import Condition
@@ -45,7 +46,7 @@ class ScoredImage(NamedTuple):
             "condition": self.condition.name,
             "severity": self.condition.severity,
             "image": self.name,
-            "miou": _or_none(self.miou),
+            "miou": none_if_nan(self.miou),
             "percentile": self.ood.percentile,
             "times": self.ood.times,
             "scores": self.scores,
@@ -147,7 +148,7 @@ def groups(images: Sequence[ScoredImage]) -> list[dict[str, Any]]:
             "condition": condition.name,
             "severity": condition.severity,
             "images": len(group),
-            "miou": _or_none(mean_iou_of(group)),
+            "miou": none_if_nan(mean_iou_of(group)),
             "score": float(_values(group, OOD).mean()),
             "ood_fraction": float(np.mean([image.ood.percentile >= 0.95 for image in group])),
         }
@@ -163,25 +164,23 @@ def mean_iou_of(images: Sequence[ScoredImage]) -> float:
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """The result of `spcnet.studies.ood.evaluate_ood`, for a terminal."""
-    separated = Table(title="Images of the sources against others: AUROC (FPR95) in %", box=SIMPLE_HEAD, pad_edge=False)
-    separated.add_column("score", no_wrap=True)
-    for kind in result["separation"]:
-        separated.add_column(kind, justify="right")
+    separated = _table("Images of the sources against others: AUROC (FPR95) in %", result["separation"])
     for score in next(iter(result["separation"].values()), {}):
         cells = [scores[score] for scores in result["separation"].values()]
         separated.add_row(score, *(f"{100 * cell['auroc']:.1f} ({100 * cell['fpr95']:.0f})" for cell in cells))
-    predicted = Table(
-        title="Rank correlation with minus the mIoU; mIoU in % of the images that are kept",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    predicted.add_column("score", no_wrap=True)
     titles = list(result["prediction"]["chance"])
-    for title in titles:
-        predicted.add_column(title.removeprefix("keep "), justify="right", no_wrap=True)
+    columns = [title.removeprefix("keep ") for title in titles]
+    predicted = _table("Rank correlation with minus the mIoU; mIoU in % of the images that are kept", columns)
     for score, row in result["prediction"].items():
         predicted.add_row(score, *(_cell(title, row[title]) for title in titles))
     return [separated, predicted] if result["separation"] else [predicted]
+
+
+def _table(title: str, columns: Iterable[str]) -> Table:
+    table = Table("score", title=title, box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
 
 
 def _cell(title: str, value: float | None) -> str:
@@ -204,7 +203,3 @@ def _values(images: Sequence[ScoredImage], score: str) -> NDArray[np.float64]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None and not math.isnan(value)]
     return sum(known) / len(known) if known else None
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -2,22 +2,28 @@
 
 import dataclasses
 import math
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from spcnet import checkpoint
 from spcnet.config import TrainingConfig
 from spcnet.engine import replay as steps
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.optim import unpack
 from spcnet.engine.schedule import learning_rate
+from spcnet.engine.state import give_back
 from spcnet.engine.trainer import Trainer
+from spcnet.formatting import print_plain
 from spcnet.methods import method_named
 from spcnet.methods.base import fill
+from spcnet.plugins import make_plugins, with_plugins
 from spcnet.types import IGNORE_INDEX
 
 
@@ -50,7 +56,7 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
     """
     kept = steps.read(folder)
     # Not compiled, for nobody can listen to the modules of compiled code.
-    training = dataclasses.replace(kept.config.training, devices=1, nodes=1, compile=False)
+    training = dataclasses.replace(kept.config.training, devices=1, nodes=1, strategy="auto", compile=False)
     if accelerator is not None:
         training = dataclasses.replace(training, accelerator=accelerator)
     config = dataclasses.replace(kept.config, training=training)
@@ -63,8 +69,9 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
         pretrained=False,
     )
     fabric = make_fabric(training)
-    trainer = Trainer(config, method, network, kept.card, fabric)
-    fill(trainer.network, kept.tensors, str(folder))
+    trainer = Trainer(config, with_plugins(method, make_plugins(config), network, config), network, kept.card, fabric)
+    fill(trainer.network, checkpoint.trained(kept.tensors), str(folder))
+    give_back(trainer.method, kept.tensors, str(folder))
     unpack(trainer.optimizer, kept.optimizer)
     if kept.precision:
         fabric.strategy.precision.load_state_dict(kept.precision)
@@ -84,16 +91,16 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
             for name, image in zip(part.name, part.image, strict=True)
             if not image.isfinite().all()
         ],
-        same=all(_equal(a, b) for a, b in [(loss, kept.loss), *((losses[k], v) for k, v in kept.losses.items())]),
+        same=np.array_equal(
+            [loss, *(losses[name] for name in kept.losses)], [kept.loss, *kept.losses.values()], equal_nan=True
+        ),
     )
     _show(kept, again, console or Console(quiet=True))
     return again
 
 
 def _show(kept: steps.Kept, again: Replayed, console: Console) -> None:
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False)
-
+    say = partial(print_plain, console)
     training = kept.config.training
     say(
         f"Iteration {kept.iteration + 1} of {training.iterations}: {kept.config.method}, learning rate "
@@ -111,13 +118,11 @@ def _show(kept: steps.Kept, again: Replayed, console: Console) -> None:
         if len(known)
         else "labels: no pixel has one"
     )
-    say(f"weights: {_told(again.weights, kept.tensors)}")
-    say(f"optimiser: {_told(steps.not_finite(kept.optimizer), kept.optimizer)}")
+    say(f"weights: {_finiteness(again.weights, kept.tensors)}")
+    say(f"optimiser: {_finiteness(steps.not_finite(kept.optimizer), kept.optimizer)}")
     table = Table("", "then", "now", box=None)
-    for name, then, now in [
-        ("loss", kept.loss, again.loss),
-        *((k, v, again.losses[k]) for k, v in kept.losses.items()),
-    ]:
+    terms = [(name, then, again.losses[name]) for name, then in kept.losses.items()]
+    for name, then, now in [("loss", kept.loss, again.loss), *terms]:
         table.add_row(name, f"{then:.9g}", f"{now:.9g}")
     console.print(table)
     if not again.same:
@@ -128,16 +133,12 @@ def _show(kept: steps.Kept, again: Replayed, console: Console) -> None:
 def _verdict(again: Replayed, training: TrainingConfig) -> str:
     if again.images:
         return f"An image is not finite: check {_some(again.images)}."
-    where = (
-        f"The first module whose output is not finite is {again.culprit.name} ({again.culprit.kind})"
-        if again.culprit is not None
-        else None
-    )
+    where = "No module fails"
+    if again.culprit is not None:
+        where = f"The first module whose output is not finite is {again.culprit.name} ({again.culprit.kind})"
     if again.weights:
-        return (
-            f"{where or 'No module fails'}; weights were not finite before this step, so the gradient of an earlier step was "
-            f"not: {steps.remedy(training)}."
-        )
+        cause = "weights were not finite before this step, so the gradient of an earlier step was not"
+        return f"{where}; {cause}: {steps.remedy(training)}."
     if again.culprit is not None:
         came = f"what came in was finite, at most {again.culprit.largest_input:.3g}"
         return f"{where}; {came if again.culprit.finite_input else 'what came in was not finite, either'}."
@@ -147,7 +148,7 @@ def _verdict(again: Replayed, training: TrainingConfig) -> str:
     return "The loss is finite this time."
 
 
-def _told(bad: list[str], tensors: dict[str, Tensor]) -> str:
+def _finiteness(bad: list[str], tensors: dict[str, Tensor]) -> str:
     if bad:
         return f"{len(bad)} of {len(tensors)} tensors not finite ({_some(bad)})"
     sizes = {name: float(t.abs().max()) for name, t in tensors.items() if t.is_floating_point() and t.numel()}
@@ -157,7 +158,3 @@ def _told(bad: list[str], tensors: dict[str, Tensor]) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def _equal(one: float, other: float) -> bool:
-    return one == other or (math.isnan(one) and math.isnan(other))

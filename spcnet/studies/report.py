@@ -8,6 +8,7 @@ from rich.console import Console
 from spcnet.config import plain_lists
 from spcnet.cost import PAPER_SIZE, cost
 from spcnet.errors import SpcnetError
+from spcnet.formatting import print_plain
 from spcnet.methods import method_named
 from spcnet.reports.costs import NetworkCost
 from spcnet.reports.page import write_report
@@ -43,7 +44,7 @@ def report(
         console: where the table is shown; nowhere by default.
 
     Raises:
-        UsageError, DataError: a folder is no run, or the page cannot be written.
+        UsageError, DataError: a folder is not a run, or the page cannot be written.
     """
     console = console or Console(quiet=True)
     method_named(baseline)
@@ -56,7 +57,7 @@ def report(
         board, output, title=title, baseline=baseline, published=published, counted=network_costs(board)
     )
     show_table([run.folder for run in board], console, baseline=baseline)
-    console.print(f"The page is {page}", highlight=False)
+    print_plain(console, f"The page is {page}")
     return page
 
 

@@ -23,12 +23,14 @@ from spcnet.errors import UsageError
 from spcnet.evaluation import evaluator
 from spcnet.evaluation.protocols import PROTOCOLS, Protocol, as_published
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented
+from spcnet.formatting import print_plain
+from spcnet.inference.engines import EngineNetwork
 from spcnet.labels import LabelSpace
 from spcnet.runs import resized
 from spcnet.studies.predictions import Predictions
 
 Record = dict[str, Any]
-OWN: Final = PROTOCOLS["spcnet"]
+DEFAULT_PROTOCOL: Final = PROTOCOLS["spcnet"]
 """The protocol of this package."""
 
 
@@ -71,7 +73,7 @@ class Subject:
         tests: Mapping[str, SegmentationSet],
         fabric: Fabric,
         *,
-        protocol: Protocol = OWN,
+        protocol: Protocol = DEFAULT_PROTOCOL,
         folder: Path,
         console: Console,
     ) -> dict[str, evaluator.DomainResult]:
@@ -100,14 +102,8 @@ class Subject:
                 results[name] = replace(result, skipped=len(everywhere))
                 skipped.add(name, everywhere)
                 if not result.is_labelled:  # which is neither an mIoU of 0 nor forgotten
-                    console.print(
-                        f"{name}: none of the {result.images:,} images has a labelled pixel in the space "
-                        f"{self.space.name}, so it has no mIoU",
-                        style="yellow",
-                        highlight=False,
-                        markup=False,
-                        soft_wrap=True,
-                    )
+                    what = f"none of the {result.images:,} images has a labelled pixel in the space {self.space.name}"
+                    print_plain(console, f"{name}: {what}, so it has no mIoU", style="yellow")
                 show(index + 1, {})
         return results
 
@@ -154,7 +150,7 @@ class Subject:
 
         return evaluate
 
-    def record(self, results: Mapping[str, evaluator.DomainResult], protocol: Protocol = OWN) -> Record:
+    def record(self, results: Mapping[str, evaluator.DomainResult], protocol: Protocol = DEFAULT_PROTOCOL) -> Record:
         """An evaluation as a run notes it; see `spcnet.evaluation.evaluator.record`."""
         sources = {_read_as(name, protocol) for name in self.sources}
         return evaluator.record(
@@ -181,6 +177,9 @@ class Subject:
         if not isinstance(self.model, Predictions):
             size = self.data.size if protocol.prepare is None else None
             record["size"] = list(size) if size else None
+        if isinstance(self.model, EngineNetwork):
+            running = self.model.running
+            record["engine"] = f"{running.name} {running.precision}"
         return as_published(record, protocol)
 
 
@@ -220,7 +219,7 @@ class Skipped:
             if (where, image) not in self.known and distributed.rank() == 0:
                 self.known.add((where, image))
                 records.append_line(self.path, {"where": where, "image": image, "message": message})
-                self.console.print(f"skipped: {message}", style="yellow", highlight=False, markup=False)
+                print_plain(self.console, f"skipped: {message}", style="yellow")
 
 
 def save_evaluation(

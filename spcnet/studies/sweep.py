@@ -26,8 +26,10 @@ from spcnet.config import RunConfig, as_dict, decides, plain_lists, recipe_path
 from spcnet.engine import records
 from spcnet.errors import SpcnetError, UsageError, one_line, unknown_name_error
 from spcnet.files import write_text
+from spcnet.formatting import print_plain
 from spcnet.methods import method_named
 from spcnet.options import OptionParser, add_run_options
+from spcnet.plugins import make_plugins
 from spcnet.reports.aggregate import (
     RULES,
     Aggregate,
@@ -69,7 +71,7 @@ def seeds(text: str) -> list[int]:
     """The seeds in `[0,1]` or `0,1`.
 
     Raises:
-        UsageError: one is no whole number.
+        UsageError: one is not a whole number.
     """
     values = listed(text)
     wrong = [value for value in values if not value.isdecimal()]
@@ -140,8 +142,13 @@ def plan(
                 folder = output / _folder_name(method, values, seed)
                 options = {**settings, **values, "method": method, "training.seed": str(seed), "output": str(folder)}
                 configs.append((read(options), values))
+    folders = Counter(config.output.name for config, _ in configs)
+    if shared := [name for name, count in folders.items() if count > 1]:
+        what = f"--vary {', '.join(vary)}: {folders[shared[0]]} runs would have the folder {shared[0]}"
+        raise UsageError(f"{what}, whose name leaves out special characters: give them to sweeps with other --output")
     for config, _ in configs:
         method_named(config.method).check(config.model)
+        make_plugins(config)
         check_unseen(config.data)
     runs = [Run(config.output, as_dict(config), {}, (), (), {}) for config, _ in configs]
     groups = group_runs(runs)
@@ -189,7 +196,7 @@ def sweep(
     if table is not None:
         console.print(render_terminal(table, width=console.width))
         written = ", ".join(str(output / name) for name in (MARKDOWN_FILE, LATEX_FILE, SUMMARY_FILE))
-        console.print(f"Written: {written}", highlight=False, markup=False, soft_wrap=True)
+        print_plain(console, f"Written: {written}")
     return values
 
 
@@ -214,7 +221,7 @@ def show_plan(planned: Sequence[Planned], console: Console, *, jobs: int = 1) ->
     gpus = [slot[GPU] for slot in slots if GPU in slot]
     where = f"GPU {' | '.join(gpus)}" if gpus else f"threads for each: {slots[0]['OMP_NUM_THREADS']}"
     text = f"{len(states)} runs in {planned[0].folder.parent}: {counts}; {len(slots)} at a time, {where}. Nothing was started."
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    print_plain(console, text)
 
 
 def _summarise(trainings: Sequence[Training], rule: str, output: Path) -> tuple[dict[str, Any], Aggregate | None]:
@@ -273,7 +280,7 @@ def _reader(recipe: Path) -> Callable[[Mapping[str, str]], RunConfig]:
 
 
 def _check_paths(paths: Sequence[str], config: RunConfig) -> None:
-    """Refuse what is no option, and what the sweep sets itself."""
+    """Refuse paths that are not options, and those that the sweep sets itself."""
     fixed = {"method": "--methods", "training.seed": "--seeds", "output": "--output"}
     values = as_dict(config)
     known = list(flatten(values))
@@ -301,7 +308,7 @@ def _check_values(methods: Sequence[str], seeds: Sequence[int], vary: Mapping[st
             raise UsageError(f"--vary {varied} has no values: write {varied}=[a,b]")
 
 
-def _said(settings: Mapping[str, str]) -> list[str]:
+def _assignments(settings: Mapping[str, str]) -> list[str]:
     """`learning_rate=0.01` for each setting; with its whole path where two have one name."""
     last = {path: path.rpartition(".")[2] for path in settings}
     counts = Counter(last.values())
@@ -310,12 +317,12 @@ def _said(settings: Mapping[str, str]) -> list[str]:
 
 def _folder_name(method: str, settings: Mapping[str, str], seed: int) -> str:
     """`METHOD-SEED`, with what is varied between them."""
-    name = "-".join([method, *_said(settings), str(seed)])
+    name = "-".join([method, *_assignments(settings), str(seed)])
     return re.sub(r"[^\w.,@+=-]+", "_", re.sub(r"[][{}\s\"']", "", name))
 
 
 def _label(method: str, settings: Mapping[str, str]) -> str:
-    return f"{method} ({', '.join(_said(settings))})" if settings else method
+    return f"{method} ({', '.join(_assignments(settings))})" if settings else method
 
 
 def _check_same(planned: Planned) -> None:

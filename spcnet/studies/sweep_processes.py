@@ -24,6 +24,7 @@ from spcnet.config import RunConfig, as_dict
 from spcnet.engine import records
 from spcnet.errors import DataError, UsageError
 from spcnet.files import write_text
+from spcnet.formatting import print_plain
 from spcnet.training_process import LOG_FILE, TrainingProcess, stopped_together
 
 State = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -32,9 +33,9 @@ DONE_FILE = "done"
 GPU = "CUDA_VISIBLE_DEVICES"
 """In the environment of a training: the GPUs that it has."""
 LOOK_EVERY = 0.5
-"""Seconds between two looks at how far the trainings are."""
+"""Seconds between two polls of the trainings."""
 LINE_EVERY = 30.0
-"""Seconds between two lines on a run where there is no terminal to draw on."""
+"""Seconds between two lines about a run where the output is not a terminal."""
 _TAIL = 16384
 """Bytes at the end of a training log in which its last line is looked for."""
 
@@ -197,7 +198,7 @@ def _board(trainings: Sequence[Training], console: Console) -> Iterator[Callable
                 shown_states[training.planned.name] = (training.state, now)
                 if every < math.inf or training.state == "failed":
                     style = "red" if training.state == "failed" else None
-                    console.print(_line(training), style=style, highlight=False, markup=False, soft_wrap=True)
+                    print_plain(console, _line(training), style=style)
 
     if not console.is_terminal:
         yield lambda: tell(every=LINE_EVERY)

@@ -1,1 +1,1 @@
-"""Files of weights of other code: read, recognised, converted."""
+"""Weight files of other programs: reading, recognition, conversion."""

@@ -1,4 +1,4 @@
-"""The pretrained weights that a checkpoint leaves out: found again by their name, and told from all others by a hash."""
+"""The pretrained weights that a checkpoint leaves out: located by name and verified by a hash."""
 
 import os
 from pathlib import Path
@@ -10,18 +10,18 @@ from spcnet.models.backbones import Backbone, BackboneInfo
 from spcnet.weights.imagenet import load_imagenet
 
 BASE = "SPCNET_BASE"
-"""The environment variable that says where they lie: a file of weights, or a folder of such files."""
+"""Environment variable with their location: a weight file, or a folder of weight files."""
 PUBLISHED = "imagenet"
-"""The name of weights that lie in no file here: those that `load_imagenet` fetches."""
+"""Name of the published weights, which `load_imagenet` downloads."""
 STATISTICS = ("running_mean", "running_var")
 
 
 def base_hash(backbone: Backbone) -> str:
-    """What tells pretrained weights from all others: a hash of a backbone's parameters and batch statistics.
+    """Hash of a backbone's parameters and batch statistics, which identifies pretrained weights.
 
     Args:
-        backbone: with these weights, not yet adapted. Of one with learned positions or tokens the first layers do not
-            count, for kernel and positions may have been resampled, which rounds otherwise on another machine.
+        backbone: with these weights, without an adapter. With learned positions or tokens the first layers are left out,
+            because resampled kernels and positions are rounded differently on another machine.
     """
     depths, resampled = backbone.depths(), bool(backbone.embeddings())
     counted = {name for name, depth in depths.items() if depth or not resampled}
@@ -34,39 +34,28 @@ def base_hash(backbone: Backbone) -> str:
 
 
 def base_of(backbone: Backbone, weights: str) -> dict[str, str]:
-    """What a checkpoint says of the weights that it leaves out: their name, perhaps that of a part of the file, their hash.
-
-    Args:
-        backbone: with these weights, not yet adapted.
-        weights: as the user named them.
-    """
+    """Entry of a checkpoint for the weights that it leaves out: their name, perhaps the part of the file, their hash."""
     file, part = split_part(weights)
     named = {"weights": weights} if part is None else {"weights": str(file), "part": part}
     return {**named, "sha256": base_hash(backbone)}
 
 
 def load_base(backbone: Backbone, info: BackboneInfo, base: dict[str, str], source: str) -> None:
-    """Give a backbone the weights that a checkpoint names.
+    """Load the pretrained weights that a checkpoint names.
 
-    Looked for are the file that the variable SPCNET_BASE names, the file of the name in the folder that it names, the name as
-    it was given in training, and the file beside the checkpoint; the first that is there counts.
-
-    Args:
-        backbone: from `build_backbone`.
-        info: which backbone it is.
-        base: the card's.
-        source: the checkpoint.
+    The first existing one of these is used: the file of the variable SPCNET_BASE, the file of that name in its folder, the path
+    of the training, the file beside the checkpoint.
 
     Raises:
-        CheckpointError: they are not found, cannot be read, or have another hash; says where they were looked for.
+        CheckpointError: they are not found, cannot be read, or have another hash.
     """
     name = base["weights"]
     whole = f"{source} holds only what was trained"
     remedy = f"set the environment variable {BASE} to the file that the training began with, or to its folder"
-    weights, looked = _find(base, Path(source).parent)
+    weights, places = _find(base, Path(source).parent)
     if weights is None:
         raise CheckpointError(
-            f"{whole}, and the weights {name} that it began with are not at {', '.join(looked)}: {remedy}"
+            f"{whole}, and the weights {name} that it began with are not at {', '.join(places)}: {remedy}"
         )
     try:
         load_imagenet(backbone, info, weights)
@@ -74,15 +63,15 @@ def load_base(backbone: Backbone, info: BackboneInfo, base: dict[str, str], sour
         raise CheckpointError(
             f"{whole}, and the weights {name} that it began with cannot be used: {error}; or {remedy}"
         ) from error
-    found = base_hash(backbone)
-    if found != base["sha256"]:
+    sha256 = base_hash(backbone)
+    if sha256 != base["sha256"]:
         raise CheckpointError(
-            f"{whole}, on the weights {name} of the hash {base['sha256'][:12]}, and {weights} has the hash {found[:12]}: {remedy}"
+            f"{whole}, on the weights {name} of the hash {base['sha256'][:12]}, and {weights} has the hash {sha256[:12]}: {remedy}"
         )
 
 
 def _find(base: dict[str, str], beside: Path) -> tuple[str | None, list[str]]:
-    """The weights as `load_imagenet` takes them, or None; and where they were looked for."""
+    """The weights for `load_imagenet`, or None; and the paths that were tried."""
     name, given = base["weights"], os.environ.get(BASE, "")
     places: list[Path] = []
     if given and not (Path(given).is_dir() and name == PUBLISHED):

@@ -1,12 +1,12 @@
-"""What a file of weights holds: its tensors wherever they lie in it, and the one place that fits a network.
+"""Reading weight files: the tensors at any level of a file, and the one dictionary that fits a network.
 
 Other programs wrap a network's tensors in dictionaries (`model`, `state_dict`, `teacher`, beside optimisers and options)
 and put prefixes before their names (`module.`, `_orig_mod.`, `backbone.`). No list of those is kept: a *reading* is any
-dictionary of the file with any common beginning of its names taken off, and the reading is used whose names and shapes
-are those that the network wants. Where several are and their numbers differ, the user names one: `FILE#NAME`.
+dictionary of the file with any common prefix of its names removed, and the reading is used whose names and shapes match the
+network. If several match and their values differ, the user names one: `FILE#NAME`.
 
-A file that a user downloaded is never unpickled: safetensors, MindSpore's messages, or `torch.load` with
-`weights_only=True`, which makes inert objects of the few harmless classes that training programs leave in their files.
+A downloaded file never runs code: it is read by safetensors, as MindSpore's messages, or by `torch.load` with
+`weights_only=True` and inert stand-ins for the few harmless classes that training programs leave in their files.
 """
 
 import difflib
@@ -30,28 +30,28 @@ from spcnet.weights.mindspore import pytorch_names, read_mindspore
 T = TypeVar("T")
 
 _DEEPEST = 4
-"""Dictionaries within each other that are searched; programs nest two or three."""
+"""Depth of nested dictionaries that are searched; programs nest two or three."""
 _NO_WEIGHTS = re.compile(r"optim(?!i[sz]ed|al)|sched(?!uled)|scaler|rng|callbacks|loops|_metadata", re.IGNORECASE)
-"""Names of dictionaries whose tensors are no weights, unless the file has no others."""
+"""Names of dictionaries whose tensors are no weights, unless the file has no other tensors."""
 _PROTOCOL = 2
-"""Protocol of pickle that `torch.save` writes, by default."""
+"""Pickle protocol that `torch.save` writes by default."""
 _LISTED = 6
-"""Parts of a file that a message lists at most."""
+"""Largest number of parts that a message lists."""
 
 
 class Reading(NamedTuple):
-    """Tensors of one dictionary of a file whose names begin alike, without that beginning."""
+    """Tensors of one dictionary of a file with a common prefix, without that prefix."""
 
     part: str
-    """Where the dictionary lies, its keys joined by dots; empty for the file's own."""
+    """Keys to the dictionary, joined by dots; empty for the top level."""
     prefix: str
-    """The beginning that was taken off; empty, or ends in a dot."""
+    """The removed prefix; empty, or ends in a dot."""
     tensors: dict[str, Tensor]
-    """By the rest of their names."""
+    """By their names without the prefix."""
 
     @property
     def name(self) -> str:
-        """What it is called behind a file's `#`."""
+        """Its name in `FILE#NAME`."""
         return f"{self.part}.{self.prefix}".strip(".")
 
 
@@ -61,11 +61,11 @@ class WeightFile(NamedTuple):
     path: Path
     kind: FileKind
     parts: dict[str, dict[str, Tensor]]
-    """Each dictionary that holds tensors, by where it lies in the file (see `Reading.part`)."""
+    """Each dictionary that holds tensors, by `Reading.part`."""
 
 
 def read_weights(path: Path) -> WeightFile:
-    """Read the tensors of a file of any kind that is known by its content; nothing in it is executed.
+    """Read the tensors of a file, whose format is recognised by its content; nothing in it is executed.
 
     Raises:
         CheckpointError: the file is missing, truncated, damaged, or holds no named tensors.
@@ -93,7 +93,7 @@ def read_weights(path: Path) -> WeightFile:
 
 def _check_plain(path: Path, name: str, value: Tensor, size: int) -> None:
     plain = value.layout == torch.strided and not (value.is_quantized or value.is_meta or value.is_complex())
-    # A view that repeats few numbers is as harmless as the file is small.
+    # An expanded view of few values is allowed up to the size of the file.
     if not plain or value.numel() * value.element_size() > max(value.untyped_storage().nbytes(), size):
         raise CheckpointError(
             f"the weight file {path} has under {name!r} no plain array of numbers, or one that is larger than what the "
@@ -124,18 +124,18 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> Any:
     _refuse_unfolding(path)
     try:
-        # An open file, for of a path torch would look at the ending.
+        # An open file, because torch would check the suffix of a path.
         with torch.serialization.safe_globals(_INERT), warnings.catch_warnings(), path.open("rb") as content:
-            warnings.simplefilter("ignore")  # of a damaged file's odd protocol; what is wrong with it is named below
+            warnings.simplefilter("ignore")  # about the protocol of a damaged file; the error is raised below
             return torch.load(content, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise _damaged(path, error) from error
-    except Exception as error:  # the unpickler raises its own kind for code it refuses to run
+    except Exception as error:  # the unpickler raises its own error for code that it refuses to run
         protocol = _pickle_protocol(path)
         if protocol > _PROTOCOL:
             raise CheckpointError(
-                f"the weight file {path} was saved with pickle protocol {protocol}, and what runs no code in a file reads "
-                f"protocol {_PROTOCOL} alone: if you trust its source, read it with torch.load and save it again with "
+                f"the weight file {path} was saved with pickle protocol {protocol}, but the safe reader supports only "
+                f"protocol {_PROTOCOL}: if you trust its source, read it with torch.load and save it again with "
                 "torch.save, without pickle_protocol"
             ) from error
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -147,7 +147,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _pickle_protocol(path: Path) -> int:
-    """Which protocol of pickle a PyTorch file was saved with; the usual one where it does not tell."""
+    """Pickle protocol of a PyTorch file; the default one if it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
@@ -168,7 +168,7 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 
 
 class _Inert:
-    """Stands for an object that a file holds beside its tensors; it keeps nothing and can do nothing."""
+    """Inert stand-in for an object beside the tensors."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -178,20 +178,20 @@ class _Inert:
 
 
 class _Mapping:
-    """Stands for a kind of dictionary; a plain one takes its place."""
+    """Stand-in for a dictionary class; makes a plain one."""
 
     def __new__(cls, *_: Any, **__: Any) -> "OrderedDict[Any, Any]":  # type: ignore[misc]
         return OrderedDict()
 
 
 class _Sequence:
-    """Stands for a kind of list; a plain one takes its place."""
+    """Stand-in for a list class; makes a plain one."""
 
     def __new__(cls, *_: Any, **__: Any) -> list[Any]:  # type: ignore[misc]
         return []
 
 
-# The classes themselves are never imported: what a file asks for under these names is one of those above.
+# The classes themselves are never imported: these names resolve to the stand-ins above.
 _NUMPY = (
     "numpy.dtype",
     "numpy.ndarray",
@@ -247,7 +247,7 @@ _INERT: list[Any] = [
 
 
 def _refuse_unfolding(path: Path) -> None:
-    """PyTorch's archives are as large as what is in them; one that is compressed, or whose entries overlap, may unfold to any size."""
+    """Refuse compressed archives and overlapping entries, which may expand to any size; PyTorch writes neither."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -265,14 +265,14 @@ def _refuse_unfolding(path: Path) -> None:
 def _parts(
     content: object, where: str, depth: int, *, everything: bool = False
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every dictionary of tensors in what a file holds, the outer ones first; without optimisers and the like, unless `everything`."""
+    """Every dictionary of tensors in a file's content, the outer ones first; without optimisers and the like, unless `everything`."""
     if isinstance(content, (list, tuple)):
         content = dict(enumerate(content))
     if not isinstance(content, Mapping):
         return
-    own = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if own and not all(isinstance(key, int) for key in content):
-        yield where, own
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if tensors and not all(isinstance(key, int) for key in content):
+        yield where, tensors
     if depth == _DEEPEST:
         return
     for key, value in content.items():
@@ -284,8 +284,8 @@ def _parts(
 
 
 def readings(file: WeightFile, *, at_least: int = 1) -> list[Reading]:
-    """Every reading of a file with that number of tensors, the outer dictionaries and the shorter prefixes first."""
-    found = []
+    """Every reading of a file with enough tensors, outer dictionaries and shorter prefixes first."""
+    every = []
     for part, tensors in file.parts.items():
         groups: dict[str, dict[str, Tensor]] = {"": tensors}
         for key, value in tensors.items():
@@ -293,18 +293,18 @@ def readings(file: WeightFile, *, at_least: int = 1) -> list[Reading]:
             while place >= 0:
                 groups.setdefault(key[: place + 1], {})[key[place + 1 :]] = value
                 place = key.find(".", place + 1)
-        found += [
+        every += [
             Reading(part, prefix, group)
             for prefix, group in sorted(groups.items(), key=lambda item: item[0].count("."))
             if len(group) >= at_least
         ]
-    return found
+    return every
 
 
-def apart(found: Sequence[Reading]) -> list[Reading]:
-    """Readings of networks, each without the tensors of the networks that lie within it.
+def apart(networks: Sequence[Reading]) -> list[Reading]:
+    """Readings of networks, each without the tensors of networks nested in it.
 
-    A network may keep a second one, such as its moving average, under a prefix of its own.
+    A network may hold a second one, such as its moving average, under another prefix.
     """
     return [
         one._replace(
@@ -315,17 +315,17 @@ def apart(found: Sequence[Reading]) -> list[Reading]:
                     other.part == one.part
                     and other.prefix != one.prefix
                     and f"{one.prefix}{name}".startswith(other.prefix)
-                    for other in found
+                    for other in networks
                     if len(other.prefix) > len(one.prefix)
                 )
             }
         )
-        for one in found
+        for one in networks
     ]
 
 
 def named_readings(found: Sequence[Reading], name: str | None, file: WeightFile) -> list[Reading]:
-    """Those readings that a user means by the name behind a `#`; all where none was given.
+    """The readings that match the name in `FILE#NAME`; all without a name.
 
     Raises:
         CheckpointError: nothing in the file is called so.
@@ -344,7 +344,7 @@ def named_readings(found: Sequence[Reading], name: str | None, file: WeightFile)
 
 
 def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether two sets of tensors have the same names and numbers; counters of batches play no part."""
+    """Whether two sets of tensors have the same names and values; batch counters are ignored."""
     names = {name for name in one if "num_batches" not in name}
     if names != {name for name in other if "num_batches" not in name}:
         return False
@@ -352,11 +352,11 @@ def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool
 
 
 def distinct(found: Iterable[tuple[Reading, Mapping[str, Tensor], T]], name: str | None) -> list[T]:
-    """Of several that may be meant one for each set of numbers; the one of that name alone, where there is one.
+    """Candidates with different values, one for each set of values; only the one of that name, if there is one.
 
     Args:
-        found: of each the reading, the tensors that count, and what to return.
-        name: what the user wrote behind a `#`.
+        found: reading, compared tensors and result of each candidate.
+        name: the name in `FILE#NAME`.
     """
     different: list[tuple[Reading, Mapping[str, Tensor], T]] = []
     for one in found:
@@ -366,7 +366,7 @@ def distinct(found: Iterable[tuple[Reading, Mapping[str, Tensor], T]], name: str
 
 
 def ambiguous(file: WeightFile, what: str, fitting: Sequence[Reading]) -> CheckpointError:
-    """The error where several readings fit and their numbers differ."""
+    """The error for several matching readings with different values."""
     names = [f"{file.path}#{one.name}" if one.name else f"{file.path}" for one in fitting]
     return CheckpointError(
         f"{file.path} holds {len(fitting)} different networks that are {what}: name one of them, "
@@ -375,7 +375,7 @@ def ambiguous(file: WeightFile, what: str, fitting: Sequence[Reading]) -> Checkp
 
 
 def overview(file: WeightFile) -> str:
-    """The parts of a file in words: where each lies, how many tensors it has, and what all their names begin with."""
+    """The parts of a file as text: location, number of tensors, and the prefixes of their names."""
     words = []
     for part, tensors in list(file.parts.items())[:_LISTED]:
         number = f"{len(tensors)} tensor{'s' if len(tensors) != 1 else ''}"
@@ -385,7 +385,7 @@ def overview(file: WeightFile) -> str:
 
 
 def _beginnings(tensors: Mapping[str, Tensor]) -> str:
-    """What the names begin with, in words: what all share, and where they then part."""
+    """The prefixes of names as text: the common prefix, and the groups after it."""
     shared, rest = "", list(tensors)
     while all("." in name for name in rest) and len({name.partition(".")[0] for name in rest}) == 1:
         first = rest[0].partition(".")[0] + "."

@@ -1,6 +1,6 @@
-"""Bringing trained values into networks: ImageNet files, and the names that other code bases use.
+"""Loading pretrained backbones: ImageNet files, and the names that other code bases use.
 
-How files are read, and where in a file a network lies, is in `spcnet.weights.files`.
+`spcnet.weights.files` reads the files and locates networks in them.
 """
 
 import re
@@ -30,11 +30,11 @@ from spcnet.weights.files import (
 from spcnet.weights.timm_names import PATCHES, timm_names
 
 PUBLISHED = ("imagenet", "pretrained")
-"""What model.weights calls the weights that the maker of a backbone publishes, whatever they were trained on."""
+"""Values of model.weights for the published weights of a backbone, whatever they were trained on."""
 CLASSIFIER_KEYS = ("fc.", "classifier.")
-"""Beginnings of the keys of an ImageNet classifier's last layer, which segmentation does not use."""
+"""Prefixes of an ImageNet classifier's last layer, which segmentation does not use."""
 HEAD_KEYS = (*CLASSIFIER_KEYS, "head.", "last_linear.", "projector.", "projection_head.", "predictor.")
-"""Those of other programs, and of what self-supervised training puts behind a backbone."""
+"""Prefixes of the heads of other programs and of self-supervised training."""
 _SEGMENTATION_PARTS = frozenset(
     [
         "aspp",
@@ -56,7 +56,7 @@ _SEGMENTATION_PARTS = frozenset(
         "neck",
     ]
 )
-"""Parts of networks for segmentation beside the backbone."""
+"""Parts of segmentation networks other than the backbone."""
 
 REFERENCE_NAMES = (
     ("backbone.stem.", "layer0."),
@@ -80,11 +80,11 @@ REFERENCE_NAMES = (
     ("styles.1.base_mean", "styleAdaIN2.style_mu"),
     ("styles.1.base_std", "styleAdaIN2.style_sig"),
 )
-"""Beginning of a key here and in the reference's PyTorch code; the first that fits counts."""
+"""Prefix of a key here and in the reference's PyTorch code; the first match is used."""
 SHUFFLENET_NAMES = (("backbone.stem.", "layer0.layer."), ("backbone.layer4.0.", "layer4.layer."))
-"""What differs with ShuffleNetV2."""
+"""Differences for ShuffleNetV2."""
 SHUFFLENET_STEM_NORM = "layer0.layer.0.1."
-"""Where an instance norm stands in the stem of ShuffleNetV2; the reference keeps the batch norm's unused weights there."""
+"""Prefix of an instance norm in the stem of ShuffleNetV2; the reference keeps the unused batch norm there."""
 
 
 def reference_name(key: str, *, backbone: str, stem_norm: bool = False) -> str:
@@ -145,16 +145,15 @@ _CSAIL = {
 
 
 def _timm_blocks(names: Iterable[str]) -> set[str]:
-    """What names of blocks begin with: those of EfficientNet have the same form, and are others."""
+    """Prefixes of timm's blocks; EfficientNet has names of the same form, but other blocks."""
     return {".".join(name.split(".")[:3]) for name in names if name.startswith("blocks.")}
 
 
 def torchvision_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """Whose names a backbone has, and its tensors by torchvision's, in the same order.
+    """The naming scheme of a backbone, and its tensors by torchvision's names, in the same order.
 
-    Known are torchvision's, which timm and mmsegmentation share for their ResNets; those of timm's and of mmpretrain's
-    MobileNetV2; and those of MIT CSAIL's ResNets with a stem of three convolutions, the file that RobustNet starts
-    ResNet-101 from. Others stay as they are.
+    Known schemes: torchvision, also of timm's and mmsegmentation's ResNets; timm's and mmpretrain's MobileNetV2; MIT CSAIL's
+    ResNets with a stem of three convolutions, from which RobustNet's ResNet-101 starts. Other names are kept.
 
     Raises:
         CheckpointError: two tensors would get the same name.
@@ -176,7 +175,7 @@ def torchvision_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Ten
 
 
 def backbone_of(tensors: Mapping[str, Tensor]) -> str | None:
-    """Which backbone an ImageNet file is of, recognised by torchvision's names; None where it is of none."""
+    """Name of the backbone of an ImageNet file, recognised by torchvision's names; None if there is none."""
     if "features.18.0.weight" in tensors and "features.1.conv.0.0.weight" in tensors:
         return "mobilenet_v2"
     if "stage2.0.branch1.0.weight" in tensors and "conv5.0.weight" in tensors:
@@ -189,28 +188,28 @@ def backbone_of(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 class BackboneFit(NamedTuple):
-    """How far a reading of a file is the backbone that is wanted."""
+    """Comparison of a reading with a backbone."""
 
     reading: Reading
     maker: str
-    """Whose names it has."""
+    """The naming scheme."""
     given: dict[str, Tensor]
-    """By torchvision's names, without what the backbone does not take."""
+    """By torchvision's names, without those that the backbone does not have."""
     left_out: list[str]
-    """Names of the reading that the backbone does not take: classifiers, heads."""
+    """Names of the reading that are ignored: classifiers, heads."""
     fresh: tuple[str, ...]
-    """Beginnings of names that start from random values, for a stem of another kind."""
+    """Prefixes of tensors that keep random values, for a stem of another kind."""
     missing: list[str]
     unexpected: list[str]
     misshapen: list[str]
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is missing, left over or of another shape."""
+        """Whether nothing is missing, unexpected or of another shape."""
         return not (self.missing or self.unexpected or self.misshapen)
 
     def problems(self) -> str:
-        """What keeps it from fitting, in words."""
+        """The differences as text."""
         kinds = (
             ("lacks {} tensors", self.missing),
             ("has {} unexpected tensors", self.unexpected),
@@ -219,28 +218,22 @@ class BackboneFit(NamedTuple):
         return ", ".join(f"{what.format(len(names))}, {several(names)}" for what, names in kinds if names)
 
 
-def backbone_fits(backbone: Backbone, info: BackboneInfo, found: Sequence[Reading]) -> list[BackboneFit]:
-    """How far each reading of a file is the backbone that is wanted, the nearest first.
-
-    Args:
-        backbone: from `build_backbone`.
-        info: which backbone it is.
-        found: from `readings`.
-    """
-    fits = [fit for reading in found if (fit := _backbone_fit(reading, backbone, info)) is not None]
-    # What is there in the right shape counts; of several alike the first.
+def backbone_fits(backbone: Backbone, info: BackboneInfo, candidates: Sequence[Reading]) -> list[BackboneFit]:
+    """Compare each reading of a file with a backbone, the best match first."""
+    fits = [fit for reading in candidates if (fit := _backbone_fit(reading, backbone, info)) is not None]
+    # The sort is stable: of equal matches the first is kept.
     return sorted(fits, key=lambda fit: (not fit.whole, len(fit.missing) + len(fit.misshapen), len(fit.unexpected)))
 
 
 def _backbone_fit(reading: Reading, backbone: Backbone, info: BackboneInfo) -> BackboneFit | None:
-    """None where a reading has nothing of the backbone."""
+    """None if a reading has no tensor of the backbone."""
     state, places = backbone.state_dict(), backbone.published
     wanted = {name: state[key].shape for key, name in places.items()}
     tensors = reading.tensors
     if info.convert is not None:
         own = {places.get(name, name): value for name, value in tensors.items()}
         maker, renamed = timm_names(own, info.known)
-        # Of patches as they are here already: timm would bring them to those of its own model and back.
+        # Patch embeddings of the right shape are kept: timm would resample them to its model and back.
         kept = {
             name: renamed.pop(name) for name in PATCHES if name in renamed and renamed[name].shape == wanted.get(name)
         }
@@ -273,7 +266,7 @@ def _backbone_fit(reading: Reading, backbone: Backbone, info: BackboneInfo) -> B
 def _known_names(
     tensors: Mapping[str, Tensor], places: Mapping[str, str], info: BackboneInfo
 ) -> tuple[str, dict[str, str]]:
-    """Whose names tensors have, and their own names by torchvision's."""
+    """The naming scheme of tensors, and their original names by torchvision's."""
     for maker, start in (("spcnet", "stem."), ("RobustNet", "layer0.")):
         if any(name.startswith(start) for name in tensors):
             theirs = {key: key for key in places}
@@ -294,13 +287,6 @@ def choose_backbone(
 ) -> BackboneFit:
     """The one reading of a file that is the backbone.
 
-    Args:
-        backbone: from `build_backbone`.
-        info: which backbone it is.
-        file: from `read_weights`.
-        part: name of the reading, where the user gave one.
-        found: readings to choose from; all of the file by default.
-
     Raises:
         CheckpointError: none is, or several are and their numbers differ; says what the file holds.
     """
@@ -309,10 +295,10 @@ def choose_backbone(
     inner = [fit.reading for fit in fits if not (fit.missing or fit.misshapen)]
     if len(inner) > 1:
         fits = backbone_fits(backbone, info, apart(inner))
-    whole = [fit for fit in fits if fit.whole]
-    if not whole:
+    complete = [fit for fit in fits if fit.whole]
+    if not complete:
         raise _no_backbone(file, info, part, fits)
-    chosen, *others = distinct([(fit.reading, fit.given, fit) for fit in whole], part)
+    chosen, *others = distinct([(fit.reading, fit.given, fit) for fit in complete], part)
     if others:
         raise ambiguous(file, f"{info.weights} backbones", [fit.reading for fit in (chosen, *others)])
     check_finite(file.path, chosen.given)
@@ -327,8 +313,8 @@ def _no_backbone(
         "MIT CSAIL or RobustNet"
     )
     if info.convert is not None:
-        own = info.weights.partition(".")[0]
-        rule = f"it must be timm's {own} with timm's key names, or those of Meta, Hugging Face or torchvision"
+        model = info.weights.partition(".")[0]
+        rule = f"it must be timm's {model} with timm's key names, or those of Meta, Hugging Face or torchvision"
     plain = list(file.parts) == [""] and (not fits or not fits[0].reading.name)
     if fits and plain:
         return CheckpointError(f"{file.path} {fits[0].problems()}: {rule}")
@@ -341,7 +327,7 @@ def _no_backbone(
 
 
 def load_imagenet(backbone: Backbone, info: BackboneInfo, weights: str) -> None:
-    """Give a backbone its ImageNet weights.
+    """Load ImageNet weights into a backbone.
 
     Args:
         backbone: from `build_backbone`.
@@ -371,7 +357,7 @@ def load_imagenet(backbone: Backbone, info: BackboneInfo, weights: str) -> None:
 
 
 def fill_backbone(backbone: Backbone, info: BackboneInfo, fit: BackboneFit, source: str) -> None:
-    """Load pretrained tensors into a backbone, and warn of what starts from random values."""
+    """Load pretrained tensors into a backbone, and warn of tensors that keep random values."""
     if fit.fresh:
         warnings.warn(
             f"{source}: another stem than that of {info.weights} here, {', '.join(fit.fresh)} start from random values. "

@@ -2,8 +2,8 @@
 
 Such a file is a row of protobuf messages `Checkpoint {repeated Value value = 1}`, `Value {string tag = 1; TensorProto
 tensor = 2}`, `TensorProto {repeated int64 dims = 1; string tensor_type = 2; bytes tensor_content = 3}`, and perhaps a
-checksum after them. A large tensor is split into several entries of one tag. Nothing in a file is executed, and no
-length in it is believed before it is compared with what is there.
+checksum after them. A large tensor is split into several entries of one tag. Nothing in a file is executed, and every
+length in it is checked against the size of the file.
 """
 
 import binascii
@@ -34,12 +34,12 @@ CHECKSUM = b"crc_num"
 """Marks the trailer: these seven bytes and the checksum as ten, big-endian."""
 _TRAILER = len(CHECKSUM) + 10
 _LARGEST = 2**40
-"""More than any side of a tensor."""
+"""Upper bound of a tensor's dimension."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class _Broken(Exception):
-    """What is wrong with a file, in a few words."""
+    """A defect of a file; the message is short."""
 
 
 def read_mindspore(path: Path) -> dict[str, Tensor]:
@@ -56,12 +56,12 @@ def read_mindspore(path: Path) -> dict[str, Tensor]:
         return _tensors(memoryview(data))
     except _Broken as wrong:
         raise CheckpointError(
-            f"{path} is no whole MindSpore checkpoint ({wrong}): fetch it again, and compare its size"
+            f"{path} is no complete MindSpore checkpoint ({wrong}): fetch it again, and compare its size"
         ) from None
 
 
 def pytorch_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by the names that PyTorch gives to MindSpore's parameters; others stay as they are.
+    """Rename MindSpore's parameters to PyTorch's names; other names are kept.
 
     A norm has gamma and beta there; a gamma alone is the layer scale of PyTorch's transformers and ConvNeXts, and ConvNeXt V2
     has both in its response normalisation (GRN).
@@ -102,12 +102,12 @@ def _tensors(data: memoryview) -> dict[str, Tensor]:
         tag, dims, type_name, content = _entry(value)
         if tag in parts and tag != last:
             raise _Broken(f"it holds {tag!r} twice")
-        whole = parts.setdefault(tag, (dims, type_name, bytearray()))
-        if whole[:2] != (dims, type_name):
+        tensor = parts.setdefault(tag, (dims, type_name, bytearray()))
+        if tensor[:2] != (dims, type_name):
             raise _Broken(f"the parts of {tag!r} differ in shape or type")
-        whole[2].extend(content)
+        tensor[2].extend(content)
         last = tag
-    return {tag: _tensor(tag, *whole) for tag, whole in parts.items()}
+    return {tag: _tensor(tag, *tensor) for tag, tensor in parts.items()}
 
 
 def _tensor(tag: str, dims: list[int], type_name: str, content: bytearray) -> Tensor:
@@ -116,7 +116,7 @@ def _tensor(tag: str, dims: list[int], type_name: str, content: bytearray) -> Te
     dtype = TYPES[type_name]
     if any(size > _LARGEST for size in dims) or math.prod(dims) * dtype.itemsize != len(content):
         raise _Broken(f"{tag!r} has {len(content)} bytes, not those of {type_name} of the shape {tuple(dims)}")
-    # A copy of its own, for the buffer is aligned to nothing.
+    # A copy, because the buffer is not aligned.
     return torch.frombuffer(content, dtype=dtype).clone().view(dims) if content else torch.empty(dims, dtype=dtype)
 
 

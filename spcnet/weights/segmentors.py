@@ -1,4 +1,4 @@
-"""Released networks of Rein, SoMA and EoMT: recognised by the names in their files, and brought to those here.
+"""Released networks of Rein, SoMA and EoMT: recognised by the names in their files, and renamed.
 
 The names are those of the programs' own code (mmsegmentation's Mask2Former, EoMT, Hugging Face's EoMT); no released file was at
 hand when this was written.
@@ -19,7 +19,7 @@ from spcnet.errors import CheckpointError
 from spcnet.weights.timm_names import Rules, Tensors, joined, renamed_by
 
 SIZES = {384: "small", 768: "base", 1024: "large", 1536: "giant"}
-"""What timm calls DINOv2's sizes, by their width."""
+"""timm's names of DINOv2's sizes, by their width."""
 TAPS = {12: [2, 5, 8, 11], 24: [7, 11, 15, 23]}
 """Blocks that Rein and SoMA read, by the number of blocks."""
 LAST_BLOCKS = re.compile(r"(?:blocks|layers)\.(\d+)\.")
@@ -29,7 +29,7 @@ class Released(NamedTuple):
     """A network of another program, as one of this package."""
 
     maker: str
-    """Whose it is, in words."""
+    """The program, for messages."""
     model: ModelConfig
     """Its settings; without weights of the backbone where the file has them."""
     num_classes: int
@@ -40,7 +40,7 @@ class Released(NamedTuple):
     rank: int
     """Of these; 0 where there are none."""
     ignored: tuple[str, ...]
-    """Names in the file of what only training uses."""
+    """Names in the file that only training uses."""
 
     @property
     def has_backbone(self) -> bool:
@@ -154,7 +154,7 @@ def _size(width: int, path: Path, maker: str) -> str:
 
 
 def _depth(tensors: Mapping[str, Tensor]) -> int:
-    return 1 + max((int(found[1]) for name in tensors if (found := LAST_BLOCKS.search(name))), default=-1)
+    return 1 + max((int(match[1]) for name in tensors if (match := LAST_BLOCKS.search(name))), default=-1)
 
 
 def _side(backbone: Mapping[str, Tensor], prefix: int) -> int:
@@ -190,13 +190,13 @@ def _eomt(tensors: Mapping[str, Tensor], path: Path, maker: str, backbone: Tenso
 
 def _of_mmsegmentation(tensors: Mapping[str, Tensor], path: Path) -> Released:
     """Rein, SoMA, or a frozen or wholly trained DINOv2, each under mmsegmentation's Mask2Former."""
-    given, head = _of(tensors, "backbone."), renamed_by(_MASK2FORMER, _of(tensors, "decode_head."))
-    reins = _of(given, "reins.")
-    low = any(".lora_" in name for name in given)
+    backbone_tensors, head = _of(tensors, "backbone."), renamed_by(_MASK2FORMER, _of(tensors, "decode_head."))
+    reins = _of(backbone_tensors, "reins.")
+    low = any(".lora_" in name for name in backbone_tensors)
     maker = "Rein" if reins else "SoMA" if low else "Mask2Former on DINOv2"
-    plain = {k.removeprefix("model."): v for k, v in given.items() if not k.startswith("reins.")}
+    plain = {k.removeprefix("model."): v for k, v in backbone_tensors.items() if not k.startswith("reins.")}
     factors = {k: plain.pop(k) for k in list(plain) if ".lora_" in k}
-    ignored = tuple(f"backbone.{k}" for k in given if k.endswith("mask_token"))
+    ignored = tuple(f"backbone.{k}" for k in backbone_tensors if k.endswith("mask_token"))
     depth, width = _depth({**plain, **factors}), _width(plain, factors, reins)
     if reins:
         if "learnable_tokens_a" not in reins:
@@ -239,26 +239,26 @@ def _width(plain: Mapping[str, Tensor], factors: Mapping[str, Tensor], reins: Ma
 
 
 def _queries(reins: Mapping[str, Tensor], head: Tensors) -> Tensors:
-    """What Rein makes of its tokens for the head: the same for every image, and so plain parameters here."""
+    """The queries that Rein computes from its tokens: the same for every image, so plain parameters here."""
     tokens = reins["learnable_tokens_a"] @ reins["learnable_tokens_b"]
     low = F.linear(tokens, reins["transform.weight"], reins["transform.bias"])
     three = torch.stack([low.amax(0), low.mean(0), low[-1]], dim=-1)  # of each channel side by side, as they are merged
     positions = F.linear(three.flatten(1), reins["merge.weight"], reins["merge.bias"])
-    found = {"positions": positions}
+    tensors = {"positions": positions}
     if "querys2feat.weight" in head:
-        found["content"] = F.linear(positions, head.pop("querys2feat.weight"), head.pop("querys2feat.bias"))
-    return found
+        tensors["content"] = F.linear(positions, head.pop("querys2feat.weight"), head.pop("querys2feat.bias"))
+    return tensors
 
 
 def _rein(reins: Mapping[str, Tensor]) -> Tensors:
     if not reins:
         return {}
-    found = {"rein.scales.0": reins.get("scale", torch.tensor(1.0))}
+    tensors = {"rein.scales.0": reins.get("scale", torch.tensor(1.0))}
     for ours, theirs in (("token_layers", "mlp_token2feat"), ("feature_layers", "mlp_delta_f")):
-        found |= {f"rein.{ours}.0.{leaf}": reins[f"{theirs}.{leaf}"] for leaf in ("weight", "bias")}
+        tensors |= {f"rein.{ours}.0.{leaf}": reins[f"{theirs}.{leaf}"] for leaf in ("weight", "bias")}
     for part in "ab":
-        found |= {f"rein.{part}.{number}": one for number, one in enumerate(reins[f"learnable_tokens_{part}"])}
-    return found
+        tensors |= {f"rein.{part}.{number}": one for number, one in enumerate(reins[f"learnable_tokens_{part}"])}
+    return tensors
 
 
 def _products(factors: Mapping[str, Tensor]) -> Tensors:

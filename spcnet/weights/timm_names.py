@@ -1,7 +1,7 @@
 """Names of timm for the backbones of other programs: Hugging Face's transformers, Meta's DINOv2 and DINOv3, torchvision.
 
-Which program a file is from is seen from its names. Tensors stay as they are, but for queries, keys and values, which timm
-keeps in one matrix, and the class token of DINOv2 with registers, to which timm adds its position beforehand.
+The program is recognised by the names. Tensors are not changed, except that timm fuses queries, keys and values in one
+matrix, and adds the position of the class token of DINOv2 with registers beforehand.
 """
 
 import re
@@ -13,23 +13,23 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]
 Rules = Sequence[tuple[str, str]]
-"""Pattern of the beginning of a name, and what stands there in timm; the first that fits counts."""
+"""Pattern of a prefix, and its replacement in timm; the first match is used."""
 
 
 PATCHES = ("patch_embed.proj.weight", "pos_embed")
-"""Timm's names of the kernel that makes tokens of patches, and of their learned positions."""
+"""timm's names of the patch embedding's kernel and of the position embedding."""
 
 
 class Layout(NamedTuple):
-    """How a program names the tensors of a backbone."""
+    """Naming scheme of a program for a backbone."""
 
     maker: str
-    """Which program, of which backbone, in words."""
+    """Program and backbone, for messages."""
     marks: tuple[str, ...]
-    """Names that it has, and no other one."""
+    """Names that only this scheme has."""
     rules: Rules
     convert: Callable[[Tensors], Tensors] = dict[str, Tensor]
-    """What is left to do when the names are timm's."""
+    """Further conversion after renaming."""
 
 
 _HF_BLOCK: Rules = (
@@ -94,7 +94,7 @@ _META_CONVNEXT: Rules = (
 
 
 def _torchvision_stages(stage: str, merge: str) -> Rules:
-    """Torchvision numbers stages and what lies between them as the parts of one chain, from 1 on."""
+    """Torchvision numbers stages and downsampling layers as one chain, from 1."""
     return tuple(
         rule
         for number in range(4)
@@ -120,56 +120,56 @@ _TORCHVISION_SWIN: Rules = (
 
 
 def joined(tensors: Tensors) -> Tensors:
-    """Queries, keys and values in one matrix, where keys may have no bias; without what only pretraining has."""
-    found: Tensors = {}
+    """Fuse queries, keys (whose bias may be missing) and values into one matrix; drop the mask token of pretraining."""
+    fused: Tensors = {}
     for name, value in tensors.items():
         block = re.fullmatch(r"(blocks\.\d+\.attn\.)([qkv])\.(weight|bias)", name)
         if block is None:
             if name.rpartition(".")[2] != "mask_token":
-                found[name] = value
+                fused[name] = value
             continue
         query, key, last = (tensors.get(f"{block[1]}{part}.{block[3]}") for part in "qkv")
         if query is None or last is None or (key is None and block[3] == "weight"):
-            found[name] = value  # cut off: what is missing is told by its name
+            fused[name] = value  # incomplete: reported as missing by its name
         elif block[2] == "q":
             key = torch.zeros_like(query) if key is None else key
-            found[f"{block[1]}qkv.{block[3]}"] = torch.cat([query, key, last])
-    return found
+            fused[f"{block[1]}qkv.{block[3]}"] = torch.cat([query, key, last])
+    return fused
 
 
 def _of_dinov2(tensors: Tensors) -> Tensors:
     """Timm's DINOv2: one matrix for both halves of SwiGLU; registers, which have no position, before the positions."""
-    found = {}
+    converted = {}
     for name, value in joined(tensors).items():
         part = re.fullmatch(r"(blocks\.\d+\.mlp\.)(w12|w3|gate_proj|up_proj)\.(weight|bias)", name)
         if part is None:
-            found[name] = value
+            converted[name] = value
         elif part[2] == "gate_proj" and (up := tensors.get(f"{part[1]}up_proj.{part[3]}")) is not None:
-            found[f"{part[1]}fc1.{part[3]}"] = torch.cat([value, up])
+            converted[f"{part[1]}fc1.{part[3]}"] = torch.cat([value, up])
         elif part[2] != "up_proj":
-            found[f"{part[1]}{'fc1' if part[2] == 'w12' else 'fc2'}.{part[3]}"] = value
-    if "reg_token" in found and {"cls_token", "pos_embed"} <= found.keys():
-        positions = found["pos_embed"]
-        found["cls_token"] = found["cls_token"] + positions[:, :1]
-        found["pos_embed"] = positions[:, 1:]
-    return found
+            converted[f"{part[1]}{'fc1' if part[2] == 'w12' else 'fc2'}.{part[3]}"] = value
+    if "reg_token" in converted and {"cls_token", "pos_embed"} <= converted.keys():
+        positions = converted["pos_embed"]
+        converted["cls_token"] = converted["cls_token"] + positions[:, :1]
+        converted["pos_embed"] = positions[:, 1:]
+    return converted
 
 
 def _of_dinov3(tensors: Tensors) -> Tensors:
-    """Timm's DINOv3: biases of queries and values by themselves, of keys none; a plain MLP is `fc1`, `fc2`."""
-    found: Tensors = {}
+    """Timm's DINOv3: separate biases of queries and values, none of keys; a plain MLP is `fc1`, `fc2`."""
+    converted: Tensors = {}
     gated = any(".mlp.fc1_g." in name for name in tensors)
     for name, value in joined(tensors).items():
         if name.endswith(("bias_mask", ".periods")) or name.startswith(("local_cls_norm.", "rope")):
-            continue  # fixed numbers, and what only its training uses
+            continue  # constants, and tensors of the training
         if name.endswith(".attn.qkv.bias"):
             query, key, last = value.chunk(3)
             if f"{name}_mask" in tensors or not key.any():  # else it is of another network, and told as such
                 start = name.removesuffix("qkv.bias")
-                found |= {f"{start}q_bias": query, f"{start}v_bias": last}
+                converted |= {f"{start}q_bias": query, f"{start}v_bias": last}
                 continue
-        found[name if gated else name.replace(".mlp.fc1_x.", ".mlp.fc1.")] = value
-    return found
+        converted[name if gated else name.replace(".mlp.fc1_x.", ".mlp.fc1.")] = value
+    return converted
 
 
 def _of_torchvision(tensors: Tensors) -> Tensors:
@@ -182,18 +182,18 @@ def _of_torchvision(tensors: Tensors) -> Tensors:
         "mlp.0": "mlp.fc1",
         "mlp.3": "mlp.fc2",
     }
-    found = {}
+    converted = {}
     for name, value in tensors.items():
         if name.endswith("relative_position_index"):
             continue
         block = re.fullmatch(r"((?:stages|layers)\.\d\.blocks\.\d+\.)(.+)\.(weight|bias)", name)
         if block is not None:
-            found[f"{block[1]}{parts.get(block[2], block[2])}.{block[3]}"] = value
+            converted[f"{block[1]}{parts.get(block[2], block[2])}.{block[3]}"] = value
         elif name.endswith(".layer_scale"):
-            found[f"{name.removesuffix('layer_scale')}gamma"] = value.flatten()
+            converted[f"{name.removesuffix('layer_scale')}gamma"] = value.flatten()
         else:
-            found[name] = value
-    return found
+            converted[name] = value
+    return converted
 
 
 LAYOUTS = (
@@ -226,11 +226,11 @@ LAYOUTS = (
         _of_torchvision,
     ),
 )
-"""Every layout that is known; the first whose marks are all there counts."""
+"""Known layouts; the first one with all its marks is used."""
 
 
 def timm_names(tensors: Mapping[str, Tensor], known: Collection[str] = ()) -> tuple[str, Tensors]:
-    """Whose names a backbone has, and its tensors by timm's; names that no layout knows stay as they are.
+    """The naming scheme of a backbone, and its tensors by timm's names; unknown names are kept.
 
     Args:
         tensors: of a reading of a file.
@@ -242,7 +242,7 @@ def timm_names(tensors: Mapping[str, Tensor], known: Collection[str] = ()) -> tu
         return "timm", dict(tensors)
     renamed = renamed_by(layout.rules, tensors)
     if len(renamed) != len(tensors):
-        return "timm", dict(tensors)  # two networks in one, which the names tell of
+        return "timm", dict(tensors)  # two networks in one: reported by their names
     converted = layout.convert(renamed)
     if known:
         converted = {name: value for name, value in converted.items() if name in known or not _idle(name, value)}
@@ -250,15 +250,15 @@ def timm_names(tensors: Mapping[str, Tensor], known: Collection[str] = ()) -> tu
 
 
 def renamed_by(rules: Rules, tensors: Mapping[str, Tensor]) -> Tensors:
-    """Tensors with other beginnings of their names, each by the first rule that fits; others keep theirs."""
+    """Rename tensors, each by the first matching rule; others keep their names."""
     patterns = [(re.compile(pattern), end) for pattern, end in rules]
     renamed = {}
     for name, value in tensors.items():
-        fits = ((found.expand(end) + name[found.end() :]) for rule, end in patterns if (found := rule.match(name)))
+        fits = ((match.expand(end) + name[match.end() :]) for rule, end in patterns if (match := rule.match(name)))
         renamed[next(fits, name)] = value
     return renamed
 
 
 def _idle(name: str, value: Tensor) -> bool:
-    """Whether a tensor is a bias of queries or values that changes nothing."""
+    """Whether a tensor is a zero bias of queries or values."""
     return name.endswith((".attn.q_bias", ".attn.v_bias")) and not value.any()

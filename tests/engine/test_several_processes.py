@@ -35,7 +35,10 @@ CLASSES, IMAGES, STEPS = 4, 6, 5
 MODEL = ModelConfig("shufflenet_v2", output_stride=32, weights=None)
 CASES: dict[str, tuple[str, ModelConfig]] = {
     "baseline": ("deeplabv3plus", replace(MODEL, auxiliary_weight=0.4)),
-    "spcnet": ("spcnet", replace(MODEL, loss=LossConfig(weighting="image", border=1))),
+    "spcnet": (
+        "spcnet",
+        replace(MODEL, loss=LossConfig({"ce": 1, "ohem": 0.5, "dice": 1, "lovasz": 1}, weighting="image", border=1)),
+    ),
     "clustered": ("spcnet", replace(MODEL, loss=LossConfig(weighting="batch"))),
     "isw": ("isw", replace(MODEL, whitening=WhiteningConfig(start=0.4, clusters=2))),
     "sw": ("sw", MODEL),

@@ -12,7 +12,8 @@ from spcnet import checkpoint
 from spcnet.config import ClusteringConfig, LossConfig, ModelConfig, StyleConfig
 from spcnet.distributed import MicroBatchSums
 from spcnet.errors import CheckpointError, DataError, UsageError
-from spcnet.losses.segmentation import cross_entropy, frequency_weights
+from spcnet.losses.overlap import dice_loss, lovasz_softmax
+from spcnet.losses.segmentation import cross_entropy, focal_loss, frequency_weights, hard_pixel_loss
 from spcnet.methods import METHODS, build_model, card_for, method_named
 from spcnet.methods.base import fill
 from spcnet.methods.spcnet import Observed, SPCNet
@@ -278,6 +279,31 @@ def test_loss_settings_reach_the_loss(loss: LossConfig, expected: Any) -> None:
     plain = cross_entropy(output.logits, batch.label).detach()
     before = METHODS["deeplabv3plus"].losses(network, output, batch, model, progress=0.49).parts["ce"]
     assert not torch.isclose(before, plain, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["deeplabv3plus", "spcnet"])
+def test_further_losses_stand_beside_the_cross_entropy_or_in_its_place(method: str) -> None:
+    options = {"focal_gamma": 1.0, "ohem_threshold": 0.2, "ohem_least": 0.1}
+    terms = {"focal": 0.5, "ohem": 2.0, "dice": 0.25, "lovasz": 3.0}
+    for model in (
+        config_of(loss=LossConfig({"ce": 1.0, **terms}, **options), auxiliary_weight=0.4),
+        config_of(loss=LossConfig(terms, **options), auxiliary_weight=0.4),
+    ):
+        network, batch = network_of(method, model).train(), batch_of()
+        output, result = step(method, network, batch, model)
+        expected = {
+            "ce": cross_entropy(output.logits, batch.label),
+            "focal": focal_loss(output.logits, batch.label, gamma=1.0),
+            "ohem": hard_pixel_loss(output.logits, batch.label, threshold=0.2, least=0.1),
+            "dice": dice_loss(output.logits, batch.label),
+            "lovasz": lovasz_softmax(output.logits, batch.label),
+        }
+        names = [*model.loss.terms, "aux"]
+        assert list(result.parts)[: len(names)] == names
+        total = sum(value * model.loss.terms.get(name, 0) for name, value in expected.items())
+        weights = {"aux": 0.4, "var": model.clustering.var_weight, "dis": model.clustering.dis_weight}
+        rest = sum(result.parts[name] * weight for name, weight in weights.items() if name in result.parts)
+        torch.testing.assert_close(result.loss, total + rest)
 
 
 def test_fixed_weights_count_for_the_auxiliary_head_too_and_the_others_do_not() -> None:

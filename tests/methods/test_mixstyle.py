@@ -14,7 +14,7 @@ from spcnet.engine.devices import make_fabric
 from spcnet.engine.trainer import Trainer
 from spcnet.errors import UsageError
 from spcnet.methods import METHODS, card_for
-from spcnet.methods.mixstyle import StyleMixer, mix_styles, other_domain
+from spcnet.models.mixing import StyleMixer, mix_styles, other_domain
 from spcnet.models.network import Segmentor
 from spcnet.types import Batch
 from tests.support.weight_files import restore

@@ -65,7 +65,7 @@ def test_the_checksum_is_compared(tmp_path: Path) -> None:
     [
         (b"", "it is empty"),
         (SMALL[:-3], "it ends too early"),
-        (b"PK\x03\x04" + bytes(40), "no whole MindSpore checkpoint"),
+        (b"PK\x03\x04" + bytes(40), "no complete MindSpore checkpoint"),
         (entry("x", (2,), "Float32", bytes(4)), r"'x' has 4 bytes, not those of Float32 of the shape \(2,\)"),
         (entry("x", (2**40, 2**40), "Float32", bytes(4)), "'x' has 4 bytes"),
         (entry("x", (0, 2**62), "Float32", b""), "'x' has 0 bytes"),

@@ -327,7 +327,7 @@ def test_a_frozen_backbone_under_mask2former_and_what_is_refused(tmp_path: Path)
     whole = head_of(network) | {f"backbone.{name}": value for name, value in backbone_of(network).items()}
     torch.save(whole, tmp_path / "frozen.pth")
     same(load_foreign(tmp_path / "frozen.pth")[0], network)
-    with pytest.raises(UsageError, match=r"Mask2Former on DINOv2, which says itself.*leave out output_stride"):
+    with pytest.raises(UsageError, match=r"Mask2Former on DINOv2, whose settings.*leave out output_stride"):
         load_foreign(tmp_path / "frozen.pth", output_stride=16)
     lost = "decode_head.transformer_decoder.layers.1.norms.2.weight"
     torch.save({k: v for k, v in whole.items() if k != lost}, tmp_path / "cut.pth")

@@ -65,10 +65,10 @@ def _pretrained_modules(backbone: Backbone, fresh: set[str]) -> Iterator[nn.Modu
     """The modules that stay in evaluation mode: all but updated layers, and parts whose parameters are all new."""
     new: list[str] = []
     for name, module in backbone.named_modules():
-        own = {key for key, _ in module.named_parameters(prefix=name)}
+        parameters = {key for key, _ in module.named_parameters(prefix=name)}
         if name.startswith(tuple(f"{prefix}." for prefix in new)):
             continue
-        if own and own <= fresh:
+        if parameters and parameters <= fresh:
             new.append(name)
         elif not isinstance(module, LoRA):
             yield module
@@ -114,8 +114,8 @@ def _nearest(pattern: str, names: Iterable[str]) -> str:
     known = list(dict.fromkeys(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in names))
     ends = {name: ".".join(name.split(".")[-1 - pattern.count(".") :]) for name in known}
     near = difflib.get_close_matches(pattern, dict.fromkeys(ends.values()), n=4, cutoff=0.0)
-    found = sorted(known, key=lambda name: near.index(ends[name]) if ends[name] in near else len(near))
-    return f"{', '.join(found[:6])}{', …' if len(found) > 6 else ''}"
+    ordered = sorted(known, key=lambda name: near.index(ends[name]) if ends[name] in near else len(near))
+    return f"{', '.join(ordered[:6])}{', …' if len(ordered) > 6 else ''}"
 
 
 def has_updates(network: nn.Module) -> bool:
@@ -153,7 +153,7 @@ def merge(network: N) -> N:
 
 
 def merged(network: N) -> N:
-    """The network itself, or where it has updates the plain one that `merge` makes of it."""
+    """The network with its updates merged by `merge`; the same network if it has none."""
     return merge(network) if has_updates(network) else network
 
 
@@ -161,28 +161,28 @@ def based(backbone: Backbone, plain: Backbone, tensors: Mapping[str, Tensor]) ->
     """The tensors of an adapted backbone that a checkpoint left out, from those of a pretrained one.
 
     Args:
-        backbone: as `adapt` made it; its numbers do not matter.
-        plain: the same without an adapter, with the weights that the training began with.
-        tensors: those of the checkpoint, of the whole network.
+        backbone: result of `adapt`; its values do not matter.
+        plain: the same backbone without an adapter, with the weights from which the training started.
+        tensors: the checkpoint's tensors of the complete network.
 
     Returns:
         By name in the network, `backbone.NAME`; of a layer whose update did not start at zero W without that update.
     """
-    given = plain.state_dict()
-    found = {}
+    pretrained = plain.state_dict()
+    restored = {}
     for name in base_tensors(backbone):
         layer, _, leaf = name.rpartition(".")
         module = backbone.get_submodule(layer)
         if not isinstance(module, LoRA) or leaf != "base":
-            found[f"backbone.{name}"] = given[name]
+            restored[f"backbone.{name}"] = pretrained[name]
             continue
-        weight = given[f"{layer}.weight"]
+        weight = pretrained[f"{layer}.weight"]
         starts = [tensors.get(f"backbone.{layer}.start_{factor}") for factor in "ba"]
         if starts[0] is not None and starts[1] is not None:
-            # In the precision that it was first computed in, so that every bit is the same.
+            # In the precision of the first computation, so that every bit is the same.
             weight = weight - module.update(starts[0].to(weight), starts[1].to(weight))
-        found[f"backbone.{name}"] = weight
-    return found
+        restored[f"backbone.{name}"] = weight
+    return restored
 
 
 def base_tensors(backbone: Backbone) -> set[str]:

@@ -29,10 +29,10 @@ class Factors(NamedTuple):
 
 
 class LoRA(nn.Module):
-    """What `adapt_layer` makes of a linear layer or a convolution; its class stands before that of the layer.
+    """Mixin that `adapt_layer` adds to a linear layer or a convolution.
 
-    The layer's `weight` is W + s·B A, for whoever reads it; the layer itself computes W x + s·B (A x) where it is a plain
-    linear layer or convolution, which spares the gradient of a whole matrix.
+    The property `weight` is W + s·B A; a plain linear layer or convolution computes W x + s·B (A x) instead, which needs no
+    gradient of the full matrix.
     """
 
     base: Tensor
@@ -40,14 +40,14 @@ class LoRA(nn.Module):
     lora_a: Tensor
     lora_b: Tensor
     start_a: Tensor | None
-    """A as it was at the start, where that was not zero beside it: with W it gives `base`."""
+    """A at initialisation, if B A was not zero then: W minus their product is `base`."""
     start_b: Tensor | None
     scaling: float
     parts: int
-    """Layers that are fused in this one, each with a B and an A of its own."""
+    """Number of fused layers (queries, keys, values), each with a separate B and A."""
     dropout: float
     beside: bool
-    """Whether the update is computed beside the layer, and not from the sum of the weights."""
+    """Whether the update is computed in parallel to the layer, and not from the sum of the weights."""
 
     @property
     def weight(self) -> Tensor:
@@ -55,7 +55,7 @@ class LoRA(nn.Module):
         if self.dropout and self.training:
             raise UsageError(
                 f"model.adapter.dropout is {self.dropout}, but a block of this backbone reads the weights of its layers "
-                "itself: set it to 0, or leave those layers out of model.adapter.targets"
+                "directly: set it to 0, or leave those layers out of model.adapter.targets"
             )
         return self.base + self.update(self.lora_b, self.lora_a)
 
@@ -69,16 +69,16 @@ class LoRA(nn.Module):
         """The layer with its update."""
         layer: Any = self
         if not self.beside:
-            found: Tensor = super().forward(input)  # that of the layer's own class
-            return found
-        given = F.dropout(input, self.dropout, self.training) if self.dropout else input
+            output: Tensor = super().forward(input)  # that of the layer's own class
+            return output
+        dropped = F.dropout(input, self.dropout, self.training) if self.dropout else input
         if isinstance(self, nn.Conv2d):
             kernels = self.lora_a.view(-1, *self.base.shape[1:])
-            low = self.scaling * self._conv_forward(given, kernels, None)
+            low = self.scaling * self._conv_forward(dropped, kernels, None)
             plain = self._conv_forward(input, self.base, self.bias)
             convolved: Tensor = plain + F.conv2d(low, self.lora_b[:, :, None, None])
             return convolved
-        low = self.scaling * F.linear(given, self.lora_a)
+        low = self.scaling * F.linear(dropped, self.lora_a)
         if self.parts == 1:
             high = F.linear(low, self.lora_b)
         else:
@@ -113,10 +113,10 @@ def adapt_layer(
         start: B zero and A random, the last r singular triplets, or the last r columns of a pivoted QR decomposition. Of
             the latter two s·B A is taken from W, so that each begins with the layer's own function.
         dropout: probability with which an input of the update is dropped.
-        pretrained: whether W is there; without it nothing is decomposed, for a checkpoint gives all.
+        pretrained: whether W is loaded; otherwise nothing is decomposed, because a checkpoint will fill the factors.
 
     Raises:
-        UsageError: the rank exceeds that of the layer, or the layer cannot drop its update's inputs.
+        UsageError: the rank exceeds that of the layer, or the layer does not support dropout.
     """
     weight = layer.weight
     fused = name.rpartition(".")[2] == "qkv" and isinstance(layer, nn.Linear) and len(weight) % 3 == 0
@@ -154,7 +154,7 @@ def adapt_layer(
 
 
 def _started(matrices: Tensor, rank: int, start: Start) -> Factors:
-    """The factors that a layer of P fused matrices, P out/P in, begins with."""
+    """Initial factors of a layer of P fused matrices, P out/P in."""
     if start == "default":
         parts, rows, fan_in = matrices.shape
         b, a = matrices.new_zeros(parts * rows, rank), matrices.new_zeros(parts * rank, fan_in)
@@ -166,7 +166,7 @@ def _started(matrices: Tensor, rank: int, start: Start) -> Factors:
 
 
 def merge_layer(layer: nn.Module) -> None:
-    """Turn a layer that `adapt_layer` changed into a plain one, in place: its weights are W + s·B A, added in double precision."""
+    """Undo `adapt_layer` in place: the plain layer's weights are W + s·B A, added in double precision."""
     assert isinstance(layer, LoRA)
     with torch.no_grad():
         update = layer.update(layer.lora_b.double(), layer.lora_a.double())

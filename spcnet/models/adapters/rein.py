@@ -14,7 +14,7 @@ from torch import Tensor, nn
 PATCH = 16
 """The patch size p of the published runs, in the bound of the tokens' start."""
 SCALE = 0.001
-"""What the refinement is multiplied by at the start."""
+"""Initial scale of the refinement."""
 
 
 class Rein(nn.Module):
@@ -31,7 +31,7 @@ class Rein(nn.Module):
         self.places = tuple(channels)
         widths = list(dict.fromkeys(channels.values()))
         self.shared = {place: widths.index(width) for place, width in channels.items()}
-        """Which linear layers and scale each place has."""
+        """Index of the linear layers and the scale of each place."""
         self.a = nn.ParameterList([nn.Parameter(torch.empty(tokens, rank)) for _ in channels])
         self.b = nn.ParameterList([nn.Parameter(torch.empty(rank, width)) for width in channels.values()])
         for a, b in zip(self.a, self.b, strict=True):
@@ -50,12 +50,12 @@ class Rein(nn.Module):
         number, group = self.places.index(place), self.shared[place]
         tokens = self.a[number] @ self.b[number]
         cells = feature.flatten(2).transpose(1, 2)
-        shares = (cells @ tokens.T / math.sqrt(cells.shape[2])).softmax(-1)
-        # The first token takes what no other is to have.
-        found = shares[:, :, 1:] @ self.token_layers[group](tokens[1:])
-        refined: Tensor = cells + self.scales[group] * self.feature_layers[group](found + cells)
+        attention = (cells @ tokens.T / math.sqrt(cells.shape[2])).softmax(-1)
+        # The first token absorbs attention and adds nothing.
+        attended = attention[:, :, 1:] @ self.token_layers[group](tokens[1:])
+        refined: Tensor = cells + self.scales[group] * self.feature_layers[group](attended + cells)
         return refined.transpose(1, 2).reshape(feature.shape)
 
     def embeddings(self) -> set[str]:
-        """Names of the tokens' factors and of the scales, which weight decay leaves alone."""
+        """Names of the tokens' factors and of the scales, which have no weight decay."""
         return {name for name, _ in self.named_parameters() if name.startswith(("a.", "b.", "scales."))}

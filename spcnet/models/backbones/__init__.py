@@ -1,4 +1,4 @@
-"""Feature extractors by name. A further one is a `Backbone` in a module of its own, and its `BackboneInfo` in the table."""
+"""Backbones by name. To add one, write a module with a `Backbone` and add its `BackboneInfo` to the table."""
 
 from spcnet.config import FeaturesConfig
 from spcnet.errors import lookup
@@ -12,13 +12,13 @@ BACKBONES: dict[str, BackboneInfo] = {**TORCHVISION}
 
 
 def backbone_info(name: str) -> BackboneInfo:
-    """What is known of the backbone of that name.
+    """Metadata of a backbone.
 
     Raises:
         UsageError: no backbone has that name.
     """
     if name.startswith("timm/"):
-        from spcnet.models.backbones.timm_names import timm_info  # takes a second, which others need not wait
+        from spcnet.models.backbones.timm_names import timm_info  # imports timm, which takes a second
 
         return timm_info(name)
     return lookup(name, BACKBONES, "backbone")
@@ -30,7 +30,7 @@ def build_backbone(name: str, *, output_stride: int | None, features: FeaturesCo
     Args:
         name: in `BACKBONES`, or `timm/` and a model's name in timm.
         output_stride: image size divided by the size of the deepest feature map: 8, 16 or 32; None for the backbone's own.
-        features: what is taken from it; the defaults by default.
+        features: settings of its feature maps.
 
     Raises:
         UsageError: no backbone has that name.

@@ -1,4 +1,4 @@
-"""What every backbone is to the rest of the package: feature maps by place, and what one must know to read them."""
+"""The interface of backbones: feature maps by place, with their channels and strides."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
@@ -18,22 +18,22 @@ B = TypeVar("B", bound="Backbone")
 
 
 class Tapped(NamedTuple):
-    """What a tap returns where heads read another map than the next stage."""
+    """Result of a tap where the decoder reads another map than the next stage."""
 
     feature: Float[Tensor, "B C h w"]
-    """The feature map from there on."""
+    """Input of the next stage."""
     read: Float[Tensor, "B C h w"]
-    """The one that heads read."""
+    """Input of the decoder and the heads."""
 
 
 Tap = Callable[[str, Tensor], Tensor | Tapped]
-"""Called with a place and the feature map there; what it returns is the feature map from there on, and the one that heads read."""
+"""Called with a place and its feature map; returns the map that replaces it, or a `Tapped` with one map for the next stage and one for the heads."""
 
 
 def tapped(tap: Tap | None, place: str, feature: Tensor) -> Tapped:
-    """What becomes of a feature map at a place."""
-    found = feature if tap is None else tap(place, feature)
-    return found if isinstance(found, Tapped) else Tapped(found, found)
+    """Apply a tap to the feature map of a place."""
+    result = feature if tap is None else tap(place, feature)
+    return result if isinstance(result, Tapped) else Tapped(result, result)
 
 
 class Backbone(nn.Module):
@@ -45,15 +45,15 @@ class Backbone(nn.Module):
         channels: of the feature map at each place, the shallow ones first, beginning with the stem.
         strides: image size divided by the size of the feature map at each place, as this backbone is built.
         pixel_multiple: height and width of its images are multiples of this.
-        mean: what it was pretrained to have subtracted from red, green and blue of an image in 0..1.
-        std: what red, green and blue were then divided by. All images of the package have ImageNet's mean and std, see
+        mean: RGB mean of its pretraining, for images in 0..1.
+        std: RGB standard deviation of its pretraining. All images of the package have ImageNet's mean and std, see
             `prepare`.
     """
 
     scale: Tensor
     shift: Tensor
     fixed_size: bool = False
-    """Whether an exported network takes images of one size alone."""
+    """Whether an exported network takes images of one fixed size."""
 
     def __init__(
         self,
@@ -73,11 +73,11 @@ class Backbone(nn.Module):
             self.register_buffer("scale", ours[1] / ours[3], persistent=False)
             self.register_buffer("shift", (ours[0] - ours[2]) / ours[3], persistent=False)
         self.kept_in_evaluation: tuple[nn.Module, ...] = ()
-        """Modules that `train` leaves in evaluation mode: the pretrained ones, where they are not trained."""
+        """Frozen pretrained modules, which `train` leaves in evaluation mode."""
         self.published: dict[str, str] = {}
-        """Name of each tensor in files of pretrained weights, by its name here."""
+        """Name of each tensor in pretrained files, by its name here."""
         self.fitted: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
-        """Brings tensors by those names to the shapes that they have here."""
+        """Resizes tensors with those names to the shapes that they have here."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -95,22 +95,26 @@ class Backbone(nn.Module):
         return self.places[:2]
 
     def train(self: B, mode: bool = True) -> B:  # noqa: PYI019 - beartype knows Self in whole classes alone
-        """Set the mode of all modules but those that stay in evaluation."""
+        """Set the mode of all modules except `kept_in_evaluation`."""
         nn.Module.train(self, mode)
         for module in self.kept_in_evaluation:
             module.training = False
         return self
 
     def depths(self) -> dict[str, int]:
-        """How deep each parameter lies, by its name: 0 for the stem or the embedding, then a number a stage or a block."""
+        """Depth of each parameter, by its name: 0 for the stem or the embedding, then the number of the stage or block."""
         return {name: self.places.index(name.partition(".")[0]) for name, _ in self.named_parameters()}
 
     def embeddings(self) -> set[str]:
         """Names of the parameters that are learned tokens or positions, which weight decay leaves alone."""
         return set()
 
+    def parts(self) -> list[nn.Module]:
+        """Blocks that are called as a whole, whether they are recomputed or not."""
+        return [part for place in self.places[1:] for part in getattr(self, place).children()]
+
     def prepare(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
-        """Images of the package as this backbone wants them: normalised by its own mean and std, sides padded with zeros."""
+        """Renormalise images by the backbone's mean and std, and zero-pad their sides to `pixel_multiple`."""
         if self.renormalises:
             image = torch.addcmul(self.shift, image, self.scale)
         if self.pixel_multiple > 1:
@@ -118,7 +122,7 @@ class Backbone(nn.Module):
         return image
 
     def bake(self, height: int, width: int) -> None:
-        """Make ready for images of one size, where that saves operations in an exported network; by default nothing is."""
+        """Precompute what depends on the image size, for an export with a fixed size; nothing by default."""
 
     def features(
         self,
@@ -132,9 +136,9 @@ class Backbone(nn.Module):
 
         Args:
             image: from `prepare`.
-            places: of which to return the map.
+            places: places whose maps are returned.
             tap: is called at every place, and may replace the map there.
-            recompute: compute the stem, and of the stages each block, again when the gradient is taken, to save memory.
+            recompute: activation checkpointing of the stem and of each block.
         """
         feature, maps = image, {}
         for number, place in enumerate(self.places):
@@ -161,15 +165,15 @@ class Backbone(nn.Module):
 
 
 def refuse_ignored(features: FeaturesConfig, backbone: str, *, heeded: Collection[str] = ()) -> None:
-    """Refuse settings that a backbone would ignore.
+    """Refuse settings that a backbone ignores.
 
     Args:
         features: the settings.
         backbone: its name.
-        heeded: names of those that it heeds.
+        heeded: names of the settings that it reads.
 
     Raises:
-        UsageError: names the first other one that is not the default.
+        UsageError: another setting is not the default.
     """
     default = FeaturesConfig()
     for field in dataclasses.fields(FeaturesConfig):
@@ -183,25 +187,24 @@ def refuse_ignored(features: FeaturesConfig, backbone: str, *, heeded: Collectio
 
 
 class BackboneInfo(NamedTuple):
-    """What is known of a backbone before it is built."""
+    """Metadata of a backbone, available before it is built."""
 
     summary: str
     build: Callable[[int | None, FeaturesConfig], Backbone]
-    """Makes it with random weights for an output stride, at which the deepest of its maps then lies (None: where it does of
-    itself), and settings."""
+    """Builds it with random weights for an output stride (None: the backbone's default) and settings."""
     weights: str = ""
-    """What its ImageNet weights are called where they come from."""
+    """Name of its ImageNet weights at their source."""
     download: Callable[[], dict[str, Tensor]] | None = None
-    """Fetches them, by the names that `Backbone.published` has; raises OSError."""
+    """Downloads them, with the names of `Backbone.published`; raises OSError."""
     fresh: tuple[str, ...] = ()
-    """Beginnings of the published names that those weights do not have in the right shape."""
+    """Prefixes of the published names whose tensors have another shape in those weights."""
     norm_slots: tuple[str, ...] = ()
-    """Where RobustNet puts instance norms and whitening, see `spcnet.models.norm_slots`."""
+    """Slots in which RobustNet places instance norms and whitening, see `spcnet.models.norm_slots`."""
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
-    """Brings the names that files have to the published ones, where `spcnet.weights.imagenet` does not know them."""
+    """Maps the names in files to the published ones, where `spcnet.weights.imagenet` does not know them."""
     known: frozenset[str] = frozenset()
-    """Published names of the whole classifier; what of them the backbone does not take is left out of a file."""
+    """Published names of the complete classifier; those that the backbone lacks are dropped from a file."""
     licence: str = ""
     """Terms of the published weights where they are not permissive, by the licence's short name."""
     flat: bool = False
-    """Whether all its maps have one size, unless `model.features.pyramid` brings them to several."""
+    """Whether all its maps have one size, unless `model.features.pyramid` resizes them."""

@@ -1,4 +1,4 @@
-"""timm's Hiera (Ryali et al., ICML 2023), at any size of image: its tokens stand in the order in which they are pooled."""
+"""timm's Hiera (Ryali et al., ICML 2023) for any image size: its tokens are ordered by pooling windows."""
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +11,17 @@ from spcnet.models.recompute import recomputed
 
 
 class TimmHiera(TimmPyramid):
-    """Hiera, block by block; what is ordered for one size of image in timm's model is ordered here for each image."""
+    """Hiera, block by block; timm's model fixes the token order for one image size, this class derives it for each image."""
 
     @property
     def hiera(self) -> Hiera:
         """Timm's model."""
         model: Hiera = self.model.model
         return model
+
+    def parts(self) -> list[nn.Module]:
+        """The transformer's blocks."""
+        return list(self.hiera.blocks)
 
     def _ends(self, *, own: bool = False) -> list[nn.Module]:
         return [self.hiera.blocks[end] for end in self.hiera.stage_ends]
@@ -42,7 +46,7 @@ class TimmHiera(TimmPyramid):
                     tokens = after.flatten(2).transpose(1, 2)[:, order.argsort()]
 
     def _positions(self, size: tuple[int, int]) -> Tensor:
-        """Learned positions of the patches of an image of that size, as timm has them for its own."""
+        """Position embeddings of the patches for an image size, resampled as in timm."""
         model = self.hiera
         rows, columns = (side // stride for side, stride in zip(size, model.patch_stride, strict=True))
         learned = model.pos_embed
@@ -53,5 +57,5 @@ class TimmHiera(TimmPyramid):
             )
             return resampled
         window = model.pos_embed_win.tile(rows // model.mask_unit_size[0], columns // model.mask_unit_size[1])
-        whole = F.interpolate(learned, size=(rows, columns), mode="bicubic", antialias=True)
-        return (whole + window).flatten(2).transpose(1, 2)
+        resized = F.interpolate(learned, size=(rows, columns), mode="bicubic", antialias=True)
+        return (resized + window).flatten(2).transpose(1, 2)

@@ -1,6 +1,6 @@
 """timm's models as backbones, by their names there: `timm/NAME`, with the tag of the weights or without.
 
-What a name means is asked of timm; nothing of it is listed here.
+timm itself resolves the names; no list of them is kept here.
 """
 
 import difflib
@@ -25,19 +25,19 @@ from spcnet.models.backbones.timm_pyramid import TimmPyramid
 from spcnet.models.backbones.timm_vit import TimmViT, is_plain, resampled
 
 PREFIX = "timm/"
-"""What their names begin with here."""
+"""Prefix of their names here."""
 _KERNEL = "patch_embed.proj.weight"
 _PERMISSIVE = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0")
 _REFUSALS = (TypeError, AttributeError, AssertionError, RuntimeError, ValueError, LookupError)
 """What timm's models raise for options that they do not know and for images that they do not take."""
 _SIZE_OPTIONS: tuple[dict[str, Any], ...] = ({}, {"strict_img_size": False}, {"dynamic_img_size": True})
-"""What timm calls the option that lets a model take images of any size, where it needs one."""
+"""timm's options that let a model take images of any size."""
 _WINDOWS = (7, 8, 10, 12, 14, 16)
 """Cells of a window of attention at the deepest map, where windows must fit the image."""
 
 
 def timm_info(name: str) -> BackboneInfo:
-    """What is known of a model of timm.
+    """Metadata of a timm model.
 
     Args:
         name: `timm/` and its name there.
@@ -45,18 +45,18 @@ def timm_info(name: str) -> BackboneInfo:
     Raises:
         UsageError: timm has no such model, or none with that tag.
     """
-    own = name.removeprefix(PREFIX)
-    _check_name(own)
-    config = timm.get_pretrained_cfg(own)
-    described = _described(own)
+    model_name = name.removeprefix(PREFIX)
+    _check_name(model_name)
+    config = timm.get_pretrained_cfg(model_name)
+    described = _described(model_name)
     has_weights = config is not None and bool(config.has_weights)
     licence = str(config.license or "unknown") if config is not None and has_weights else ""
     return BackboneInfo(
-        summary=f"{own}, of timm",
-        build=partial(_build, own),
-        weights=own,
-        download=partial(_download, own) if has_weights else None,
-        convert=partial(_converted, own),
+        summary=f"{model_name}, of timm",
+        build=partial(_build, model_name),
+        weights=model_name,
+        download=partial(_download, model_name) if has_weights else None,
+        convert=partial(_converted, model_name),
         known=frozenset(described.state_dict()),
         flat=is_plain(described),
         licence="" if licence in _PERMISSIVE else licence,
@@ -65,7 +65,7 @@ def timm_info(name: str) -> BackboneInfo:
 
 @lru_cache(maxsize=16)
 def _described(name: str) -> Any:
-    """The whole classifier without its numbers, for its names and shapes. Do not change it."""
+    """The complete classifier on the meta device, for its names and shapes. Do not change it."""
     with torch.device("meta"):
         return timm.create_model(name, pretrained=False)
 
@@ -162,7 +162,7 @@ def _way_to_build(name: str, output_stride: int | None) -> tuple[dict[str, Any],
 
 @lru_cache(maxsize=64)
 def _own_way(name: str) -> tuple[dict[str, Any], int, int]:
-    """Options, the multiple of the sides, and the stride of the deepest map as it is."""
+    """Options, the multiple of the sides, and the stride of the deepest map by default."""
     reason = ""
     for given in _SIZE_OPTIONS:
         backbone = _tried(name, given)
@@ -177,13 +177,13 @@ def _own_way(name: str) -> tuple[dict[str, Any], int, int]:
     why = (
         f"timm does not cut it into maps ({reason})"
         if reason
-        else f"it takes those of {size} alone, or its maps have other sizes than timm tells"
+        else f"it takes only images of {size}, or its maps have other sizes than timm reports"
     )
     raise UsageError(f"{PREFIX}{name} is no backbone for images of any size: {why}. Choose another one")
 
 
 def _tried(name: str, given: Mapping[str, Any]) -> TimmPyramid | Exception:
-    """A model without numbers, or what timm says against it."""
+    """A model on the meta device, or the error that timm raises."""
     try:
         with torch.device("meta"):
             net: Any = timm.create_model(name, pretrained=False, features_only=True, **given)
@@ -195,7 +195,7 @@ def _tried(name: str, given: Mapping[str, Any]) -> TimmPyramid | Exception:
 
 
 def _is_true(backbone: TimmPyramid, multiple: int) -> bool:
-    """Whether the maps of images whose sides are multiples have the sizes and channels that are told."""
+    """Whether the maps of images whose sides are multiples have the reported sizes and channels."""
     for sides in ((33, 65), (3 * multiple + 46, 2 * multiple)):
         height, width = (-(-side // multiple) * multiple for side in sides)
         try:
@@ -204,8 +204,8 @@ def _is_true(backbone: TimmPyramid, multiple: int) -> bool:
         except _REFUSALS:
             return False
         for place, stride in backbone.strides.items():
-            told = (1, backbone.channels[place], -(-height // stride), -(-width // stride))
-            if place not in maps or tuple(maps[place].shape) != told:
+            expected = (1, backbone.channels[place], -(-height // stride), -(-width // stride))
+            if place not in maps or tuple(maps[place].shape) != expected:
                 return False
     return True
 
@@ -238,7 +238,7 @@ def _fitted_kernel(tensors: Mapping[str, Tensor], *, exact: bool, patch: int) ->
 
 
 def _download(name: str) -> dict[str, Tensor]:
-    """The published weights by timm's own loading, of the whole classifier.
+    """The published weights of the complete classifier, loaded by timm.
 
     Raises:
         OSError: they cannot be fetched.
@@ -260,5 +260,5 @@ def _converted(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     try:
         converted: dict[str, Tensor] = convert(dict(tensors), described)
     except (KeyError, IndexError, AttributeError, RuntimeError, ValueError, TypeError, AssertionError):
-        return dict(tensors)  # of another network: what is wrong with it is told by its names and shapes
+        return dict(tensors)  # of another network: the check of names and shapes reports it
     return converted

@@ -22,7 +22,7 @@ from spcnet.models.backbones.base import Backbone, Tap, tapped
 from spcnet.models.recompute import recomputed
 
 Seen = Callable[[str, Tensor], Tensor]
-"""Called with a place and the map there; what it returns is the map from there on."""
+"""Called with a place and its map; returns the map that replaces it."""
 _TOKENS = frozenset({"pos_embed", "cls_token", "reg_token", "dist_token"})
 
 
@@ -40,7 +40,7 @@ class TimmPyramid(Backbone):
         net: from `timm.create_model(..., features_only=True)`.
         known: names and shapes of the tensors of the whole classifier, as published files have them.
         undecayed: of these names those that timm leaves out of weight decay.
-        strides: of the maps as they are; those that timm tells by default.
+        strides: of the maps; by default those that timm reports.
         pixel_multiple: height and width of its images are multiples of this.
         mean: of the images that it was pretrained with.
         std: of the same.
@@ -90,13 +90,18 @@ class TimmPyramid(Backbone):
         return {name: min(sum(end < number for end in ends), len(ends) - 1) for number, name in enumerate(names)}
 
     def embeddings(self) -> set[str]:
-        """Tokens, positions, and what timm names beside them."""
-        own = {name for name, _ in self.named_parameters()}
+        """Tokens, positions, and the other parameters without weight decay that timm lists."""
+        parameters = {name for name, _ in self.named_parameters()}
         return {
             ours
             for ours, theirs in self.published.items()
-            if ours in own and (theirs in self._undecayed or theirs.rpartition(".")[2] in _TOKENS)
+            if ours in parameters and (theirs in self._undecayed or theirs.rpartition(".")[2] in _TOKENS)
         }
+
+    def parts(self) -> list[nn.Module]:
+        """The blocks of its sequences and the other modules of a chain; none where timm's model is called as a whole."""
+        modules = [module for part in self._parts() for module in part.modules] if self.chained else []
+        return [part for one in modules for part in (one.children() if type(one) is nn.Sequential else (one,))]
 
     def features(
         self,
@@ -115,7 +120,7 @@ class TimmPyramid(Backbone):
             recompute: compute each part again when the gradient is taken, to save memory.
 
         Raises:
-            UsageError: it is to be recomputed, and is no chain of parts.
+            UsageError: `recompute` is set, and the model is no chain of parts.
         """
         maps: dict[str, Tensor] = {}
 
@@ -145,7 +150,7 @@ class TimmPyramid(Backbone):
                 value = self._replaced(value, partial(seen, part.place))
 
     def _replaced(self, value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-        """What goes on after a map, which may be one of several tensors, or several joined."""
+        """Continue after a map, which may be one of several tensors, or several concatenated."""
         if isinstance(value, (tuple, list)):
             if not getattr(self.model, "concat", False):
                 return type(value)([self._replaced(value[0], change), *value[1:]])
@@ -184,7 +189,7 @@ class TimmPyramid(Backbone):
         if isinstance(net, HighResolutionNetFeatures):
             return [net.bn1 if own else net.act1, net.layer1, *(net.incre_modules or ())]
         root = net.model if isinstance(net, FeatureGetterNet) else net["body"]
-        # timm tells "block" for the stages of MViTv2.
+        # timm reports "block" for the stages of MViTv2.
         plural = hasattr(root, "stages")
         names = (name.replace("block.", "stages.") if plural else name for name in net.feature_info.module_name())
         return [root.get_submodule(name) for name in names]
@@ -211,7 +216,7 @@ class TimmPyramid(Backbone):
 
 
 def _steps(modules: tuple[nn.Module, ...]) -> list[nn.Module]:
-    """Modules to be recomputed one by one: blocks of sequences, and what changes its input in place with what made that."""
+    """Units of activation checkpointing: the blocks of sequences; a module that works in place is joined to the one before."""
     steps: list[list[nn.Module]] = []
     for module in modules:
         for one in module.children() if type(module) is nn.Sequential else (module,):
@@ -223,7 +228,7 @@ def _steps(modules: tuple[nn.Module, ...]) -> list[nn.Module]:
 
 
 def _hooked(output: Any, channels: int, cells: tuple[Any, Any], change: Callable[[Tensor], Tensor]) -> Any:
-    """What a module returns, with the map in it changed; timm's models have maps, maps with channels last, and tokens."""
+    """A module's output with its map replaced; timm's models return maps, maps with channels last, and tokens."""
     if isinstance(output, (tuple, list)):
         return type(output)([_hooked(output[0], channels, cells, change), *output[1:]])
     if output.ndim == 4 and output.shape[1] == channels and tuple(output.shape[2:]) == cells:

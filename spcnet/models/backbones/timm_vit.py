@@ -1,6 +1,6 @@
 """Plain vision transformers of timm: ViT and DINOv2, Eva's with rotary positions (EVA02, DINOv3), and SAM's.
 
-All their maps have the size of the patches. What heads read is brought to the strides 4, 8, 16 and 32 as Rein has it, by
+All their maps have one position per patch. The maps for the heads are resized to the strides 4, 8, 16 and 32 as in Rein, by
 bilinear resize of the outputs of four blocks (Wei et al., CVPR 2024), or by transposed convolutions (ViTDet, Li et al.,
 ECCV 2022).
 """
@@ -30,7 +30,7 @@ Grid = tuple[int | SymInt, int | SymInt]
 
 
 class ViTState(NamedTuple):
-    """What the blocks need beside the tokens."""
+    """Inputs of the blocks other than the tokens."""
 
     grid: Grid
     """Rows and columns of patches."""
@@ -141,6 +141,10 @@ class TimmViT(Backbone):
         left = _TOKENS | set(self.model.no_weight_decay())
         return {f"model.{name}" for name, _ in self.model.named_parameters() if name in left}
 
+    def parts(self) -> list[nn.Module]:
+        """The transformer's blocks."""
+        return list(self.blocks)
+
     # Parts, for heads and adapters that run the blocks themselves ---------------------------------------------------------
 
     def embed(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B N C"], ViTState]:
@@ -245,13 +249,13 @@ class TimmViT(Backbone):
         *,
         recompute: bool = False,
     ) -> dict[str, Tensor]:
-        """Maps at some places; of blocks that heads read at the stride of the pyramid, with the norm where it is asked for.
+        """Maps at some places; those of the pyramid at its strides, and normalised if `model.features.norm` is set.
 
         Args:
             image: from `prepare`.
-            places: of which to return the map.
+            places: places whose maps are returned.
             tap: is called with the map of the patches after the embedding and each block, and may replace it.
-            recompute: compute each block again when the gradient is taken, to save memory.
+            recompute: activation checkpointing of each block.
         """
         tokens, state = self.embed(image)
         maps: dict[str, Tensor] = {}
@@ -261,8 +265,8 @@ class TimmViT(Backbone):
             tokens, shown = self._tapped(place, tokens, state, tap)
             if place in places:
                 read = place in self._pyramid
-                found = self.patch_map(self.norm(shown) if read and self.normed else shown, state)
-                maps[place] = self._scaled(place, found, image) if read else found
+                feature = self.patch_map(self.norm(shown) if read and self.normed else shown, state)
+                maps[place] = self._scaled(place, feature, image) if read else feature
         return maps
 
     def _block(self, number: int, tokens: Tensor, state: ViTState, recompute: bool) -> Tensor:
@@ -272,20 +276,20 @@ class TimmViT(Backbone):
         return after
 
     def _tapped(self, place: str, tokens: Tensor, state: ViTState, tap: Tap | None) -> tuple[Tensor, Tensor]:
-        """The tokens that go on, and those that heads read."""
+        """The tokens for the next block, and those for the heads."""
         if tap is None:
             return tokens, tokens
         before = self.patch_map(tokens, state)
         after = tapped(tap, place, before)
-        found = {id(before): tokens}
+        tokens_of = {id(before): tokens}
         for one in after:
-            if id(one) not in found:
+            if id(one) not in tokens_of:
                 patches = one.flatten(2).transpose(1, 2)
-                found[id(one)] = torch.cat([tokens[:, : self.prefix], patches], 1) if self.prefix else patches
-        return found[id(after.feature)], found[id(after.read)]
+                tokens_of[id(one)] = torch.cat([tokens[:, : self.prefix], patches], 1) if self.prefix else patches
+        return tokens_of[id(after.feature)], tokens_of[id(after.read)]
 
     def _scaled(self, place: str, feature: Tensor, image: Tensor) -> Tensor:
-        """A map at its stride in the pyramid."""
+        """A map resized to its stride in the pyramid."""
         if place in self.scales:
             feature = self.scales[place](feature)
         stride = self.strides[place]
@@ -297,10 +301,10 @@ class TimmViT(Backbone):
     # Positions ------------------------------------------------------------------------------------------------------------
 
     def bake(self, height: int, width: int) -> None:
-        """Fix the positions for images of one size, as an exported network has them: nothing is resampled in its graph.
+        """Precompute the positions for one image size, so that an exported graph resamples nothing.
 
         Args:
-            height: of the image, in pixels; what `prepare` pads is added.
+            height: of the image, in pixels, without the padding of `prepare`.
             width: of the image.
         """
         self.baked = None
@@ -337,14 +341,14 @@ class TimmViT(Backbone):
 
 
 def resampled(learned: Tensor, grid: Grid, old: Grid, *, first: int, exact: bool) -> Tensor:
-    """Learned positions for another grid: bicubic, as DINOv2's code has it, or timm's own, which is antialiased.
+    """Position embeddings for another grid: bicubic as in DINOv2's code, or antialiased as in timm.
 
     Args:
         learned: 1 × tokens × channels.
-        grid: rows and columns that are wanted.
-        old: those that there are.
-        first: tokens before those of the patches, which keep their positions.
-        exact: as timm does.
+        grid: rows and columns after resampling.
+        old: rows and columns of `learned`.
+        first: tokens before the patches (class, registers), whose positions are kept.
+        exact: antialiased, as timm does.
     """
     if tuple(grid) == tuple(old):
         return learned
@@ -357,7 +361,7 @@ def resampled(learned: Tensor, grid: Grid, old: Grid, *, first: int, exact: bool
 
 
 class _Step(nn.Module):
-    """A block with what it needs beside the tokens, for `recomputed`."""
+    """A block with its other inputs bound, for `recomputed`."""
 
     def __init__(self, backbone: TimmViT, number: int, state: ViTState) -> None:
         super().__init__()
@@ -369,13 +373,13 @@ class _Step(nn.Module):
 
 
 def _taps(config: FeaturesConfig, depth: int) -> list[int]:
-    """Numbers of the blocks that heads read, in rising order."""
+    """Indices of the blocks whose maps the heads read, ascending."""
     if config.taps is None:
         return [depth * (quarter + 1) // 4 - 1 for quarter in range(4)] if depth >= 4 else list(range(depth))
     taps = config.taps
     if taps != sorted(set(taps)) or not taps or taps[-1] >= depth:
         raise UsageError(
-            f"model.features.taps is {taps}: it names different blocks of 0..{depth - 1}, the number of which rises"
+            f"model.features.taps is {taps}: give distinct block indices of 0..{depth - 1} in ascending order"
         )
     if config.pyramid != "none" and len(taps) != len(STRIDES):
         raise UsageError(
@@ -388,7 +392,7 @@ def _taps(config: FeaturesConfig, depth: int) -> list[int]:
 
 
 def _stripped(model: Any, depth: int, config: FeaturesConfig) -> nn.Module:
-    """A model without what lies behind its blocks, and without the blocks behind the last that is read."""
+    """A model without its head, and without the blocks after the last tap."""
     if isinstance(model, VisionTransformerSAM):
         if config.norm:
             raise UsageError(
@@ -408,7 +412,7 @@ def _stripped(model: Any, depth: int, config: FeaturesConfig) -> nn.Module:
 
 
 def _scale(channels: int, patch: int, stride: int) -> nn.Sequential:
-    """Transposed convolutions from the size of the patches to a stride, or max pooling, as ViTDet has them."""
+    """Transposed convolutions from the patch size to a stride, or max pooling, as in ViTDet."""
     if stride >= patch:
         return nn.Sequential(nn.MaxPool2d(stride // patch, ceil_mode=True))
     layers: list[nn.Module] = []
@@ -419,7 +423,7 @@ def _scale(channels: int, patch: int, stride: int) -> nn.Sequential:
 
 
 def _with_still(rope: Tensor, further: int | SymInt) -> Tensor:
-    """Rotary positions with rows before them that turn nothing: sine 0, cosine 1."""
+    """Rotary positions with further rows before them that rotate nothing: sine 0, cosine 1."""
     still = rope.new_zeros(*rope.shape[:-2], further, rope.shape[-1])
     still[..., rope.shape[-1] // 2 :] = 1
     return torch.cat([still, rope], -2)

@@ -1,8 +1,8 @@
-"""What stands behind a backbone, by name: decoders, and classifiers of the decoder's features.
+"""Decoders, and classifiers of the decoder's features, by name.
 
-A further one is a module of its own and a line in the table. A decoder is made for a backbone, and chooses the maps that it
+To add one, write a module and add a line to the table. A decoder is built for a backbone, and chooses the maps that it
 reads among `Backbone.pyramid`.
-A classifier returns the class scores, or a named tuple that has them as `scores` with whatever its method's losses need.
+A classifier returns the logits, or a named tuple with the logits as `scores` and further outputs for its method's losses.
 """
 
 import dataclasses
@@ -29,14 +29,14 @@ DECODERS: dict[str, type[Decoder]] = {
     "mask2former": Mask2FormerDecoder,
     "eomt": EomtDecoder,
 }
-"""Decoder by name: called with the backbone, the number of classes and the settings."""
+"""Decoder by name; called with the backbone, the number of classes and the settings."""
 
 
 def decoder_named(name: str, config: HeadConfig) -> type[Decoder]:
-    """The decoder of that name, which reads the settings that are not at their defaults.
+    """The decoder of that name, after a check that it reads every setting that is not the default.
 
     Raises:
-        UsageError: no decoder has the name, or it would ignore a setting.
+        UsageError: no decoder has the name, or it ignores a setting.
     """
     decoder = lookup(name, DECODERS, "decoder")
     for field in dataclasses.fields(config):
@@ -69,4 +69,4 @@ CLASSIFIERS: dict[str, Callable[[int, int, int, ClusteringConfig], nn.Module]] =
     "linear": _linear,
     "prototypes": _prototypes,
 }
-"""Classifier by name: called with the decoder's channels, the numbers of classes and domains, and the settings."""
+"""Classifier by name; called with the decoder's channels, the numbers of classes and domains, and the settings."""

@@ -1,4 +1,4 @@
-"""What every decoder is to the network."""
+"""The interface of decoders."""
 
 from typing import ClassVar
 
@@ -11,57 +11,57 @@ from spcnet.models.backbones import Backbone
 
 
 class Decoder(nn.Module):
-    """Joins feature maps of a backbone to one; is called with the maps at `places`, in this order.
+    """Fuses feature maps of a backbone into one; called with the maps at `places`, in this order.
 
     A decoder with `masks` classifies queries and not cells: it returns a tuple of `spcnet.types.MaskPrediction`, the final
     one last, in evaluation that alone, and the network has no classifier behind it.
 
     Args:
-        backbone: whose maps it reads.
+        backbone: provides the maps.
         num_classes: K.
-        config: the settings, of which it reads those in `settings`.
+        config: the settings; a decoder reads those listed in `settings`.
     """
 
     masks: ClassVar[bool] = False
-    """Whether it returns the predictions of queries instead of a map."""
+    """Whether it returns predictions of queries instead of a map."""
     settings: ClassVar[tuple[str, ...]] = ()
-    """Names of the settings in `HeadConfig` that it reads; others are refused."""
+    """Fields of `HeadConfig` that it reads; others are refused."""
     pyramid: ClassVar[bool] = True
-    """Whether maps of one size are to be brought to several strides for it, where `model.features.pyramid` leaves it open."""
+    """Whether it needs maps at several strides, if `model.features.pyramid` does not decide it."""
     align_corners: ClassVar[bool] = False
-    """How its scores are brought to the size of the image, see `resize`."""
+    """How its logits are resized to the image, see `resize`."""
     places: tuple[str, ...]
-    """Places of the backbone whose maps it reads."""
+    """Places whose maps it reads."""
     out_channels: int
-    """Channels of the map that it returns."""
+    """Channels of its output."""
 
     def __init__(self, backbone: Backbone, num_classes: int, config: HeadConfig) -> None:
         super().__init__()
 
     first_block: int | None = None
-    """The block of a vision transformer before which it takes the tokens over and runs the blocks itself.
+    """Index of the first block of a vision transformer that the decoder runs itself; None if it is called with maps.
 
     It is then called with the tokens, what `TimmViT.run_block` needs beside them, and the backbone, and reads no maps; None
-    for a decoder that is called with maps.
+    It is then called with the tokens, the `ViTState` for `TimmViT.run_block`, and the backbone.
     """
 
     def prepare(self, progress: float) -> None:
-        """Get ready for a batch to be trained on; nothing by default.
+        """Prepare for a training batch; nothing by default.
 
         Args:
             progress: fraction of the run that is done, 0..1.
         """
 
     def embeddings(self) -> set[str]:
-        """Names of its parameters that are learned tokens or positions, which weight decay leaves alone."""
+        """Names of its learned tokens and positions, which have no weight decay."""
         return set()
 
     def folded(self) -> "Decoder":
-        """The same function in evaluation with fewer operations, where it has such a form; itself by default."""
+        """An equivalent module with fewer operations in evaluation; itself by default."""
         return self
 
     def start_classifier(self, classifier: nn.Module) -> None:
-        """Give a linear classifier behind this decoder its start: N(0, 0.01) and zero, as in mmsegmentation and DINOv3."""
+        """Initialise a linear classifier behind this decoder: weights N(0, 0.01), bias zero, as in mmsegmentation and DINOv3."""
         for layer in classifier.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
@@ -75,8 +75,8 @@ def resize(
     """Bilinear, without antialiasing.
 
     Args:
-        feature: feature map or scores.
-        size: height and width wanted.
+        feature: feature map or logits.
+        size: height and width of the result.
         align_corners: whether the centres of the outermost cells lie on one another (torchvision's and RobustNet's
             DeepLab), or the outer borders of the maps do.
     """

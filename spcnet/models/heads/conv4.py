@@ -73,7 +73,7 @@ class FourTapDecoder(Decoder):
 
 
 def averaged(feature: Float[Tensor, "B C h w"], cells: int) -> Float[Tensor, "B C h2 w2"]:
-    """Mean over squares of that many cells in height and width; at the lower and right border over what is left of them.
+    """Average pooling over squares of that many cells; windows at the lower and right border average the cells inside.
 
     `avg_pool2d` with `ceil_mode` does the same, but not in an exported network that takes any size.
     """

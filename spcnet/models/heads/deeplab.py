@@ -77,8 +77,8 @@ class ASPP(nn.Module):
     def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C5 h w"]:
         """Five views of each cell, the whole image's first."""
         size = (feature.shape[2], feature.shape[3])
-        whole = self.pool(feature.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *size)
-        return torch.cat([whole, *(branch(feature) for branch in self.branches)], dim=1)
+        pooled = self.pool(feature.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *size)
+        return torch.cat([pooled, *(branch(feature) for branch in self.branches)], dim=1)
 
 
 class DeepLabDecoder(Decoder):

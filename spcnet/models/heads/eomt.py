@@ -1,8 +1,8 @@
 """EoMT (Kerssies et al., CVPR 2025): a vision transformer whose last blocks have queries among their tokens.
 
-There is no decoder beside the backbone: queries go through its last blocks with the patches, and what comes out tells their
-classes and masks. In training a query reads the patches of its own mask alone, ever more rarely, and at the end of it all
-patches: what remains is a plain vision transformer.
+There is no decoder beside the backbone: queries pass through its last blocks together with the patches, and their outputs
+are classified. In training the attention of a query is masked to its own mask, with a probability that falls to zero, so
+that a plain vision transformer remains.
 """
 
 import math
@@ -26,7 +26,7 @@ POWER = 0.9
 
 
 class EomtDecoder(Decoder):
-    """Queries in the last blocks of a vision transformer, and what reads their classes and masks.
+    """Queries in the last blocks of a vision transformer, and the layers that predict their classes and masks.
 
     The run is divided into two more parts than there are such blocks. In the first part every query reads the patches of its
     mask alone. In each of the others one block, the first one first, gives that up: the share of its queries that do so falls
@@ -81,18 +81,18 @@ class EomtDecoder(Decoder):
 
         Args:
             tokens: those that go into the first of the blocks, from `TimmViT.tokens_before`.
-            state: what the blocks need beside them.
+            state: other inputs of the blocks.
             backbone: whose blocks they are.
         """
         predictions = []
         tokens = torch.cat([self.queries.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         first = len(backbone.blocks) - self.blocks
-        for number, own in enumerate(self.masked, start=first):
+        for number, masked in enumerate(self.masked, start=first):
             mask = None
             if self.training:
                 predictions.append(self.predict(tokens, state, backbone))
-                if own is not None:
-                    mask = self.readable(predictions[-1].masks.detach(), own, tokens.shape[1], backbone.grid(state))
+                if masked is not None:
+                    mask = self.readable(predictions[-1].masks.detach(), masked, tokens.shape[1], backbone.grid(state))
             tokens = backbone.run_block(number, tokens, state, mask)
         return (*predictions, self.predict(tokens, state, backbone))
 
@@ -104,19 +104,19 @@ class EomtDecoder(Decoder):
         return MaskPrediction(self.to_class(queries), products(self.to_mask(queries), fine))
 
     def readable(
-        self, masks: Float[Tensor, "B Q h w"], own: Bool[Tensor, " Q"], tokens: int, grid: Any
+        self, masks: Float[Tensor, "B Q h w"], masked: Bool[Tensor, " Q"], tokens: int, grid: Any
     ) -> Bool[Tensor, "B 1 N N"]:
-        """Which token reads which: patches all, queries one another and the prefix, and of the patches those of their mask.
+        """The attention mask: patches read every token, queries read queries, prefix, and the patches of their mask.
 
         Args:
             masks: logits.
-            own: the queries that do not read all patches.
+            masked: the queries whose attention is masked.
             tokens: N.
             grid: rows and columns of patches.
         """
         inside = F.interpolate(masks, size=grid, mode="bilinear").flatten(2) > 0
         allowed = torch.ones(len(masks), 1, tokens, tokens, dtype=torch.bool, device=masks.device)
-        allowed[:, 0, : len(self.queries), tokens - inside.shape[2] :] = inside | ~own.to(masks.device)[:, None]
+        allowed[:, 0, : len(self.queries), tokens - inside.shape[2] :] = inside | ~masked.to(masks.device)[:, None]
         return allowed
 
 

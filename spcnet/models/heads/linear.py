@@ -1,4 +1,4 @@
-"""What is linear: a decoder that only normalises, the classifier behind any decoder, and the auxiliary one beside it."""
+"""Linear probing: a decoder that only normalises; the linear classifier and the auxiliary head of other decoders."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from spcnet.models.heads.deeplab import PoolableBatchNorm2d, initialise
 class LinearDecoder(Decoder):
     """Batch norm and dropout on the deepest map: with a linear classifier the segmentation head of DINOv2 and DINOv3.
 
-    Siméoni et al., DINOv3, 2025: what frozen features are worth, with as little as possible behind them.
+    Siméoni et al., DINOv3, 2025: the quality of frozen features, measured with the smallest possible decoder.
 
     Args:
         backbone: whose map it reads.

@@ -1,4 +1,4 @@
-"""Mask2Former (Cheng et al., CVPR 2022): queries that look where their own masks are, and tell a class and a mask each."""
+"""Mask2Former (Cheng et al., CVPR 2022): queries with masked attention, each of which predicts a class and a mask."""
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ WIDTH, HIDDEN = 256, 2048
 class Mask2FormerDecoder(Decoder):
     """A pixel decoder, and layers in which queries read one of its levels in turn, each where its last mask is.
 
-    After each layer, and before the first, every query tells its class and its mask; in training all of these have a loss.
+    Every query predicts its class and mask before the first layer and after each; in training all predictions have a loss.
     It reads every map of the pyramid: the three deepest are the levels, finer ones join the map of the masks.
 
     Args:
@@ -55,7 +55,7 @@ class Mask2FormerDecoder(Decoder):
         self.to_mask = mask_embedding(width, nn.ReLU)
 
     def embeddings(self) -> set[str]:
-        """The queries, their positions, and what tells the levels apart."""
+        """Initialise the queries, their positions, and the level embedding."""
         return {name for name, _ in self.named_parameters() if name.endswith("level_embedding")} | {
             "content",
             "positions",
@@ -77,14 +77,14 @@ class Mask2FormerDecoder(Decoder):
         queries = self.content.expand(fine.shape[0], -1, -1)
         predictions = []
         for number, layer in enumerate(self.layers):
-            told = self.norm(queries)
-            embedding, at = self.to_mask(told), number % len(levels)
+            normed = self.norm(queries)
+            embedding, at = self.to_mask(normed), number % len(levels)
             if self.training:
-                predictions.append(MaskPrediction(self.to_class(told), products(embedding, fine)))
+                predictions.append(MaskPrediction(self.to_class(normed), products(embedding, fine)))
             blocked = elsewhere(embedding.detach(), small[at])
             queries = layer(queries, self.positions, values[at], keys[at], blocked)
-        told = self.norm(queries)
-        return (*predictions, MaskPrediction(self.to_class(told), products(self.to_mask(told), fine)))
+        normed = self.norm(queries)
+        return (*predictions, MaskPrediction(self.to_class(normed), products(self.to_mask(normed), fine)))
 
 
 class QueryLayer(nn.Module):
@@ -114,17 +114,17 @@ class QueryLayer(nn.Module):
 
         Args:
             queries: their state.
-            positions: what is added to it where queries seek and are sought.
+            positions: position embedding, added to queries and keys.
             values: the cells of a level.
-            keys: what is added to those where they are sought.
+            keys: position embedding of the cells, added to the keys.
             blocked: cells that a query does not read.
         """
         mask = blocked.repeat_interleave(HEADS, 0)
         read, _ = self.read(queries + positions, values + keys, values, attn_mask=mask, need_weights=False)
         queries = self.read_norm(queries + read)
         placed = queries + positions
-        told, _ = self.exchange(placed, placed, queries, need_weights=False)
-        queries = self.exchange_norm(queries + told)
+        normed, _ = self.exchange(placed, placed, queries, need_weights=False)
+        queries = self.exchange_norm(queries + normed)
         result: Tensor = self.norm(queries + self.feed_forward(queries))
         return result
 
@@ -141,7 +141,7 @@ def products(embeddings: Float[Tensor, "B Q C"], fine: Float[Tensor, "B C h w"])
 
 
 def mask_embedding(width: int, activation: type[nn.Module]) -> nn.Sequential:
-    """Three linear layers from a query's state to what is multiplied with each cell."""
+    """MLP of three layers from a query's state to its mask embedding."""
     linear = [nn.Linear(width, width) for _ in range(3)]
     return nn.Sequential(linear[0], activation(), linear[1], activation(), linear[2])
 
@@ -150,7 +150,7 @@ def number_of_queries(num_classes: int, config: HeadConfig) -> int:
     """As the settings say, or one for each class.
 
     Raises:
-        UsageError: both are given.
+        UsageError: both are set.
     """
     default = HeadConfig().queries
     if config.fixed_queries and config.queries != default:

@@ -1,4 +1,4 @@
-"""What makes the maps that a mask head's queries read: deformable attention over several scales, or projections alone.
+"""Pixel decoders, which compute the maps that a mask head's queries read: multi-scale deformable attention, or projections.
 
 Zhu et al., Deformable DETR (ICLR 2021), §4; Cheng et al., Masked-attention Mask Transformer (CVPR 2022), §3.2.1.
 """
@@ -26,7 +26,7 @@ Size = tuple[int | SymInt, int | SymInt]
 
 
 class PixelMaps(NamedTuple):
-    """What a pixel decoder returns."""
+    """Output of a pixel decoder."""
 
     fine: Float[Tensor, "B C h w"]
     """The map at the size of the finest, whose products with the queries are the masks."""
@@ -43,7 +43,7 @@ class PixelDecoder(nn.Module):
 
     Args:
         channels: of the maps, the finest first.
-        width: channels of what it returns, a multiple of 32.
+        width: channels of its output, a multiple of 32.
         attention: join the levels by deformable attention.
         layers: how many of those.
         hidden: hidden units of their feed-forward parts.
@@ -107,8 +107,8 @@ class DeformableEncoder(nn.Module):
         sizes = [(level.shape[2], level.shape[3]) for level in levels]
         tokens = torch.cat([level.flatten(2).mT for level in levels], dim=1)
         places = [
-            sine_positions(level).flatten(2).mT + own
-            for level, own in zip(levels, self.level_embedding.unbind(), strict=True)
+            sine_positions(level).flatten(2).mT + embedding
+            for level, embedding in zip(levels, self.level_embedding.unbind(), strict=True)
         ]
         positions, centres = torch.cat(places, dim=1), torch.cat([cell_centres(level) for level in levels])
         for layer in self.layers:
@@ -178,10 +178,10 @@ class DeformableAttention(nn.Module):
         centres: Float[Tensor, "N 2"],
         sizes: Sequence[Size],
     ) -> Float[Tensor, "B N C"]:
-        """What the queries read.
+        """The attended values.
 
         Args:
-            queries: what chooses points and weights.
+            queries: predict sampling points and weights.
             tokens: the cells of all levels, those of the first level first.
             centres: where in the image each query lies, x and y in 0..1.
             sizes: height and width of each level.

@@ -105,7 +105,7 @@ def prototype_logits(
 
 
 class ClusterOutput(NamedTuple):
-    """What the prototype head returns."""
+    """Output of the prototype head."""
 
     scores: Float[Tensor, "B K h w"]
     embedding: Float[Tensor, "B D h w"]
@@ -115,8 +115,8 @@ class ClusterOutput(NamedTuple):
 class PrototypeHead(nn.Module):
     """Classifies pixels by the nearest of K×M prototypes of size D.
 
-    The convolutions run in the precision of the run, the rest in at least single precision: cosines near one are what
-    tells classes apart, and half precision rounds them to a few steps.
+    The convolutions run in the precision of the run, the rest in at least single precision: classes differ by cosines near
+    one, which half precision rounds to a few steps.
     """
 
     prototypes: Tensor
@@ -147,7 +147,7 @@ class PrototypeHead(nn.Module):
         return F.normalize(self.prototypes, dim=-1)
 
     def forward(self, feature: Float[Tensor, "B C h w"]) -> ClusterOutput:
-        """Score each cell of the decoder's feature map; the prototypes stay as they are."""
+        """Logits of each position of the decoder's feature map; does not change the prototypes."""
         projected = self.projection(feature)
         with without_autocast(projected):
             embedding = embed(projected.to(self.embedding_norm.weight.dtype), self.embedding_norm)
@@ -162,7 +162,7 @@ class PrototypeHead(nn.Module):
 
         Args:
             classes: sums over this batch's pixels, of all processes, from `spcnet.losses.clustering.class_sums`.
-            progress: share of the run that is done, 0..1; matters with `ramp`.
+            progress: fraction of the run that is done, 0..1; used with `ramp`.
         """
         mean = F.normalize(classes.total.to(self.prototypes.dtype), dim=-1)
         gamma = ramp_up(progress) if self.ramp else self.momentum

@@ -58,10 +58,10 @@ class SegformerDecoder(Decoder):
         return joined
 
     def matrices(self) -> list[tuple[Float[Tensor, "C _C"], Float[Tensor, " C"]]]:
-        """What each map is multiplied by, and what is added: its linear layer and its share of the fusion as one."""
-        shares = reversed(self.fuse.weight.chunk(len(self.project), dim=1))
+        """Weight and bias for each map: its linear layer folded with its slice of the fusion convolution."""
+        kernels = reversed(self.fuse.weight.chunk(len(self.project), dim=1))
         layers = [layer for layer in self.project if isinstance(layer, nn.Linear)]
-        return [(share @ one.weight, share @ one.bias) for share, one in zip(shares, layers, strict=True)]
+        return [(kernel @ one.weight, kernel @ one.bias) for kernel, one in zip(kernels, layers, strict=True)]
 
     def folded(self) -> Decoder:
         """One convolution for each map, the norm within them."""

@@ -66,7 +66,7 @@ def highest(pixels: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.float
 
 
 def contrast(photo: Photo, level: Level, rng: np.random.Generator) -> Photo:
-    """Everything nearer to the mean colour: a share `level[0]` of the difference to it is left."""
+    """Everything nearer to the mean colour: a fraction `level[0]` of the difference to it is left."""
     kept, made = level[0], np.empty_like(photo)
     for channel in range(3):
         plane = photo[..., channel]
@@ -129,10 +129,10 @@ def moved(photo: Photo, down: Plane, across: Plane) -> Photo:
         places = first + here, first + next_, second + here, second + next_
         # All four bytes of a pixel, so that a row is one run of numbers.
         parts = [np.take(packed, place).view(np.uint8).astype(np.float32) for place in places]
-        shares = [share.repeat(4, axis=1) for share in (near * high, right * high, near * low, right * low)]
-        values = quick_sum(parts, shares)
+        fractions = [fraction.repeat(4, axis=1) for fraction in (near * high, right * high, near * low, right * low)]
+        values = quick_sum(parts, fractions)
         tied = ties(values)
-        values[tied] = fused_sum([part[tied] for part in parts], [share[tied] for share in shares])
+        values[tied] = fused_sum([part[tied] for part in parts], [fraction[tied] for fraction in fractions])
         made[rows] = to_bytes(values).reshape(-1, width, 4)[..., :3]
     return made
 

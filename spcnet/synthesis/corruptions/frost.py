@@ -37,7 +37,7 @@ def frost_picture(number: int, scale: float = 1.0) -> Photo:
         enlarged.flags.writeable = False
         return enlarged
     rng = np.random.default_rng(number)
-    film = sum((_hills(cells, rng) * share for cells, share in ((3, 0.55), (9, 0.3), (40, 0.15))), np.float32(0))
+    film = sum((_hills(cells, rng) * fraction for cells, fraction in ((3, 0.55), (9, 0.3), (40, 0.15))), np.float32(0))
     ridges = 1 - np.abs(2 * _hills(60, rng) - 1) ** 0.7
     ice = 0.75 * film + 0.35 * film * ridges + 0.9 * _feathers(rng) * (0.35 + 0.65 * film)
     ice += 0.05 * rng.standard_normal((SIDE, SIDE), np.float32)
@@ -95,9 +95,9 @@ def _cut(needles: Segments, piece: float) -> Segments:
     return np.column_stack([x + along * np.cos(angle), y + along * np.sin(angle), angle, (length - along) * 0.35])
 
 
-def _twigs(stem: Segments, share: float, rng: np.random.Generator) -> Segments:
+def _twigs(stem: Segments, fraction: float, rng: np.random.Generator) -> Segments:
     """Lines to both sides of a stem at about 60°, shorter towards its tip."""
-    left = np.linspace(1, 0.1, len(stem)) * share * stem[:, 3].sum() if share < 0.5 else stem[:, 3] * share
+    left = np.linspace(1, 0.1, len(stem)) * fraction * stem[:, 3].sum() if fraction < 0.5 else stem[:, 3] * fraction
     sides = []
     for side in (-1, 1):
         angle = stem[:, 2] + side * rng.normal(1.0, 0.08, len(stem))

@@ -30,7 +30,7 @@ def shot_noise(photo: Photo, level: Level, rng: np.random.Generator) -> Photo:
 
 
 def impulse_noise(photo: Photo, level: Level, rng: np.random.Generator) -> Photo:
-    """Salt and pepper: a share `level[0]` of the values is 0 or 255."""
+    """Salt and pepper: a fraction `level[0]` of the values is 0 or 255."""
     return _struck(photo, _impulse(*level), rng)
 
 
@@ -53,14 +53,14 @@ def _bytes() -> NDArray[np.float64]:
     return np.arange(256, dtype=np.float64)[:, None]
 
 
-def _shares() -> NDArray[np.float64]:
-    """The middle of each of `STEPS` equal shares of 0..1."""
+def _midpoints() -> NDArray[np.float64]:
+    """The middle of each of `STEPS` equal fractions of 0..1."""
     return (np.arange(STEPS) + 0.5) / STEPS
 
 
 def _normal() -> NDArray[np.float64]:
-    """`STEPS` quantiles of the standard normal distribution, the middle one of each share."""
-    quantiles = np.array([NormalDist().inv_cdf(share) for share in _shares()])
+    """`STEPS` quantiles of the standard normal distribution, the middle one of each fraction."""
+    quantiles = np.array([NormalDist().inv_cdf(fraction) for fraction in _midpoints()])
     quantiles /= quantiles.std()  # what the cut tails take from the deviation
     return quantiles
 
@@ -85,12 +85,12 @@ def _shot(photons: float) -> Table:
     mean = np.maximum(_bytes() / 255 * photons, 1e-12)
     factorials = np.array([math.lgamma(count + 1) for count in counts])
     below = np.exp(counts * np.log(mean) - mean - factorials).cumsum(axis=1)
-    return _table(np.stack([np.searchsorted(row, _shares()) for row in below]) * 255 / photons)
+    return _table(np.stack([np.searchsorted(row, _midpoints()) for row in below]) * 255 / photons)
 
 
 @lru_cache(maxsize=8)
-def _impulse(share: float) -> Table:
+def _impulse(fraction: float) -> Table:
     table = np.repeat(np.arange(256, dtype=np.uint8)[:, None], STEPS, axis=1)
-    half = round(share / 2 * STEPS)
+    half = round(fraction / 2 * STEPS)
     table[:, :half], table[:, STEPS - half :] = 0, 255
     return table

@@ -22,7 +22,7 @@ COLUMNS = 96
 NEAR = np.float32(2e-4)
 """How far from a half sums in single precision may be rounded to the other byte; they err by a tenth of it."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""Share of red, green and blue in the brightness (BT.601)."""
+"""Fraction of red, green and blue in the brightness (BT.601)."""
 
 
 class Tap(NamedTuple):

@@ -31,7 +31,7 @@ def snow(photo: Photo, level: Level, rng: np.random.Generator) -> Photo:
     Args:
         photo: RGB.
         level: mean and deviation of the noise that flakes are made of, how much it is enlarged, what of it is a flake;
-            length and fading of their trails; share of the photograph that is not paled.
+            length and fading of their trails; fraction of the photograph that is not paled.
         rng: draws the flakes and the direction in which they fall.
     """
     mean, deviation, zoom, least, radius, sigma, kept = level
@@ -175,9 +175,9 @@ def _relief(drops: NDArray[np.bool_]) -> Plane:
     away = np.floor(weighted_sum(away, box))
     # Equalised: as many pixels darker as brighter than the middle.
     depth = away.astype(np.uint8)
-    share = np.bincount(depth.ravel(), minlength=256).cumsum() / depth.size
-    first = share[depth.min()]
-    table = np.rint(255 * (share - first) / max(1 - first, 1e-9)).clip(0, 255).astype(np.float32)
+    fraction = np.bincount(depth.ravel(), minlength=256).cumsum() / depth.size
+    first = fraction[depth.min()]
+    table = np.rint(255 * (fraction - first) / max(1 - first, 1e-9)).clip(0, 255).astype(np.float32)
     lit = [Tap(-1, -1, -2), Tap(-1, 0, -1), Tap(0, -1, -1), Tap(0, 0, 1), Tap(0, 1, 1), Tap(1, 0, 1), Tap(1, 1, 2)]
     shaded = weighted_sum(table[depth], lit)
     return weighted_sum(np.clip(shaded, 0, 255), box)

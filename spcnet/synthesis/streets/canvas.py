@@ -47,10 +47,6 @@ class Camera:
     mirror: int
     """1, or -1 for a mirrored world (traffic on the other side)."""
 
-    def pixels_per_metre(self, z: float) -> float:
-        """Samples that one metre takes at depth z."""
-        return self.focal / z
-
     def project(self, x: float, y: float, z: float) -> Point:
         """Where a point of the world is seen."""
         k = self.focal / z
@@ -115,14 +111,7 @@ class Canvas:
         self.thing += 1
 
     def part(
-        self,
-        kind: int,
-        material: str,
-        pick: float,
-        *,
-        normal: Vector = TOWARDS,
-        distance: float,
-        shade: float = 1.0,
+        self, kind: int, material: str, pick: float, *, normal: Vector = TOWARDS, distance: float, shade: float = 1.0
     ) -> int:
         """Enter a part into the tables.
 
@@ -249,6 +238,14 @@ class Canvas:
         self.stamp(left, top, parts, mask)
 
 
+def foot(x: float, z: float, yaw: float, half_length: float, half_width: float) -> tuple[Point, ...]:
+    """Corners on the ground (x, z) of a box around a point that looks along `yaw`."""
+    sin, cos = math.sin(yaw), math.cos(yaw)
+    corners = ((1, 1), (1, -1), (-1, -1), (-1, 1))
+    steps = ((ahead * half_length, right * half_width) for ahead, right in corners)
+    return tuple((x + a * sin + r * cos, z + a * cos - r * sin) for a, r in steps)
+
+
 def plane(start: Point, end: Point) -> tuple[Point, Vector, float, float]:
     """Tangent, normal towards the camera, distance from the camera along it, and length of an upright wall."""
     dx, dz = end[0] - start[0], end[1] - start[1]
@@ -261,10 +258,9 @@ def plane(start: Point, end: Point) -> tuple[Point, Vector, float, float]:
     return tangent, (nx, 0.0, nz), distance, length
 
 
-def clip_near(point: Point, other: Point) -> Point:
-    """The point, moved towards the other until it is in front of the camera."""
-    nearest = 0.3
+def clip_near(point: Point, other: Point, *, nearest: float = 0.3) -> Point:
+    """The point, moved towards the other until it is at least that many metres in front of the camera."""
     if point[1] >= nearest or other[1] <= nearest:
         return point if point[1] >= nearest else (point[0], nearest)
-    share = (nearest - point[1]) / (other[1] - point[1])
-    return point[0] + share * (other[0] - point[0]), nearest
+    fraction = (nearest - point[1]) / (other[1] - point[1])
+    return point[0] + fraction * (other[0] - point[0]), nearest

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spcnet.label_tables import CITYSCAPES_TRAIN_IDS
-from spcnet.synthesis.streets.canvas import SEE_THROUGH, Canvas, Ints, Point, plane
+from spcnet.synthesis.streets.canvas import SEE_THROUGH, Canvas, Ints, Point, clip_near, plane
 from spcnet.synthesis.streets.dice import Dice
 
 CLASS: dict[str, int] = {name: number for number, name in CITYSCAPES_TRAIN_IDS.items()}
@@ -32,7 +32,7 @@ class Building:
     bay: float
     """Width of one window axis in metres."""
     window: Point
-    """Share of a bay's width and of a storey's height that a window takes."""
+    """Fraction of a bay's width and of a storey's height that a window takes."""
     wall: int
     base: int
     trim: int
@@ -149,7 +149,9 @@ def facade_cells(house: Building, length: float, dice: Dice) -> tuple[Ints, list
     framed = across(house.wall, *(house.frame,) * 5, house.wall)
     belt = np.full_like(wall, house.trim) if house.bands else wall
     ledge = across(house.wall, *(house.trim,) * 5, house.wall) if house.bands else framed
-    rail = _balcony_row(house, wall, bays) if house.balconies else wall
+    rail = wall
+    if house.balconies:
+        rail = np.where(np.repeat(np.arange(bays) % house.balconies == 0, 7), house.awning, wall).astype(np.int32)
     panes = np.array(house.windows, dtype=np.int32)[(dice.array(max(house.floors, 1), bays) * WINDOW_KINDS).astype(int)]
     for floor in range(house.floors):
         glass_row = np.where(glassy == 0, np.repeat(panes[floor], 7), glassy)
@@ -163,11 +165,6 @@ def facade_cells(house: Building, length: float, dice: Dice) -> tuple[Ints, list
         row(max(house.storey - rows_of_glass - sill - 0.13, 0.05), wall)
     row(0.5, np.full_like(wall, house.trim))
     return np.stack(cells), edges, columns.tolist()
-
-
-def _balcony_row(house: Building, wall: Ints, bays: int) -> Ints:
-    mask = np.repeat(np.arange(bays) % house.balconies == 0, 7)
-    return np.where(mask, house.awning, wall).astype(np.int32)
 
 
 def _ground_rows(house: Building, bays: int, dice: Dice) -> list[tuple[Ints, float]]:
@@ -186,13 +183,8 @@ def _ground_rows(house: Building, bays: int, dice: Dice) -> list[tuple[Ints, flo
         plinth = np.where(fronts == house.shop, house.base, fronts).astype(np.int32)
         sign = np.full(bays * 7, house.sign, dtype=np.int32)
         top = np.full(bays * 7, house.awning, dtype=np.int32) if dice.chance(0.4) else fronts
-        return [
-            (plinth, 0.45),
-            (fronts, height - 1.75),
-            (top, 0.45),
-            (sign, 0.75),
-            (np.full_like(sign, house.base), 0.35),
-        ]
+        base = np.full_like(sign, house.base)
+        return [(plinth, 0.45), (fronts, height - 1.75), (top, 0.45), (sign, 0.75), (base, 0.35)]
     door_at = dice.whole(0, max(0, bays - 1))
     window = (house.base, house.frame, house.windows[0], house.frame, house.windows[1], house.frame, house.base)
     entry = (house.base, house.frame, house.door, house.door, house.door, house.frame, house.base)
@@ -243,19 +235,14 @@ def _gable(canvas: Canvas, house: Building, start: Point, back: Point) -> None:
         return
     project = canvas.camera.project
     ridge = ((start[0] + back[0]) / 2, (start[1] + back[1]) / 2)
-    canvas.polygon(
-        [
-            project(start[0], house.height, start[1]),
-            project(ridge[0], house.height + house.pitch, ridge[1]),
-            project(back[0], house.height, back[1]),
-        ],
-        house.wall,
-    )
+    eaves, top = house.height, house.height + house.pitch
+    corners = ((start, eaves), (ridge, top), (back, eaves))
+    canvas.polygon([project(x, y, z) for (x, z), y in corners], house.wall)
 
 
 def _roof(canvas: Canvas, house: Building, start: Point, end: Point, outward: Point, depth: float) -> None:
     """The slope of the roof that faces the street."""
-    near = start if start[1] > 0.6 else _towards(start, end, 0.6)
+    near = clip_near(start, end, nearest=0.6)
     project, half = canvas.camera.project, depth / 2
     eave, top = house.height - 0.1, house.height + house.pitch
     ridge = [(x + outward[0] * half, z + outward[1] * half) for x, z in (end, near)]
@@ -267,20 +254,8 @@ def _roof(canvas: Canvas, house: Building, start: Point, end: Point, outward: Po
     if distance > -0.05:
         return
     part = canvas.part(CLASS["building"], "roof", canvas.rows[house.roof][2], normal=normal, distance=distance)
-    canvas.polygon(
-        [
-            project(near[0], eave, near[1]),
-            project(end[0], eave, end[1]),
-            project(ridge[0][0], top, ridge[0][1]),
-            project(ridge[1][0], top, ridge[1][1]),
-        ],
-        part,
-    )
-
-
-def _towards(start: Point, end: Point, z: float) -> Point:
-    share = (z - start[1]) / (end[1] - start[1])
-    return start[0] + share * (end[0] - start[0]), z
+    corners = ((near, eave), (end, eave), (ridge[0], top), (ridge[1], top))
+    canvas.polygon([project(x, y, z) for (x, z), y in corners], part)
 
 
 def wall(canvas: Canvas, dice: Dice, start: Point, end: Point) -> None:
@@ -316,33 +291,29 @@ def fence(canvas: Canvas, dice: Dice, start: Point, end: Point) -> None:
     if start[1] > PLAIN_FROM:
         canvas.quad(start, end, height, bar)
         return
-    if kind == "boards":
-        rows, columns = [0.0, 0.15, 0.3, height * 0.6, height * 0.6 + 0.1, height], _bars(length, 0.16, 0.025)
-        plank = np.resize(np.array([bar, post], dtype=np.int32), len(columns) - 1)
-        gap = np.where(plank == post, SEE_THROUGH, plank)
-        solid = np.full_like(plank, bar)
-        canvas.panel(
-            start, end, np.stack((gap, solid, plank, solid, plank)).astype(np.int32), rows, columns, kind=CLASS["fence"]
-        )
-        return
-    if kind == "rail":
-        columns = _bars(length, 2.2, 0.12)
-        veil = np.resize(np.array([0, post], dtype=np.int32), len(columns) - 1)
-        solid = np.full_like(veil, bar)
-        cells = np.stack((veil, solid, np.full_like(veil, post), solid))
-        canvas.panel(start, end, cells, [0.0, 0.42, 0.56, 0.62, 0.78], columns, kind=CLASS["fence"])
-        return
-    spacing, thick = (0.13, 0.03) if kind == "bars" else (2.4, 0.07)
+    spacing, thick = {"boards": (0.16, 0.025), "rail": (2.2, 0.12), "bars": (0.13, 0.03), "mesh": (2.4, 0.07)}[kind]
     columns = _bars(length, spacing, thick)
-    veil = np.resize(np.array([SEE_THROUGH, bar], dtype=np.int32), len(columns) - 1)
-    solid = np.full_like(veil, post)
-    rows = [0.0, 0.1, 0.16, height - 0.16, height - 0.1, height]
-    cells = np.stack((veil, solid, veil, solid, veil))
-    if kind == "mesh":
+
+    def row(first: int, second: int) -> Ints:
+        """Two parts in turns, between the edges of the columns."""
+        return np.resize(np.array([first, second], dtype=np.int32), len(columns) - 1)
+
+    if kind == "boards":
+        rows = [0.0, 0.15, 0.3, height * 0.6, height * 0.6 + 0.1, height]
+        plank, solid = row(bar, post), row(bar, bar)
+        cells = [row(bar, SEE_THROUGH), solid, plank, solid, plank]
+    elif kind == "rail":
+        rows = [0.0, 0.42, 0.56, 0.62, 0.78]
+        cells = [row(0, post), row(bar, bar), row(post, post), row(bar, bar)]
+    elif kind == "bars":
+        rows = [0.0, 0.1, 0.16, height - 0.16, height - 0.1, height]
+        veil, solid = row(SEE_THROUGH, bar), row(post, post)
+        cells = [veil, solid, veil, solid, veil]
+    else:
         wires = max(2, round(height / 0.3))
         rows = [0.0] + [y for w in range(wires) for y in (height * (w + 1) / wires - 0.05, height * (w + 1) / wires)]
-        cells = np.stack([veil, solid] * wires)
-    canvas.panel(start, end, cells.astype(np.int32), rows, columns, kind=CLASS["fence"])
+        cells = [row(SEE_THROUGH, bar), row(post, post)] * wires
+    canvas.panel(start, end, np.stack(cells), rows, columns, kind=CLASS["fence"])
 
 
 def _bars(length: float, spacing: float, thick: float) -> list[float]:

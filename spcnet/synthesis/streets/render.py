@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from spcnet.synthesis.streets.canvas import SCALE, Caster, Light, Point
+from spcnet.synthesis.streets.canvas import SCALE, Caster, Point
 from spcnet.synthesis.streets.dice import Dice
 from spcnet.synthesis.streets.materials import MATERIALS, NUMBER
 from spcnet.synthesis.streets.scene import Drawing
-from spcnet.synthesis.streets.styles import LOOKS, Style
+from spcnet.synthesis.streets.styles import LOOKS, PALETTES, Style
 from spcnet.synthesis.streets.textures import LAYERS, LEVELS, SIZE, atlas
 from spcnet.synthesis.streets.vehicles import OFF
 
@@ -43,9 +43,9 @@ class _Palette:
 
 @lru_cache(maxsize=32)
 def _palette(style: str) -> _Palette:
-    merged: dict[str, tuple[str, ...]] = {}
-    for palette in LOOKS[style].palettes:
-        merged |= palette
+    merged: dict[str, Sequence[str]] = {}
+    for name in LOOKS[style].palettes:
+        merged |= PALETTES[name]
     longest = max(len(v) for v in merged.values())
     colours = np.zeros((len(MATERIALS), longest, 3), dtype=np.float32)
     for name, number in NUMBER.items():
@@ -147,9 +147,8 @@ def part_colours(parts: Parts, style_name: str, now: Weather) -> tuple[Floats, F
     if style.steps:
         shade = np.where(leafy, np.round(shade * style.steps) / style.steps * 0.6 + 0.42, shade)
     if style.snow:
-        lying = (
-            np.clip((parts.normal[:, 1] - 0.55) * 4, 0, 1) * (parts.kind != 0) * (parts.kind != 1) * (parts.kind < 20)
-        )
+        flat = np.clip((parts.normal[:, 1] - 0.55) * 4, 0, 1)
+        lying = flat * (parts.kind != 0) * (parts.kind != 1) * (parts.kind < 20)
         lying = np.where(leafy, np.clip((shade - 0.75) * 1.9, 0, 1), lying) * style.snow
         albedo = albedo + lying[:, None] * (np.float32(0.88) - albedo)
     up = 0.82 + 0.18 * parts.normal[:, 1]
@@ -166,9 +165,8 @@ def part_colours(parts: Parts, style_name: str, now: Weather) -> tuple[Floats, F
             glow[chosen] = rgb(text) * np.float32(strength * min(1.0, 0.25 + style.lamps))
         for name in ("shop", "shop_sign"):
             chosen = number == NUMBER[name]
-            glow[chosen] *= (0.35 * now.lit + 0.65 * now.lit * (parts.pick[chosen] * 97 % 1))[:, None] + albedo[
-                chosen
-            ] * 0.25
+            lit = 0.35 * now.lit + 0.65 * now.lit * (parts.pick[chosen] * 97 % 1)
+            glow[chosen] *= lit[:, None] + albedo[chosen] * 0.25
     elif style_name in ("game", "toy"):
         for name in ("lamp_red", "lamp_amber", "lamp_green"):
             chosen = number == NUMBER[name]
@@ -189,10 +187,10 @@ def _hull(points: Sequence[Point]) -> list[Point]:
     def half(run: Sequence[Point]) -> list[Point]:
         chain: list[Point] = []
         for p in run:
-            while len(chain) > 1 and (
-                (chain[-1][0] - chain[-2][0]) * (p[1] - chain[-2][1])
-                <= (chain[-1][1] - chain[-2][1]) * (p[0] - chain[-2][0])
-            ):
+            while len(chain) > 1:
+                (x0, y0), (x1, y1) = chain[-2:]
+                if (x1 - x0) * (p[1] - y0) > (y1 - y0) * (p[0] - x0):
+                    break
                 chain.pop()
             chain.append(p)
         return chain[:-1]
@@ -201,7 +199,7 @@ def _hull(points: Sequence[Point]) -> list[Point]:
 
 
 def shadows(drawing: Drawing, now: Weather) -> tuple[Floats, Floats]:
-    """Share of the sun that is kept from the ground at each pixel, and of the sky's light close to things (H×W each)."""
+    """Fraction of the sun that is kept from the ground at each pixel, and of the sky's light close to things (H×W each)."""
     camera = drawing.plan.camera
     size = (camera.width // SCALE, camera.height // SCALE)
 
@@ -251,9 +249,8 @@ def geometry(drawing: Drawing, parts: Parts) -> Geometry:
     camera = drawing.plan.camera
     part = np.ascontiguousarray(drawing.parts[SCALE // 2 :: SCALE, SCALE // 2 :: SCALE])
     height, width = part.shape
-    ray_x = (camera.mirror * (np.arange(width) * SCALE + SCALE / 2 + 0.5 - camera.centre) / camera.focal).astype(
-        np.float32
-    )
+    columns = np.arange(width) * SCALE + SCALE / 2 + 0.5 - camera.centre
+    ray_x = (camera.mirror * columns / camera.focal).astype(np.float32)
     ray_y = ((np.arange(height) * SCALE + SCALE / 2 + 0.5 - camera.horizon) / camera.focal).astype(np.float32)
     a, b, c = (parts.inverse[:, i].copy() for i in range(3))
     inverse = a.take(part) * ray_x - b.take(part) * ray_y[:, None] + c.take(part)
@@ -365,18 +362,15 @@ def _halos(image: Floats, drawing: Drawing, style: Style, haze: float) -> None:
     samples = drawing.parts
     for lamp in drawing.canvas.lights:
         u, v = int(lamp.sample[0]), int(lamp.sample[1])
-        if not (0 <= u < camera.width and 0 <= v < camera.height) or not _shines(samples, lamp, u, v):
+        around = samples[max(0, v - 1) : v + 2, max(0, u - 1) : u + 2]
+        if not (0 <= u < camera.width and 0 <= v < camera.height) or not (around == lamp.part).any():
             continue
         text, metres, strength = HALO[lamp.kind]
         radius = min(max(metres * camera.focal / SCALE / lamp.z, height / 60), height / 9)
         reach = int(radius * 3.2) + 1
         x, y = u / SCALE, v / SCALE
-        x0, x1, y0, y1 = (
-            max(0, int(x) - reach),
-            min(width, int(x) + reach),
-            max(0, int(y) - reach),
-            min(height, int(y) + reach),
-        )
+        x0, x1 = max(0, int(x) - reach), min(width, int(x) + reach)
+        y0, y1 = max(0, int(y) - reach), min(height, int(y) + reach)
         if x1 <= x0 or y1 <= y0:
             continue
         dx = (np.arange(x0, x1, dtype=np.float32) + 0.5 - x) / radius
@@ -385,10 +379,6 @@ def _halos(image: Floats, drawing: Drawing, style: Style, haze: float) -> None:
         wide = np.maximum(1 - (dy * dy)[:, None] / 9 - (dx * dx)[None, :] / 9, 0) ** 2
         bright = strength * style.lamps * math.exp(-lamp.z / max(haze, 60))
         image[y0:y1, x0:x1] += ((fall + 0.16 * wide) * np.float32(bright))[:, :, None] * rgb(text)
-
-
-def _shines(samples: npt.NDArray[np.int32], lamp: Light, u: int, v: int) -> bool:
-    return bool((samples[max(0, v - 1) : v + 2, max(0, u - 1) : u + 2] == lamp.part).any())
 
 
 def _mirror(image: Floats, parts: Parts, where: Geometry, drawing: Drawing, style: Style, dice: Dice) -> None:
@@ -406,9 +396,9 @@ def _mirror(image: Floats, parts: Parts, where: Geometry, drawing: Drawing, styl
     puddle = tile[(z * 18).astype(np.int32) & (SIZE - 1), (x * 22).astype(np.int32) & (SIZE - 1)]
     # Water mirrors more where one looks along it.
     grazing = np.clip(1.15 - 2.2 * where.ray_y[first:], 0.4, 1.0)[:, None] * np.float32(style.wet)
-    share = (_WET[parts.material] * (parts.normal[:, 1] > 0.7)).take(where.part[first:]) * grazing
-    share *= np.clip(0.5 + 0.3 * puddle, 0.12, 1.0)
-    image[first:] += (seen - image[first:]) * share[:, :, None]
+    fraction = (_WET[parts.material] * (parts.normal[:, 1] > 0.7)).take(where.part[first:]) * grazing
+    fraction *= np.clip(0.5 + 0.3 * puddle, 0.12, 1.0)
+    image[first:] += (seen - image[first:]) * fraction[:, :, None]
 
 
 def _clouds() -> Floats:
@@ -426,8 +416,8 @@ def _rain(image: Floats, now: Weather, dice: Dice) -> Floats:
     for x, y, length, bright in dice.array(count, 4).tolist():
         left, top, drop = x * width, y * height, height * (0.02 + 0.08 * length)
         draw.line((left, top, left + slant * drop, top + drop), fill=int(25 + 65 * bright))
-    share = np.asarray(veil, dtype=np.float32)[:, :, None] / 255
-    return image + (np.float32(0.85) * now.horizon + np.float32(0.1) - image) * share
+    fraction = np.asarray(veil, dtype=np.float32)[:, :, None] / 255
+    return image + (np.float32(0.85) * now.horizon + np.float32(0.1) - image) * fraction
 
 
 def _flakes(image: Floats, now: Weather, dice: Dice) -> Floats:
@@ -438,12 +428,12 @@ def _flakes(image: Floats, now: Weather, dice: Dice) -> Floats:
     for across, down, large, bright in dice.array(count, 4).tolist():
         x, y, radius = across * width, down * height, height / 128 * (0.35 + 1.5 * large**5)
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=int(90 + 130 * bright))
-    share = np.asarray(veil.filter(ImageFilter.BoxBlur(0.4)), dtype=np.float32)[:, :, None] / 255
-    return image + (np.float32(0.96) - image) * share
+    fraction = np.asarray(veil.filter(ImageFilter.BoxBlur(0.4)), dtype=np.float32)[:, :, None] / 255
+    return image + (np.float32(0.96) - image) * fraction
 
 
 def _outlines(drawing: Drawing, parts: Parts, z: Floats) -> Floats:
-    """Share of ink at each pixel where one thing ends and another begins (H×W)."""
+    """Fraction of ink at each pixel where one thing ends and another begins (H×W)."""
     ink = np.zeros(drawing.parts.shape, dtype=np.float32)
     for table, weight in ((parts.thing, 1.6), (parts.material, 0.35)):
         seen = table.take(drawing.parts)
@@ -507,11 +497,11 @@ def render(
     factor = texture * np.where(ground | moving, np.float32(1), foot)
     cast, near = shadows(drawing, now)
     sunny = now.direct * max(float(now.sun[1]), 0.0)
-    share = sunny / (sunny + now.ambient)
+    fraction = sunny / (sunny + now.ambient)
     factor *= 1 - np.float32(0.62) * near * ground
     image *= factor[:, :, None]
     if cast.any():
-        image *= 1 - (cast * ground)[:, :, None] * share
+        image *= 1 - (cast * ground)[:, :, None] * fraction
     if style.beams:
         bare = colour / np.maximum(now.ambient, 0.02)
         image += _mean(bare, samples) * _beams(drawing, where, style) * texture[:, :, None]

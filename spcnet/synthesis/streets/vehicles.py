@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from spcnet.synthesis.streets.canvas import NEAR, SCALE, Canvas, Caster, Light, Point
+from spcnet.synthesis.streets.canvas import NEAR, SCALE, Canvas, Caster, Light, Point, foot
 from spcnet.synthesis.streets.dice import Dice
 from spcnet.synthesis.streets.facades import CLASS
 
@@ -111,7 +111,7 @@ def _outward(face: Face, profile: Sequence[Point]) -> Face:
     return Face(tuple(reversed(face.corners)), face.material, face.layer, face.shade, face.detail, face.normal)
 
 
-def _patch(plane: str, at: float, a: Point, b: Point, material: str, layer: int, *, shade: float = 1.0) -> Face:
+def _patch(plane: str, at: float, a: Point, b: Point, material: str, layer: int) -> Face:
     """A rectangle on the front ('front'), back ('back'), or a side ('left', 'right'), from corner a to corner b.
 
     Coordinates are (right, up) on front and back, and (ahead, up) on the sides.
@@ -120,9 +120,19 @@ def _patch(plane: str, at: float, a: Point, b: Point, material: str, layer: int,
     ring = ((u0, v0), (u1, v0), (u1, v1), (u0, v1))
     if plane in ("front", "back"):
         sign = 1.0 if plane == "front" else -1.0
-        return Face(tuple((at, v, u) for u, v in ring), material, layer, shade, True, (sign, 0.0, 0.0))
+        return Face(tuple((at, v, u) for u, v in ring), material, layer, 1.0, True, (sign, 0.0, 0.0))
     sign = 1.0 if plane == "right" else -1.0
-    return Face(tuple((u, v, at) for u, v in ring), material, layer, shade, True, (0.0, 0.0, sign))
+    return Face(tuple((u, v, at) for u, v in ring), material, layer, 1.0, True, (0.0, 0.0, sign))
+
+
+def _both_sides(half: float, a: Point, b: Point, material: str, layer: int) -> list[Face]:
+    """A rectangle on the left and on the right side, from corner a to corner b (ahead, up)."""
+    return [_patch("left", -half, a, b, material, layer), _patch("right", half, a, b, material, layer)]
+
+
+def _dark(ring: Sequence[Triple], material: str, shade: float, *, towards: Triple) -> Face:
+    """A face of the dark space below a vehicle."""
+    return Face(tuple(ring), material, 0, shade, False, towards)
 
 
 def _wheels(ahead: Sequence[float], half: float, radius: float) -> list[Face]:
@@ -130,11 +140,8 @@ def _wheels(ahead: Sequence[float], half: float, radius: float) -> list[Face]:
     faces = []
     for side in (-1.0, 1.0):
         for x in ahead:
-            for scale, material, layer, push in (
-                (1.14, "trimming", 4, 0.0),
-                (1.0, "tyre", 5, 0.01),
-                (0.62, "hub", 6, 0.02),
-            ):
+            rims = ((1.14, "trimming", 4, 0.0), (1.0, "tyre", 5, 0.01), (0.62, "hub", 6, 0.02))
+            for scale, material, layer, push in rims:
                 ring = tuple(
                     (x + radius * scale * math.cos(t), radius + radius * scale * math.sin(t), side * (half + push))
                     for t in (2 * math.pi * i / 12 for i in range(12))
@@ -145,7 +152,7 @@ def _wheels(ahead: Sequence[float], half: float, radius: float) -> list[Face]:
 
 def _car(
     length: float, width: float, body: Sequence[Point], cabin: Sequence[Point], wheels: Point, radius: float = 0.32,
-    *, split: float = 0.5, side_glass: bool = True,
+    *, split: float = 0.5,
 ) -> Template:  # fmt: skip
     """A car from its body profile (rear bottom → front bottom) and cabin profile (rear base → front base)."""
     h, paint = width / 2, "paint"
@@ -166,23 +173,22 @@ def _car(
         e0, e1 = x0 + (x1 - x0) * lift, x1 - (x1 - x0) * 0.08
         pane = Face(((e0, g0, -half(g0) * 0.93), (e0, g0, half(g0) * 0.93), (e1, g1, half(g1) * 0.9), (e1, g1, -half(g1) * 0.9)), "glass", 3)  # fmt: skip
         faces.append(_outward(pane, cabin))
-    if side_glass:
-        (rx0, _), (rx1, _), (fx1, _), (fx0, _) = cabin[0], cabin[1], cabin[-2], cabin[-1]
-        low, high = belt + 0.04, roof - 0.07
+    (rx0, _), (rx1, _), (fx1, _), (fx0, _) = cabin[0], cabin[1], cabin[-2], cabin[-1]
+    low, high = belt + 0.04, roof - 0.07
 
-        def along(s: float, y: float) -> float:
-            """How far ahead the side of the cabin is, a share s of the way from its rear to its front edge."""
-            up = (y - belt) / (roof - belt)
-            back, fore = rx0 + (rx1 - rx0) * up, fx0 + (fx1 - fx0) * up
-            return back + s * (fore - back)
+    def along(s: float, y: float) -> float:
+        """How far ahead the side of the cabin is, a fraction s of the way from its rear to its front edge."""
+        up = (y - belt) / (roof - belt)
+        back, fore = rx0 + (rx1 - rx0) * up, fx0 + (fx1 - fx0) * up
+        return back + s * (fore - back)
 
-        for side in (-1.0, 1.0):
-            for a, b in ((0.03, split - 0.015), (split + 0.015, 0.97)):
-                ring = tuple(
-                    (along(s, y), y, side * half(y) * 1.002) for s, y in ((a, low), (b, low), (b, high), (a, high))
-                )
-                faces.append(Face(ring, "glass", 3, 1.0, False, (0.0, 0.0, side)))
-            faces += _side_trimming(side, h, length, base, belt, along(split, belt), fx0)
+    for side in (-1.0, 1.0):
+        for a, b in ((0.03, split - 0.015), (split + 0.015, 0.97)):
+            ring = tuple(
+                (along(s, y), y, side * half(y) * 1.002) for s, y in ((a, low), (b, low), (b, high), (a, high))
+            )
+            faces.append(Face(ring, "glass", 3, 1.0, False, (0.0, 0.0, side)))
+        faces += _side_trimming(side, h, length, base, belt, along(split, belt), fx0)
     faces += _front_and_back(body, h, base)
     faces += _wheels(wheels, h, radius)
     return _template(faces)
@@ -190,12 +196,18 @@ def _car(
 
 def _underside(length: float, h: float, base: float) -> list[Face]:
     """The dark space between the wheels, seen from each side."""
-    return [
-        Face(((-length * 0.47, base + 0.1, -h * 0.9), (length * 0.47, base + 0.1, -h * 0.9), (length * 0.47, 0.12, -h * 0.9), (-length * 0.47, 0.12, -h * 0.9)), "tyre", 0, 0.5, False, (0.0, 0.0, -1.0)),
-        Face(((-length * 0.47, base + 0.1, h * 0.9), (length * 0.47, base + 0.1, h * 0.9), (length * 0.47, 0.12, h * 0.9), (-length * 0.47, 0.12, h * 0.9)), "tyre", 0, 0.5, False, (0.0, 0.0, 1.0)),
-        Face(((-length * 0.46, base + 0.05, -h * 0.85), (-length * 0.46, base + 0.05, h * 0.85), (-length * 0.46, 0.05, h * 0.85), (-length * 0.46, 0.05, -h * 0.85)), "tyre", 0, 0.5, False, (-1.0, 0.0, 0.0)),
-        Face(((length * 0.46, base + 0.05, -h * 0.85), (length * 0.46, base + 0.05, h * 0.85), (length * 0.46, 0.05, h * 0.85), (length * 0.46, 0.05, -h * 0.85)), "tyre", 0, 0.5, False, (1.0, 0.0, 0.0)),
-    ]  # fmt: skip
+
+    def ring(x0: float, x1: float, z0: float, z1: float, low: float, high: float) -> list[Triple]:
+        return [(x0, high, z0), (x1, high, z1), (x1, low, z1), (x0, low, z0)]
+
+    faces = []
+    for s in (-1.0, 1.0):
+        x, z = length * 0.47, s * h * 0.9
+        faces.append(_dark(ring(-x, x, z, z, 0.12, base + 0.1), "tyre", 0.5, towards=(0.0, 0.0, s)))
+    for s in (-1.0, 1.0):
+        x, z = s * length * 0.46, h * 0.85
+        faces.append(_dark(ring(x, x, -z, z, 0.05, base + 0.05), "tyre", 0.5, towards=(s, 0.0, 0.0)))
+    return faces
 
 
 def _side_trimming(
@@ -220,23 +232,19 @@ def _front_and_back(body: Sequence[Point], h: float, base: float) -> list[Face]:
     deck_r = max(y for x, y in body if x < rear + 0.25)
     deck_f = max(y for x, y in body if x > front - 0.3)
     faces = []
-    for side in (-1.0, 1.0):
-        faces.append(
-            _patch(
-                "back", rear - 0.01, (side * h * 0.95, deck_r - 0.27), (side * h * 0.62, deck_r - 0.06), "taillamp", 7
-            )
-        )
-        faces.append(
-            _patch(
-                "front", front + 0.01, (side * h * 0.93, deck_f - 0.22), (side * h * 0.55, deck_f - 0.06), "headlamp", 7
-            )
-        )
-    faces.append(_patch("back", rear - 0.012, (-h * 0.95, base + 0.02), (h * 0.95, base + 0.2), "trimming", 6))
-    faces.append(_patch("back", rear - 0.015, (-0.26, base + 0.26), (0.26, base + 0.38), "plate", 7))
-    faces.append(_patch("front", front + 0.012, (-h * 0.85, base + 0.02), (h * 0.85, base + 0.17), "trimming", 6))
-    faces.append(_patch("front", front + 0.012, (-h * 0.5, deck_f - 0.2), (h * 0.5, deck_f - 0.09), "trimming", 6))
-    faces.append(_patch("front", front + 0.015, (-0.26, base + 0.17), (0.26, base + 0.28), "plate", 7))
-    return faces
+    for s in (-1.0, 1.0):
+        low, high = deck_r - 0.27, deck_r - 0.06
+        faces.append(_patch("back", rear - 0.01, (s * h * 0.95, low), (s * h * 0.62, high), "taillamp", 7))
+        low, high = deck_f - 0.22, deck_f - 0.06
+        faces.append(_patch("front", front + 0.01, (s * h * 0.93, low), (s * h * 0.55, high), "headlamp", 7))
+    return [
+        *faces,
+        _patch("back", rear - 0.012, (-h * 0.95, base + 0.02), (h * 0.95, base + 0.2), "trimming", 6),
+        _patch("back", rear - 0.015, (-0.26, base + 0.26), (0.26, base + 0.38), "plate", 7),
+        _patch("front", front + 0.012, (-h * 0.85, base + 0.02), (h * 0.85, base + 0.17), "trimming", 6),
+        _patch("front", front + 0.012, (-h * 0.5, deck_f - 0.2), (h * 0.5, deck_f - 0.09), "trimming", 6),
+        _patch("front", front + 0.015, (-0.26, base + 0.17), (0.26, base + 0.28), "plate", 7),
+    ]
 
 
 def _box(
@@ -252,13 +260,8 @@ def _box(
 ) -> list[Face]:
     """A box of a vehicle around x = `at`; `slant` lays the top of its front back by so much."""
     rear, front = at - length / 2, at + length / 2
-    profile = [
-        (rear, bottom),
-        (rear, top),
-        (front - slant, top),
-        (front, bottom + (top - bottom) * 0.45),
-        (front, bottom),
-    ]
+    middle = bottom + (top - bottom) * 0.45
+    profile = [(rear, bottom), (rear, top), (front - slant, top), (front, middle), (front, bottom)]
     return _prism(profile, width / 2, width / 2 * 0.98, [material] * 4, material, layer)
 
 
@@ -274,12 +277,14 @@ def _band(
     gap: float = 0.12,
 ) -> list[Face]:
     """A row of windows along both sides."""
-    pitch = length / panes
+    pitch, rear = length / panes, at - length / 2
     return [
-        _patch("left" if side < 0 else "right", side * (h + 0.005), (at - length / 2 + i * pitch + gap / 2, low), (at - length / 2 + (i + 1) * pitch - gap / 2, high), material, 3)
-        for side in (-1.0, 1.0)
+        face
         for i in range(panes)
-    ]  # fmt: skip
+        for face in _both_sides(
+            h + 0.005, (rear + i * pitch + gap / 2, low), (rear + (i + 1) * pitch - gap / 2, high), material, 3
+        )
+    ]
 
 
 def _ends(
@@ -289,15 +294,15 @@ def _ends(
     faces = [_patch("front", front + 0.01, (-h * 0.92, low), (h * 0.92, high), "glass", 3)]
     if rear_glass:
         faces.append(_patch("back", rear - 0.01, (-h * 0.8, low + 0.25), (h * 0.8, high), "glass", 3))
-    for side in (-1.0, 1.0):
-        faces.append(
-            _patch("front", front + 0.02, (side * h * 0.92, lamp), (side * h * 0.6, lamp + 0.22), "headlamp", 7)
-        )
-        faces.append(_patch("back", rear - 0.02, (side * h * 0.95, lamp), (side * h * 0.78, lamp + 0.4), "taillamp", 7))
-    faces.append(_patch("front", front + 0.015, (-h, lamp - 0.4), (h, lamp - 0.05), "trimming", 6))
-    faces.append(_patch("back", rear - 0.015, (-h, lamp - 0.4), (h, lamp - 0.08), "trimming", 6))
-    faces.append(_patch("back", rear - 0.02, (-0.26, lamp), (0.26, lamp + 0.13), "plate", 7))
-    return faces
+    for s in (-1.0, 1.0):
+        faces.append(_patch("front", front + 0.02, (s * h * 0.92, lamp), (s * h * 0.6, lamp + 0.22), "headlamp", 7))
+        faces.append(_patch("back", rear - 0.02, (s * h * 0.95, lamp), (s * h * 0.78, lamp + 0.4), "taillamp", 7))
+    return [
+        *faces,
+        _patch("front", front + 0.015, (-h, lamp - 0.4), (h, lamp - 0.05), "trimming", 6),
+        _patch("back", rear - 0.015, (-h, lamp - 0.4), (h, lamp - 0.08), "trimming", 6),
+        _patch("back", rear - 0.02, (-0.26, lamp), (0.26, lamp + 0.13), "plate", 7),
+    ]
 
 
 def _truck(cargo: float, tall: float) -> Template:
@@ -307,8 +312,16 @@ def _truck(cargo: float, tall: float) -> Template:
     front, rear = length / 2, -length / 2
     faces = _box(cargo, 2 * h, 1.0, tall, "cargo", at=rear + cargo / 2)
     faces += _box(cab, 2.3, 0.55, min(2.9, tall - 0.2), "paint", at=front - cab / 2, slant=0.25)
-    faces += [Face(((rear + 0.1, y0, s * 0.9), (front - 0.4, y0, s * 0.9), (front - 0.4, y1, s * 0.9), (rear + 0.1, y1, s * 0.9)), "trimming", 0, 0.6, False, (0, 0, s)) for s in (-1.0, 1.0) for y0, y1 in ((0.45, 1.02),)]  # fmt: skip
-    faces += [Face(((rear + 0.05, 0.45, -0.9), (rear + 0.05, 0.45, 0.9), (rear + 0.05, 1.02, 0.9), (rear + 0.05, 1.02, -0.9)), "trimming", 0, 0.6, False, (-1, 0, 0))]  # fmt: skip
+    low, up, z = 0.45, 1.02, 0.9
+    x0, x1 = rear + 0.1, front - 0.4
+    faces += [
+        _dark(
+            ((x0, low, s * z), (x1, low, s * z), (x1, up, s * z), (x0, up, s * z)), "trimming", 0.6, towards=(0, 0, s)
+        )
+        for s in (-1.0, 1.0)
+    ]
+    x0 = rear + 0.05
+    faces.append(_dark(((x0, low, -z), (x0, low, z), (x0, up, z), (x0, up, -z)), "trimming", 0.6, towards=(-1, 0, 0)))
     high = min(2.9, tall - 0.2)
     faces += _ends(front, rear, 1.15, 1.55, high - 0.25, 0.72, rear_glass=False)
     faces += [_patch("back", rear - 0.012, (-0.02, 1.1), (0.02, tall - 0.1), "trimming", 4)]
@@ -324,15 +337,9 @@ def _bus(length: float, tall: float, panes: int) -> Template:
     front, rear = length / 2, -length / 2
     faces = _box(length, 2 * h, 0.35, tall, "bus_paint", slant=0.18)
     faces += _band(length * 0.94, h, 1.3, tall - 0.55, panes, gap=0.1)
-    faces += [
-        _patch("left" if s < 0 else "right", s * (h + 0.004), (rear + 0.05, 0.7), (front - 0.1, 1.0), "livery", 2)
-        for s in (-1.0, 1.0)
-    ]
+    faces += _both_sides(h + 0.004, (rear + 0.05, 0.7), (front - 0.1, 1.0), "livery", 2)
     faces += [_patch("right", h + 0.01, (x, 0.42), (x + 1.1, tall - 0.6), "glass", 4) for x in (front - 1.7, -0.6)]
-    faces += [
-        _patch("left" if s < 0 else "right", s * (h + 0.004), (rear, 0.3), (front, 0.5), "trimming", 2)
-        for s in (-1.0, 1.0)
-    ]
+    faces += _both_sides(h + 0.004, (rear, 0.3), (front, 0.5), "trimming", 2)
     faces += _ends(front, rear, h, 1.15, tall - 0.5, 0.62)
     faces += [_patch("front", front + 0.02, (-h * 0.8, tall - 0.45), (h * 0.8, tall - 0.12), "display", 4)]
     faces += [_patch("back", rear - 0.02, (-h * 0.5, 1.15), (h * 0.5, 1.45), "livery", 4)]
@@ -346,36 +353,17 @@ def _tram(length: float, sections: int) -> Template:
     faces = []
     piece = length / sections
     for s in range(sections):
-        slant = 0.5 if s == sections - 1 else 0.0
-        faces += _box(
-            piece - (0.25 if sections > 1 else 0.0),
-            2 * h,
-            0.25,
-            tall,
-            "tram_paint",
-            at=rear + (s + 0.5) * piece,
-            slant=slant,
-        )
-        faces += _band(piece - 0.9, h, 1.2, 2.75, max(3, round(piece / 1.5)), at=rear + (s + 0.5) * piece)
-        faces += [_patch("right" if d > 0 else "left", d * (h + 0.01), (rear + (s + 0.5) * piece - 0.7, 0.35), (rear + (s + 0.5) * piece + 0.7, 2.75), "glass", 4) for d in (-1.0, 1.0)]  # fmt: skip
+        slant, at = 0.5 if s == sections - 1 else 0.0, rear + (s + 0.5) * piece
+        faces += _box(piece - (0.25 if sections > 1 else 0.0), 2 * h, 0.25, tall, "tram_paint", at=at, slant=slant)
+        faces += _band(piece - 0.9, h, 1.2, 2.75, max(3, round(piece / 1.5)), at=at)
+        faces += _both_sides(h + 0.01, (at - 0.7, 0.35), (at + 0.7, 2.75), "glass", 4)
     faces += _box(length - 1.0, 2 * h * 0.85, 0.3, tall - 0.1, "trimming", layer=0)
-    faces += [
-        _patch("left" if s < 0 else "right", s * (h + 0.004), (rear, 0.25), (front, 0.75), "livery", 2)
-        for s in (-1.0, 1.0)
-    ]
-    faces += [
-        _patch("left" if s < 0 else "right", s * (h + 0.004), (rear, 2.9), (front - 0.4, 3.1), "livery", 2)
-        for s in (-1.0, 1.0)
-    ]
+    faces += _both_sides(h + 0.004, (rear, 0.25), (front, 0.75), "livery", 2)
+    faces += _both_sides(h + 0.004, (rear, 2.9), (front - 0.4, 3.1), "livery", 2)
     faces += _ends(front, rear, h, 1.15, 2.7, 0.6)
-    faces += [
-        _patch(end, x, (-h * 0.7, 2.8), (h * 0.7, 3.15), "display", 4)
-        for end, x in (("front", front + 0.03), ("back", rear - 0.03))
-    ]
-    faces += [
-        _patch(end, x, (-h, 0.3), (h, 0.95), "livery", 3)
-        for end, x in (("front", front + 0.004), ("back", rear - 0.004))
-    ]
+    for end, x, s in (("front", front, 1), ("back", rear, -1)):
+        faces.append(_patch(end, x + s * 0.03, (-h * 0.7, 2.8), (h * 0.7, 3.15), "display", 4))
+        faces.append(_patch(end, x + s * 0.004, (-h, 0.3), (h, 0.95), "livery", 3))
     return _template(faces)
 
 
@@ -425,7 +413,7 @@ def vehicle(canvas: Canvas, dice: Dice, kind: str, x: float, z: float, yaw: floa
 
     The lamps of a parked vehicle are off.
     """
-    name = dice.weighted({n: share for n, (k, _, share) in models().items() if k == kind})
+    name = dice.weighted({n: weight for n, (k, _, weight) in models().items() if k == kind})
     template = models()[name][1]
     stretch = np.array([dice.between(0.94, 1.06), dice.between(0.95, 1.05), dice.between(0.96, 1.04)])
     picks = {
@@ -474,14 +462,8 @@ def draw(
     starts = template.starts
     for i in order[shown[order]].tolist():
         face = template.faces[i]
-        part = canvas.part(
-            kind,
-            face.material,
-            picks.get(face.material, 0.5),
-            normal=tuple(directions[i]),
-            distance=-depths[i],
-            shade=face.shade,
-        )
+        normal, pick = tuple(directions[i]), picks.get(face.material, 0.5)
+        part = canvas.part(kind, face.material, pick, normal=normal, distance=-depths[i], shade=face.shade)
         ring = corners[starts[i] : starts[i + 1]]
         canvas.polygon(ring, part)
         if face.material in LAMPS and picks.get(face.material) != OFF:
@@ -489,9 +471,5 @@ def draw(
             where = centres[i].tolist()
             canvas.lights.append(Light(LAMPS[face.material], where[0], where[1] + camera.eye, where[2], centre, part))
     half_length, half_width = template.length / 2 * float(stretch[0]), template.width / 2 * float(stretch[2])
-    foot = tuple(
-        (x + a * sin + r * cos, z + a * cos - r * sin)
-        for a, r in ((half_length, half_width), (half_length, -half_width), (-half_length, -half_width), (-half_length, half_width))
-    )  # fmt: skip
-    canvas.casters.append(Caster(foot, template.height * 0.9, lift=0.15))
+    canvas.casters.append(Caster(foot(x, z, yaw, half_length, half_width), template.height * 0.9, lift=0.15))
     return True

@@ -21,7 +21,7 @@ from spcnet.synthesis.weather.camera import Affine, jpeg, lens_dirt, move_label,
 from spcnet.synthesis.weather.falling import drizzle, rain, snow, torrential
 from spcnet.synthesis.weather.light import brightness, darkness, dusk, night, shadow, sun_flare
 from spcnet.synthesis.weather.surface import autumn, gravel, manhole
-from spcnet.synthesis.weather.view import HORIZON, SKY_DISTANCE, Photo, Picture, Plane, View, Window, to_photo
+from spcnet.synthesis.weather.view import SKY_DISTANCE, Photo, Picture, Plane, View, Window, to_photo
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def apply_weather(
         seed: of lamps, streaks, flakes and noise; the same seed gives the same picture.
         strength: how much of it; 0 changes nothing, 1 is a clear case.
         depth: distance of each pixel in metres, H×W; guessed from the picture where it is not given.
-        window: top, left, height and width of the image as shares of the photograph that it was cut from, so that the
+        window: top, left, height and width of the image as fractions of the photograph that it was cut from, so that the
             horizon is where it was; without it, the image is the whole.
 
     Returns:
@@ -113,16 +113,7 @@ def apply_weather_pair(
     depth: Plane | None = None,
     window: Window | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A photograph and its label in another weather.
-
-    Args:
-        image: see `apply_weather`.
-        label: one byte per pixel, H×W.
-        style: see `apply_weather`.
-        seed: see `apply_weather`.
-        strength: see `apply_weather`.
-        depth: see `apply_weather`.
-        window: see `apply_weather`.
+    """A photograph and its label (one byte per pixel, H×W) in another weather; the other arguments as of `apply_weather`.
 
     Returns:
         The image, and the label: the one that was given, or where the style moves pixels, a new one that has moved
@@ -132,9 +123,8 @@ def apply_weather_pair(
         UsageError: as `apply_weather`, or image and label differ in size.
     """
     if image.shape[:2] != label.shape:
-        raise UsageError(
-            f"the image is {image.shape[0]}×{image.shape[1]} pixels and the label {label.shape}: they must be equal in size"
-        )
+        sizes = f"the image is {image.shape[0]}×{image.shape[1]} pixels and the label {label.shape}"
+        raise UsageError(f"{sizes}: they must be equal in size")
     styled = apply_weather(image, style, seed=seed, strength=strength, depth=depth, window=window)
     motion = WEATHER[style].motion
     if motion is None or strength == 0:
@@ -143,16 +133,4 @@ def apply_weather_pair(
     return styled, move_label(label, source)
 
 
-__all__ = [
-    "HORIZON",
-    "SKY_DISTANCE",
-    "WEATHER",
-    "Photo",
-    "Picture",
-    "Plane",
-    "View",
-    "Weather",
-    "Window",
-    "apply_weather",
-    "apply_weather_pair",
-]
+__all__ = ["SKY_DISTANCE", "WEATHER", "View", "Weather", "apply_weather", "apply_weather_pair"]

@@ -22,7 +22,7 @@ from spcnet.synthesis.weather.view import (
 Affine = tuple[float, float, float, float, float, float]
 """Where a pixel comes from: column = a·x + b·y + c, row = d·x + e·y + f, as Pillow counts them."""
 LARGEST_ROLL = 8.0
-"""Degrees that the camera rolls at the most."""
+"""Largest roll of the camera in degrees."""
 
 
 def speed(view: View, strength: float, rng: np.random.Generator) -> Photo:
@@ -47,7 +47,7 @@ def speed(view: View, strength: float, rng: np.random.Generator) -> Photo:
 def lens_dirt(view: View, strength: float, rng: np.random.Generator) -> Picture:
     """Specks of mud and drops of water on the lens, all out of focus; a drop shows the street upside down."""
     low = view.coarse
-    share, shown = low.rows * low.columns, 0.3 + 0.7 * strength
+    fraction, shown = low.rows * low.columns, 0.3 + 0.7 * strength
     # All layers over each other on the coarse grid: what is seen is `clear` of the photograph, and `dirt`.
     clear, dirt = np.ones((low.height, low.width), np.float32), np.zeros((3, low.height, low.width), np.float32)
 
@@ -61,13 +61,13 @@ def lens_dirt(view: View, strength: float, rng: np.random.Generator) -> Picture:
         (110, 0.8, 4.0, 0.7, 0.85, rgb(0.16, 0.13, 0.10)),
     ):
         sheet, pen = canvas(low)
-        blobs = rng.uniform(0, 1, (max(1, round(count * share)), 5)).tolist()
+        blobs = rng.uniform(0, 1, (max(1, round(count * fraction)), 5)).tolist()
         for x, y, radius, shape, density in blobs[: max(1, round(shown * len(blobs)))]:
             size = (smallest + (largest - smallest) * radius**2) * low.unit
             _blob(pen, (x * low.width, y * low.height), size, 0.75 + 0.5 * shape, int(255 * (0.5 + 0.5 * density)))
         lay(shade, np.float32(opacity * strength) * drawn(sheet, sigma * low.unit))
     sheet, pen = canvas(low)
-    blobs = rng.uniform(0, 1, (max(1, round(24 * share)), 4)).tolist()
+    blobs = rng.uniform(0, 1, (max(1, round(24 * fraction)), 4)).tolist()
     for x, y, radius, shape in blobs[: max(1, round(shown * len(blobs)))]:
         size = (2.5 + 6.5 * radius**2) * low.unit
         _blob(pen, (x * low.width, y * low.height), size, 0.85 + 0.3 * shape, 255)

@@ -59,7 +59,7 @@ def manhole(view: View, strength: float, rng: np.random.Generator) -> Picture:
 def autumn(view: View, strength: float, rng: np.random.Generator) -> Picture:
     """Leaves turn yellow, orange and red; only what is green changes.
 
-    Green is an excess over red and blue as a share of the brightness (Woebbecke et al., 1995), beyond what the road
+    Green is an excess over red and blue as a fraction of the brightness (Woebbecke et al., 1995), beyond what the road
     has of it: some cameras see everything a little green.
     """
     red, green, blue = view.image
@@ -87,12 +87,12 @@ def autumn(view: View, strength: float, rng: np.random.Generator) -> Picture:
     return turned
 
 
-def _between(share: Plane, first: float, middle: float, last: float) -> Plane:
+def _between(fraction: Plane, first: float, middle: float, last: float) -> Plane:
     """A curve through three values at 0, 0.5 and 1."""
     slope, bend = 4 * middle - 3 * first - last, 2 * (first - 2 * middle + last)
-    value: Plane = np.float32(bend) * share
+    value: Plane = np.float32(bend) * fraction
     value += np.float32(slope)
-    value *= share
+    value *= fraction
     value += np.float32(first)
     return value
 

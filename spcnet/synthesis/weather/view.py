@@ -21,10 +21,10 @@ Picture = NDArray[np.floating[Any]]
 Photo = NDArray[np.uint8]
 """RGB in 0..255, H×W×3: what comes and what is given back."""
 Window = tuple[float, float, float, float]
-"""Top, left, height and width of a cut, as shares of the whole photograph."""
+"""Top, left, height and width of a cut, as fractions of the whole photograph."""
 
 HORIZON = 0.45
-"""Height of the horizon in a picture taken from a car, from the top, as a share of the picture's height."""
+"""Height of the horizon in a picture taken from a car, from the top, as a fraction of the picture's height."""
 SKY_DISTANCE = 1000.0
 """How far away the sky is taken to be, in metres."""
 BOTTOM_DISTANCE = 5.0
@@ -32,7 +32,7 @@ BOTTOM_DISTANCE = 5.0
 METRES_HIGH = 2.4
 """Height of the picture in metres, at that distance: a focal length of 2.1 heights, 1.3 m above the ground."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""Share of red, green and blue in the brightness (BT.601)."""
+"""Fraction of red, green and blue in the brightness (BT.601)."""
 BAND = 64
 """Rows that are worked on at a time where a whole picture would leave the processor's cache."""
 GRAIN = 256
@@ -64,16 +64,16 @@ class View:
         if not (
             min(window) >= 0
             and min(self.rows, self.columns) > 0
-            # A cut's shares are quotients, so that top and height may add up to a little more than the whole.
+            # A cut's fractions are quotients, so that top and height may add up to a little more than the whole.
             and max(self.top + self.rows, self.left + self.columns) <= 1 + 1e-6
         ):
             raise UsageError(
-                f"the window {window} is not inside the photograph: top, left, height and width are shares of it, 0..1"
+                f"the window {window} is not inside the photograph: top, left, height and width are fractions of it, 0..1"
             )
         self.unit = self.height / self.rows / 128
         """Pixels for one pixel of a photograph 128 high: the measure of what is drawn."""
         self.aspect = (self.width / self.columns) / (self.height / self.rows)
-        """Width of the whole photograph as a share of its height."""
+        """Width of the whole photograph as a fraction of its height."""
         self.step = int(np.clip(self.unit / 2, 1, 8))
         """Pixels for one pixel of the coarse grid, about."""
         self.given_depth = depth
@@ -213,19 +213,19 @@ def luma(image: Picture) -> Plane:
     return plane
 
 
-def mix(before: Picture, after: Picture, share: float | Plane) -> Picture:
+def mix(before: Picture, after: Picture, fraction: float | Plane) -> Picture:
     """A step from one picture towards another, written into the second."""
-    if isinstance(share, float | int) and share == 1:
+    if isinstance(fraction, float | int) and fraction == 1:
         return after
     after -= before
-    after *= np.float32(share) if isinstance(share, float | int) else share
+    after *= np.float32(fraction) if isinstance(fraction, float | int) else fraction
     after += before
     return after
 
 
-def cover(view: View, image: Picture, colour: Picture, share: Plane) -> None:
-    """Each pixel's step towards a colour, 3×1×1, written into the picture; the share is on the view's coarse grid."""
-    for rows, clear in view.bands(1 - share):
+def cover(view: View, image: Picture, colour: Picture, fraction: Plane) -> None:
+    """Each pixel's step towards a colour, 3×1×1, written into the picture; the fraction is on the view's coarse grid."""
+    for rows, clear in view.bands(1 - fraction):
         part = image[:, rows]
         part -= colour
         part *= clear
@@ -234,22 +234,22 @@ def cover(view: View, image: Picture, colour: Picture, share: Plane) -> None:
 
 def ramp(values: Plane, low: float, high: float) -> Plane:
     """0 up to `low`, 1 from `high` on, smooth in between."""
-    share: Plane = values - np.float32(low)
-    share *= np.float32(1 / (high - low))
-    np.clip(share, 0, 1, out=share)
-    rest = 3 - 2 * share
-    share *= share
-    share *= rest
-    return share
+    fraction: Plane = values - np.float32(low)
+    fraction *= np.float32(1 / (high - low))
+    np.clip(fraction, 0, 1, out=fraction)
+    rest = 3 - 2 * fraction
+    fraction *= fraction
+    fraction *= rest
+    return fraction
 
 
 def saturate(image: Picture, grey: Plane, amount: float, *, gain: float = 1.0, lift: float = 0.0) -> Picture:
-    """Keep a share of the colour and all of the brightness; then a gain and a lift, at no further cost.
+    """Keep a fraction of the colour and all of the brightness; then a gain and a lift, at no further cost.
 
     Args:
         image: RGB.
         grey: its `luma`.
-        amount: share of the colour that is kept.
+        amount: fraction of the colour that is kept.
         gain: factor on the outcome.
         lift: what is added to it then.
     """
