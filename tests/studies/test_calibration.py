@@ -85,7 +85,8 @@ def test_predictions_below_the_threshold_are_void(calibrated: Path) -> None:
     predictor.calibrate(checkpoint.Calibration(2.0, "", None))
     softer = predictor.predict(image, confidence=True)
     assert (softer.class_map == whole.class_map).all()
-    logits = predictor._forward(predictor._prepared(image)[None]).logits[0].double()
+    with torch.inference_mode():
+        logits = predictor._forward(predictor._prepared(image)[None]).logits[0].double()
     expected = (logits / 2).softmax(0).amax(0)
     np.testing.assert_allclose(softer.confidence, expected, atol=1e-5)
     limit = float(expected.median())
