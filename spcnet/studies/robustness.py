@@ -217,7 +217,9 @@ def _contenders(runs: Sequence[OpenRun], accelerator: str) -> list[Contender]:
         raise UsageError("a model is named twice: name each once")
     contenders = []
     for run, label in zip(runs, labels, strict=True):
-        fabric = make_fabric(replace(TrainingConfig(), precision=run.training.precision, accelerator=accelerator))
+        fabric = make_fabric(
+            replace(TrainingConfig(), precision=run.training.precision, accelerator=accelerator), trains=False
+        )
         weights = checkpoint.fingerprint(run.network.state_dict())
         key = (weights, run.training.precision, fabric.device.type, run.card.size, run.card.mean, run.card.std)
         network = fabric.setup_module(run.network.to(memory_format=torch.channels_last))
