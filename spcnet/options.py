@@ -170,12 +170,7 @@ def argument_help(function: Command) -> dict[str, str]:
 
 
 def command_parser(command: str, function: Command) -> OptionParser:
-    """The parser of a command, from the signature and docstring of its function.
-
-    Args:
-        command: its name, for example `data check`.
-        function: a parameter of the type `RunConfig` stands for all options of a run.
-    """
+    """The parser of a command, such as `data check`; a parameter of the type `RunConfig` stands for all options of a run."""
     takes_run = any(parameter.type is RunConfig for parameter in parameters(function))
     short = f" Short forms: {', '.join(f'{name} for {full}' for name, full in SHORT.items())}." if takes_run else ""
     parser = OptionParser(prog=f"spcnet {command}", description=description(function) + short)
@@ -210,11 +205,6 @@ def _add(parser: OptionParser, parameter: Parameter, text: str) -> None:
 
 def call_arguments(parser: OptionParser, function: Command, words: Sequence[str]) -> dict[str, Any]:
     """The arguments with which a command line calls a function.
-
-    Args:
-        parser: from `command_parser`.
-        function: the command's.
-        words: the command line behind the command's name; see `spelled_out`.
 
     Raises:
         DataError: a file of options cannot be read.

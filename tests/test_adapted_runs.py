@@ -217,7 +217,7 @@ def test_adapted_networks_predict_and_are_evaluated(folder: Path, kind: str, tmp
                 str(folder / kind),
                 str(tmp_path / "street.png"),
                 f"--output={tmp_path / 'plain'}",
-                "--speed=plain",
+                "--engine=torch",
             ]
         )
         == 0

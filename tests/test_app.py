@@ -270,7 +270,7 @@ def test_a_network_says_the_same_as_the_predictor(studio: Studio, runs: list[Pat
     image = studio.photo(3, "weather/rain", 0.5)
     for name, path in zip(("ours", "theirs"), runs, strict=True):
         space = studio.models[name].space
-        plain = Predictor(load_model(path), space=space, size=SIZE, device="cpu", speed="plain")
+        plain = Predictor(load_model(path), space=space, size=SIZE, device="cpu", engine="torch")
         found = studio.predict(name, 3, "weather/rain", 0.5).prediction
         assert (found.class_map == plain.predict(image).class_map).mean() > 0.99
 

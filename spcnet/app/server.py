@@ -17,6 +17,7 @@ from spcnet.app.guard import Guard
 from spcnet.app.studio import Studio
 from spcnet.app.uploads import Limits
 from spcnet.errors import UsageError
+from spcnet.inference.engines import EngineOptions
 from spcnet.runs import OpenRun
 from spcnet.signals import terminate_as_interrupt
 
@@ -42,22 +43,19 @@ def serve(
     *,
     limits: Limits,
     device: str = "auto",
+    engines: Sequence[EngineOptions] | None = None,
     console: Console,
 ) -> None:
     """Show the demo until the user stops it.
-
-    Args:
-        runs: the networks.
-        address: where to listen.
-        limits: what visitors may ask for.
-        device: where to compute: auto, cpu, cuda or mps.
-        console: where the address is shown.
 
     Raises:
         UsageError, DataError, CheckpointError: see the message.
         KeyboardInterrupt: the user stopped it; nothing is left.
     """
-    with terminate_as_interrupt(), running(runs, address, limits=limits, device=device, console=console) as url:
+    with (
+        terminate_as_interrupt(),
+        running(runs, address, limits=limits, device=device, engines=engines, console=console) as url,
+    ):
         console.print(f"The demo is at {url} (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True)
         threading.Event().wait()
 
@@ -69,6 +67,7 @@ def running(
     *,
     limits: Limits,
     device: str = "auto",
+    engines: Sequence[EngineOptions] | None = None,
     console: Console | None = None,
 ) -> Iterator[str]:
     """The demo's address while it runs; arguments and errors as for `serve`."""
@@ -79,7 +78,7 @@ def running(
     address = replace(address, port=free_port(address.host, address.port))
     with TemporaryDirectory(prefix="spcnet-app-") as name, _environment(Path(name).resolve()) as folder:
         with console.status("read the networks and draw scenes", spinner="dots"):
-            studio = Studio(runs, limits=limits, device=device)
+            studio = Studio(runs, limits=limits, device=device, engines=engines)
             # Only now: it takes its folders from the environment.
             from spcnet.app import page
 

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from spcnet.app.uploads import Limits, read_upload
 from spcnet.errors import DataError, UsageError, lookup
+from spcnet.inference.engines import EngineName, EngineOptions
 from spcnet.inference.ood import OODDetector, OODScore, ood_file
 from spcnet.inference.predictor import Predictor
 from spcnet.inference.results import Prediction
@@ -21,7 +22,6 @@ from spcnet.runs import OpenRun
 from spcnet.synthesis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from spcnet.synthesis.streets import STYLES, generate
 from spcnet.synthesis.weather import WEATHER, apply_weather
-from spcnet.types import SegOutput
 
 SCENE_PIXELS = 2**18
 """Pixels of a built-in scene at most: 362×724."""
@@ -52,27 +52,25 @@ class Scene:
 
 
 class Model:
-    """A network that labels pictures, one after the other.
-
-    Args:
-        run: the network.
-        name: what it is called on the page.
-        device: where it computes: auto, cpu, cuda or mps.
+    """A network that labels pictures, one after the other, under a name on the page.
 
     Raises:
         UsageError, DataError, CheckpointError: it cannot be read, or its OOD detector is damaged.
     """
 
-    def __init__(self, run: OpenRun, *, name: str, device: str = "auto") -> None:
+    def __init__(
+        self, run: OpenRun, *, name: str, device: str = "auto", engine: EngineOptions | EngineName = "auto"
+    ) -> None:
         network, card = run.network, run.card
         self.name, self.space, self.size, self.domains = name, run.space, card.size, card.domains
         self.about = f"{card.method}, {card.model.get('backbone', 'unknown backbone')}"
         self.detector = OODDetector.read(run.path, network) if ood_file(run.path).is_file() else None
-        outputs = self._outputs = deque[SegOutput](maxlen=1)
+        self.predictor = Predictor(
+            network, space=self.space, size=card.size, device=device, source_names=card.domains, engine=engine
+        )
         if self.detector is not None:
-            # The predictor may run a faster copy; a hook is copied with the network.
-            network.register_forward_hook(lambda network, images, output: outputs.append(output))
-        self.predictor = Predictor(network, space=self.space, size=card.size, device=device, source_names=card.domains)
+            self.predictor.score_ood(self.detector)
+        self.predictor.calibrate(card.calibration)
         self._lock = threading.Lock()
 
     def predict(self, image: NDArray[np.uint8]) -> Scored:
@@ -83,16 +81,11 @@ class Model:
         """
         with self._lock:
             prediction = self.predictor.predict(image)
-            ood = None if self.detector is None else self.detector.scores(self._outputs.pop())[0]
-            return Scored(prediction, ood)
+            return Scored(prediction, prediction.ood_score)
 
 
 class RecentValues:
-    """A least-recently-used cache that is limited in bytes.
-
-    Args:
-        limit: bytes of all together.
-    """
+    """A least-recently-used cache that is limited in bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -120,33 +113,34 @@ class RecentValues:
 class Studio:
     """Networks, scenes, and recent predictions.
 
-    Args:
-        runs: the networks.
-        limits: what visitors may ask for.
-        device: where the networks compute: auto, cpu, cuda or mps.
-
     Raises:
         UsageError, DataError, CheckpointError: a network cannot be read.
     """
 
-    def __init__(self, runs: Sequence[OpenRun], *, limits: Limits, device: str = "auto") -> None:
+    def __init__(
+        self,
+        runs: Sequence[OpenRun],
+        *,
+        limits: Limits,
+        device: str = "auto",
+        engines: Sequence[EngineOptions] | None = None,
+    ) -> None:
         if not runs:
             raise UsageError("there is no network to show: give folders of runs or files of weights")
         self.limits = limits
         names = short_names([run.path for run in runs])
-        self.models = {name: Model(run, name=name, device=device) for name, run in zip(names, runs, strict=True)}
+        engines = engines or [EngineOptions() for _ in runs]
+        self.models = {
+            name: Model(run, name=name, device=device, engine=engine)
+            for name, run, engine in zip(names, runs, engines, strict=True)
+        }
         self.scenes = street_scenes(scene_size([model.size for model in self.models.values()]))
         self._recent = RecentValues(CACHE_BYTES)
         for model in self.models.values():  # the first prediction is slow, and a network that fails is reported now
             model.predict(self.scenes[0].image)
 
     def photo(self, source: Path | int, style: str = NO_STYLE, strength: float = 1.0) -> NDArray[np.uint8]:
-        """A picture in a style: H×W×3, RGB.
-
-        Args:
-            source: an uploaded file, or the number of a scene.
-            style: see `STYLE_CHOICES`.
-            strength: of the style, 0..1.
+        """A picture (an uploaded file or the number of a scene) in a style of `STYLE_CHOICES`: H×W×3, RGB.
 
         Raises:
             UsageError: there is no such scene or style, or the strength lies outside.

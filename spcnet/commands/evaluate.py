@@ -28,6 +28,9 @@ def evaluate(
     flip: bool | None = None,
     accelerator: str | None = None,
     devices: int | str = 1,
+    engine: Literal["auto", "torch", "fused", "onnxruntime", "openvino", "tensorrt"] = "torch",
+    precision: Literal["f32", "bf16", "int8"] = "f32",
+    calibration: str | None = None,
     classes: bool = False,
     space: str | None = None,
     ids: Literal["auto", "train", "label", "color"] = "auto",
@@ -54,6 +57,9 @@ def evaluate(
         flip: Average with the mirror image, true or false.
         accelerator: Where to compute: auto, cpu, cuda or mps; where the run was trained by default.
         devices: How many devices share the images, or auto.
+        engine: What runs the network: torch as it is, fused, onnxruntime, openvino or tensorrt; auto: openvino on a processor where it is installed.
+        precision: What the engine computes in: f32, bf16 or int8.
+        calibration: Domain or folder of images to calibrate int8 with; the run's sources by default.
         classes: Show each domain class by class.
         space: Label space of a folder of predictions; what `spcnet predict` noted there by default, else cityscapes19.
         ids: What the pixels of predictions are: train ids, Cityscapes' label ids, or colours; auto looks at the names.
@@ -70,14 +76,8 @@ def evaluate(
     from spcnet.runs import DataOptions, OpenRun
     from spcnet.studies import evaluation
 
-    changes: dict[str, Any] = {
-        "limit": limit,
-        "batch_size": batch_size,
-        "panels": panels,
-        "window": window,
-        "overlap": overlap,
-    }
-    changes |= {"window_weights": window_weights, "scales": scales, "flip": flip}
+    changes: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "panels": panels, "window": window}
+    changes |= {"overlap": overlap, "window_weights": window_weights, "scales": scales, "flip": flip}
     options = evaluation.EvaluateOptions(
         protocol=protocol,
         changes={name: value for name, value in changes.items() if value is not None},
@@ -87,6 +87,9 @@ def evaluate(
         ids=ids,
         output=output,
         classes=classes,
+        engine=engine,
+        precision=precision,
+        calibration=calibration,
     )
     run = OpenRun(model, DataOptions(targets, roots or {}, sets, size))
     return evaluation.evaluate(run, options, console or Console(quiet=True))

@@ -1,12 +1,15 @@
 """`spcnet export`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
+from spcnet.config import plain_lists
 
+
+@plain_lists
 def export(
     model: Path,
     *,
@@ -26,6 +29,7 @@ def export(
     roots: Mapping[str, str] | None = None,
     sets: Path | None = None,
     repeats: int = 3,
+    engines: Sequence[str] = (),
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Write a network as ONNX or as a program of torch, and compare it.
@@ -51,6 +55,7 @@ def export(
         roots: Folder of each data set, by its name, beside the run's own.
         sets: YAML file that describes data sets of your own, by name, beside the run's own.
         repeats: Passes to time; 0 for none.
+        engines: Engines to compare with the network, too, each NAME or NAME:PRECISION: [openvino,openvino:bf16,openvino:int8].
         console: Where the report is shown; nowhere by default.
 
     Returns:
@@ -76,6 +81,7 @@ def export(
         score=score,
         limit=limit,
         repeats=repeats,
+        engines=engines,
     )
     run = OpenRun(model, DataOptions(roots=roots or {}, sets=sets))
     return exports.export(run, output, options, console or Console(quiet=True))

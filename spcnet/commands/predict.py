@@ -1,6 +1,7 @@
 """`spcnet predict`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,12 +30,15 @@ def predict(
     batch_size: int = 1,
     overlay: float | None = 0.5,
     ids: Literal["train", "label", "color"] = "train",
-    format: Literal["spcnet", "cityscapes"] = "spcnet",
+    format: Literal["spcnet", "cityscapes", "bravo"] = "spcnet",
     confidence: bool = False,
+    thresholds: bool = True,
     every: int = 1,
     limit: int = 0,
     frame_maps: bool = False,
-    speed: Literal["auto", "plain", "fused"] = "auto",
+    engine: Literal["auto", "torch", "fused", "onnxruntime", "openvino", "tensorrt"] = "auto",
+    precision: Literal["f32", "bf16", "int8"] = "f32",
+    calibration: str | None = None,
     accelerator: str = "auto",
     console: Console | None = None,
 ) -> int:
@@ -54,12 +58,17 @@ def predict(
         batch_size: Images, frames or windows that the network sees together.
         overlay: Opacity of the colours over the image, 0..1; null for no overlays and no video.
         ids: What class maps hold: train ids 0..K-1, Cityscapes' label ids 7..33, or colours.
-        format: Names and contents of the files; cityscapes: nothing but label ids, named as Cityscapes' own evaluation wants them.
+        format: Names and contents of the files; cityscapes: nothing but label ids, named as Cityscapes' own evaluation wants them; bravo: train
+            ids and the confidence in 16 bits, as the BRAVO challenge does.
         confidence: Also write how probable the class of each pixel is, as a grey image.
+        thresholds: Make pixels void whose confidence lies below the thresholds in the model's card, where it has any; see
+            spcnet calibrate.
         every: Take every Nth frame of a video.
         limit: Most frames of a video; 0 for all.
         frame_maps: Also write the class map of each frame of a video.
-        speed: Run the network as it is (plain), or rewritten so that a processor is faster (fused); auto: where it pays.
+        engine: What runs the network: torch as it is, fused, onnxruntime, openvino or tensorrt; auto: openvino on a processor where it is installed.
+        precision: What the engine computes in: f32, bf16 or int8.
+        calibration: Domain or folder of images to calibrate int8 with; the run's sources by default.
         accelerator: Where to compute: auto, cpu, cuda or mps.
         console: Where progress is shown; nowhere by default.
 
@@ -78,12 +87,15 @@ def predict(
     from spcnet.inference.results import Results
     from spcnet.inference.video import is_video
     from spcnet.runs import OpenRun
+    from spcnet.studies.engines import engine_options
 
     console = console or Console(quiet=True)
     if full_size and size is not None:
         raise UsageError(f"size is [{size[0]},{size[1]}], and full_size leaves images at their own: drop one of them")
     if format == "cityscapes":
         overlay, ids = None, "label"
+    if format == "bravo":  # which wants a class for each pixel
+        overlay, confidence, thresholds = None, True, False
     run = OpenRun(model)
     views = TestTimeAugmentation(window, overlap, weights=window_weights, scales=tuple(scales), flip=flip)
     image_size = None if full_size else size or run.card.size
@@ -95,8 +107,10 @@ def predict(
         source_names=run.card.domains,
         views=views,
         batch_size=batch_size,
-        speed=speed,
+        engine=engine_options(run, engine, precision, calibration, size=image_size),
     )
+    fitted = run.card.calibration
+    predictor.calibrate(fitted if fitted is None or thresholds else replace(fitted, thresholds=None))
     # The detector is fitted on whole images at the size of the training.
     if ood_file(model).is_file() and views.plain and image_size is not None and image_size == run.card.size:
         predictor.score_ood(OODDetector.read(model, run.network))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -26,6 +26,9 @@ def robustness(
     workers: int = 1,
     seed: int = 0,
     accelerator: str = "auto",
+    engine: Literal["auto", "torch", "fused", "onnxruntime", "openvino", "tensorrt"] = "torch",
+    precision: Literal["f32", "bf16", "int8"] = "f32",
+    calibration: str | None = None,
     console: Console | None = None,
 ) -> Any:
     """Evaluate networks under 19 corruptions and in weather styles, and write a card.
@@ -45,6 +48,9 @@ def robustness(
         workers: Processes that corrupt images; 0 for none.
         seed: Random seed for noise, snow and rain.
         accelerator: Where to compute: auto, cpu, cuda or mps.
+        engine: What runs the network: torch as it is, fused, onnxruntime, openvino or tensorrt; auto: openvino on a processor where it is installed.
+        precision: What the engine computes in: f32, bf16 or int8.
+        calibration: Domain or folder of images to calibrate int8 with; each run's sources by default.
         console: Where progress and the tables are shown; nowhere by default.
 
     Returns:
@@ -59,7 +65,17 @@ def robustness(
     from spcnet.studies.robustness import PAGE_FILE, CardOptions, robustness_card
 
     console = console or Console(quiet=True)
-    options = CardOptions(conditions(corruptions, styles, severities), limit, worst, batch_size, workers, seed)
+    options = CardOptions(
+        conditions(corruptions, styles, severities),
+        limit,
+        worst,
+        batch_size,
+        workers,
+        seed,
+        engine=engine,
+        precision=precision,
+        calibration=calibration,
+    )
     runs = [OpenRun(model, DataOptions(roots=roots or {}, sets=sets)) for model in models]
     card = robustness_card(runs, target, options, output, accelerator=accelerator, console=console)
     for table in render_terminal(card):

@@ -7,10 +7,10 @@ Nothing is approximated and nothing is trained again; the logits differ by round
 - SegFormer's decoder becomes one convolution for each map, its norm within them.
 - The decoder's first 3×3 convolution reads features that were just upsampled sixteenfold in area. Both are linear, so the
   weights are applied before the upsampling, and upsampling and shifting become two small matrices (`UpsampledConv`).
-- 3×3 convolutions with many channels use Winograd's minimal filtering (`WinogradConv`), a quarter of the products.
-- All others hold their weights in the order that oneDNN wants, and add the bias, the shortcut and the ReLU while a result
-  is still in the cache (`PackedConv`).
 - Channels last throughout.
+
+The engine `fused` runs this copy in torch; the others (`spcnet.inference.engines`) compile it, which also gives them faster
+convolutions than torch's own.
 
 `benchmarks/inference.py` measures what each gives.
 """
@@ -27,19 +27,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from spcnet.models.adapters import merged
-from spcnet.models.backbones.torchvision import NormedBlock
 from spcnet.models.heads.base import resize
 from spcnet.models.heads.deeplab import AtrousConv2d, DeepLabDecoder, PoolableBatchNorm2d
 from spcnet.models.network import Segmentor
-from spcnet.numerics import device_of
 
-Step = Literal["fold", "upsampled", "winograd", "packed"]
-STEPS: tuple[Step, ...] = ("fold", "upsampled", "winograd", "packed")
+Step = Literal["fold", "upsampled"]
+STEPS: tuple[Step, ...] = ("fold", "upsampled")
 """What `fused` does, in this order."""
-
-MIN_WINOGRAD_CHANNELS = 256
-"""Fewest input and output channels at which the transformations of Winograd's filtering cost less than they save."""
-
 
 _NORMS = (nn.BatchNorm2d, PoolableBatchNorm2d)
 """Batch norms that do nothing else: timm has some with an activation within them."""
@@ -68,14 +62,7 @@ def fused(network: Segmentor, *, steps: tuple[Step, ...] = STEPS) -> Segmentor:
     decoder = fast.decoder
     if "upsampled" in steps and isinstance(decoder, DeepLabDecoder) and isinstance(decoder.fuse[1], nn.Identity):
         fast.decoder = _UpsampledDecoder(decoder)
-    fast = fast.to(memory_format=torch.channels_last)
-    if "winograd" in steps:
-        _replace_wide(fast)
-    onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
-    if "packed" in steps and device_of(network).type == "cpu" and onednn:
-        _replace_blocks(fast)
-        _replace_convs(fast)
-    return fast
+    return fast.to(memory_format=torch.channels_last)
 
 
 def fold_norms(network: nn.Module) -> None:
@@ -107,193 +94,6 @@ def _whole(conv: nn.Conv2d) -> nn.Conv2d:
     plain = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=rate, dilation=rate, bias=False)
     plain.weight = conv.weight
     return plain.eval()
-
-
-def _replace_wide(network: nn.Module) -> None:
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if _is_plain(child) and _is_wide(child):
-                setattr(module, name, WinogradConv(child))
-
-
-def _is_wide(conv: nn.Conv2d) -> bool:
-    rate = conv.dilation
-    # In the pyramid the dilation is so large that a tile would hold more padding than cells.
-    return (
-        (conv.kernel_size, conv.stride, conv.groups, conv.padding_mode) == ((3, 3), (1, 1), 1, "zeros")
-        and conv.padding == rate
-        and rate[0] == rate[1] <= 4
-        and min(conv.in_channels, conv.out_channels) >= MIN_WINOGRAD_CHANNELS
-    )
-
-
-def _replace_blocks(network: nn.Module) -> None:
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            # A norm at a block's end lies between the sum and the ReLU: there the parts are called one by one.
-            if isinstance(child, (BasicBlock, Bottleneck)) and not isinstance(module, NormedBlock):
-                norms = [getattr(child, f"bn{n}", None) for n in (1, 2, 3)]
-                if all(norm is None or isinstance(norm, nn.Identity) for norm in norms):
-                    setattr(module, name, _PackedBlock(child))
-
-
-def _replace_convs(network: nn.Module) -> None:
-    for module in list(network.modules()):
-        if isinstance(module, (PackedConv, WinogradConv)):
-            continue
-        children = list(module.named_children())
-        for number, (name, child) in enumerate(children):
-            if not _is_plain(child) or child.padding_mode != "zeros" or isinstance(child.padding, str):
-                continue
-            after = [(n, c) for n, c in children[number + 1 :] if not isinstance(c, nn.Identity)][:1]
-            activation = None
-            if isinstance(module, nn.Sequential) and after and isinstance(after[0][1], (nn.ReLU, nn.ReLU6)):
-                activation = after[0][1]
-                setattr(module, after[0][0], nn.Identity())
-            setattr(module, name, PackedConv(child, activation=activation))
-
-
-class PackedConv(nn.Module):
-    """A convolution as oneDNN runs it fastest: weights in its own order, activation and shortcut within it.
-
-    Args:
-        conv: on a processor, padded with zeros.
-        activation: a ReLU that follows it, or where there is no shortcut a ReLU6.
-    """
-
-    def __init__(self, conv: nn.Conv2d, *, activation: nn.Module | None = None) -> None:
-        super().__init__()
-        self.conv = conv
-        self.packed: Tensor | None = None
-        self.places = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        self.kind: str = "none"
-        self.bounds: list[float] = []
-        if isinstance(activation, nn.ReLU6):
-            self.kind, self.bounds = "hardtanh", [0.0, 6.0]
-        elif activation is not None:
-            self.kind = "relu"
-
-    def forward(
-        self, input: Float[Tensor, "B C h w"], shortcut: Float[Tensor, "B C2 h2 w2"] | None = None
-    ) -> Float[Tensor, "B C2 h2 w2"]:
-        """Convolve, add the shortcut if there is one, activate."""
-        input = input.contiguous(memory_format=torch.channels_last)
-        padding, stride, dilation, groups = self.places
-        if self.packed is None:
-            # The order is best for images of the first one's size, and right for all.
-            self.packed = torch.ops.mkldnn._reorder_convolution_weight(
-                self.conv.weight, padding, stride, dilation, groups, list(input.shape)
-            )
-        convolution = (self.packed, self.conv.bias, padding, stride, dilation, groups)
-        if shortcut is None:
-            output: Tensor = torch.ops.mkldnn._convolution_pointwise(input, *convolution, self.kind, self.bounds, "")
-            return output
-        assert self.kind in ("none", "relu")
-        shortcut = shortcut.contiguous(memory_format=torch.channels_last)
-        after = None if self.kind == "none" else self.kind
-        added: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
-            input, shortcut, *convolution, "add", 1.0, after, [], ""
-        )
-        return added
-
-
-class _PackedBlock(nn.Module):
-    """A residual block of a ResNet whose norms are folded.
-
-    Args:
-        block: its parts are taken over.
-    """
-
-    def __init__(self, block: BasicBlock | Bottleneck) -> None:
-        super().__init__()
-        *firsts, last = [getattr(block, f"conv{n}") for n in (1, 2, 3) if hasattr(block, f"conv{n}")]
-        self.firsts = nn.Sequential(*(part for conv in firsts for part in (conv, nn.ReLU(inplace=True))))
-        self.last = PackedConv(last, activation=nn.ReLU()) if isinstance(last, nn.Conv2d) else last
-        self.downsample = block.downsample
-
-    def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C2 h2 w2"]:
-        """The block."""
-        shortcut = feature if self.downsample is None else self.downsample(feature)
-        feature = self.firsts(feature)
-        if isinstance(self.last, PackedConv):
-            packed: Tensor = self.last(feature, shortcut)
-            return packed
-        return torch.relu_(self.last(feature).add_(shortcut))
-
-
-def _matrix(*rows: tuple[float, ...]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-_INPUT = _matrix(
-    (4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1)
-)  # fmt: skip
-_KERNEL = _matrix(
-    (1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1)
-)  # fmt: skip
-_OUTPUT = _matrix((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-
-
-def tiles_at_once() -> int:
-    """Tiles of 4×4 cells that are worked on together: few stay in the cache, but threads then wait for each other often."""
-    threads = torch.get_num_threads()
-    return 64 if threads == 1 else 512 * threads
-
-
-class WinogradConv(nn.Module):
-    """A 3×3 convolution by Winograd's minimal filtering F(4×4, 3×3): 36 products where 144 would be needed.
-
-    Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, §4.3. A dilated convolution is one of
-    distance 1 on each of the maps that every n-th cell makes, n being the dilation.
-
-    Args:
-        conv: 3×3, without groups, that keeps the size.
-    """
-
-    kernel: Tensor
-    input_transform: Tensor
-    output_transform: Tensor
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv = conv
-        self.rate = int(conv.dilation[0])
-        kernel = torch.einsum("ai,bj,ocij->abco", _KERNEL, _KERNEL, conv.weight.detach().double().cpu())
-        for name, matrix in (
-            ("kernel", kernel.flatten(0, 1)),
-            ("input_transform", torch.kron(_INPUT, _INPUT)),
-            ("output_transform", torch.kron(_OUTPUT, _OUTPUT)),
-        ):
-            self.register_buffer(name, matrix.to(conv.weight).contiguous())
-
-    def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C2 h w"]:
-        """Convolve."""
-        images, channels, height, width = input.shape
-        rate, wanted = self.rate, self.kernel.shape[2]
-        rows, columns = -(-height // (4 * rate)), -(-width // (4 * rate))
-        if 16 * rate * rate * rows * columns > 2 * height * width:  # a small map is mostly the tiles' padding
-            convolved: Tensor = self.conv(input)
-            return convolved
-        below, beside = (4 * rows + 1) * rate - height, (4 * columns + 1) * rate - width
-        cells = F.pad(input, (rate, beside, rate, below)).permute(0, 2, 3, 1).contiguous()
-        image, row, column, _ = cells.stride()
-        # Row and column within a tile, image, tile's row, start of the row, tile's column, start of the column, channel.
-        tiles = cells.as_strided(
-            (6, 6, images, rows, rate, columns, rate, channels),
-            (rate * row, rate * column, image, 4 * rate * row, row, 4 * rate * column, column, 1),
-        )
-        result = cells.new_empty(images, rows, 4, rate, columns, 4, rate, wanted)
-        step = max(1, tiles_at_once() // (columns * rate * rate))
-        for number in range(images):
-            for first in range(0, rows, step):
-                some = tiles[:, :, number, first : first + step]
-                products = torch.bmm((self.input_transform @ some.reshape(36, -1)).view(36, -1, channels), self.kernel)
-                sums = (self.output_transform @ products.view(36, -1)).view(4, 4, -1, rate, columns, rate, wanted)
-                result[number, first : first + step] = sums.permute(2, 0, 3, 4, 1, 5, 6)
-        if self.conv.bias is not None:
-            result += self.conv.bias
-        whole = result.view(images, 4 * rows * rate, 4 * columns * rate, wanted)
-        return whole[:, :height, :width].permute(0, 3, 1, 2)
 
 
 class UpsampledConv(nn.Module):

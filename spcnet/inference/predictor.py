@@ -7,7 +7,7 @@ from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from spcnet.checkpoint import Calibration
 from spcnet.config import plain_lists
 from spcnet.data.listing import ending_of, kind_by_content, kind_of_ending, package_for, plug_in_loaded
 from spcnet.data.transforms import normalise
@@ -25,22 +26,19 @@ from spcnet.evaluation.metrics import certainty, classify
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented, check_overlap
 from spcnet.files import write_atomic
 from spcnet.glossary import Layers
-from spcnet.inference.fast import fused
+from spcnet.inference.engines import EngineName, EngineOptions, Running
 from spcnet.inference.images import find_images, read_rgb
 from spcnet.inference.ood import OODDetector, OODScore
 from spcnet.inference.result_files import ResultWriter, VideoRecord
 from spcnet.inference.results import Failure, FoundImage, Outcome, Prediction, Predictions, Results, WrittenVideo
 from spcnet.inference.video import Frame, VideoWriter, is_video, open_video, packages
-from spcnet.labels import LabelSpace
-from spcnet.models.adapters import merged
-from spcnet.models.network import MIN_SIZE, Segmentor
-from spcnet.numerics import find_device, is_out_of_memory, keep_freed_memory
+from spcnet.labels import IGNORE, LabelSpace
+from spcnet.models.network import MIN_SIZE
+from spcnet.numerics import find_device, is_out_of_memory
 from spcnet.types import SegOutput
 
 WHOLE = TestTimeAugmentation()
 """The whole image at once."""
-Speed = Literal["auto", "plain", "fused"]
-"""How a network is run: as it is, rewritten by `spcnet.inference.fast`, or rewritten where that pays, on a processor."""
 
 _Labelled = tuple[npt.NDArray[np.uint8], Mapping[str, Layers], npt.NDArray[np.float32] | None, OODScore | None]
 
@@ -53,9 +51,10 @@ class Predictor:
     class_map = predictor.predict("street.jpg").class_map  # H×W, uint8, at the photo's own size
     ```
 
-    On a processor the network is rewritten so that it is faster (`spcnet.inference.fast`), elsewhere low-rank updates are
-    merged. Scores then differ by less than a thousandth of the largest, and labels where two classes are that close;
-    `speed="plain"` runs the network as it is. On a processor freed memory is also kept for the next image.
+    On a processor OpenVINO runs the network where it is installed, or torch a rewritten copy (`spcnet.inference.engines`),
+    elsewhere torch with low-rank updates merged. Scores then differ by less than a thousandth of the largest, and labels
+    where two classes are that close; `engine="torch"` runs the network as it is. On a processor freed memory is also kept
+    for the next image.
 
     Args:
         model: the network; moved to the device and put into evaluation mode.
@@ -65,10 +64,11 @@ class Predictor:
         source_names: of the source domains, in the order of the style bases.
         views: how images are viewed: whole or in windows, at which scales, mirrored too.
         batch_size: most images of one size that go through the network together, and most windows.
-        speed: `auto`, `plain` or `fused`, see `Speed`.
+        engine: the program that runs the network, by name or with its precision, see `spcnet.inference.engines`.
 
     Raises:
-        UsageError: the size or the batch is too small, the views make no sense, or there is no such device.
+        UsageError: the size or the batch is too small, the views make no sense, there is no such device, or the engine does not run
+            the network there.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Predictor:
         source_names: Sequence[str] = (),
         views: TestTimeAugmentation = WHOLE,
         batch_size: int = 1,
-        speed: Speed = "auto",
+        engine: EngineOptions | EngineName = "auto",
     ) -> None:
         if size is not None and min(size) < MIN_SIZE:
             raise UsageError(
@@ -89,8 +89,6 @@ class Predictor:
             )
         if batch_size < 1:
             raise UsageError(f"the batch size is {batch_size}: at least one image must go through the network")
-        if speed not in ("auto", "plain", "fused"):
-            raise unknown_name_error(speed, ("auto", "plain", "fused"), "speed")
         check_views(views, size)
         if size is not None and not _fits(size, views):
             raise UsageError(
@@ -104,12 +102,16 @@ class Predictor:
         self.source_names = tuple(source_names)
         self.views, self.batch_size = views, batch_size
         self.ood_detector: OODDetector | None = None
-        network = self.model
-        if isinstance(network, Segmentor) and speed != "plain":
-            network = fused(network) if speed == "fused" or self.device.type == "cpu" else merged(network)
-            if self.device.type == "cpu":
-                keep_freed_memory()
-        self._forward = augmented(network, views, at_once=batch_size)
+        self.calibration: Calibration | None = None
+        options = EngineOptions(engine) if isinstance(engine, str) else engine
+        self._running = Running(self.model, options, self.device)
+        self._forward = augmented(self._running, views, at_once=batch_size)
+
+    @property
+    def engine(self) -> str:
+        """The engine that runs the network, and its precision where that is not single: `openvino bf16`."""
+        running = self._running
+        return running.name if running.precision == "f32" else f"{running.name} {running.precision}"
 
     def score_ood(self, detector: OODDetector) -> None:
         """Give each prediction an out-of-distribution score from now on.
@@ -123,6 +125,23 @@ class Predictor:
         if not self.views.plain:
             raise UsageError("OOD scores require whole images at one scale: leave out window, scales and flip")
         self.ood_detector = detector
+
+    def calibrate(self, calibration: Calibration | None) -> None:
+        """Divide logits by a temperature before each confidence from now on, and make pixels below thresholds void.
+
+        Args:
+            calibration: of the network's card; None for the network's own confidence and no void pixels.
+
+        Raises:
+            UsageError: its thresholds are for another number of classes.
+        """
+        thresholds = None if calibration is None else calibration.thresholds
+        if thresholds is not None and len(thresholds) != len(self.space):
+            raise UsageError(
+                f"the calibration has thresholds of {len(thresholds)} classes, but the label space {self.space.name} has "
+                f"{len(self.space)}: calibrate this network, with spcnet calibrate"
+            )
+        self.calibration = calibration
 
     def predict(self, image: npt.NDArray[Any] | Image.Image | Path | str, *, confidence: bool = False) -> Prediction:
         """Find the class of each pixel of an image.
@@ -212,12 +231,19 @@ class Predictor:
             logits = output.logits[number]
             class_map = classify(logits, size=own_size)
             averaged = len(self.views.scales) > 1 or self.views.flip
-            sure = certainty(logits.log() if averaged else logits, class_map).cpu().numpy() if confidence else None
+            sure, calibration = None, self.calibration
+            if confidence or (calibration is not None and calibration.thresholds is not None):
+                scores = logits.log() if averaged else logits
+                sure = certainty(scores if calibration is None else scores.float() / calibration.temperature, class_map)
+            if sure is not None and calibration is not None and calibration.thresholds is not None:
+                unsure = sure < sure.new_tensor(calibration.thresholds)[class_map]
+                class_map = class_map.masked_fill(unsure, IGNORE)
+            shown = sure.cpu().numpy() if sure is not None and confidence else None
             figures = {
                 name: tuple(tuple(_per_source(layer[number])) for layer in layers)
                 for name, layers in output.figures.items()
             }
-            labelled.append((class_map.byte().cpu().numpy(), figures, sure, readings[number]))
+            labelled.append((class_map.byte().cpu().numpy(), figures, shown, readings[number]))
         return labelled
 
     def _prepared(self, rgb: npt.NDArray[np.uint8]) -> Float[Tensor, "3 H W"]:

@@ -25,13 +25,16 @@ from spcnet.evaluation.tta import check_overlap
 from spcnet.export.onnx_files import FileNetwork, onnx_metadata, onnx_program
 from spcnet.file_kinds import FileKind, kind_of, split_part
 from spcnet.formatting import percent, print_plain
+from spcnet.inference.engines import EngineName, EngineNetwork, Precision
 from spcnet.labels import LabelSpace, label_space
 from spcnet.models.adapters import merged
 from spcnet.models.network import Segmentor
+from spcnet.numerics import find_device
 from spcnet.reports.scores import class_table, domain_scores, protocol_scores
 from spcnet.runs import OpenRun, plain_data
+from spcnet.studies.engines import engine_options
 from spcnet.studies.predictions import Ids, Predictions
-from spcnet.studies.subject import OWN, Record, Subject, earlier, save_evaluation
+from spcnet.studies.subject import DEFAULT_PROTOCOL, Record, Subject, earlier, save_evaluation
 
 PROTOCOLS_FILE = "protocols.jsonl"
 """In the folder of a run: its results by other protocols than `spcnet`, at other sizes, on fewer images, a line each."""
@@ -43,7 +46,7 @@ RESULTS_SUFFIX = ".results.jsonl"
 class EvaluateOptions:
     """How a model is evaluated, where that is not said by its training."""
 
-    protocol: str = OWN.name
+    protocol: str = DEFAULT_PROTOCOL.name
     """A name in `PROTOCOLS`, or `all` for every one."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `EvaluationConfig` that differ from the run's own."""
@@ -59,6 +62,17 @@ class EvaluateOptions:
     """File that the result becomes a line of; beside the model by default."""
     classes: bool = False
     """Show each domain class by class, too."""
+    engine: EngineName = "torch"
+    """What runs the network of a run."""
+    precision: Precision = "f32"
+    """What the engine computes in."""
+    calibration: str | None = None
+    """Of int8, see `spcnet.studies.engines`."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether torch runs the network as it is, in the run's own precision."""
+        return (self.engine, self.precision, self.calibration) == ("torch", "f32", None)
 
     def check(self, defaults: EvaluationConfig, size: tuple[int, int] | None) -> None:
         """Refuse options that do not go together.
@@ -103,9 +117,13 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
     """
     options.check(run.evaluation, run.options.size)
     subject = _subject(run, options)
+    if not options.plain:
+        subject = _by_engine(run, subject, options)
     protocols = protocols_named(options.protocol)
     ways = [(one, opened(_names(run, one), subject.data, subject.space, one)) for one in protocols]
     training = TrainingConfig(accelerator="cpu")  # of ONNX Runtime, and of predictions, which need none
+    if isinstance(subject.model, EngineNetwork):
+        training = replace(training, accelerator=subject.model.running.device.type)
     if isinstance(subject.model, Segmentor):
         accelerator = options.accelerator or run.training.accelerator
         training = replace(run.training, devices=options.devices, nodes=1, strategy="auto", accelerator=accelerator)
@@ -174,10 +192,10 @@ def _kept(
     # Metrics of a few images must not take the place of what the run is known by.
     limit, own_limit = subject.evaluation.limit, run.evaluation.limit
     fewer = bool(limit) and (not own_limit or limit < own_limit)
-    if protocol is OWN and run.options.size is None and not fewer:
+    if protocol is DEFAULT_PROTOCOL and run.options.size is None and not fewer and options.plain:
         return save_evaluation(subject, results, run.path, names=run.own_names, write=write), None
     record, output = subject.published(results, protocol), run.path / PROTOCOLS_FILE
-    before = earlier(output, record, same=("iteration", "classes", "views", "protocol", "size"))
+    before = earlier(output, record, same=("iteration", "classes", "views", "protocol", "size", "engine"))
     return record if before is None else evaluator.joined(before, record), output
 
 
@@ -188,7 +206,7 @@ def _subject(run: OpenRun, options: EvaluateOptions) -> Subject:
     if path.is_dir() and not run.is_run and not any((path / name).is_file() for name in network_files):
         return _predictions(run, options)
     if options.ids != "auto":
-        raise UsageError(f"--ids {options.ids} is for a folder of predictions, and {path} is none: leave it out")
+        raise UsageError(f"--ids {options.ids} is for a folder of predictions, and {path} is not one: leave it out")
     if options.space is not None:
         raise UsageError(f"--space {options.space} is for a folder of predictions; {path} has its own: leave it out")
     file = split_part(path).file
@@ -212,6 +230,22 @@ def _subject(run: OpenRun, options: EvaluateOptions) -> Subject:
     )
     _check_named(run)
     return subject
+
+
+def _by_engine(run: OpenRun, subject: Subject, options: EvaluateOptions) -> Subject:
+    """The same network run by another engine."""
+    if not isinstance(subject.model, Segmentor):
+        raise UsageError(
+            f"--engine and --precision are for a run or a file of weights of this package, and {run.path} is none: leave "
+            "them out"
+        )
+    if options.devices != 1:
+        raise UsageError(
+            f"the engine {options.engine} evaluates in one process, and devices is {options.devices}: leave it out"
+        )
+    device = find_device(options.accelerator or "auto")
+    chosen = engine_options(run, options.engine, options.precision, options.calibration, size=subject.data.size)
+    return replace(subject, model=EngineNetwork(subject.model.to(device).eval(), chosen, device))
 
 
 def _check_named(run: OpenRun) -> None:
@@ -258,7 +292,7 @@ def _predictions(run: OpenRun, options: EvaluateOptions) -> Subject:
     if run.options.size is not None or options.devices != 1 or options.accelerator not in (None, "auto", "cpu"):
         what = "size" if run.options.size is not None else "devices and accelerator"
         raise UsageError(f"{path} holds predictions, which are scored as they are, by one process: leave out {what}")
-    if options.protocol != OWN.name:
+    if options.protocol != DEFAULT_PROTOCOL.name:
         raise UsageError(
             f"{f'the protocol {options.protocol} begins' if options.protocol != ALL else 'other protocols begin'} before the "
             f"network, and {path} holds what came out of one: evaluate the network, or choose the protocol spcnet"
@@ -296,7 +330,7 @@ def _show(
 ) -> None:
     """Print the metrics of the named domains; figures of others were known before."""
     record = {**record, "domains": {name: record["domains"][name] for name in scored}}
-    if protocol is not OWN:
+    if protocol is not DEFAULT_PROTOCOL:
         print_plain(console, f"Protocol {protocol.name}: {protocol.summary}. Unlike spcnet:")
         for line in protocol.differs:
             print_plain(console, f"  - {line}")

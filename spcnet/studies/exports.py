@@ -1,5 +1,6 @@
 """What `spcnet export` does beside writing a file: an 8-bit copy, and how both compare with the network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from spcnet.formatting import print_plain
 from spcnet.inference.images import find_images
 from spcnet.reports.html import counted
 from spcnet.runs import OpenRun
+from spcnet.studies.engines import PLAIN_SIZE, parity, parity_table, parse_engine
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class ExportOptions:
     """Largest number of images to evaluate; 0 for all."""
     repeats: int = 3
     """Passes to time; 0 for none."""
+    engines: Sequence[str] = ()
+    """Engines that are compared with the network, too: each `NAME` or `NAME:PRECISION`."""
 
     @property
     def given_pixels(self) -> deployment.Pixels | None:
@@ -72,8 +76,11 @@ class ExportOptions:
             raise UsageError(
                 "--int8 needs --calibration: a domain, for example camvid, or a folder of images like those to come"
             )
-        if self.calibration is not None and not self.int8:
-            raise UsageError("--calibration is for --int8: give both, or --score to evaluate the file on a domain")
+        small = self.int8 or "int8" in [parse_engine(text)[1] for text in self.engines]
+        if self.calibration is not None and not small:
+            raise UsageError(
+                "--calibration is for --int8 and for engines in int8: give both, or --score to evaluate the file on a domain"
+            )
         if self.pixels != "uint8" and not self.normalise:
             raise UsageError(f"--pixels {self.pixels} is for a file that normalises its images: give --normalise, too")
         if self.calibration_images < 1 or self.limit < 0 or self.repeats < 0:
@@ -116,7 +123,7 @@ def export(run: OpenRun, output: Path, options: ExportOptions, console: Console)
         run.network, run.card, kind=options.output_kind, pixels=options.given_pixels, size=options.size
     )
     checks = {output: written.checks}
-    if calibration is not None:
+    if options.int8 and calibration is not None:
         images = quantisation.calibration_pictures(
             calibration, deployed.size or run.data.size, limit=options.calibration_images
         )
@@ -129,7 +136,11 @@ def export(run: OpenRun, output: Path, options: ExportOptions, console: Console)
         for done, (path, of_file) in enumerate(checks.items(), start=1):
             files[path.name] = _compare(path, of_file, run, deployed, options, tested) | {"domain": score}
             show(done, {})
-    report = exporting.write_report(written, files=files)
+    compared = parity(run, options.engines, options.calibration, tested=tested, limit=options.limit)
+    engines = {"engines": [row._asdict() for row in compared]} if compared else {}
+    report = exporting.write_report(written, files=files, **engines)
+    if compared:
+        console.print(parity_table(compared))
     _show(files, options, deployed.size or run.card.size, console)
     print_plain(console, f"Written: {', '.join(map(str, checks))}; the report is {report}")
     return files
@@ -159,7 +170,7 @@ def _compare(
     checks = checks or comparison.compare(
         deployed, program, comparison.checked_sizes(run.card.size, fixed=deployed.size)
     )
-    size = deployed.size or run.card.size or _PLAIN_SIZE
+    size = deployed.size or run.card.size or PLAIN_SIZE
     timing = comparison.timed(deployed, program, size, repeats=options.repeats) if options.repeats else None
     entry: dict[str, Any] = {
         "bytes": len(content),
@@ -174,10 +185,6 @@ def _compare(
         result = quantisation.score(program, deployed, tested, data, num_classes=len(run.space), limit=options.limit)
         entry |= {"images": result.images, "miou": mean_iou(result.counts)}
     return entry
-
-
-_PLAIN_SIZE = (512, 1024)
-"""Height and width of the image that is timed, where the network was trained at no size."""
 
 
 def _show(files: dict[str, Any], options: ExportOptions, size: tuple[int, int] | None, console: Console) -> None:
@@ -199,7 +206,7 @@ def _show(files: dict[str, Any], options: ExportOptions, size: tuple[int, int] |
     console.print(table)
     text = "Compared with the network on generated streets."
     if first["timing"]:
-        height, width = size or _PLAIN_SIZE
+        height, width = size or PLAIN_SIZE
         text += (
             f" ms: one image of {height}×{width}, median of {options.repeats}, cpu, {counted(torch.get_num_threads(), 'thread')}; "
             f"the network in torch {1000 * first['timing']['network']:.0f}."

@@ -35,12 +35,14 @@ from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.evaluator import evaluating, label_image, safe_name, save_image
 from spcnet.evaluation.metrics import classify, confusion, iou, mean_iou, pixel_accuracy
 from spcnet.files import write_text
+from spcnet.inference.engines import EngineName, EngineNetwork, Precision
 from spcnet.labels import LabelSpace
 from spcnet.reports.robustness import CLEAN, Card, ModelScores, Score, WorstCase, as_json, to_markdown
 from spcnet.reports.robustness_page import write_heat_map, write_page
 from spcnet.runs import OpenRun, resized
 from spcnet.signals import leave_signals_to_parent
 from spcnet.studies.conditions import Condition, check_at_least, image_score, spread
+from spcnet.studies.engines import engine_options
 from spcnet.types import SegOutput
 
 FORMAT = 1
@@ -100,6 +102,12 @@ class CardOptions:
     """Processes that corrupt images beside the one that computes; 0 for none."""
     seed: int = 0
     """Random seed for noise, snow and rain."""
+    engine: EngineName = "torch"
+    """What runs the networks."""
+    precision: Precision = "f32"
+    """What the engine computes in."""
+    calibration: str | None = None
+    """Of int8, see `spcnet.studies.engines`."""
 
     def __post_init__(self) -> None:
         at_least_0 = {name: (getattr(self, name), 0) for name in ("limit", "worst", "workers")}
@@ -131,7 +139,7 @@ def robustness_card(
     Raises:
         UsageError, DataError, CheckpointError: see the message.
     """
-    contenders = _contenders(runs, accelerator)
+    contenders = _contenders(runs, accelerator, options)
     space = _common_space(contenders)
     run = next((run for run in runs if run.is_run), runs[0])
     data = resized(run.data, contenders[0].size or DataConfig().size)
@@ -164,15 +172,11 @@ def robustness_card(
         seed=options.seed,
         environment=records.environment(),
     )
-    _write(card, output)
-    return card
-
-
-def _write(card: Card, output: Path) -> None:
     write_text(output / CARD_FILE, json.dumps(as_json(card), ensure_ascii=False, indent=1) + "\n")
     write_text(output / TABLE_FILE, to_markdown(card))
     write_heat_map(card, output / HEAT_FILE)
     write_page(card, output / PAGE_FILE, pictures=output / WORST_FOLDER)
+    return card
 
 
 def blocks(images: SegmentationSet, places: Sequence[int], *, limit: int) -> Iterator[Block]:
@@ -208,7 +212,7 @@ def _places(target: str, images: SegmentationSet, options: CardOptions, space: L
     return places
 
 
-def _contenders(runs: Sequence[OpenRun], accelerator: str) -> list[Contender]:
+def _contenders(runs: Sequence[OpenRun], accelerator: str, options: CardOptions) -> list[Contender]:
     if not runs:
         raise UsageError("there is no model to evaluate: name at least one run folder or checkpoint file")
     names = [run.path.resolve().name if run.path.is_dir() else run.path.stem for run in runs]
@@ -221,8 +225,20 @@ def _contenders(runs: Sequence[OpenRun], accelerator: str) -> list[Contender]:
             replace(TrainingConfig(), precision=run.training.precision, accelerator=accelerator), trains=False
         )
         weights = checkpoint.fingerprint(run.network.state_dict())
-        key = (weights, run.training.precision, fabric.device.type, run.card.size, run.card.mean, run.card.std)
-        network = fabric.setup_module(run.network.to(memory_format=torch.channels_last))
+        key: tuple[object, ...] = (
+            weights,
+            run.training.precision,
+            fabric.device.type,
+            run.card.size,
+            run.card.mean,
+            run.card.std,
+        )
+        chosen = engine_options(run, options.engine, options.precision, options.calibration)
+        if (chosen.name, chosen.precision) == ("torch", "f32"):  # which is the run's own precision
+            network: nn.Module = fabric.setup_module(run.network.to(memory_format=torch.channels_last))
+        else:
+            network = EngineNetwork(run.network.to(fabric.device), chosen, fabric.device).eval()
+            key = (*key, options.engine, chosen.precision, chosen.calibration and chosen.calibration.name)
         fingerprint = hashlib.sha256(repr(key).encode()).hexdigest()
         contenders.append(Contender(label, run, network, fabric.device, fingerprint))
     return contenders
@@ -233,10 +249,8 @@ def _common_space(contenders: Sequence[Contender]) -> LabelSpace:
     card = first.run.card
     for other in contenders[1:]:
         if (other.run.card.space, other.run.card.classes) != (card.space, card.classes):
-            raise UsageError(
-                f"{first.label} has the label space {card.space} and {other.label} {other.run.card.space}: networks on "
-                "one card must have the same, make a card of each"
-            )
+            what = f"{first.label} has the label space {card.space} and {other.label} {other.run.card.space}"
+            raise UsageError(f"{what}: networks on one card must have the same, make a card of each")
     return first.run.space
 
 

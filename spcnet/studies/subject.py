@@ -24,12 +24,13 @@ from spcnet.evaluation import evaluator
 from spcnet.evaluation.protocols import PROTOCOLS, Protocol, as_published
 from spcnet.evaluation.tta import TestTimeAugmentation, augmented
 from spcnet.formatting import print_plain
+from spcnet.inference.engines import EngineNetwork
 from spcnet.labels import LabelSpace
 from spcnet.runs import resized
 from spcnet.studies.predictions import Predictions
 
 Record = dict[str, Any]
-OWN: Final = PROTOCOLS["spcnet"]
+DEFAULT_PROTOCOL: Final = PROTOCOLS["spcnet"]
 """The protocol of this package."""
 
 
@@ -72,7 +73,7 @@ class Subject:
         tests: Mapping[str, SegmentationSet],
         fabric: Fabric,
         *,
-        protocol: Protocol = OWN,
+        protocol: Protocol = DEFAULT_PROTOCOL,
         folder: Path,
         console: Console,
     ) -> dict[str, evaluator.DomainResult]:
@@ -149,7 +150,7 @@ class Subject:
 
         return evaluate
 
-    def record(self, results: Mapping[str, evaluator.DomainResult], protocol: Protocol = OWN) -> Record:
+    def record(self, results: Mapping[str, evaluator.DomainResult], protocol: Protocol = DEFAULT_PROTOCOL) -> Record:
         """An evaluation as a run notes it; see `spcnet.evaluation.evaluator.record`."""
         sources = {_read_as(name, protocol) for name in self.sources}
         return evaluator.record(
@@ -176,6 +177,9 @@ class Subject:
         if not isinstance(self.model, Predictions):
             size = self.data.size if protocol.prepare is None else None
             record["size"] = list(size) if size else None
+        if isinstance(self.model, EngineNetwork):
+            running = self.model.running
+            record["engine"] = f"{running.name} {running.precision}"
         return as_published(record, protocol)
 
 

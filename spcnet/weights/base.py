@@ -66,12 +66,6 @@ def load_base(backbone: Backbone, info: BackboneInfo, base: dict[str, str], sour
     The first existing one of these is used: the file of the variable SPCNET_BASE, the file of that name in its folder, the path
     of the training, the file beside the checkpoint.
 
-    Args:
-        backbone: from `build_backbone`.
-        info: which backbone it is.
-        base: the card's.
-        source: the checkpoint.
-
     Raises:
         CheckpointError: they are not found, cannot be read, or have another hash; or SPCNET_BASE names nothing that exists.
     """

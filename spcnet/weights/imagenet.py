@@ -200,13 +200,7 @@ class BackboneFit(NamedTuple):
 
 
 def backbone_fits(backbone: Backbone, info: BackboneInfo, candidates: Sequence[Reading]) -> list[BackboneFit]:
-    """Compare each reading of a file with a backbone, the best match first.
-
-    Args:
-        backbone: from `build_backbone`.
-        info: which backbone it is.
-        candidates: from `readings`.
-    """
+    """Compare each reading of a file with a backbone, the best match first."""
     fits = [fit for reading in candidates if (fit := _backbone_fit(reading, backbone, info)) is not None]
     # The sort is stable: of equal matches the first is kept.
     return sorted(fits, key=lambda fit: (not fit.whole, len(fit.missing) + len(fit.misshapen), len(fit.unexpected)))
@@ -283,13 +277,6 @@ def choose_backbone(
     found: Sequence[Reading] | None = None,
 ) -> BackboneFit:
     """The one reading of a file that is the backbone.
-
-    Args:
-        backbone: from `build_backbone`.
-        info: which backbone it is.
-        file: from `read_weights`.
-        part: name of the reading, where the user gave one.
-        found: readings to choose from; all of the file by default.
 
     Raises:
         CheckpointError: none is, or several are and their numbers differ; says what the file holds.

@@ -1,4 +1,4 @@
-"""What can be asked of predictions: batches, views, ids, confidence, speed; and the command."""
+"""What can be asked of predictions: batches, views, ids, confidence, engines; and the command."""
 
 import json
 
@@ -14,7 +14,6 @@ from spcnet.config import ModelConfig
 from spcnet.errors import DataError, UsageError
 from spcnet.evaluation.metrics import certainty
 from spcnet.evaluation.tta import TestTimeAugmentation
-from spcnet.inference import predictor as module
 from spcnet.inference.predictor import Predictor
 from spcnet.inference.result_files import ResultWriter
 from spcnet.inference.results import Failure, FoundImage, Results, Written
@@ -293,27 +292,18 @@ def test_a_confidence_file_never_overwrites_an_input(tmp_path):
         make().predict_paths([tmp_path / "a.png", tmp_path / "a_confidence.png"], tmp_path)
 
 
-# Speed
+# Engines
 
 
 def test_a_fast_predictor_says_what_the_plain_one_says(monkeypatch):
     network = segmentor()
     called = []
     monkeypatch.setattr(network, "forward", lambda image, own=network.forward: called.append(1) or own(image))
-    plain = Predictor(network, space=SEVEN, device="cpu", speed="plain").predict(noise(128, 160), confidence=True)
+    plain = Predictor(network, space=SEVEN, device="cpu", engine="torch").predict(noise(128, 160), confidence=True)
     assert called == [1]
     fast = Predictor(segmentor(), space=SEVEN, device="cpu").predict(noise(128, 160), confidence=True)
     assert (fast.class_map == plain.class_map).mean() > 0.999
     np.testing.assert_allclose(fast.confidence, plain.confidence, atol=1e-4)
-
-
-def test_on_a_processor_the_rewritten_network_runs_by_default(monkeypatch):
-    made = []
-    monkeypatch.setattr(module, "fused", lambda network: made.append(network) or network)
-    network = segmentor()
-    Predictor(network, space=SEVEN, device="cpu")
-    Predictor(network, space=SEVEN, device="cpu", speed="plain")
-    assert made == [network]
 
 
 # The command

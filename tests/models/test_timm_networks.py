@@ -88,8 +88,8 @@ def test_photos_are_normalised_by_the_backbone_s_own_mean_and_deviation(tmp_path
         scores = network.classifier(network.decoder(*(maps[place] for place in network.decoder.places)))
     wanted = torch.nn.functional.interpolate(scores, SIZE, mode="bilinear", align_corners=True).argmax(1)[0]
     rgb = photo[0].permute(1, 2, 0).numpy()
-    for speed in ("plain", "fused"):
-        found = Predictor(again, space=SPACE, device="cpu", speed=speed).predict(rgb).class_map  # type: ignore[arg-type]
+    for engine in ("torch", "fused"):
+        found = Predictor(again, space=SPACE, device="cpu", engine=engine).predict(rgb).class_map  # type: ignore[arg-type]
         assert float(np.mean(found == wanted.numpy())) > 0.999
     deployed = deployment.Deployed(
         again, card_of("tf_efficientnet_lite0", "deeplabv3plus"), kind="labels", pixels="uint8"
