@@ -84,8 +84,8 @@ class Baseline(Method):
         self._check_numbers(model, num_classes, num_domains, cluster_domains)
         decode, backbone, base = decoder_named(model.decoder, model.head), random_backbone(model), None
         if pretrained and model.weights is not None:
-            load_imagenet(backbone, backbone_info(model.backbone), model.weights)
-            base = None if model.adapter.save_base else base_of(backbone, model.weights)
+            fit = load_imagenet(backbone, backbone_info(model.backbone), model.weights)
+            base = None if model.adapter.save_base else base_of(backbone, model.weights, fit)
         self.make_norms(backbone, model)
         rein = adapt(backbone, model.adapter, pretrained=pretrained)
         channels = backbone.channels

@@ -127,7 +127,7 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
     if isinstance(subject.model, Segmentor):
         accelerator = options.accelerator or run.training.accelerator
         training = replace(run.training, devices=options.devices, nodes=1, strategy="auto", accelerator=accelerator)
-    fabric = make_fabric(training)
+    fabric = make_fabric(training, trains=False)
     if not fabric.is_global_zero:
         console = Console(quiet=True)
     records = {}

@@ -68,7 +68,7 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
         cluster_domains=any(name.startswith("clusters.") for name in kept.tensors),
         pretrained=False,
     )
-    fabric = make_fabric(training)
+    fabric = make_fabric(training, trains=False)
     trainer = Trainer(config, with_plugins(method, make_plugins(config), network, config), network, kept.card, fabric)
     fill(trainer.network, checkpoint.trained(kept.tensors), str(folder))
     give_back(trainer.method, kept.tensors, str(folder))

@@ -221,7 +221,9 @@ def _contenders(runs: Sequence[OpenRun], accelerator: str, options: CardOptions)
         raise UsageError("a model is named twice: name each once")
     contenders = []
     for run, label in zip(runs, labels, strict=True):
-        fabric = make_fabric(replace(TrainingConfig(), precision=run.training.precision, accelerator=accelerator))
+        fabric = make_fabric(
+            replace(TrainingConfig(), precision=run.training.precision, accelerator=accelerator), trains=False
+        )
         weights = checkpoint.fingerprint(run.network.state_dict())
         key: tuple[object, ...] = (
             weights,

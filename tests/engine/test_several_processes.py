@@ -283,6 +283,15 @@ def test_all_score_the_network_of_the_first(monkeypatch: pytest.MonkeyPatch) -> 
     assert sent == [value.data_ptr() for value in (*network.parameters(), *network.buffers())]
 
 
+def test_half_precision_is_refused_on_a_processor_and_told_where_nothing_is_trained() -> None:
+    config = TrainingConfig(accelerator="cpu", precision="16-mixed")
+    with pytest.raises(UsageError, match="16-mixed, which the processor does not compute: take bf16-mixed or 32-true"):
+        make_fabric(config)
+    with pytest.warns(UserWarning, match="does not compute: bf16-mixed takes its place") as told:
+        assert make_fabric(config, trains=False).strategy.precision.precision == "bf16-mixed"
+    assert len(told) == 1
+
+
 def test_fabric_keeps_its_news_to_itself(caplog: pytest.LogCaptureFixture) -> None:
     make_fabric(TrainingConfig(accelerator="cpu", precision="bf16-mixed"))
     assert not caplog.records
