@@ -1,5 +1,6 @@
 """The trainer of a network without data and folder, for programs that time its steps."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from spcnet.config import ModelConfig, RunConfig, TrainingConfig
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.trainer import Trainer
 from spcnet.methods import METHODS, card_for
+from spcnet.plugins import make_plugins, with_plugins
 
 
 def make_trainer(
@@ -19,6 +21,7 @@ def make_trainer(
     device: str = "cpu",
     precision: str = "32-true",
     devices: int = 1,
+    plugins: Sequence[str] = (),
 ) -> Trainer:
     """What trains a network with random weights, the same at each call; nothing is written."""
     model = ModelConfig(backbone, weights=None)
@@ -28,7 +31,7 @@ def make_trainer(
         precision=precision,  # type: ignore[arg-type]
         deterministic=False,
     )
-    config = RunConfig(method, model, training=training, output=Path("nowhere"))
+    config = RunConfig(method, model, list(plugins), training=training, output=Path("nowhere"))
     torch.manual_seed(0)
     network = METHODS[method].build(model, num_classes=classes, num_domains=domains)
     card = card_for(
@@ -39,6 +42,7 @@ def make_trainer(
         domains=[str(number) for number in range(domains)],
         size=None,
     )
-    trainer = Trainer(config, METHODS[method], network, card, make_fabric(training))
+    with_them = with_plugins(METHODS[method], make_plugins(config), network, config)
+    trainer = Trainer(config, with_them, network, card, make_fabric(training))
     trainer.keeps_failed_steps = False
     return trainer

@@ -83,7 +83,7 @@ class Subject:
         self.device, self.network = args.device, network_of(name, args)
         self.parameters = sum(value.numel() for value in self.network.parameters())
         self.image = torch.zeros(1, 3, *args.size, device=args.device)
-        self.kept = kept_for_backward(self.network, self.image) / 2**20
+        self.kept = kept_for_backward(self.network, args.size) / 2**20
         backbone: Any = self.network.backbone
         backbone.maps = {place: backbone.random(place, self.image) for place in PLACES}
 

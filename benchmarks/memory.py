@@ -22,22 +22,31 @@ import torch
 from _machine import describe
 
 from spcnet.config import RunConfig, from_dict
-from spcnet.dry_run.checks import step_memory
+from spcnet.dry_run.memory import step_memory
 from spcnet.engine import devices
 from spcnet.engine.trainer import Trainer
 from spcnet.labels import label_space
 from spcnet.methods import card_for, method_named
 from spcnet.types import Batch
 
-VIT = {"backbone": "timm/vit_small_patch16_224", "output_stride": None}
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "resnet18 deeplabv3plus": ("32-true", {"backbone": "resnet18"}),
-    "resnet18 deeplabv3plus ": ("bf16-mixed", {"backbone": "resnet18"}),
-    "ViT-S full linear": ("32-true", VIT | {"decoder": "linear"}),
-    "ViT-S LoRA conv4": ("32-true", VIT | {"decoder": "conv4", "adapter": {"kind": "lora"}}),
-    "ViT-S LoRA conv4 ": ("bf16-mixed", VIT | {"decoder": "conv4", "adapter": {"kind": "lora"}}),
-    "ViT-S frozen segformer": ("bf16-mixed", VIT | {"decoder": "segformer", "adapter": {"kind": "frozen"}}),
-}
+VIT = {"backbone": "timm/vit_small_patch16_224", "output_stride": None, "decoder": "conv4"}
+LORA = VIT | {"adapter": {"kind": "lora"}}
+LITE = {"backbone": "timm/tf_efficientnet_lite0", "output_stride": None}
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "ResNet-18": ("deeplabv3plus", "32-true", {"backbone": "resnet18"}),
+    "ResNet-18, bf16": ("deeplabv3plus", "bf16-mixed", {"backbone": "resnet18"}),
+    "MobileNetV2": ("deeplabv3plus", "32-true", {"backbone": "mobilenet_v2"}),
+    "MobileNetV2 SPC-Net": ("spcnet", "32-true", {"backbone": "mobilenet_v2"}),
+    "MobileNetV2 SPC-Net, bf16": ("spcnet", "bf16-mixed", {"backbone": "mobilenet_v2"}),
+    "EfficientNet-Lite0": ("deeplabv3plus", "32-true", LITE),
+    "ViT-S full linear": ("deeplabv3plus", "32-true", VIT | {"decoder": "linear"}),
+    "ViT-S LoRA conv4": ("deeplabv3plus", "32-true", LORA),
+    "ViT-S LoRA conv4, bf16": ("deeplabv3plus", "bf16-mixed", LORA),
+    "ViT-S frozen segformer, bf16": (
+        "deeplabv3plus", "bf16-mixed", VIT | {"decoder": "segformer", "adapter": {"kind": "frozen"}},
+    ),
+    "ViT-S SPC-Net conv4": ("spcnet", "32-true", VIT),
+}  # fmt: skip
 
 
 def resident(which: str) -> int:
@@ -48,9 +57,9 @@ def resident(which: str) -> int:
 
 def measure(name: str, size: int, images: int) -> tuple[int, int]:
     """Bytes that are counted and bytes that are taken."""
-    precision, model = CASES[name]
+    method_name, precision, model = CASES[name]
     settings = {
-        "method": "deeplabv3plus",
+        "method": method_name,
         "model": model | {"weights": None},
         "data": {"size": [size, size], "images_per_domain": images // 2},
         "training": {"precision": precision, "optimizer": "adamw", "accelerator": "cpu", "learning_rate": 1e-4},
@@ -91,15 +100,13 @@ def main() -> None:
         print(json.dumps(measure(args.case, args.size, args.images)))
         return
     print(describe())
-    print(f"{'network':>24} {'precision':>10} {'counted MiB':>11} {'measured MiB':>12} {'ratio':>6}")
-    for name, (precision, _) in CASES.items():
+    print(f"{'network':>28} {'counted MiB':>11} {'measured MiB':>12} {'ratio':>6}")
+    for name in CASES:
         command = [sys.executable, __file__, "--case", name, "--size", str(args.size), "--images", str(args.images)]
         environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": "0"}
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         counted, measured = json.loads(done.stdout.splitlines()[-1])
-        print(
-            f"{name:>24} {precision:>10} {counted / 2**20:>11.0f} {measured / 2**20:>12.0f} {counted / measured:>6.2f}"
-        )
+        print(f"{name:>28} {counted / 2**20:>11.0f} {measured / 2**20:>12.0f} {counted / measured:>6.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,30 @@ PLUGINS = "plugins."
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """How sure a network may be taken to be, as `spcnet calibrate` found it on images of the sources."""
+
+    temperature: float
+    """What logits are divided by before the softmax."""
+    images: str
+    """What it was fitted on, in words."""
+    thresholds: tuple[float, ...] | None = None
+    """Of each class the calibrated confidence below which its pixels become void; None where all keep their class."""
+    precision: float | None = None
+    """Of the pixels that the thresholds keep, on those images."""
+
+    def check(self, num_classes: int) -> "Calibration":
+        """Itself.
+
+        Raises:
+            ValueError: a value makes no sense.
+        """
+        if not self.temperature > 0 or (self.thresholds is not None and len(self.thresholds) != num_classes):
+            raise ValueError(f"the calibration is not one of {num_classes} classes")
+        return self
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """Metadata of a checkpoint's network, sufficient to build and to use it."""
 
@@ -63,10 +87,16 @@ class ModelCard:
     """Divisor of the channels after that."""
     base: dict[str, str] | None = None
     """For a file without its pretrained tensors: the name of the pretrained `weights`, the `part` of their file, if any, and their `sha256`."""
+    calibration: Calibration | None = None
+    """What `spcnet calibrate` fitted, if anything. Stands beside the other fields in a file, so that versions without it read the file."""
 
     def fields(self) -> dict[str, Any]:
-        """As plain values; without `base` if it is None, as in files of earlier versions."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "base" or value is not None}
+        """As plain values, without `calibration`; without `base` if it is None, as in files of earlier versions."""
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name != "calibration" and (name != "base" or value is not None)
+        }
 
 
 def find(path: Path) -> Path:
@@ -154,6 +184,8 @@ def write(
     """
     # The existence of a checksum is recorded twice, because one damaged letter could hide one of the two.
     content = {"format": FORMAT, "checked": True, "card": card.fields(), "state": state or {}}
+    if card.calibration is not None:
+        content["calibration"] = dataclasses.asdict(card.calibration)
     header = {_CHECKSUM: f"{_CRC}{0:08x}", "spcnet": json.dumps(content)}
     try:
         write_atomic(path, lambda file: _write_safetensors(file, tensors, header), keep=keep)
@@ -338,6 +370,12 @@ def _content(path: Path, header: Mapping[str, str]) -> tuple[ModelCard, dict[str
                 f"{path} was written by a newer spcnet (format {content['format']}, this one reads {FORMAT}): upgrade"
             )
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["card"].items()}
-        return ModelCard(**fields), content["state"]
+        calibration = fields.pop("calibration", None)
+        if "calibration" in content:
+            values: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in content["calibration"].items()
+            }
+            calibration = Calibration(**values).check(len(fields["classes"]))
+        return ModelCard(**fields, calibration=calibration), content["state"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"the header of the checkpoint {path} is damaged ({error}): copy it again") from error

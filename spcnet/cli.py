@@ -23,6 +23,7 @@ COMMANDS = {
     "data cache": "data:cache",
     "data fixture": "data:fixture",
     "evaluate": "evaluate:evaluate",
+    "calibrate": "calibrate:calibrate",
     "predict": "predict:predict",
     "app": "app:app",
     "convert": "convert:convert",
@@ -33,6 +34,7 @@ COMMANDS = {
     "inspect": "inspect:inspect",
     "ood fit": "ood:fit",
     "ood evaluate": "ood:evaluate",
+    "ood pixels": "ood:pixels",
     "report": "report:report",
     "debug replay": "debug:replay",
 }

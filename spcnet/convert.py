@@ -72,10 +72,6 @@ def _format(file: WeightFile, reading: Reading) -> str:
 def whole_networks(file: WeightFile, part: str | None) -> list[Reading]:
     """The readings of a file with a backbone and a head under RobustNet's names.
 
-    Args:
-        file: from `read_weights`.
-        part: name of the reading, where the user gave one.
-
     Raises:
         CheckpointError: nothing in the file is called so, or none of its readings is a network.
     """

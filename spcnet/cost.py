@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from spcnet.config import AdapterConfig, ModelConfig, Precision, plain_lists
+from spcnet.config import AdapterConfig, ModelConfig, plain_lists
 from spcnet.errors import UsageError, lookup
 from spcnet.methods import METHODS, method_named
 from spcnet.methods.baseline import Baseline
@@ -82,7 +82,7 @@ def cost(
         image = torch.empty(1, 3, *size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network.eval()(image)
-    activations = kept_for_backward(network, size).each
+    activations = kept_for_backward(network, size)
     return Cost(
         method,
         backbone,
@@ -117,39 +117,23 @@ def _build(
     return method.build(model, num_classes=num_classes, num_domains=num_domains, pretrained=False)
 
 
-class Kept(NamedTuple):
-    """Bytes of tensors that autograd saves for the backward pass, without parameters."""
-
-    fixed: int
-    """Independent of the number of images, mostly weights in the precision of the run."""
-    each: int
-    """Per image."""
-    largest: int
-    """The largest tensor, per image."""
-
-
-def kept_for_backward(
-    network: Segmentor, size: tuple[int, int], *, precision: Precision = "32-true", device: str = "cpu"
-) -> Kept:
-    """Count the tensors that autograd saves, from shapes alone; each storage counts once.
+def kept_for_backward(network: Segmentor, size: tuple[int, int]) -> int:
+    """Bytes that autograd keeps of an image for the backward pass, in single precision, from shapes alone.
 
     Args:
         network: left in training mode.
         size: height and width of the images.
-        precision: of the run; for double precision the bytes of single precision are counted, which are half.
-        device: type of device, for its rules of mixed precision.
     """
     counters = {name: value.clone() for name, value in network.named_buffers() if name.endswith("num_batches_tracked")}
-    # Not with one image, for which batch norms of pooled maps have no variance.
-    two, three = (_kept(network, images, size, precision, device) for images in (2, 3))
+    # Not of one, on which batch norms of pooled maps have no variance and do something else.
+    two, three = (_kept(network, images, size) for images in (2, 3))
     for name, count in counters.items():
         network.get_buffer(name).copy_(count)  # the only numbers that a pass without numbers changes
-    each = sum(three) - sum(two)
-    return Kept(sum(two) - 2 * each, each, max(two, default=0) // 2)
+    return three - two
 
 
-def _kept(network: Segmentor, images: int, size: tuple[int, int], precision: Precision, device: str) -> list[int]:
-    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+def _kept(network: Segmentor, images: int, size: tuple[int, int]) -> int:
+    """Bytes of a forward pass, each memory once, without parameters and buffers."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     # A transposed weight is saved as a view of its fake tensor, which is held for the same reason as below.
     weights = [one for w in (*network.parameters(), *network.buffers()) for one in (w, mode.from_tensor(w))]
@@ -163,12 +147,11 @@ def _kept(network: Segmentor, images: int, size: tuple[int, int], precision: Pre
             kept[storage._cdata] = (tensor, storage.nbytes())
         return tensor
 
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with mode, torch.autocast(device, dtype=half, enabled=half is not None), hooks:
+    with mode, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         image = torch.empty(images, 3, *size)
         output = network.train()(image)
         del output
-    return [size for _, size in kept.values()]
+    return sum(size for _, size in kept.values())
 
 
 def _timed(network: Segmentor, size: tuple[int, int], repeats: int, device: str) -> float:
@@ -203,16 +186,6 @@ def costs(
     output_stride: int | None = 16,
 ) -> Iterator[Cost | UsageError]:
     """The costs of all combinations; an error for parts that cannot be combined.
-
-    Args:
-        methods: their names; all by default.
-        backbones: their names; by default those of torchvision.
-        decoders: their names.
-        adapters: kinds of adapter, with the default settings of `AdapterConfig`.
-        size: height and width of the image.
-        repeats: forward passes to time; 0 for none.
-        device: where to time.
-        output_stride: of the backbones; None for their own.
 
     Raises:
         UsageError: a name is unknown.

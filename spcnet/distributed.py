@@ -7,6 +7,7 @@ gradient accumulation. With one process everything is the identity and costs not
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -21,9 +22,23 @@ Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all processes; the identity with one process."""
 
 
+_alone = ContextVar("_alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within, this process takes itself for the only one."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
 def world_size() -> int:
     """Number of processes."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    together = dist.is_available() and dist.is_initialized() and not _alone.get()
+    return dist.get_world_size() if together else 1
 
 
 def rank() -> int:
@@ -75,6 +90,15 @@ def _all_reduced(value: Tensor) -> Tensor:
     summed = value.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(summed)
     return summed
+
+
+def gather_rows(value: Tensor) -> Tensor:
+    """The rows of all processes, process by process, without gradient; each has equally many of the same shape."""
+    if world_size() == 1:
+        return value.detach()
+    rows = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(rows, value.detach().contiguous())
+    return torch.cat(rows)
 
 
 class MicroBatchSums:

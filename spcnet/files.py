@@ -169,10 +169,6 @@ def write_bytes(path: Path, content: bytes) -> None:
 def read_text(path: Path, what: str = "file") -> str:
     """The text of a file in UTF-8, with or without a byte order mark; its line ends become newlines.
 
-    Args:
-        path: the file.
-        what: what it is, for the messages.
-
     Raises:
         DataError: it cannot be read, or is no text in UTF-8.
     """
@@ -200,10 +196,6 @@ def read_text(path: Path, what: str = "file") -> str:
 
 def read_yaml(path: Path, what: str = "file") -> dict[str, Any]:
     """The mapping that a YAML file holds.
-
-    Args:
-        path: the file.
-        what: what it is, for the messages.
 
     Raises:
         DataError: it cannot be read, is no text in UTF-8 or no YAML, or maps no names to values.

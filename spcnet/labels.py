@@ -70,33 +70,19 @@ _SAME_THING = {
     "rider": ("bicyclist",),
 }
 _IDD7 = (
-    ("drivable", (128, 64, 128), ("road", "drivable fallback")),
-    ("non-drivable", (244, 35, 232), ("sidewalk", "pavement", "terrain", "non-drivable fallback")),
-    ("living", (220, 20, 60), ("person", "rider", "pedestrian", "bicyclist", "animal")),
-    (
-        "vehicle",
-        (0, 0, 142),
-        ("car", "truck", "bus", "train", "motorcycle", "bicycle", "autorickshaw", "vehicle fallback"),
-    ),
+    ("drivable", (128, 64, 128), "road, drivable fallback"),
+    ("non-drivable", (244, 35, 232), "sidewalk, pavement, terrain, non-drivable fallback"),
+    ("living", (220, 20, 60), "person, rider, pedestrian, bicyclist, animal"),
+    ("vehicle", (0, 0, 142), "car, truck, bus, train, motorcycle, bicycle, autorickshaw, vehicle fallback"),
     (
         "roadside",
         (220, 190, 40),
-        (
-            "wall",
-            "fence",
-            "pole",
-            "traffic light",
-            "traffic sign",
-            "sign",
-            "curb",
-            "guard rail",
-            "billboard",
-            "obs-str-bar-fallback",
-        ),
+        "wall, fence, pole, traffic light, traffic sign, sign, curb, guard rail, billboard, obs-str-bar-fallback",
     ),
-    ("far", (107, 142, 35), ("building", "vegetation", "tree", "bridge")),
-    ("sky", (70, 130, 180), ()),
+    ("far", (107, 142, 35), "building, vegetation, tree, bridge"),
+    ("sky", (70, 130, 180), "sky"),
 )
+_NONE_OF_19 = "drivable fallback, animal, autorickshaw, vehicle fallback, curb, guard rail, billboard, obs-str-bar-fallback, bridge"
 
 SPACES: dict[str, LabelSpace] = {
     "cityscapes19": LabelSpace(
@@ -104,25 +90,13 @@ SPACES: dict[str, LabelSpace] = {
         tuple(name for name, _ in _CITYSCAPES),
         tuple(color for _, color in _CITYSCAPES),
         {name: (name, *_SAME_THING.get(name, ())) for name, _ in _CITYSCAPES},
-        frozenset(
-            (
-                "drivable fallback",
-                "animal",
-                "autorickshaw",
-                "vehicle fallback",
-                "curb",
-                "guard rail",
-                "billboard",
-                "obs-str-bar-fallback",
-                "bridge",
-            )
-        ),
+        frozenset(_NONE_OF_19.split(", ")),
     ),
     "idd7": LabelSpace(
         "idd7",
         tuple(name for name, _, _ in _IDD7),
         tuple(color for _, color, _ in _IDD7),
-        {name: (name, *members) for name, _, members in _IDD7},
+        {name: tuple(dict.fromkeys((name, *members.split(", ")))) for name, _, members in _IDD7},
     ),
 }
 """Label space by name."""

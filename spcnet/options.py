@@ -6,6 +6,7 @@ gtav`, `targets: gtav,synthia`), and a file of options that is no UTF-8 or no YA
 
 import collections.abc
 import dataclasses
+import difflib
 import functools
 import inspect
 import re
@@ -14,13 +15,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import GenericAlias, UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
 
 import jsonargparse
 import yaml
 
 from spcnet.config import REPEATED, RunConfig, coerced, recipe_path
-from spcnet.errors import DataError
+from spcnet.config.options import parts_of, type_name
+from spcnet.errors import DataError, UsageError
 from spcnet.files import ListKeys, read_yaml_text
 
 Command = Callable[..., Any]
@@ -64,11 +66,44 @@ class OptionParser(jsonargparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(formatter_class=_Help, **kwargs)
 
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong in one line.
+
+        Raises:
+            UsageError: always; jsonargparse's ArgumentError where the parser has `exit_on_error=False`.
+        """
+        said = self._said(" ".join(message.split()))
+        if not self.exit_on_error:
+            super().error(said, ex)
+        raise UsageError(said) from ex
+
+    def _said(self, message: str) -> str:
+        """A message of jsonargparse in this package's words: a value that an option cannot have, or an unknown option."""
+        if match := re.match(r"[Uu]nrecognized arguments: (.*)", message):
+            known = [name for action in self._actions for name in action.option_strings]
+            word = match[1].split()[0].partition("=")[0]
+            near = difflib.get_close_matches(word, known, n=1)
+            return f"unknown option {match[1]}" + (
+                f": did you mean {near[0]}?" if near else f": {self.prog} --help lists all"
+            )
+        match = re.match(r'Parser key "(.*?)":', message)
+        action = next((one for one in self._actions if match is not None and one.dest == match[1]), None)
+        hint = getattr(action, "_typehint", None) or getattr(action, "type", None)
+        value = re.search(r"(?:Got|Given) value: (.*)$", message)
+        if match is None or value is None or hint is None:
+            return message
+        parts = parts_of(hint)
+        choices = [str(word) for part in parts if get_origin(part) is Literal for word in get_args(part)]
+        near = difflib.get_close_matches(value[1], choices, n=1)
+        rule = f"one of {', '.join(choices)}" if choices else " or ".join(map(type_name, parts))
+        return f"{match[1]} is {value[1]}: it must be {rule}" + (f". Did you mean {near[0]}?" if near else "")
+
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse arguments; see jsonargparse.
 
         Raises:
             DataError: a file of options cannot be read, or is no UTF-8 or no YAML.
+            UsageError: a word fits no option, or a value is of another type.
         """
         _accept_plain_lists(self)
         jsonargparse.set_loader("yaml", ListKeys(jsonargparse.get_loader("yaml")), exceptions=(yaml.YAMLError,))
@@ -135,12 +170,7 @@ def argument_help(function: Command) -> dict[str, str]:
 
 
 def command_parser(command: str, function: Command) -> OptionParser:
-    """The parser of a command, from the signature and docstring of its function.
-
-    Args:
-        command: its name, for example `data check`.
-        function: a parameter of the type `RunConfig` stands for all options of a run.
-    """
+    """The parser of a command, such as `data check`; a parameter of the type `RunConfig` stands for all options of a run."""
     takes_run = any(parameter.type is RunConfig for parameter in parameters(function))
     short = f" Short forms: {', '.join(f'{name} for {full}' for name, full in SHORT.items())}." if takes_run else ""
     parser = OptionParser(prog=f"spcnet {command}", description=description(function) + short)
@@ -176,15 +206,10 @@ def _add(parser: OptionParser, parameter: Parameter, text: str) -> None:
 def call_arguments(parser: OptionParser, function: Command, words: Sequence[str]) -> dict[str, Any]:
     """The arguments with which a command line calls a function.
 
-    Args:
-        parser: from `command_parser`.
-        function: the command's.
-        words: the command line behind the command's name; see `spelled_out`.
-
     Raises:
         DataError: a file of options cannot be read.
-        UsageError: an option of a run is out of range.
-        SystemExit: help was requested, or a word fits no option; code 2 and a line on stderr.
+        UsageError: an option of a run is out of range, a word fits no option, or a value is of another type.
+        SystemExit: help was requested.
     """
     options = parser.instantiate(parser.parse_args(list(words)))
     return {

@@ -60,11 +60,6 @@ class Opened(NamedTuple):
 def open_released(found: Released, path: Path, base: Path | None) -> Opened:
     """The network that a file of another program describes.
 
-    Args:
-        found: from `spcnet.weights.segmentors.released`.
-        path: of the file, for messages.
-        base: file of the pretrained backbone, where the file at `path` holds only what was trained.
-
     Raises:
         CheckpointError: the backbone is missing, or tensors are missing, left over or of another shape.
         UsageError: a base is given and not needed.

@@ -201,10 +201,7 @@ class OpenRun:
 
 
 def load_model(run_or_checkpoint: Path | str) -> Segmentor:
-    """A trained network in evaluation mode, on the CPU.
-
-    Args:
-        run_or_checkpoint: folder of a run or file of weights; see `OpenRun`.
+    """A trained network in evaluation mode, on the CPU, from the folder of a run or a file of weights; see `OpenRun`.
 
     Raises:
         CheckpointError: nothing is there, it is broken, or its tensors do not fit.

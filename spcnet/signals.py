@@ -17,10 +17,6 @@ def handle_signals(names: tuple[str, ...], handler: Callable[[int], None]) -> It
     """Call a function for each of these signals while the block runs, then restore what was there.
 
     Outside the main thread, which alone receives signals, it does nothing; nor for a signal that the system lacks.
-
-    Args:
-        names: of signals, such as `SIGTERM`.
-        handler: is given the signal's number.
     """
     before: dict[int, Any] = {}
     try:

@@ -126,11 +126,6 @@ class Experiment:
     def evaluate(self, trainer: Trainer, console: Console, record: Callable[[Record], object]) -> Record:
         """Evaluate the network that is being trained, or the average of its weights, and add the result to the run.
 
-        Args:
-            trainer: has the network.
-            console: where progress is shown.
-            record: gets the result, too, from every process.
-
         Raises:
             DataError: an image cannot be read, or the run's folder cannot be written.
         """
@@ -234,7 +229,7 @@ def _train(experiment: Experiment, fabric: Fabric, *, resume: bool, console: Con
 
 def _find_batches(experiment: Experiment, trainer: Trainer, console: Console) -> TrainingLoader:
     """The batches that are left; the first process finds the classes, the others read what it found."""
-    with bar(console, 0, 0, "find the classes") if experiment.config.data.class_uniform else nullcontext() as look:
+    with bar(console, 0, 0, "find the classes") if experiment.config.data.draws_classes else nullcontext() as look:
         on_progress = None if look is None else lambda done, total: look(done, {}, total)
         for first in (True, False):
             with distributed.raise_on_all_ranks():

@@ -73,11 +73,7 @@ class TrainingProcess:
         return self._process.poll()
 
     def stop(self, *, again: bool = False) -> None:
-        """Ask it to save and end; once, for a second time would end it while it saves.
-
-        Args:
-            again: a second request of the user, which ends it at once.
-        """
+        """Ask it to save and end; once, unless the user asks `again`, which ends it at once."""
         if self._process.poll() is None and (again or not self.ending):
             self.ending = True
             self._process.terminate()
@@ -108,9 +104,6 @@ def stopped_together(running: list[TrainingProcess]) -> Iterator[list[int]]:
     """Hand a Ctrl-C, and a request to end, on to every training; gives a list that is no longer empty after one.
 
     However the block is left, no training goes on behind the user's back.
-
-    Args:
-        running: the trainings that were started; grows while the block goes on.
     """
     received: list[int] = []
 
@@ -130,15 +123,7 @@ def stopped_together(running: list[TrainingProcess]) -> Iterator[list[int]]:
 
 
 class RecipeTraining:
-    """The training of a recipe, a process of its own.
-
-    Args:
-        recipe: name of the recipe.
-        output: folder in which the run gets a folder with its method's name.
-        iterations: training steps; the recipe's by default.
-        seed: of everything random.
-        jobs: how many trainings share the processor.
-    """
+    """The training of a recipe in a process, in a folder with its method's name below `output`; `jobs` trainings share the processor."""
 
     def __init__(self, recipe: str, output: Path, *, iterations: int | None, seed: int, jobs: int) -> None:
         path = recipe_path(recipe)

@@ -62,11 +62,13 @@ def _streets_are_drawn_once() -> Iterator[None]:
     draw = streets.generate
 
     @lru_cache(maxsize=512)
-    def drawn(index: int, style: str, seed: int, size: tuple[int, int]) -> streets.Scene:
-        return draw(index, style=style, seed=seed, size=size)
+    def drawn(index: int, style: str, seed: int, size: tuple[int, int], unknown: bool) -> streets.Scene:
+        return draw(index, style=style, seed=seed, size=size, unknown=unknown)
 
-    def generate(index: int, *, style: str, seed: int = 0, size: tuple[int, int] = (128, 256)) -> streets.Scene:
-        scene = drawn(index, style, seed, (size[0], size[1]))
+    def generate(
+        index: int, *, style: str, seed: int = 0, size: tuple[int, int] = (128, 256), unknown: bool = False
+    ) -> streets.Scene:
+        scene = drawn(index, style, seed, (size[0], size[1]), unknown)
         return streets.Scene(*(np.copy(part) for part in (scene.image, scene.label, scene.depth)))
 
     streets.generate = generate

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from spcnet import checkpoint
@@ -17,9 +19,10 @@ from spcnet.errors import CheckpointError, UsageError
 from spcnet.export.hub import from_pretrained, save_pretrained
 from spcnet.methods import build_model
 from spcnet.models.adapters import has_updates
+from spcnet.models.backbones import backbone_info
 from spcnet.runs import OpenRun, load_model
 from spcnet.synthesis.streets import generate
-from spcnet.weights.base import BASE
+from spcnet.weights.base import BASE, load_base
 from tests.support.tiny import train
 
 LORA = ("kind=lora", "rank=2", "targets=branch2.0,branch2.3", "biases=true")  # the second one of groups
@@ -166,6 +169,34 @@ def test_other_weights_than_those_of_the_training_are_refused(
     with pytest.raises(
         CheckpointError,
         match=r"holds only what was trained, and the weights .* cannot be used: .* no shufflenet_v2_x1_0 that fits",
+    ):
+        load_model(folder / "frozen")
+
+
+@pytest.mark.parametrize("name", ["patch_embed.proj.weight", "pos_embed"])
+def test_a_base_with_other_first_layers_is_refused_unless_the_file_is_an_earlier_one(name: str, tmp_path: Path) -> None:
+    arch = "timm/test_vit"
+    save_file(state := timm.create_model("test_vit").state_dict(), tmp_path / "base.safetensors")
+    model = {"backbone": arch, "output_stride": None, "weights": str(tmp_path / "base.safetensors")}
+    network = build_model("deeplabv3plus", **model, options={"adapter": {"kind": "frozen", "save_base": False}})
+    assert network.base is not None
+    info, plain = backbone_info(arch), network.backbone
+    load_base(plain, info, network.base, "x")
+    state[name] = state[name] + 1
+    save_file(state, tmp_path / "base.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"of the hash \w{12} in its first layers, and .* has the hash \w{12}: set"
+    ):
+        load_base(plain, info, network.base, "x")
+    load_base(plain, info, {key: value for key, value in network.base.items() if key != "first_sha256"}, "x")
+
+
+def test_a_variable_that_names_nothing_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BASE, str(tmp_path / "nowhere"))
+    with pytest.raises(
+        CheckpointError, match=rf"the environment variable {BASE} is .*nowhere, where nothing is: set it"
     ):
         load_model(folder / "frozen")
 

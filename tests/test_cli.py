@@ -288,6 +288,26 @@ BAD_OPTIONS = {
     "no such recipe": (["--config=nowhere"], "there is no recipe nowhere"),
     "image too small": (["--data.size=[16,16]"], "at least 33"),
     "precision": (["--training.precision=8-bit"], "precision"),
+    "unknown choice": (
+        ["--training.optimizer=adam"],
+        r"^spcnet: training.optimizer is adam: it must be one of sgd, adamw. Did you mean adamw\?$",
+    ),
+    "too few numbers": (
+        ["--training.betas=[0.9]"],
+        r"^spcnet: training.betas is \[0.9\]: it must be \[a number, a number\]$",
+    ),
+    "too few or none": (
+        ["--training.backbone_warmup=[1]"],
+        r"^spcnet: training.backbone_warmup is \[1\]: it must be \[a whole number, a whole number\] or null$",
+    ),
+    "no mapping": (
+        ["--model.norms={layer1:ibn}"],
+        r"^spcnet: model.norms is \{layer1:ibn\}: it must be a mapping of names",
+    ),
+    "misspelt option": (
+        ["--model.decodr=x"],
+        r"^spcnet: unknown option --model.decodr=x: did you mean --model.decoder\?$",
+    ),
 }
 
 

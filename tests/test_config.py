@@ -88,6 +88,9 @@ BAD: list[tuple[type, str, Any, str]] = [
     (AugmentationConfig, "style_strength", (0.5, 0.2), "data.augmentation.style_strength is (0.5, 0.2)"),
     (AugmentationConfig, "styles", ["fog", "fog"], "data.augmentation.styles names fog twice"),
     (DataConfig, "class_uniform", 1.5, "data.class_uniform is 1.5"),
+    (DataConfig, "rare_class", -0.5, "data.rare_class is -0.5"),
+    (DataConfig, "rare_temperature", 0.1, "data.rare_temperature is 0.1: it goes with data.rare_class"),
+    (DataConfig, "rare_pixels", 100, "data.rare_pixels is 100: it goes with data.rare_class"),
     (DataConfig, "tile", 8, "data.tile is 8"),
 ]
 
@@ -321,7 +324,8 @@ def test_what_a_resumed_run_keeps_is_what_it_always_kept() -> None:
         "layer_decay",
     }
     assert set(kept_on_resume("training")) == schedule | later | {"ema", "ema_start"}
-    assert set(kept_on_resume("data")) == {"sampling", "class_uniform", "train_scenes"}
+    rare = {"rare_class", "rare_temperature", "rare_pixels"}
+    assert set(kept_on_resume("data")) == {"sampling", "class_uniform", "train_scenes"} | rare
 
 
 @pytest.mark.parametrize(

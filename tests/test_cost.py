@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spcnet.cli import main
-from spcnet.cost import PAPER, Cost, cost, costs, kept_for_backward, paper_table
+from spcnet.cost import PAPER, Cost, cost, costs, paper_table
 from spcnet.errors import UsageError
 from spcnet.methods import METHODS, build_model
 from spcnet.models.heads import DECODERS
@@ -88,13 +88,3 @@ def test_the_command_prints_a_row_for_each(capsys: pytest.CaptureFixture[str]) -
     assert "multiply-accumulates" in capsys.readouterr().out
     assert main(["cost", "--methods=[spcnt]"]) == 2
     assert "Did you mean 'spcnet'" in capsys.readouterr().err
-
-
-def test_what_is_kept_counts_weights_once_and_in_half_precision_their_copies() -> None:
-    network = build_model("deeplabv3plus", backbone="timm/test_vit", output_stride=None, options={"decoder": "conv4"})
-    weights = sum(4 * value.numel() for name, value in network.named_parameters() if value.ndim > 1)
-    single, half = (kept_for_backward(network, (64, 96), precision=p) for p in ("32-true", "bf16-mixed"))
-    assert abs(single.fixed) < 0.1 * weights  # a linear layer keeps a view of its weight, which is no other memory
-    assert 0.3 * weights < half.fixed < 0.7 * weights
-    assert half.each < 0.8 * single.each
-    assert 0 < half.largest <= half.each

@@ -54,9 +54,10 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
 
 def test_the_wheel_holds_every_module_and_the_marker_of_types(wheel: zipfile.ZipFile) -> None:
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "spcnet").rglob("*.py")}
-    pages = {path.relative_to(ROOT).as_posix() for end in ("css", "js") for path in (ROOT / "spcnet").rglob(f"*.{end}")}
-    assert len(pages) >= 4  # of the report and of the web demo
-    assert modules | pages | {"spcnet/py.typed"} <= set(wheel.namelist())
+    ends = ("css", "js", "csv", "json", "txt")
+    data = {path.relative_to(ROOT).as_posix() for end in ends for path in (ROOT / "spcnet").rglob(f"*.{end}")}
+    assert len(data) >= 9  # of the report, of the web demo, of generated streets, splits, published results
+    assert modules | data | {"spcnet/py.typed"} <= set(wheel.namelist())
 
 
 def test_the_wheel_holds_every_recipe(wheel: zipfile.ZipFile) -> None:

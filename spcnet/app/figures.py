@@ -1,8 +1,9 @@
 """What a network saw, in pictures, words and bars: HTML that needs no script, for light and dark pages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from spcnet.glossary import FIGURES, Layers, words_of
 from spcnet.inference.ood import OODScore
 from spcnet.inference.visualize import STYLE_COLORS, overlay
 from spcnet.labels import IGNORE, LabelSpace
+from spcnet.reports.html import css_rgb, render
 
 SHOWN_WIDTH = 1024
 """Pixels that a picture is shown with at least; a smaller one is enlarged, so that its pixels are not smeared."""
@@ -83,110 +85,19 @@ def captions(left: str, right: str) -> str:
 
 
 def facts(sides: Sequence[Side], *, note: str = "") -> str:
-    """Everything that is named below the picture.
-
-    Args:
-        sides: of one or two networks.
-        note: said first.
-    """
-    remark = f'<p class="note">{escape(note)}</p>' if note else ""
-    cards = "".join(f'<section class="network">{_card(side)}</section>' for side in sides)
+    """Everything that is named below the picture, the note first."""
     spaces = {side.space.classes for side in sides}
-    tables = [_areas(sides)] if len(spaces) == 1 else [_areas([side]) for side in sides]
-    return f'<div class="facts">{remark}<div class="networks">{cards}</div>{"".join(tables)}</div>'
-
-
-def _card(side: Side) -> str:
-    time = f"{side.seconds * 1000:.0f} ms" if side.seconds < 10 else f"{side.seconds:.0f} s"
-    what = (
-        f"{side.frames} frames labelled in {time} by {side.engine}"
-        if side.frames
-        else f"Labelled in {time} by {side.engine}"
-    )
-    return f"<h3>{escape(side.name)} <small>{escape(side.about)}</small></h3><p>{what}</p>{_ood(side)}{_figures(side)}"
-
-
-def _ood(side: Side) -> str:
-    if side.frames:  # a video has means over its frames, an OOD score is an image's
-        return ""
-    ood = side.ood
-    if ood is None:
-        return (
-            '<p><b>OOD score</b> <span class="muted">not available: fit a detector with <code>spcnet ood fit</code>'
-            "</span></p>"
-        )
-    times = "" if ood.times is None else f"; its style is {_number(ood.times)} times as far off as usual"
-    level = "usual" if ood.percentile < 0.9 else "unusual" if ood.score < 5 else "strange"
-    known = "all known images" if ood.percentile == 1 else f"{min(99.0, 100 * ood.percentile):.0f} % of known images"
-    return (
-        f'<p><b>OOD score</b> <span class="level {level}">{_number(ood.score)}</span> {level}: above that of '
-        f"{known}{times}</p>"
-    )
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
-
-
-def _figures(side: Side) -> str:
-    return "".join(_bars(side, name) for name in dict.fromkeys((*FIGURES, *side.figures)))
-
-
-def _bars(side: Side, figure: str) -> str:
-    layers, about = side.figures.get(figure, ()), words_of(figure)
-    if not layers:
-        return f'<p><b>{about.symbol}</b> <span class="muted">{about.absent}</span></p>'
-    names = side.sources
-    if len(names) != len(layers[0]):
-        names = tuple(f"source {m + 1}" for m in range(len(layers[0])))
-    rows = []
-    for number, weights in enumerate(layers, start=1):
-        pieces = "".join(
-            f'<i style="width:{weight:.2%};background:{_rgb(STYLE_COLORS[m % len(STYLE_COLORS)])}"></i>'
-            for m, weight in enumerate(weights)
-        )
-        words = ", ".join(f"{name} {percent(weight, unit=' %')}" for name, weight in zip(names, weights, strict=True))
-        rows.append(
-            f'<div class="lambda"><span>layer {number}</span><div class="bar" role="img" aria-label="{escape(words)}">'
-            f"{pieces}</div></div>"
-        )
-    keys = "".join(
-        f'<li><i style="background:{_rgb(STYLE_COLORS[m % len(STYLE_COLORS)])}"></i>{escape(name)} '
-        f'<span class="muted">{" · ".join(percent(layer[m], unit=" %") for layer in layers)}</span></li>'
-        for m, name in enumerate(names)
-    )
-    return f'<p><b>{about.symbol}</b> {about.caption}</p>{"".join(rows)}<ul class="keys">{keys}</ul>'
-
-
-def _areas(sides: Sequence[Side]) -> str:
-    space = sides[0].space
-    most = [max(side.fractions[k] for side in sides) for k in range(len(space))]
-    there = sorted((k for k in range(len(space)) if most[k]), key=lambda k: -most[k])
-    heads = "".join(f'<th scope="col">{escape(side.name)}</th>' for side in sides)
-    rows = "".join(
-        f'<tr><th scope="row">{_swatch(space, k)}{escape(space.classes[k])}</th>'
-        + "".join(_area(side.fractions[k], max(most), space.colors[k]) for side in sides)
-        + "</tr>"
-        for k in there
-    )
-    absent = "".join(
-        f"<li>{_swatch(space, k)}{escape(space.classes[k])}</li>" for k in range(len(space)) if not most[k]
-    )
-    rest = f'<p class="muted absent">Not found:</p><ul class="keys">{absent}</ul>' if absent else ""
-    return (
-        f'<section class="areas"><table><caption>Area of each class</caption><thead><tr><th scope="col">Class</th>{heads}'
-        f"</tr></thead><tbody>{rows}</tbody></table>{rest}</section>"
-    )
-
-
-def _area(fraction: float, most: float, color: tuple[int, int, int]) -> str:
-    bar = f'<i style="width:{fraction / most:.1%};background:{_rgb(color)}"></i>' if fraction else ""
-    return f'<td><span class="figure">{whole_percent(fraction) if fraction else "–"}</span><span class="track">{bar}</span></td>'
-
-
-def _swatch(space: LabelSpace, k: int) -> str:
-    return f'<i class="swatch" style="background:{_rgb(space.colors[k])}"></i>'
-
-
-def _rgb(color: tuple[int, int, int]) -> str:
-    return f"rgb({color[0]},{color[1]},{color[2]})"
+    groups = [list(sides)] if len(spaces) == 1 else [[side] for side in sides]
+    # The largest fraction of each class, and the classes with pixels by that.
+    filters: dict[str, Callable[..., Any]] = {
+        "largest": lambda group: list(map(max, zip(*(side.fractions for side in group), strict=True))),
+        "by_area": lambda most: sorted((k for k, one in enumerate(most) if one), key=lambda k: -most[k]),
+        "figures": lambda side: dict.fromkeys((*FIGURES, *side.figures)),
+        "level": lambda ood: "usual" if ood.percentile < 0.9 else "unusual" if ood.score < 5 else "strange",
+        "number": lambda value: f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}",
+        "rgb": css_rgb,
+        "words": words_of,
+        "percent": percent,
+        "whole_percent": whole_percent,
+    }
+    return render("facts", filters=filters, sides=sides, groups=groups, note=note, colors=STYLE_COLORS)

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from spcnet.app.figures import Side, captions, class_fractions, facts, shown
-from spcnet.app.studio import NO_STYLE, STYLE_CHOICES, Model, Scored, Studio, about_style, styled
+from spcnet.app.studio import NO_STYLE, STYLE_CHOICES, Model, Studio, about_style, styled
 from spcnet.app.uploads import Limits, expected, fitting, frames, is_film, opened
 from spcnet.errors import DataError, SpcnetError, lookup
+from spcnet.inference.ood import OODScore
+from spcnet.inference.results import Prediction
 from spcnet.inference.video import VideoWriter
 
 TITLE = "spcnet: streets, seen by trained networks"
@@ -105,7 +107,7 @@ def predict(studio: Studio, choice: Choice) -> Shown:
         model = lookup(name, studio.models, "network")
         scored = studio.predict(name, choice.source, choice.style, choice.strength)
         pictures.append(shown(image, scored.prediction.class_map, model.space, opacity=choice.opacity))
-        sides.setdefault(name, _side(model, scored))
+        sides.setdefault(name, _Sum(model).add(scored.prediction).side(video=False, ood=scored.ood))
     note = "" if choice.style == NO_STYLE else f"Style: {about_style(choice.style)}."
     film = isinstance(choice.source, Path) and is_film(choice.source)
     if film:
@@ -115,52 +117,43 @@ def predict(studio: Studio, choice: Choice) -> Shown:
     return Shown(captions(left, right), (pictures[0], pictures[1]), text, film)
 
 
-def _side(model: Model, scored: Scored) -> Side:
-    prediction = scored.prediction
-    return Side(
-        name=model.name,
-        about=model.about,
-        space=model.space,
-        fractions=class_fractions(prediction.class_map, model.space),
-        figures=prediction.figures,
-        sources=model.domains,
-        ood=scored.ood,
-        seconds=prediction.seconds,
-        engine=model.predictor.engine,
-    )
-
-
 class _Sum:
-    """A network's predictions of the frames of a video, summed."""
+    """A network's predictions of a picture, or of the frames of a video, summed."""
 
     def __init__(self, model: Model) -> None:
         self.model, self.frames, self.seconds = model, 0, 0.0
         self.fractions = np.zeros(len(model.space))
         self.figures: dict[str, NDArray[np.float64]] = {}
 
-    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The class map of a frame."""
-        prediction = self.model.predict(image).prediction
+    def add(self, prediction: Prediction) -> "_Sum":
+        """Add a prediction; returns the sum."""
         self.frames += 1
         self.seconds += prediction.seconds
         self.fractions += class_fractions(prediction.class_map, self.model.space)
         for name, layers in prediction.figures.items():
             self.figures[name] = self.figures.get(name, 0) + np.array(layers)
+        return self
+
+    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The class map of a frame, which is added."""
+        prediction = self.model.predict(image).prediction
+        self.add(prediction)
         return prediction.class_map
 
-    def side(self) -> Side:
+    def side(self, *, video: bool, ood: OODScore | None = None) -> Side:
         """The means."""
+        model = self.model
         return Side(
-            name=self.model.name,
-            about=self.model.about,
-            space=self.model.space,
+            name=model.name,
+            about=model.about,
+            space=model.space,
             fractions=tuple((self.fractions / self.frames).tolist()),
             figures={name: tuple(map(tuple, (total / self.frames).tolist())) for name, total in self.figures.items()},
-            sources=self.model.domains,
-            ood=None,
+            sources=model.domains,
+            ood=ood,
             seconds=self.seconds,
-            engine=self.model.predictor.engine,
-            frames=self.frames,
+            engine=model.predictor.engine,
+            frames=self.frames if video else 0,
         )
 
 
@@ -230,7 +223,7 @@ def label_video(
             raise DataError(reason or "the video has no frames: give another")
     said = [text.replace(str(source), "the video") for text in (video.broken, video.note) if text]
     notes = [f"Means over the {done} frames that were labelled", *why, *said]
-    return Labelled(path, facts([total.side() for total in sums.values()], note="; ".join(notes) + "."))
+    return Labelled(path, facts([total.side(video=True) for total in sums.values()], note="; ".join(notes) + "."))
 
 
 def _frame(
@@ -253,11 +246,7 @@ def _frame(
 
 
 class Jobs:
-    """Which visitors' videos are being labelled, and where the results lie.
-
-    Args:
-        folder: for the results.
-    """
+    """Which visitors' videos are being labelled, and where the results lie."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -353,10 +342,6 @@ class _Outputs(NamedTuple):
 
 def build(studio: Studio, *, folder: Path) -> gr.Blocks:
     """The page.
-
-    Args:
-        studio: networks, scenes and limits.
-        folder: for thumbnails and labelled videos.
 
     Raises:
         SpcnetError: a network cannot label the first scene.

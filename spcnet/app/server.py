@@ -48,14 +48,6 @@ def serve(
 ) -> None:
     """Show the demo until the user stops it.
 
-    Args:
-        runs: the networks.
-        address: where to listen.
-        limits: what visitors may ask for.
-        device: where to compute: auto, cpu, cuda or mps.
-        engines: what runs each network; by default `auto`.
-        console: where the address is shown.
-
     Raises:
         UsageError, DataError, CheckpointError: see the message.
         KeyboardInterrupt: the user stopped it; nothing is left.

@@ -52,13 +52,7 @@ class Scene:
 
 
 class Model:
-    """A network that labels pictures, one after the other.
-
-    Args:
-        run: the network.
-        name: what it is called on the page.
-        device: where it computes: auto, cpu, cuda or mps.
-        engine: what runs it.
+    """A network that labels pictures, one after the other, under a name on the page.
 
     Raises:
         UsageError, DataError, CheckpointError: it cannot be read, or its OOD detector is damaged.
@@ -76,6 +70,7 @@ class Model:
         )
         if self.detector is not None:
             self.predictor.score_ood(self.detector)
+        self.predictor.calibrate(card.calibration)
         self._lock = threading.Lock()
 
     def predict(self, image: NDArray[np.uint8]) -> Scored:
@@ -90,11 +85,7 @@ class Model:
 
 
 class RecentValues:
-    """A least-recently-used cache that is limited in bytes.
-
-    Args:
-        limit: bytes of all together.
-    """
+    """A least-recently-used cache that is limited in bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -121,12 +112,6 @@ class RecentValues:
 
 class Studio:
     """Networks, scenes, and recent predictions.
-
-    Args:
-        runs: the networks.
-        limits: what visitors may ask for.
-        device: where the networks compute: auto, cpu, cuda or mps.
-        engines: what runs each; by default `auto`.
 
     Raises:
         UsageError, DataError, CheckpointError: a network cannot be read.
@@ -155,12 +140,7 @@ class Studio:
             model.predict(self.scenes[0].image)
 
     def photo(self, source: Path | int, style: str = NO_STYLE, strength: float = 1.0) -> NDArray[np.uint8]:
-        """A picture in a style: H×W×3, RGB.
-
-        Args:
-            source: an uploaded file, or the number of a scene.
-            style: see `STYLE_CHOICES`.
-            strength: of the style, 0..1.
+        """A picture (an uploaded file or the number of a scene) in a style of `STYLE_CHOICES`: H×W×3, RGB.
 
         Raises:
             UsageError: there is no such scene or style, or the strength lies outside.

@@ -184,13 +184,7 @@ def opened(path: Path, *, limits: Limits) -> Iterator[Video]:
 
 
 def frames(video: Video, *, limits: Limits, enough: Callable[[], bool] = lambda: False) -> Iterator[Frame]:
-    """The frames of a video's first seconds, `MAX_FRAMES` at most, each of `FRAME_PIXELS` at most.
-
-    Args:
-        video: from `opened`.
-        limits: how many seconds.
-        enough: called after each frame: whether to end.
-    """
+    """The frames of a video's first seconds, `MAX_FRAMES` at most, each of `FRAME_PIXELS` at most, until there are `enough`."""
     for frame in video.read(every=thinned(video, limits=limits), limit=MAX_FRAMES):
         if frame.seconds > limits.seconds:
             return

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from spcnet.config import plain_lists
 
@@ -123,9 +123,7 @@ def _show_paper_table(console: Console) -> None:
 
 
 def _columns(names: Sequence[str], figures: Sequence[str]) -> Table:
-    table = Table(box=SIMPLE)
-    for title in names:
-        table.add_column(title, no_wrap=True)
-    for title in figures:
-        table.add_column(title, justify="right", no_wrap=True)
-    return table
+    columns = (
+        Column(title, justify="left" if title in names else "right", no_wrap=True) for title in (*names, *figures)
+    )
+    return Table(*columns, box=SIMPLE)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from spcnet.config import DataConfig, DomainSpec, RunConfig, from_dict, plain_lists, recipe_path
 from spcnet.errors import DataError, lookup
@@ -26,10 +26,8 @@ def list_sets(*, console: Console | None = None) -> None:
     from spcnet.data.catalog import DATASETS
 
     console = console or Console(quiet=True)
-    table = Table(box=SIMPLE)
-    table.add_column("name", no_wrap=True)
-    table.add_column("what", ratio=1)
-    table.add_column("splits", no_wrap=True)
+    columns = Column("name", no_wrap=True), Column("what", ratio=1), Column("splits", no_wrap=True)
+    table = Table(*columns, box=SIMPLE)
     for name, info in DATASETS.items():
         table.add_row(name, f"{info.title}: {info.summary}", ", ".join(info.splits))
     console.print(table)
@@ -182,9 +180,7 @@ def styles(
     else:
         photo = read_image(image)
     _save(style_sheet(photo, styles=chosen, strengths=strengths, seed=seed, width=width, more=rows), output)
-    table = Table(box=SIMPLE)
-    for title in ("style", "family", "what it looks like"):
-        table.add_column(title)
+    table = Table("style", "family", "what it looks like", box=SIMPLE)
     for style in chosen:
         table.add_row(style, WEATHER[style].family, WEATHER[style].description)
     for name in altering:

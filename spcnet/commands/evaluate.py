@@ -76,14 +76,8 @@ def evaluate(
     from spcnet.runs import DataOptions, OpenRun
     from spcnet.studies import evaluation
 
-    changes: dict[str, Any] = {
-        "limit": limit,
-        "batch_size": batch_size,
-        "panels": panels,
-        "window": window,
-        "overlap": overlap,
-    }
-    changes |= {"window_weights": window_weights, "scales": scales, "flip": flip}
+    changes: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "panels": panels, "window": window}
+    changes |= {"overlap": overlap, "window_weights": window_weights, "scales": scales, "flip": flip}
     options = evaluation.EvaluateOptions(
         protocol=protocol,
         changes={name: value for name, value in changes.items() if value is not None},

@@ -53,6 +53,49 @@ def fit(
 
 
 @plain_lists
+def pixels(
+    model: Path,
+    *,
+    targets: Sequence[str] = ("streets_unknown/overcast", "streets_unknown/night"),
+    limit: int = 50,
+    roots: Mapping[str, str] | None = None,
+    sets: Path | None = None,
+    batch_size: int = 8,
+    accelerator: str = "auto",
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Measure how well the scores of pixels find objects that no class names.
+
+    Args:
+        model: Folder of a run.
+        targets: Domains with unknown objects, [road_anomaly21,road_obstacle21,fs_lost_found]; generated ones by default.
+        limit: Most images of each domain, spread evenly over it; 0 for all.
+        roots: Folder of each data set, by its name, beside the run's own.
+        sets: YAML file that describes data sets of your own, by name, beside the run's own.
+        batch_size: Images that the network sees together.
+        accelerator: Where to compute: auto, cpu, cuda or mps.
+        console: Where progress and the table are shown; nowhere by default.
+
+    Returns:
+        What is written to `ood_pixels.json` in the run's folder.
+
+    Raises:
+        UsageError, DataError, CheckpointError: see the message.
+    """
+    from spcnet.reports.calibration import PIXELS_FILE, pixels_table
+    from spcnet.runs import DataOptions, OpenRun
+    from spcnet.studies.pixel_ood import evaluate_pixels
+
+    console = console or Console(quiet=True)
+    run = OpenRun(model, DataOptions(roots=roots or {}, sets=sets), accelerator)
+    result = evaluate_pixels(run, targets, limit=limit, batch_size=batch_size, console=console)
+    console.print(pixels_table(result))
+    folder = model if model.is_dir() else model.parent
+    console.print(f"Wrote all figures to {folder / PIXELS_FILE}", highlight=False, markup=False)
+    return result
+
+
+@plain_lists
 def evaluate(
     model: Path,
     *,

@@ -1,6 +1,7 @@
 """`spcnet predict`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,8 +30,9 @@ def predict(
     batch_size: int = 1,
     overlay: float | None = 0.5,
     ids: Literal["train", "label", "color"] = "train",
-    format: Literal["spcnet", "cityscapes"] = "spcnet",
+    format: Literal["spcnet", "cityscapes", "bravo"] = "spcnet",
     confidence: bool = False,
+    thresholds: bool = True,
     every: int = 1,
     limit: int = 0,
     frame_maps: bool = False,
@@ -56,8 +58,11 @@ def predict(
         batch_size: Images, frames or windows that the network sees together.
         overlay: Opacity of the colours over the image, 0..1; null for no overlays and no video.
         ids: What class maps hold: train ids 0..K-1, Cityscapes' label ids 7..33, or colours.
-        format: Names and contents of the files; cityscapes: nothing but label ids, named as Cityscapes' own evaluation wants them.
+        format: Names and contents of the files; cityscapes: nothing but label ids, named as Cityscapes' own evaluation wants them; bravo: train
+            ids and the confidence in 16 bits, as the BRAVO challenge does.
         confidence: Also write how probable the class of each pixel is, as a grey image.
+        thresholds: Make pixels void whose confidence lies below the thresholds in the model's card, where it has any; see
+            spcnet calibrate.
         every: Take every Nth frame of a video.
         limit: Most frames of a video; 0 for all.
         frame_maps: Also write the class map of each frame of a video.
@@ -89,6 +94,8 @@ def predict(
         raise UsageError(f"size is [{size[0]},{size[1]}], and full_size leaves images at their own: drop one of them")
     if format == "cityscapes":
         overlay, ids = None, "label"
+    if format == "bravo":  # which wants a class for each pixel
+        overlay, confidence, thresholds = None, True, False
     run = OpenRun(model)
     views = TestTimeAugmentation(window, overlap, weights=window_weights, scales=tuple(scales), flip=flip)
     image_size = None if full_size else size or run.card.size
@@ -102,6 +109,8 @@ def predict(
         batch_size=batch_size,
         engine=engine_options(run, engine, precision, calibration, size=image_size),
     )
+    fitted = run.card.calibration
+    predictor.calibrate(fitted if fitted is None or thresholds else replace(fitted, thresholds=None))
     # The detector is fitted on whole images at the size of the training.
     if ood_file(model).is_file() and views.plain and image_size is not None and image_size == run.card.size:
         predictor.score_ood(OODDetector.read(model, run.network))

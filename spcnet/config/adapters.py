@@ -42,6 +42,10 @@ class AdapterConfig(Settings, group="model.adapter"):
     def __post_init__(self) -> None:
         super().__post_init__()
         own = SETTINGS[self.kind]
+        require(
+            self.kind != "lora" or len(self.targets) > 0,
+            "model.adapter.targets is []: lora adapts the layers that it names; name some, or choose model.adapter.kind frozen",
+        )
         for setting in fields(self):
             made = setting.default_factory
             plain = made() if callable(made) else setting.default

@@ -265,6 +265,12 @@ class DataConfig(Settings, group="data"):
     """What a training batch holds: as many images of each source (balanced), of all sources as they come (proportional), or of one source, another each step (alternating)."""
     class_uniform: float = option("schedule", 0.0, least=0, most=1, noun="a fraction")
     """Share of the images that are drawn class by class, the crop around that class; 0 for none, RobustNet's is 0.5."""
+    rare_class: float = option("schedule", 0.0, least=0, most=1, noun="a fraction")
+    """Share of the images that are drawn for a class, the rarer the more often (DAFormer's rare-class sampling), in place of data.class_uniform; 0 for none, DAFormer's is 1."""
+    rare_temperature: float = option("schedule", 0.01, above=0)
+    """Temperature T of that: a class with the share f of the pixels is drawn with a probability as exp((1 - f)/T); a large one draws all alike."""
+    rare_pixels: int = option("schedule", 3000, least=1, unit="pixels")
+    """An image is drawn for a class that has more pixels than this in its label, and is cropped up to ten times until more than half as many are in the crop."""
     tile: int = option("result", 1024, least=16, unit="pixels")
     """Side in pixels of the tiles of an image in which the centre of each class is looked for, for data.class_uniform."""
     pseudo_domains: int = option("result", 0, least=0, zero="none")
@@ -299,6 +305,16 @@ class DataConfig(Settings, group="data"):
         both = sorted(set(self.sources) & set(self.targets))
         require(not both, f"{', '.join(both)} stands in data.sources and data.targets: a target is never trained on")
         require(
+            self.rare_class == 0 or self.class_uniform == 0,
+            f"data.rare_class is {self.rare_class} and data.class_uniform {self.class_uniform}: each is a way to draw classes, "
+            "choose one",
+        )
+        for name in ("rare_temperature", "rare_pixels") if self.rare_class == 0 else ():
+            require(
+                getattr(self, name) == getattr(type(self), name),
+                f"data.{name} is {getattr(self, name)}: it goes with data.rare_class above 0; leave it out",
+            )
+        require(
             self.pseudo_domains == 0 or (self.pseudo_domains >= 2 and len(self.sources) == 1),
             f"data.pseudo_domains is {self.pseudo_domains} with {len(self.sources)} sources: it divides a single source, "
             "into two or more; 0 for not at all",
@@ -319,6 +335,11 @@ class DataConfig(Settings, group="data"):
             self.size is not None or self.crop is not None,
             "data.size is null: name data.crop, for images of a batch must be of one size",
         )
+
+    @property
+    def draws_classes(self) -> bool:
+        """Whether images are drawn for their classes, so that all labels are read first."""
+        return self.class_uniform > 0 or self.rare_class > 0
 
     @property
     def source_tests(self) -> list[str]:
@@ -400,7 +421,7 @@ class RunConfig(Settings):
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     plugins: list[str | dict[str, Any]] = option("result", factory=list)
-    """What is added to the method in training (docs/plugins.md): names, or mappings with a name and settings, `[mixstyle, {name: pasta, alpha: 3}]`."""
+    """What is added to the method in training (mixstyle, dsu, np_plus, shade, pasta, fourier, randconv, advstyle, two_view, feature_distance, content_extension; docs/plugins.md): names, or mappings with a name and settings, `[mixstyle, {name: pasta, alpha: 3}]`."""
     data: DataConfig = field(default_factory=DataConfig)
     """What is trained and tested on."""
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -38,7 +38,7 @@ Form = Literal["jpeg", "raw"]
 """How photos are stored: packed as JPEG, or as unpacked pixels, which take ten times the room and no time."""
 VERSION = 2
 """Of the way in which copies are written. Of version 1, which stored photos as they lie in their files and without their
-opacity, what is shown otherwise is copied again; one of another version is not gone on with."""
+opacity, what is shown otherwise is copied again; one of another version is not continued."""
 
 _SAVE_EVERY = 30.0
 """Seconds between two notes of what is written, for the case that the process is killed."""
@@ -64,7 +64,7 @@ class CacheReport:
     failed: Mapping[str, str]
     """Path of a photo below the set's root → why it is not in the copy."""
     remarks: tuple[str, ...] = ()
-    """What there is to say of the set's files, such as pictures that are none of its photos; a line each."""
+    """What there is to say of the set's files, such as pictures that are not among its photos; a line each."""
 
     @property
     def images_per_second(self) -> float:
@@ -199,7 +199,9 @@ class _Entry(NamedTuple):
 
     def is_current(self, stamp: Stamp, folder: Path) -> bool:
         """Whether it was made of the same files and is still there."""
-        return self.stamp == stamp and self.sizes == tuple(_bytes(folder / place) for place in self.places)
+        with suppress(OSError):
+            return self.stamp == stamp and self.sizes == tuple((folder / place).stat().st_size for place in self.places)
+        return False
 
 
 def _copy(job: _Job, *, form: CacheFormat) -> _Copy:
@@ -280,13 +282,6 @@ def _stamp(pair: Pair) -> Stamp:
     return image.st_size, image.st_mtime_ns, label.st_size, label.st_mtime_ns
 
 
-def _bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
 def _is_plain(photo: Path) -> bool:
     try:
         return is_plain(photo)
@@ -295,13 +290,11 @@ def _is_plain(photo: Path) -> bool:
 
 
 def _entry(folder: Path, values: Any) -> _Entry:
-    stamp, places, sizes = values
-    first, second, third, fourth = map(int, stamp)
-    image, label = map(str, places)
+    (first, second, third, fourth), (image, label), (photo_bytes, label_bytes) = values
     if any(folder.resolve() not in (folder / place).resolve().parents for place in (image, label)):
         raise ValueError(f"it names {image!r} and {label!r}, which do not lie below it")
-    photo_bytes, label_bytes = map(int, sizes)
-    return _Entry((first, second, third, fourth), (image, label), (photo_bytes, label_bytes))
+    stamp = int(first), int(second), int(third), int(fourth)
+    return _Entry(stamp, (str(image), str(label)), (int(photo_bytes), int(label_bytes)))
 
 
 class _Index:

@@ -9,12 +9,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from spcnet import label_tables as tables
 from spcnet.config import DataConfig, OwnSet, as_dict, read_sets
 from spcnet.data import mapillary, splits
+from spcnet.data.anomalies import ANOMALY_SETS
 from spcnet.data.label_formats import LabelFormat
-from spcnet.data.layouts import DatasetInfo, LabelSource, Layout, photos
+from spcnet.data.layouts import DatasetInfo, LabelSource, Layout, Table, photos
 from spcnet.data.own_sets import own_dataset
 from spcnet.errors import UsageError, unknown_name_error
 from spcnet.synthesis import streets
@@ -34,27 +36,27 @@ def _as_cityscapes(images: str, stem: str, *, remark: str = "") -> tuple[Layout,
 
 
 def _by_number(
-    images: str, truths: str, *, members: Callable[[], Mapping[str, frozenset[str]]], native: Layout
+    images: str,
+    truths: str,
+    *,
+    members: Callable[[], Mapping[str, frozenset[str]]],
+    table: Table,
+    folders: Mapping[str, str],
+    form: Literal["colors", "wide"],
 ) -> tuple[Layout, ...]:
     """Layouts of a rendered set, whose images are numbers, `members` of each split: in a folder for each, or all in one.
 
-    `images` and `truths` are the folders of photos and label images, `native` is RobustNet's layout, with the set's own labels.
+    `images` and `truths` are the folders of photos and label images; table, folders and form are those of RobustNet's
+    layout, with the set's own labels.
     """
-    folders, form = native.folders, native.form
     flat, sorted_ = photos(f"{images}/**/*"), photos(f"{images}/{{folder}}/**/*")
+    downloaded: Literal["palette", "wide"] = "palette" if form == "colors" else form
     return (
         Layout("RobustNet, train ids", sorted_, f"{truths}/{{folder}}/**/*_labelTrainIds.png", TRAIN_IDS, folders),
         Layout("detectron2, train ids", sorted_, "labels_detectron2/{folder}/**/*.png", TRAIN_IDS, folders),
-        native,
+        Layout("RobustNet", sorted_, f"{truths}/{{folder}}/**/*.png", table, folders, form=form),
         Layout("mmsegmentation, DAFormer", flat, f"{truths}/**/*_labelTrainIds.png", TRAIN_IDS, members=members),
-        Layout(
-            "as downloaded",
-            flat,
-            f"{truths}/**/*.png",
-            native.table,
-            members=members,
-            form="palette" if form == "colors" else form,
-        ),
+        Layout("as downloaded", flat, f"{truths}/**/*.png", table, members=members, form=downloaded),
     )
 
 
@@ -79,14 +81,9 @@ DATASETS: dict[str, DatasetInfo] = {
             "images",
             "labels",
             members=splits.gtav,
-            native=Layout(
-                "RobustNet",
-                photos("images/{folder}/**/*"),
-                "labels/{folder}/**/*.png",
-                tables.GTAV,
-                folders={"val": "valid", "full": ""},
-                form="colors",
-            ),
+            table=tables.GTAV,
+            folders={"val": "valid", "full": ""},
+            form="colors",
         ),
     ),
     "synthia": DatasetInfo(
@@ -100,14 +97,9 @@ DATASETS: dict[str, DatasetInfo] = {
             "RGB",
             "GT/LABELS",
             members=splits.synthia,
-            native=Layout(
-                "RobustNet",
-                photos("RGB/{folder}/**/*"),
-                "GT/LABELS/{folder}/**/*.png",
-                tables.SYNTHIA,
-                folders={"full": ""},
-                form="wide",
-            ),
+            table=tables.SYNTHIA,
+            folders={"full": ""},
+            form="wide",
         ),
     ),
     "urbansyn": DatasetInfo(
@@ -195,12 +187,9 @@ DATASETS: dict[str, DatasetInfo] = {
         parts=("IDD_Segmentation", "idd20kII"),
         layouts=tuple(
             Layout(
-                name,
-                photos("leftImg8bit/{split}/**/*_leftImg8bit"),
-                f"gtFine/{{split}}/**/*_gtFine_{ending}.png",
-                table,
+                name, photos("leftImg8bit/{split}/**/*_leftImg8bit"), f"gtFine/{{split}}/**/*_gtFine_{stem}.png", table
             )
-            for name, ending, table in (
+            for name, stem, table in (
                 ("its tool's csTrainIds", "labelcsTrainIds", tables.IDD_TRAIN_IDS),
                 ("its tool's level-3 ids", "labellevel3Ids", tables.IDD_LEVEL3),
             )
@@ -372,12 +361,13 @@ def dataset(name: str, data: DataConfig | None = None) -> DatasetInfo:
     """
     user_sets = data.sets if data else {}
     for taken in user_sets:
-        if taken in DATASETS:
+        if taken in DATASETS or taken in ANOMALY_SETS:
             raise UsageError(f"data.sets.{taken} has the name of a built-in data set: give yours another name")
         if not re.fullmatch(r"\w+", taken):
             raise UsageError(f"data.sets has the name {taken!r}: a set's name has letters, digits and underscores only")
     if name in user_sets:
         return own_dataset(name, user_sets[name])
-    if name not in DATASETS:
-        raise unknown_name_error(name, [*DATASETS, *user_sets], "data set")
-    return DATASETS[name]
+    known = DATASETS | ANOMALY_SETS
+    if name not in known:
+        raise unknown_name_error(name, [*known, *user_sets], "data set")
+    return known[name]

@@ -24,7 +24,7 @@ from spcnet.data.items import item_loader
 from spcnet.errors import DataError
 from spcnet.files import write_atomic
 
-FORMAT = 2
+FORMAT = 3
 """Version of the stored file; files of another version are written again."""
 CHUNK = 16
 """Labels that a worker process reads before it hands over."""
@@ -41,11 +41,13 @@ class Centres(NamedTuple):
     """Place of the centre as a fraction of the image's height, 0..1, N."""
     column: NDArray[np.float32]
     """Place of the centre as a fraction of the image's width, 0..1, N."""
+    pixels: NDArray[np.int32]
+    """Number of the pixels of the class in the tile, N."""
 
 
 def tile_centres(
     label: NDArray[np.uint8], *, tile: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
     """The centre of each class in each tile of one image.
 
     Args:
@@ -53,7 +55,7 @@ def tile_centres(
         tile: side of a tile in pixels.
 
     Returns:
-        Class, row and column of each centre, in pixels, cut off to whole ones; tile after tile, row by row.
+        Class, row and column of each centre, in pixels, cut off to whole ones, and number of pixels; tile after tile, row by row.
     """
     width = label.shape[1]
     # Of whole runs of equal pixels in a row, for there are far fewer of them than pixels.
@@ -74,6 +76,7 @@ def tile_centres(
         (keys % 256).astype(np.uint8),
         (rows[keys] // pixels[keys]).astype(np.int64),
         (columns[keys] // pixels[keys]).astype(np.int64),
+        pixels[keys].astype(np.int32),
     )
 
 
@@ -140,10 +143,10 @@ class _Labels(Dataset[list[tuple[NDArray[np.generic], ...] | DataError]]):
             label = self.plain.label_of(index)
         except DataError as error:
             return error
-        kind, row, column = tile_centres(label, tile=self.tile)
+        kind, row, column, pixels = tile_centres(label, tile=self.tile)
         # The middle of the pixel, which is in the same pixel after rounding.
         height, width = label.shape
-        return kind, ((row + 0.5) / height).astype(np.float32), ((column + 0.5) / width).astype(np.float32)
+        return kind, ((row + 0.5) / height).astype(np.float32), ((column + 0.5) / width).astype(np.float32), pixels
 
 
 def _search(numbered: _Labels, workers: int, skip_bad: bool, on_progress: Callable[[int, int], None]) -> Centres:
@@ -159,11 +162,11 @@ def _search(numbered: _Labels, workers: int, skip_bad: bool, on_progress: Callab
             counts.append(len(item[0]))
             columns.append(item)
         on_progress(len(counts), len(numbered.plain))
-    kind, row, column = (
+    kind, row, column, pixels = (
         np.concatenate([np.empty(0, dtype), *(part[place] for part in columns)], dtype=dtype)
-        for place, dtype in enumerate((np.uint8, np.float32, np.float32))
+        for place, dtype in enumerate((np.uint8, np.float32, np.float32, np.int32))
     )
-    return Centres(np.repeat(np.arange(len(counts), dtype=np.int32), counts), kind, row, column)
+    return Centres(np.repeat(np.arange(len(counts), dtype=np.int32), counts), kind, row, column, pixels)
 
 
 def _cache_files(images: SegmentationSet, tile: int) -> list[Path]:
@@ -200,7 +203,8 @@ def _read_cache(files: Sequence[Path], num_images: int) -> Centres | None:
         image = centres.image
         types = [(column.dtype, column.shape) for column in centres]
         if (
-            types == [(np.dtype(dtype), image.shape) for dtype in (np.int32, np.uint8, np.float32, np.float32)]
+            types
+            == [(np.dtype(dtype), image.shape) for dtype in (np.int32, np.uint8, np.float32, np.float32, np.int32)]
             and image.ndim == 1
             and (not len(image) or 0 <= image.min() <= image.max() < num_images)
         ):

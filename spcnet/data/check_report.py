@@ -80,7 +80,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Remark:
-    """Something about an image that is no fault: it changes neither the exit code nor the list of images to leave out."""
+    """Something about an image that is not a fault: it changes neither the exit code nor the list of images to leave out."""
 
     kind: RemarkKind
     image: str
@@ -126,7 +126,7 @@ class CheckReport:
     space: str | None
     """Label space of `classes`."""
     classes: tuple[ClassCount, ...]
-    """The classes of the space in its order, and what is none of them (void)."""
+    """The classes of the space in its order, and void."""
     sizes: Mapping[tuple[int, int], int]
     """Height and width in pixels → photos of that size, most first."""
     problems: tuple[Problem, ...]

@@ -152,7 +152,7 @@ class SceneMemory:
     """
 
     def __init__(self, num_scenes: int, *, size: tuple[int, int], limit: int = 512 * 2**20) -> None:
-        """Set memory aside for so many images of one size; the last, for which `limit` bytes do not suffice, are not kept."""
+        """Reserve memory for `num_scenes` images of one size; the last, for which `limit` bytes do not suffice, are not kept."""
         self.size = size
         self.num_kept = min(num_scenes, limit // (4 * size[0] * size[1]))
         self._set_aside()
@@ -212,6 +212,7 @@ class StreetsSet(SegmentationSet):
         table: NDArray[np.uint8],
         seed: int,
         with_depth: bool = False,
+        unknown: bool = False,
     ) -> None:
         """Describe the scenes; each is generated when it is read for the first time, and then kept in memory.
 
@@ -223,12 +224,14 @@ class StreetsSet(SegmentationSet):
             table: class of each train id, 256 entries (`labels.remap`).
             seed: other seeds give other scenes.
             with_depth: give the samples their depth, and keep nothing.
+            unknown: with objects on the road that no class names.
 
         Raises:
             UsageError: more scenes than there are numbers for.
         """
         if num_scenes > FIRST_TEST_SCENE:
             raise UsageError(f"data.{split}_scenes is {num_scenes}: it must be at most {FIRST_TEST_SCENE}")
+        self.unknown = unknown
         self.style, self.split, self.num_scenes, self.size, self.table = style, split, num_scenes, size, table
         self.first_scene = FIRST_TEST_SCENE if split == "test" else 0
         self.seed = seed if split == "test" else seed + zlib.crc32(style.encode())
@@ -250,7 +253,9 @@ class StreetsSet(SegmentationSet):
         known = self.memory.get(index) if self.memory else None
         if known:
             return Sample(*known, name)
-        scene = streets.generate(self.first_scene + index, style=self.style, seed=self.seed, size=self.size)
+        scene = streets.generate(
+            self.first_scene + index, style=self.style, seed=self.seed, size=self.size, unknown=self.unknown
+        )
         label = labels.apply(self.table, scene.label, name)
         if self.memory is not None:
             self.memory.put(index, scene.image, label)
@@ -366,6 +371,7 @@ def _open_streets(spec: DomainSpec, split: str, data: DataConfig, space: LabelSp
         table=labels.remap(info.native, space, spec.dataset),
         seed=seed,
         with_depth=spec.style is not None,
+        unknown=spec.dataset == "streets_unknown",
     )
 
 

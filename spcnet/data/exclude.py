@@ -73,7 +73,7 @@ class Excluded:
         """Remarks about the lists, a line for each list and data set, after every image of the set was looked up.
 
         They name lines with an image that the set does not have in any split, and lines of unknown sets. A known set that
-        is not used is no fault.
+        is not used is not a fault.
 
         Raises:
             DataError: a folder cannot be listed.
@@ -94,7 +94,7 @@ class Excluded:
         for (file, wrong), lines in unknown.items():
             near = get_close_matches(wrong, known, n=1)
             hint = f". Did you mean {near[0]!r}?" if near else ""
-            remarks.append(f"{file} lists images of {wrong!r}, which is no data set with files: {_few(lines)}{hint}")
+            remarks.append(f"{file} lists images of {wrong!r}, which is not a data set with files: {_few(lines)}{hint}")
         return remarks
 
     def _without_image(self) -> list[ExcludedLine]:
@@ -154,7 +154,7 @@ def excluded_lines(files: Sequence[str]) -> list[ExcludedLine]:
         try:
             text = decoded_text(file.expanduser().read_bytes())
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text in UTF-8 or UTF-16: save it as UTF-8"
+            reason = getattr(error, "strerror", None) or "it is not text in UTF-8 or UTF-16: save it as UTF-8"
             raise DataError(f"cannot read {file}, which data.exclude names: {reason}") from None
         for number, line in enumerate(_LINE_END.split(text), 1):
             if not line.strip() or line.lstrip().startswith("#"):

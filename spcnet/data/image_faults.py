@@ -15,7 +15,7 @@ def fault(path: Path) -> str:
 
     Decoders pass over a PNG's checksums, over an end that is missing behind the last pixel, and they take for pixels what
     follows a JPEG that is cut off. What lies behind the end of a whole file (the film of a motion photo, further
-    pictures, zeros) is none of its pixels and no fault. Reading leaves this out: the files of a set are checked once, not
+    pictures, zeros) is not part of its pixels and not a fault. Reading leaves this out: the files of a set are checked once, not
     in every epoch.
 
     Raises:

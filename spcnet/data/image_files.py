@@ -53,7 +53,7 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path} is no file but a {'folder' if path.is_dir() else 'device'}: give an image file")
+            raise DataError(f"{path} is a {'folder' if path.is_dir() else 'device'} and not a file: give an image file")
         if status.st_size > MAX_BYTES:
             rule = f"an image file may have {MAX_BYTES:,}"
             raise DataError(f"{path} has {status.st_size:,} bytes: {rule}. Make it smaller or leave it out")
@@ -97,7 +97,7 @@ def decode(path: Path, content: bytes, *, rawmodes: Mapping[str, str] | None = N
         rawmodes: other ways to take the bytes of a pixel than those that Pillow chooses.
 
     Raises:
-        DataError: it is no image or too large.
+        DataError: it is not an image, or too large.
         Exception: whatever Pillow raises on a damaged file; its documentation names only some.
     """
     image = open_image(path, content)
@@ -123,7 +123,7 @@ def open_picture(file: Opened, *, formats: tuple[str, ...] | None = None) -> Ima
         formats: the kinds that may be read; all that Pillow knows if not given.
 
     Raises:
-        Exception: whatever Pillow raises on what is no image.
+        Exception: whatever Pillow raises on what is not an image.
     """
     head = file.read(4)
     file.seek(0)
@@ -148,13 +148,13 @@ def open_image(path: Path, content: bytes | Opened) -> ImageFile.ImageFile:
     except UnidentifiedImageError:
         file.seek(0)
         content_kind, known = kind_by_content(path), ", ".join(FORMATS)
-        reason = f"it is none of {known}, or damaged at its beginning. Replace it"
+        reason = f"it is not one of {known}, or damaged at its beginning. Replace it"
         if file.read(4).startswith(TIFF):
             reason = "it is a TIFF of a kind that Pillow does not know, or damaged. Convert it to PNG"
         elif content_kind in _OTHER_KINDS:
             package = _OTHER_KINDS[content_kind]
             reader = f" ({package} reads it)" if package else ""
-            reason = f"by its content it is {content_kind.upper()}, which is none of {known}. Convert it to PNG or JPEG{reader}"
+            reason = f"by its content it is {content_kind.upper()}, which is not one of {known}. Convert it to PNG or JPEG{reader}"
         raise DataError(f"cannot read {path}: {reason}") from None
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(path, f"it says that it has {image.width}×{image.height} pixels")

@@ -83,7 +83,7 @@ def read_photo(path: Path, *, at_least: tuple[int, int] | None = None) -> Photo:
     Args:
         path: the file.
         at_least: height and width of the upright photo that suffice. A JPEG may then come at a half, a quarter or an
-            eighth of its size, as long as it is no smaller than this: read several times as fast, with pixels that are
+            eighth of its size, as long as it is not smaller than this: read several times as fast, with pixels that are
             averages of its own.
 
     Raises:
@@ -108,7 +108,7 @@ def read_photo(path: Path, *, at_least: tuple[int, int] | None = None) -> Photo:
 def photo_of(image: Image.Image, name: str) -> Photo:
     """A picture of any kind that Pillow knows as it is shown: RGB, upright, on white.
 
-    - It is turned as its EXIF orientation says; a note that cannot be read, or is none of 1..8, turns nothing.
+    - It is turned as its EXIF orientation says; a note that cannot be read, or is not in 1..8, turns nothing.
     - What can be seen through (an alpha channel, or a colour or palette entry that is transparent) is laid on white.
     - Grey becomes three equal channels. Of 16 bits a channel the upper eight are kept, so that 65535 is white, in grey
       and colour alike; of a TIFF with 12 bits likewise. Integers of 32 bits are 0..255, or 0..65535 where one is above 255.
@@ -142,7 +142,7 @@ def photo_of(image: Image.Image, name: str) -> Photo:
         if image.mode != "RGB":
             image = image.convert("RGB")
         if turn != 1:
-            image = image.transpose(_TRANSPOSE[turn])
+            image = image.transpose(TRANSPOSE[turn])
     return Photo(np.array(image), geometry, see_through)
 
 
@@ -208,7 +208,7 @@ def _scale_transparent_colour(image: Image.Image) -> None:
         image.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
-_TRANSPOSE = {
+TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -227,7 +227,7 @@ def _orientation(image: Image.Image) -> int:
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001  # a note that is broken says nothing, and the pixels may be whole
         return 1
-    return int(orientation) if orientation in _TRANSPOSE else 1
+    return int(orientation) if orientation in TRANSPOSE else 1
 
 
 def _noted_orientation(image: Image.Image) -> int:

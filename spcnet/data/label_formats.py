@@ -131,7 +131,7 @@ def from_numbers(pixels: npt.NDArray[np.integer], form: LabelFormat, where: str)
     """The native ids of a label image of numbers, H×W, of any kind of integers.
 
     Raises:
-        UnknownLabelError: a number is above 255, or is none of those that the format lists.
+        UnknownLabelError: a number is above 255, or not one that the format lists.
     """
     if form.numbers is None:
         if pixels.dtype == np.uint8:
@@ -186,7 +186,7 @@ class _Used:
 
     @cached_property
     def unknown(self) -> set[int]:
-        """Values whose colour is none of the set's."""
+        """Values whose colour the set does not have."""
         return {value for value in self.pixels if self.color_of.get(value) not in self.known.members}
 
     @cached_property
@@ -339,7 +339,7 @@ def palette_may_decide(palette: tuple[Color, ...], form: LabelFormat) -> bool:
 def grey_ids(used: Mapping[int, int], step: int, form: LabelFormat, where: str) -> npt.NDArray[np.uint8] | None:
     """Which native id each value of a grey image of at most 8 bits stands for.
 
-    Its values are numbers. Where some are none of the set's, but all of its grey levels are, it is an image in colours of
+    Its values are numbers. Where the set does not have some of them, but has all of its grey levels, it is an image in colours of
     which all are grey, or was stored with fewer bits, as programs that make PNG files smaller do.
 
     Args:

@@ -22,7 +22,7 @@ from spcnet.data.image_files import (
     read_array,
     read_bytes,
 )
-from spcnet.data.images import Geometry, geometry_in
+from spcnet.data.images import TRANSPOSE, Geometry, geometry_in
 from spcnet.data.label_formats import LabelFormat
 from spcnet.errors import DataError
 
@@ -86,18 +86,7 @@ def _own_orientation(path: Path, content: bytes) -> int:
 
 def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Ids (H×W) brought upright from an EXIF orientation, pixel by pixel."""
-    if orientation == 1:
-        return pixels
-    turned = {
-        2: lambda: pixels[:, ::-1],
-        3: lambda: pixels[::-1, ::-1],
-        4: lambda: pixels[::-1],
-        5: lambda: pixels.T,
-        6: lambda: np.rot90(pixels, -1),
-        7: lambda: pixels[::-1, ::-1].T,
-        8: lambda: np.rot90(pixels),
-    }[orientation]()
-    return np.ascontiguousarray(turned)
+    return pixels if orientation == 1 else np.array(Image.fromarray(pixels).transpose(TRANSPOSE[orientation]))
 
 
 def _ids(path: Path, content: bytes, form: LabelFormat) -> NDArray[np.uint8]:
@@ -160,7 +149,7 @@ def _translated(pixels: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[
 
 
 def _png_kind(content: bytes) -> tuple[int, int]:
-    """Bits of a channel, and channels; 0 and 0 of a file that is no PNG."""
+    """Bits of a channel, and channels; 0 and 0 of a file that is not a PNG."""
     if not content.startswith(PNG) or len(content) < 26:
         return 0, 0
     return content[24], {0: 1, 2: 3, 4: 2, 6: 4}.get(content[25], 1)

@@ -89,7 +89,7 @@ class DatasetInfo:
     parts: tuple[str, ...] = ()
     """Folders of the download that each hold a part of the set, all of which are read."""
     beside: tuple[str, ...] = ()
-    """Patterns of files that lie among the label images and are none."""
+    """Patterns of files that lie among the label images and are not label images."""
     sources: tuple[LabelSource, ...] = ()
     """What label images may have to be made of first."""
     home: str | None = None

@@ -1,7 +1,7 @@
 """The files below a folder, and what their names and first bytes say that they are.
 
 Data sets and `spcnet predict` look for photos in the same way: endings count in any case and spelling, linked folders are
-followed, thumbnails of file servers are none of the user's photos, and what could be a photo and is not taken is counted,
+followed, thumbnails of file servers are left out, and what could be a photo and is not taken is counted,
 so that nothing is passed over without a word.
 """
 

@@ -19,7 +19,7 @@ from spcnet.config import DataConfig
 from spcnet.data.centroids import Centres, class_centres
 from spcnet.data.datasets import Sample, SegmentationSet
 from spcnet.data.items import item_loader
-from spcnet.data.sampling import DomainIndex, Draw, Shard, Stream, TrainingSampler
+from spcnet.data.sampling import DomainIndex, Draw, RareClasses, Shard, Stream, TrainingSampler
 from spcnet.data.transforms import TrainingTransform, evaluation_transform, normalise, photometric_transform
 from spcnet.errors import DataError
 from spcnet.labels import label_space
@@ -112,6 +112,7 @@ class _TrainingImages(_DrawnImages):
             torch.from_numpy(sample.label),
             centre=None if skipped else drawn.centre,
             depth=None if sample.depth is None else torch.from_numpy(sample.depth),
+            show=None if skipped else drawn.show,
         )
         image, label, style = self.with_seed(drawn, transform)
         return _Item(image, label, self.domains.of(drawn.domain, number, style), sample.name, skipped)
@@ -244,21 +245,21 @@ def training_batches(
         iterations: from the first one to make to the end of the run.
         parts: micro-batches of each iteration.
         shard: this process.
-        on_progress: with `data.class_uniform` called, for each set, with the number of images whose class centres are
+        on_progress: with `data.class_uniform` or `rare_class` called, for each set, with the number of images whose class centres are
             known, and of all.
         store: write the class centres beside the data, for the next time.
 
     Raises:
         UsageError: the only source has fewer images than it is to be divided into domains.
         DataError: while iterating, when an image or label is broken and `data.on_bad_image` is to stop, or none of a
-            set can be read; with `data.class_uniform` when a label is broken, at once.
+            set can be read; where classes are drawn when a label is broken, at once.
     """
     images = _TrainingImages(sets, data, seed=seed)
     centres = [
         class_centres(
             plain, tile=data.tile, workers=data.workers, skip_bad=images.skip, on_progress=on_progress, store=store
         )
-        for plain in (sets if data.class_uniform else ())
+        for plain in (sets if data.draws_classes else ())
     ]
     streams = _streams(sets, data, centres, seed=seed)
     sampler = TrainingSampler(
@@ -285,6 +286,7 @@ def _streams(
             centres=[centres[i] for i in part] if centres else (),
             num_classes=len(label_space(data.space)),
             share=data.class_uniform,
+            rare=RareClasses(data.rare_class, data.rare_temperature, data.rare_pixels) if data.rare_class else None,
         )
         for part in ([every] if data.sampling == "proportional" else [every[i : i + 1] for i in every])
     ]

@@ -31,7 +31,7 @@ def _configuration(path: Path) -> tuple[tuple[str, ...], list[Color | None]]:
         or not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries)
     ):
         rule = f"its entry labels must be a list of 1 to {labels.UNKNOWN - 1} objects with a name"
-        raise DataError(f"{path} is no configuration of Mapillary Vistas: {rule}. Restore it from the download")
+        raise DataError(f"{path} is not a configuration of Mapillary Vistas: {rule}. Restore it from the download")
     return tuple(entry["name"] for entry in entries), [read_color(entry.get("color")) for entry in entries]
 
 

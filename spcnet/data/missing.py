@@ -17,7 +17,7 @@ _STEM = re.compile(r"\.\w+$")
 
 
 class PassedOver(NamedTuple):
-    """A picture in a folder of photos that is none of the split's photos."""
+    """A picture in a folder of photos that is not one of the split's photos."""
 
     path: Path
     what: str
@@ -71,7 +71,7 @@ def passed_over(search: Search, outer: Iterable[str], fits: Container[str]) -> l
 
 
 def pictures_without_photos(searches: Iterable[Search]) -> tuple[PassedOver, ...]:
-    """Pictures in the folders where the photos of some layouts should lie that are none of them, in any split; sorted.
+    """Pictures in the folders where the photos of some layouts should lie that are not among them, in any split; sorted.
 
     Raises:
         DataError: a folder cannot be listed.

@@ -79,7 +79,7 @@ def contact_sheet(
 
 
 def paint(class_map: NDArray[np.uint8], space: LabelSpace) -> NDArray[np.uint8]:
-    """A class map (H×W) in the colours of its space (H×W×3, RGB), dark stripes where there is no class."""
+    """A class map (H×W) in the colours of its space (H×W×3, RGB), dark stripes for pixels of no class."""
     table = np.zeros((IGNORE + 1, 3), np.uint8)
     table[: len(space)] = space.colors
     colored: NDArray[np.uint8] = table[class_map]
@@ -117,7 +117,7 @@ def _fitted(text: str, font: Font, width: int) -> str:
 
 
 def _legend(pixels: NDArray[np.int64], space: LabelSpace, width: int, font: Font) -> Image.Image:
-    """Names, colours and fractions of the classes that occur, most first, then of what is none of them."""
+    """Names, colours and fractions of the classes that occur, most first, then of the other pixels."""
     total = int(pixels.sum())
     order = [int(k) for k in np.argsort(-pixels[: len(space)], kind="stable") if pixels[k]]
     entries = [(k, space.classes[k], pixels[k] / total) for k in order]

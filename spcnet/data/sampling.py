@@ -28,6 +28,19 @@ class Draw(NamedTuple):
     """Of the augmentation, 0..2⁶³-1."""
     centre: tuple[float, float] | None = None
     """Row and column, as shares of height and width, of a pixel that the crop must contain."""
+    show: int | None = None
+    """The class that the crop should show much of."""
+
+
+class RareClasses(NamedTuple):
+    """How classes are drawn by how rare they are (Hoyer et al., DAFormer, CVPR 2022, Eq. 7-8)."""
+
+    fraction: float
+    """Of the draws that are for a class."""
+    temperature: float
+    """T; a class with the fraction f of the pixels has a probability as exp((1 - f)/T)."""
+    pixels: int
+    """An image is drawn for the classes that have more pixels than this in it."""
 
 
 class Stream:
@@ -37,6 +50,8 @@ class Stream:
     image comes once an epoch. With them, a share of the draws is dealt out to the classes in turn, so that over the
     epochs all get equally many: for each the images that show it take turns, the crop around its centre. The other
     draws are random images, each at most once an epoch; so are those of classes that no image shows.
+    With rare classes, a fraction of the draws is for a class that is drawn by how rare it is, and an image drawn among those
+    that show it.
     """
 
     def __init__(
@@ -48,17 +63,21 @@ class Stream:
         centres: Sequence[Centres] = (),
         num_classes: int = 0,
         share: float = 0.0,
+        rare: RareClasses | None = None,
     ) -> None:
         """Plan a stream from `lengths` images of each source, of which `first` is the first one's domain index.
 
-        With `centres` of each source, the classes get that `share` of the draws.
+        With `centres` of each source, the classes get that `share` of the draws, or what `rare` says.
         """
         self.seed, self.first, self.share, self.num_classes = seed, first, share, num_classes
         self.begins = np.cumsum([0, *lengths])
         """Number of the first image of each source among those of all, and the number of all."""
         joined = [one._replace(image=one.image + begin) for one, begin in zip(centres, self.begins, strict=False)]
         self.centres = Centres(*map(np.concatenate, zip(*joined, strict=True))) if joined else None
-        self.epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
+        self.rare = rare
+        if rare is not None and self.centres is not None:
+            self.probability, self.showing = rare_classes(self.centres, len(self), num_classes, rare)
+        self.epochs: dict[int, _Epoch] = {}
 
     def __len__(self) -> int:
         return int(self.begins[-1])
@@ -70,22 +89,31 @@ class Stream:
             # A batch may end one epoch and begin the next.
             self.epochs = {known: plan for known, plan in self.epochs.items() if known == number - 1}
             self.epochs[number] = self._plan(number)
-        images, centres = self.epochs[number]
+        images, centres, shown = self.epochs[number]
         image = int(images[place])
         source = int(np.searchsorted(self.begins, image, side="right")) - 1
         augmentation = np.random.SeedSequence([self.seed, self.first, position]).generate_state(1, np.uint64)[0]
         row, column = (float(share) for share in centres[place])
         centre = None if np.isnan(row) else (row, column)
-        return Draw(self.first + source, image - int(self.begins[source]), int(augmentation >> 1), centre)
+        show = None if shown[place] < 0 else int(shown[place])
+        return Draw(self.first + source, image - int(self.begins[source]), int(augmentation >> 1), centre, show)
 
-    def _plan(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Image of each place of an epoch, and its centre: N×2, NaN for none."""
+    def _plan(self, epoch: int) -> "_Epoch":
+        """What each place of an epoch has."""
         length = len(self)
         rng = np.random.default_rng([self.seed, self.first, epoch])
         images = rng.permutation(length)
-        centres = np.full((length, 2), np.nan, np.float32)
+        centres, shown = np.full((length, 2), np.nan, np.float32), np.full(length, -1)
         if self.centres is None:
-            return images, centres
+            return _Epoch(images, centres, shown)
+        if self.rare is not None:
+            begin, end = (int(number * length * self.rare.fraction) for number in (epoch, epoch + 1))
+            if self.probability.any():
+                shown[: end - begin] = rng.choice(self.num_classes, end - begin, p=self.probability)
+            for place in np.flatnonzero(shown >= 0):
+                images[place] = rng.choice(self.showing[shown[place]])
+            order = rng.permutation(length)
+            return _Epoch(images[order], centres, shown[order])
         turns = np.arange(int(epoch * length * self.share), int((epoch + 1) * length * self.share))
         wanted = np.bincount(turns % self.num_classes, minlength=self.num_classes)
         known = [np.flatnonzero(self.centres.label == label) for label in range(self.num_classes)]
@@ -95,7 +123,40 @@ class Stream:
         centres[: len(picked), 0] = self.centres.row[picked]
         centres[: len(picked), 1] = self.centres.column[picked]
         order = rng.permutation(length)
-        return images[order], centres[order]
+        return _Epoch(images[order], centres[order], shown)
+
+
+class _Epoch(NamedTuple):
+    """The places of an epoch of a stream."""
+
+    images: NDArray[np.int64]
+    """Number of the image, N."""
+    centres: NDArray[np.float32]
+    """What the crop must contain, N×2; NaN for nothing."""
+    shown: NDArray[np.int64]
+    """Class that the crop should show, N; -1 for none."""
+
+
+def rare_classes(
+    centres: Centres, num_images: int, num_classes: int, rare: RareClasses
+) -> tuple[NDArray[np.float64], list[NDArray[np.int64]]]:
+    """With which probability each class is drawn, and the images that show much of it; 0 where none does.
+
+    Args:
+        centres: with the pixels of each class in each tile.
+        num_images: number of the images.
+        num_classes: K.
+        rare: the rule.
+    """
+    counts = np.zeros((num_classes, num_images), np.int64)
+    np.add.at(counts, (centres.label, centres.image), centres.pixels)
+    showing = [np.flatnonzero(one > rare.pixels) for one in counts]
+    possible = np.array([len(images) > 0 for images in showing])
+    if not possible.any():
+        return np.zeros(num_classes), showing
+    exponent = (1 - counts.sum(1) / counts.sum()) / rare.temperature
+    weight = np.exp(exponent - exponent[possible].max(), where=possible, out=np.zeros(num_classes))
+    return weight / weight.sum(), showing
 
 
 class Shard(NamedTuple):

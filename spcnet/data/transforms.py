@@ -277,6 +277,10 @@ def _weighted_sum(parts: list[Tensor], weights: list[float]) -> Tensor:
     return total
 
 
+TRIES = 10
+"""Pieces of an image that are drawn until one shows enough of a rare class, DAFormer's number."""
+
+
 class Augmented(NamedTuple):
     """An image and its label, ready to be trained on but for `normalise`."""
 
@@ -299,6 +303,7 @@ class TrainingTransform:
         for style in augmentation.styles:
             lookup(style, WEATHER, "weather style")
         self.augmentation = augmentation
+        self.pixels = data.rare_pixels // 2
         self.crop = RandomScaledCrop(data.size, crop=data.crop, scale=augmentation.scale)
         self.jitter = ColourJitter(0.4, hue=0.1)
 
@@ -309,6 +314,7 @@ class TrainingTransform:
         *,
         centre: tuple[float, float] | None = None,
         depth: Float32[Tensor, "h w"] | None = None,
+        show: int | None = None,
     ) -> Augmented:
         """Augment one image; everything random comes from torch's CPU generator.
 
@@ -317,11 +323,15 @@ class TrainingTransform:
             label: class of each pixel.
             centre: row and column, as fractions of height and width, of a pixel that must be kept.
             depth: distance of each pixel in metres, where it is known; styles use it.
+            show: a class; the piece is drawn up to `TRIES` times until more than half of `data.rare_pixels` of it are in it.
         """
-        cut = self.crop.draw(*image.shape[1:], centre=centre)
+        for _ in range(1 if show is None else TRIES):
+            cut = self.crop.draw(*image.shape[1:], centre=centre)
+            # A plane and not a `Mask`, of which torchvision takes the pixel at the corner of each cell, not at its middle.
+            truth = self.crop.cut(label[None], cut, blend=False)
+            if show is None or int((truth == show).sum()) > self.pixels:
+                break
         photo = self.crop.cut(image, cut, blend=True)
-        # A plane and not a `Mask`, of which torchvision takes the pixel at the corner of each cell, not at its middle.
-        truth = self.crop.cut(label[None], cut, blend=False)
         style = None
         if self.augmentation.styles:
             far = None if depth is None else self.crop.cut(depth[None], cut, blend=False)[0]

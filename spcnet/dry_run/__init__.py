@@ -29,7 +29,8 @@ from spcnet.data.datasets import SegmentationSet, open_domain
 from spcnet.data.labelled import check_labelled, labelled
 from spcnet.data.loading import photometric_trials
 from spcnet.data.sampling import Shard
-from spcnet.dry_run.checks import check_folder, check_machine, micro_batch_size
+from spcnet.dry_run.checks import check_folder, check_machine
+from spcnet.dry_run.memory import micro_batch_size
 from spcnet.engine.devices import make_fabric
 from spcnet.engine.observer import Observer
 from spcnet.engine.schedule import told
@@ -234,7 +235,7 @@ def _measure(
     if scenes and not report.made_up:
         trainer.iteration = 0
         report.known = _paced(trainer, batches()).pace
-        report.fresh_iterations = 0.0 if config.data.class_uniform else _first_epoch(scenes, config, fabric)
+        report.fresh_iterations = 0.0 if config.data.draws_classes else _first_epoch(scenes, config, fabric)
     at = trainer.statistics_at
     if at is not None and at < config.training.iterations and not report.made_up:
         say("taking some of the method's statistics")
@@ -307,8 +308,8 @@ def _first_epoch(scenes: Sequence[int], config: RunConfig, fabric: Fabric) -> fl
 def _with_known_classes(
     sources: Mapping[str, SegmentationSet], data: DataConfig, report: Rehearsal
 ) -> Mapping[str, SegmentationSet]:
-    """The sources, but where a run would first read every label for `data.class_uniform`, only some images of each."""
-    if not data.class_uniform:
+    """The sources, but where a run would first read every label for `data.class_uniform` or `rare_class`, only some images of each."""
+    if not data.draws_classes:
         return sources
     fewer: dict[str, SegmentationSet] = {}
     for name, images in sources.items():

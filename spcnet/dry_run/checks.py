@@ -8,63 +8,28 @@ import torch
 from lightning.fabric import Fabric
 
 from spcnet import distributed, training
-from spcnet.config import DataConfig, RunConfig
-from spcnet.cost import kept_for_backward, parameter_counts
+from spcnet.config import RunConfig
+from spcnet.cost import parameter_counts
+from spcnet.dry_run.memory import step_memory, weights
 from spcnet.engine.optim import memory_size
 from spcnet.errors import SpcnetError
-from spcnet.labels import label_space
 from spcnet.models.network import Segmentor
 from spcnet.numerics import free_memory, peak_memory
 from spcnet.reports.dry_run import Device, Rehearsal, size_text
 
 
-def micro_batch_size(data: DataConfig) -> int:
-    """Images of a micro-batch of one process."""
-    return data.images_per_domain * (1 if data.sampling == "alternating" else len(data.sources))
-
-
 def check_machine(config: RunConfig, network: Segmentor, fabric: Fabric, report: Rehearsal) -> None:
     """Note the network's size, the memory that a step needs and each device has, and what there is too little of."""
     report.trained, report.parameters = parameter_counts(network)
-    own, trained = _weights(network)
+    own, trained = weights(network)
     averages = trained if config.training.ema else 0
     report.checkpoint = own + averages + memory_size(config.training) * trained
-    report.needed = step_memory(network, config, fabric.device.type)
+    report.needed = step_memory(network, config, fabric.device.type, processes=fabric.world_size)
     report.devices = distributed.gather(
         Device(_name(fabric), free_memory(fabric.device), int(2**20 * peak_memory(fabric.device)))
     )
     _check_disk(config.output, report)
     _check_memory(config, fabric, report)
-
-
-def _weights(network: Segmentor) -> tuple[int, int]:
-    """Bytes of all parameters, and of those that are trained."""
-    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in network.parameters()]
-    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
-
-
-def step_memory(network: Segmentor, config: RunConfig, device: str) -> int:
-    """Bytes of a training step of one process in the run's precision, from shapes alone.
-
-    Args:
-        network: left in training mode, without gradients.
-        config: of the run.
-        device: kind of device that it computes on.
-    """
-    size = config.data.crop or config.data.size
-    assert size is not None
-    kept = kept_for_backward(network, size, precision=config.training.precision, device=device)
-    network.zero_grad(set_to_none=True)
-    pixels, images = size[0] * size[1], micro_batch_size(config.data)
-    scores = 4 * len(label_space(config.data.space)) * pixels
-    own, trained = _weights(network)
-    weights = own + (own if config.training.ema else 0) + (1 + memory_size(config.training)) * trained
-    # The scores' logarithms are kept for the backward pass of the loss, and their gradient is as large again; so is the
-    # gradient of the largest map. All micro-batches are on the device, three floats and a whole number a pixel, but the
-    # network has one at a time.
-    step = weights + kept.fixed + images * (kept.each + kept.largest + 2 * scores)
-    counted = step + (config.training.accumulate - 1) * images * 20 * pixels
-    return counted * (2 if config.training.precision == "64-true" else 1)
 
 
 def _check_memory(config: RunConfig, fabric: Fabric, report: Rehearsal) -> None:

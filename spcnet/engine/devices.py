@@ -6,6 +6,7 @@ processes in the environment and need no option.
 
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from itertools import chain
 from typing import Any, NamedTuple
@@ -62,11 +63,16 @@ def layout(config: TrainingConfig) -> Layout:
     return started
 
 
-def make_fabric(config: TrainingConfig) -> Fabric:
+def make_fabric(config: TrainingConfig, *, trains: bool = True) -> Fabric:
     """Launch Fabric with the devices, processes and precision of the settings; returns in every process.
 
+    Args:
+        config: the settings.
+        trains: whether 16-mixed is refused on a processor, which does not compute it; otherwise a warning says that
+            bf16-mixed takes its place.
+
     Raises:
-        UsageError: the devices are not available, or the strategy is for several processes and there is one.
+        UsageError: the devices are not available or do not compute in the precision, or the strategy is for several processes and there is one.
     """
     asked = layout(config)
     # Fabric's log lines disturb the progress bar; some come from its sister package's logger.
@@ -79,20 +85,27 @@ def make_fabric(config: TrainingConfig) -> Fabric:
     if isinstance(strategy, ModelParallelStrategy) and precision == "64-true":
         precision, plugins = None, [*plugins, DoublePrecision()]  # which Fabric takes for it by no name
     try:
-        fabric = Fabric(
-            accelerator=config.accelerator,
-            devices=asked.devices,
-            num_nodes=asked.nodes,
-            precision=precision,  # type: ignore[arg-type]
-            strategy=strategy,
-            plugins=plugins,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*AMP with fp16 is not supported on CPU")  # told below
+            fabric = Fabric(
+                accelerator=config.accelerator,
+                devices=asked.devices,
+                num_nodes=asked.nodes,
+                precision=precision,  # type: ignore[arg-type]
+                strategy=strategy,
+                plugins=plugins,
+            )
     except (ValueError, RuntimeError, TypeError, ImportError, MisconfigurationException) as error:
         # Lightning's own checks: no such accelerator, more devices than there are, no number, another number of tasks.
         raise UsageError(
             f"training.accelerator {config.accelerator} with training.devices {asked.devices} and training.nodes "
             f"{asked.nodes} is not available on this machine: {' '.join(str(error).split())}"
         ) from error
+    if fabric.device.type == "cpu" and config.precision == "16-mixed":
+        what = "training.precision is 16-mixed, which the processor does not compute"
+        if trains:
+            raise UsageError(f"{what}: take bf16-mixed or 32-true")
+        warnings.warn(f"{what}: bf16-mixed takes its place", stacklevel=2)
     fabric.launch()
     if fabric.device.type == "cpu":
         keep_freed_memory()

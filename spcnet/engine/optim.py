@@ -1,5 +1,6 @@
 """The optimiser, its parameter groups, and its state as tensors of a checkpoint, without pickling."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,12 @@ def make_optimizer(
                 )
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "adamw":
+        if rate == TrainingConfig.learning_rate:
+            warnings.warn(
+                f"training.optimizer is adamw and training.learning_rate {rate}, the default, which is for sgd: adamw takes "
+                "about 1e-4",
+                stacklevel=2,
+            )
         return torch.optim.AdamW(split, lr=rate, betas=config.betas, weight_decay=decay)
     return torch.optim.SGD(split, lr=rate, momentum=config.momentum, weight_decay=decay)
 

@@ -30,8 +30,13 @@ def prepare(network: Network, training: TrainingConfig, *, device: torch.device)
         The network, or a compiled form that shares its tensors; what Fabric sets up and the training steps call.
 
     Raises:
-        UsageError: `training.compile` is on, and nothing can be compiled for this device.
+        UsageError: `training.compile` is on, and nothing can be compiled for this device; or `training.freeze_batchnorm` is,
+            and there are no batch norms.
     """
+    if training.freeze_batchnorm and not any(
+        isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules()
+    ):
+        raise UsageError("training.freeze_batchnorm is true, but the network has no batch norms: leave it out")
     network.to(memory_format=torch.channels_last)
     network.recompute = training.activation_checkpointing
     if not training.compile:

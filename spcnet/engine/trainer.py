@@ -433,8 +433,10 @@ class Trainer:
         """What a micro-batch of so many images is to the method."""
         config, precision, world = self.config, self.fabric.strategy.precision, self.fabric.world_size
         streams = len(config.data.sources) if config.data.sampling == "balanced" else 1
-        shard, shards = part * world + self.fabric.global_rank, world * config.training.accumulate
-        positions = positions_of(images, streams=streams, shard=shard, shards=shards)
+        shards = world * config.training.accumulate
+        places = [
+            positions_of(images, streams=streams, shard=part * world + rank, shards=shards) for rank in range(world)
+        ]
 
         def forward(image: Tensor) -> SegOutput:
             self.network.eval()
@@ -443,7 +445,16 @@ class Trainer:
             self._train_mode(self.network)
             return output
 
-        return Step(config.training.seed, self.iteration, progress, positions, part, forward, precision.forward_context)
+        return Step(
+            config.training.seed,
+            self.iteration,
+            progress,
+            places[self.fabric.global_rank],
+            part,
+            forward,
+            precision.forward_context,
+            sum(places, ()),
+        )
 
     def take_statistics(self, trials: Iterable[Iterable[Batch]], stopped: Sequence[int] = ()) -> None:
         """Let the method take its statistics, before the iteration `statistics_at`.

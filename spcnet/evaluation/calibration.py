@@ -138,7 +138,8 @@ def fit_scaling(logits: Float[Tensor, "N K"], label: Int[Tensor, " N"], *, vecto
 
     if not len(label):
         raise DataError("there is no labelled pixel to fit the confidence on: check the labels of the sources")
-    logits, label, classes = logits.double(), label.long(), logits.shape[1]
+    # Copies, for what was made in inference mode stays barred from gradients.
+    logits, label, classes = logits.double().clone(), label.long().clone(), logits.shape[1]
 
     def fitted(start: NDArray[np.float64], pull: float) -> NDArray[np.float64]:
         first = torch.from_numpy(start)

@@ -7,10 +7,10 @@ figures were made with, faults included, and say how they differ:
 - `robustnet`: the code of RobustNet (Choi et al., CVPR 2021), in which much of the field was measured.
 - `spcnet-official`: the inference code of SPC-Net (Huang et al., CVPR 2023).
 - `rein`: that of Rein (Wei et al., CVPR 2024), which most work on foundation models follows.
-- `vfm-full` and `vfm-full-coarse`: that of VFMSeg (Tang et al., AAAI 2025), images at twice Rein's size, looked at in full
+- `vfm-full` and `vfm-full-coarse`: that of VFMSeg (Tang et al., AAAI 2025), images at twice Rein's size, evaluated in full
   or coarsely first.
 
-A protocol changes images and labels before the network sees them (`ProtocolSet`), and how it looks at them (`TestTimeAugmentation`).
+A protocol changes images and labels before the network sees them (`ProtocolSet`), and how the network views them (`TestTimeAugmentation`).
 """
 
 from collections.abc import Callable, Mapping
@@ -207,7 +207,7 @@ _DROPPED = (
 
 _FULL = (
     "images within 2048×1024, smaller ones made larger; spcnet brings them to the size that the run trained at",
-    "windows of 512×512 at every 320 pixels, whose scores are averaged; spcnet looks at whole images",
+    "windows of 512×512 at every 320 pixels, whose scores are averaged; spcnet evaluates whole images",
     "scores are brought to the label's size with the edges on each other; spcnet: the corners",
     "Mapillary: more of its classes are road, sidewalk, pole and sign (the set mapillary_rein); labels keep their size",
 )
@@ -274,9 +274,9 @@ PROTOCOLS: dict[str, Protocol] = {
             differs=(
                 *_FULL,
                 "a first pass at half that size through the same windows; a window where it is sure (probability above "
-                "0.968) of more than 80 % of the pixels keeps its scores and is not looked at again",
+                "0.968) of more than 80 % of the pixels keeps its scores and is not evaluated again",
                 "not imitated: VFMSeg's second pass has a network of its own, which sees the first pass's scores; here the "
-                "same network looks twice",
+                "same network makes both passes",
             ),
             prepare=vfm_full,
             views=TestTimeAugmentation(window=REIN_WINDOW, stride=FULL_STRIDE, coarse=CoarseToFine()),

@@ -41,7 +41,7 @@ class TestTimeAugmentation(NamedTuple):
     """How an image is viewed."""
 
     window: tuple[int, int] | None = None
-    """Height and width in pixels of a window; None looks at the whole image."""
+    """Height and width in pixels of a window; None for the whole image."""
     overlap: float = 1 / 3
     """Share of a window that the next one covers, too, at least."""
     stride: int | None = None
@@ -65,7 +65,7 @@ def augmented(forward: Forward, views: TestTimeAugmentation, *, at_once: int = 8
     """A network with test-time augmentation, called like the network itself.
 
     Over scales and mirror images the classes' probabilities are averaged, as multi-scale testing does; over windows the
-    logits are. What the network tells of an image besides (`SegOutput.figures`) is the mean over all passes.
+    logits are. The network's other figures of an image (`SegOutput.figures`) is the mean over all passes.
 
     Args:
         forward: the network.
@@ -78,7 +78,8 @@ def augmented(forward: Forward, views: TestTimeAugmentation, *, at_once: int = 8
     def look(image: Float[Tensor, "B 3 H W"]) -> SegOutput:
         size = (image.shape[2], image.shape[3])
         if len(views.scales) == 1 and not views.flip:
-            return _resized(_windowed(forward, _scaled(image, views.scales[0]), views, at_once), size)
+            output = _windowed(forward, _scaled(image, views.scales[0]), views, at_once)
+            return output._replace(logits=_bilinear(output.logits, size))
         total: Tensor | None = None
         outputs = []
         for scale, mirrored in itertools.product(views.scales, (False, True) if views.flip else (False,)):
@@ -168,7 +169,8 @@ def _windowed(
             part = first.logits[b, :, top : top + height, left : left + width]
             total[b, :, top : top + height, left : left + width] += part * weights
         places = [place for place in places if place not in kept]
-    for some in _batched(places, at_once):
+    for begin in range(0, len(places), at_once):
+        some = places[begin : begin + at_once]
         output = forward(torch.stack([image[b, :, top : top + height, left : left + width] for b, top, left in some]))
         if total is None:
             total = torch.zeros(len(image), output.logits.shape[1], *size, device=image.device)
@@ -225,10 +227,6 @@ def _window_weights(height: int, width: int, weights: Weights) -> Float[Tensor, 
     return torch.outer(down, across)
 
 
-def _batched(places: Sequence[tuple[int, int, int]], size: int) -> Iterator[Sequence[tuple[int, int, int]]]:
-    return (places[first : first + size] for first in range(0, len(places), size))
-
-
 def _scaled(image: Float[Tensor, "B 3 H W"], scale: float) -> Float[Tensor, "B 3 h w"]:
     if scale == 1.0:
         return image
@@ -240,10 +238,6 @@ def _bilinear(logits: Float[Tensor, "B K h w"], size: tuple[int, int]) -> Float[
     if logits.shape[2:] == size:
         return logits
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)  # as everywhere in the network
-
-
-def _resized(output: SegOutput, size: tuple[int, int]) -> SegOutput:
-    return output._replace(logits=_bilinear(output.logits, size))
 
 
 def _by_layer(outputs: Sequence[SegOutput]) -> Iterator[tuple[str, Iterator[tuple[Tensor, ...]]]]:

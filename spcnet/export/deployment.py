@@ -1,6 +1,7 @@
 """What a file holds: a network that prepares its image itself, as a graph of operators and as a file of torch."""
 
 import copy
+import dataclasses
 import importlib
 import importlib.metadata
 import io
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from spcnet.checkpoint import ModelCard
 from spcnet.errors import UsageError
-from spcnet.labels import label_space
+from spcnet.labels import IGNORE, label_space
 from spcnet.models.adapters import merged
 from spcnet.models.backbones import Backbone
 from spcnet.models.network import MIN_SIZE, Segmentor
@@ -60,6 +61,8 @@ class Deployed(nn.Module):
 
     size: tuple[int, int] | None
     """Height and width of the images; None for any."""
+    thresholds: Tensor | None
+    """Of each class the confidence below which its pixels become void; None where all keep their class."""
 
     def __init__(
         self,
@@ -81,12 +84,23 @@ class Deployed(nn.Module):
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (card.mean, card.std))
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
         self.register_buffer("shift", -mean / std, persistent=False)
+        calibration = card.calibration
+        self.temperature = 1.0 if calibration is None else calibration.temperature
+        values = None if calibration is None or kind == "logits" else calibration.thresholds
+        thresholds = None if values is None else torch.tensor(values)
+        self.register_buffer("thresholds", thresholds, persistent=False)
         self.eval()
 
     def forward(self, image: Shaped[Tensor, "B 3 H W"]) -> Shaped[Tensor, "B ..."]:
-        """Logits (B×K×H×W, float32) or the class of each pixel (B×H×W, uint8)."""
+        """Logits (B×K×H×W, float32) or the class of each pixel (B×H×W, uint8; 255 below the class's threshold)."""
         logits = self.logits(image)
-        return logits.argmax(dim=1).to(torch.uint8) if self.kind == "labels" else logits
+        if self.kind == "logits":
+            return logits
+        classes = logits.argmax(dim=1)
+        if self.thresholds is not None:
+            sure = (logits / self.temperature).softmax(dim=1).amax(dim=1)
+            classes = torch.where(sure < self.thresholds[classes], IGNORE, classes)
+        return classes.to(torch.uint8)
 
     def logits(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B K H W"]:
         """Logits, whatever the file is to answer."""
@@ -152,6 +166,7 @@ def describe(
             "type": "uint8" if deployed.kind == "labels" else "float32",
             "layout": answer,
         },
+        **({} if card.calibration is None else {"calibration": dataclasses.asdict(card.calibration)}),
         "format": format,
         **({"opset": opset} if format == "onnx" else {"torch": torch.__version__}),
         "licence": licence

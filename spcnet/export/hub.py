@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import jinja2
 import yaml
 
 from spcnet import checkpoint
@@ -28,10 +29,12 @@ from spcnet.files import write_text
 from spcnet.formatting import percent
 from spcnet.methods import method_named, plain_network
 from spcnet.models.network import MIN_SIZE, Segmentor
-from spcnet.reports.runs import DomainResult, Run, load_run
+from spcnet.reports.runs import Run, load_run
 from spcnet.runs import OpenRun
 
 CARD_FILE = "README.md"
+TEMPLATE = Path(__file__).with_name("card.md")
+"""Of the model card."""
 CONFIG_JSON = "config.json"
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 LICENCES: dict[str, str] = {
@@ -257,7 +260,6 @@ def model_card(
         repo_id: `OWNER/NAME` of the repository that it goes to, where that is known.
         counts: how many numbers were trained, and how many the parameters have; None where that is not known.
     """
-    method = method_named(card.method)
     front = {
         "library_name": "spcnet",
         "pipeline_tag": "image-segmentation",
@@ -266,47 +268,30 @@ def model_card(
         "tags": ["semantic-segmentation", "domain-generalization", card.method, str(card.model["backbone"])],
         **({"model-index": [_model_index(run)]} if run is not None else {}),
     }
-    title = f"{card.method} on {card.model['backbone']}, {len(card.classes)} classes"
-    parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
-        f"# {title}",
-        f"{method.summary}. Paper: {method.paper}.\n\nTrained with spcnet "
-        "to label street scenes from domains it has not seen." + _size(card, counts),
-        "## How to load",
-        _loading(card, repo_id),
-        "## Classes",
-        f"Label space `{card.space}`: "
-        + ", ".join(f"{number} {name}" for number, name in enumerate(card.classes))
-        + ".",
-        "## Training data",
-        _data_table(card, run),
-        "## Protocol",
-        _protocol(card, run),
-        "## Results",
-        _results(run),
-        "## Limits",
-        _limits(card, run),
-        "## Licence",
-        "The code is Apache-2.0. Whether and how the weights may be used depends on the terms of the training data above, and "
-        "of the data that the backbone was trained on before; the data's makers know terms that are not stated here.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _size(card: ModelCard, counts: tuple[int, int] | None) -> str:
-    """The number of parameters, and what else has to be there."""
-    text = ""
-    if counts is not None:
-        trained, every = counts
-        some = f", of which {trained / 1e6:.2f} million were trained" if trained < every else ""
-        text = f" It has {every / 1e6:.2f} million parameters{some}."
-    if card.base is None:
-        return text
-    named = "#".join(card.base[key] for key in ("weights", "part") if key in card.base)
-    return text + (
-        f" The file holds only what was trained: it needs the weights `{named}` that the training began with (sha256 of their "
-        f"tensors {card.base['sha256']}), beside it or where the environment variable SPCNET_BASE says."
+    sources = [(name, re.split(r"[/@+#]", name)[0]) for name in (run and run.setting("data.sources")) or card.domains]
+    tested = run.final.domains if run is not None else {}
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    template.filters |= {"percent": percent, "numbers": _numbers, "setting": lambda path: _setting(run, path)}
+    return template.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        card=card,
+        run=run,
+        counts=counts,
+        front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
+        title=f"{card.method} on {card.model['backbone']}, {len(card.classes)} classes",
+        method=method_named(card.method),
+        base_name="#".join(card.base[key] for key in ("weights", "part") if key in card.base) if card.base else None,
+        repo_id=repo_id or "OWNER/NAME",
+        min_size=MIN_SIZE,
+        sources=[(name, DATASETS.get(key), LICENCES.get(key, "unknown")) for name, key in sources],
+        optimisation=None if run is None else _optimisation(run),
+        weak=[name for name, domain in tested.items() if domain.miou is not None and domain.miou < 0.3],
+        styled=[name for name in tested if DomainSpec.parse(name).style],
     )
+
+
+def _setting(run: Run | None, path: str) -> Any:
+    value = None if run is None else run.setting(path)
+    return "not recorded" if value is None else value
 
 
 def _model_index(run: Run) -> dict[str, Any]:
@@ -323,63 +308,8 @@ def _model_index(run: Run) -> dict[str, Any]:
     return {"name": run.folder.name, "results": results}
 
 
-def _loading(card: ModelCard, repo_id: str | None) -> str:
-    size = f"brought to {card.size[0]}×{card.size[1]}, " if card.size else ""
-    return (
-        "```python\nimport spcnet  # pip install spcnet[hub]\n\n"
-        f'model = spcnet.from_pretrained("{repo_id or "OWNER/NAME"}")  # or a folder\n'
-        "logits = model(image).logits\n```\n\n"
-        f"`image` is B×3×H×W, RGB in 0..1, {size}at least {MIN_SIZE}×{MIN_SIZE} pixels, less the mean {_numbers(card.mean)} "
-        f"and divided by {_numbers(card.std)}; `logits` is B×{len(card.classes)}×H×W."
-    )
-
-
 def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
-
-
-def _data_table(card: ModelCard, run: Run | None) -> str:
-    names = run.setting("data.sources") if run is not None else None
-    rows = ["| domain | data set | terms | where from |", "|---|---|---|---|"]
-    for name in names or card.domains:
-        key = re.split(r"[/@+#]", name)[0]
-        info = DATASETS.get(key)
-        terms = LICENCES.get(key, "unknown")
-        rows.append(
-            f"| {name} | {info.title if info else 'unknown'} | {terms} | {info.reference if info else 'unknown'} |"
-        )
-    start = card.model.get("weights")
-    return "\n".join(rows) + (
-        f"\n\nThe backbone began with the weights `{start}`."
-        if start
-        else "\n\nThe backbone began with random weights."
-    )
-
-
-def _protocol(card: ModelCard, run: Run | None) -> str:
-    if run is None:
-        return "Not recorded: the network came without its run."
-
-    def said(path: str, unit: str = "") -> str:
-        value = run.setting(path)
-        return "not recorded" if value is None else f"{value}{unit}"
-
-    size = "each image's own" if card.size is None else f"{card.size[0]}×{card.size[1]}"
-    looked = run.final.views or "whole images at one scale"
-    rows = [
-        f"- {said('training.iterations')} iterations of {_optimisation(run)}, seed {said('training.seed')}, precision "
-        f"{said('training.precision')}",
-        f"- {said('data.images_per_domain')} images of each source in a batch, size {size}, output stride "
-        f"{card.model['output_stride']}",
-        f"- spcnet {run.environment.get('spcnet', 'not recorded')}, torch {run.environment.get('torch', 'not recorded')}",
-        "- scored: mIoU over all pixels of as many images of a domain as stand below, at the labels' own size, "
-        f"{looked}; a domain is unseen where no image of it was trained on",
-    ]
-    if run.final.ema:
-        rows.append(
-            f"- the weights are the exponential moving average of those that were trained, {run.final.ema:g} of it kept in a step"
-        )
-    return "\n".join(rows)
 
 
 def _optimisation(run: Run) -> str:
@@ -420,48 +350,3 @@ _FURTHER = (
     "ema_start",
 )
 """Options of the optimisation that a card names where they are not the defaults."""
-
-
-def _results(run: Run | None) -> str:
-    if run is None:
-        return "Not recorded."
-    final = run.final
-    rows = ["| domain | role | images | mIoU | pixel accuracy |", "|---|---|--:|--:|--:|"]
-    rows += [
-        f"| {name} | {domain.role} | {domain.images} | {percent(domain.miou)} | {percent(domain.pixel_accuracy)} |"
-        for name, domain in final.domains.items()
-    ]
-    means = ((final.mean_source_miou, "sources"), (final.mean_unseen_miou, "unseen domains"))
-    rows += [f"| mean | {what} | | {percent(mean)} | |" for mean, what in means]
-    head = "| IoU | " + " | ".join(final.domains) + " |"
-    classes = [head, "|---|" + "--:|" * len(final.domains)]
-    classes += [
-        f"| {name} | " + " | ".join(_class_iou(domain, name) for domain in final.domains.values()) + " |"
-        for name in final.classes
-    ]
-    return f"After {final.iteration} iterations, in per cent.\n\n" + "\n".join(rows) + "\n\n" + "\n".join(classes)
-
-
-def _class_iou(domain: DomainResult, name: str) -> str:
-    return "absent" if name in domain.absent else percent(domain.iou[name])
-
-
-def _limits(card: ModelCard, run: Run | None) -> str:
-    said = [
-        "- For research on street scenes; it is not fit to steer or to judge a vehicle.",
-        f"- It knows the {len(card.classes)} classes above and gives each pixel one of them, whatever is there.",
-        "- Of domains, weather and cameras that do not stand under Results nothing is known.",
-    ]
-    if card.size is not None:
-        said.append(
-            f"- It was trained on images of {card.size[0]}×{card.size[1]} pixels: at other sizes it was not scored."
-        )
-    if run is not None:
-        weak = [name for name, domain in run.final.domains.items() if domain.miou is not None and domain.miou < 0.3]
-        said += [f"- Below 30 mIoU on {', '.join(weak)}: not to be relied on there."] if weak else []
-        styles = [name for name in run.final.domains if DomainSpec.parse(name).style]
-        said += (
-            [f"- The weather of {', '.join(styles)} is put on by a program; real weather differs."] if styles else []
-        )
-        said.append("- One run with one seed; the spread over seeds is not in these figures.")
-    return "\n".join(said)

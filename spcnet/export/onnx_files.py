@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from spcnet.data.transforms import denormalise
 from spcnet.errors import DataError, UsageError
 from spcnet.export.deployment import Kind, Pixels, Program
+from spcnet.labels import IGNORE
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, SegOutput
 
 OPSET = 20
@@ -258,6 +259,11 @@ class FileNetwork(nn.Module):
         elif self.wanted is not None:
             image = (denormalise(image).float() / 255 - self.wanted[0]) / self.wanted[1]
         answer = self.program(image)
+        if self.kind == "labels" and bool((answer == IGNORE).any()):
+            raise DataError(
+                "the file makes pixels void that lie below a class's threshold, and metrics want a class for each: "
+                "export logits and evaluate those"
+            )
         if self.kind == "labels":
             fits = answer.ndim == 3 and int(answer.max()) < self.num_classes
         else:

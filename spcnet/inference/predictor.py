@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from spcnet.checkpoint import Calibration
 from spcnet.config import plain_lists
 from spcnet.data.listing import ending_of, kind_by_content, kind_of_ending, package_for, plug_in_loaded
 from spcnet.data.transforms import normalise
@@ -31,7 +32,7 @@ from spcnet.inference.ood import OODDetector, OODScore
 from spcnet.inference.result_files import ResultWriter, VideoRecord
 from spcnet.inference.results import Failure, FoundImage, Outcome, Prediction, Predictions, Results, WrittenVideo
 from spcnet.inference.video import Frame, VideoWriter, is_video, open_video, packages
-from spcnet.labels import LabelSpace
+from spcnet.labels import IGNORE, LabelSpace
 from spcnet.models.network import MIN_SIZE
 from spcnet.numerics import find_device, is_out_of_memory
 from spcnet.types import SegOutput
@@ -101,6 +102,7 @@ class Predictor:
         self.source_names = tuple(source_names)
         self.views, self.batch_size = views, batch_size
         self.ood_detector: OODDetector | None = None
+        self.calibration: Calibration | None = None
         options = EngineOptions(engine) if isinstance(engine, str) else engine
         self._running = Running(self.model, options, self.device)
         self._forward = augmented(self._running, views, at_once=batch_size)
@@ -123,6 +125,23 @@ class Predictor:
         if not self.views.plain:
             raise UsageError("OOD scores require whole images at one scale: leave out window, scales and flip")
         self.ood_detector = detector
+
+    def calibrate(self, calibration: Calibration | None) -> None:
+        """Divide logits by a temperature before each confidence from now on, and make pixels below thresholds void.
+
+        Args:
+            calibration: of the network's card; None for the network's own confidence and no void pixels.
+
+        Raises:
+            UsageError: its thresholds are for another number of classes.
+        """
+        thresholds = None if calibration is None else calibration.thresholds
+        if thresholds is not None and len(thresholds) != len(self.space):
+            raise UsageError(
+                f"the calibration has thresholds of {len(thresholds)} classes, but the label space {self.space.name} has "
+                f"{len(self.space)}: calibrate this network, with spcnet calibrate"
+            )
+        self.calibration = calibration
 
     def predict(self, image: npt.NDArray[Any] | Image.Image | Path | str, *, confidence: bool = False) -> Prediction:
         """Find the class of each pixel of an image.
@@ -212,12 +231,19 @@ class Predictor:
             logits = output.logits[number]
             class_map = classify(logits, size=own_size)
             averaged = len(self.views.scales) > 1 or self.views.flip
-            sure = certainty(logits.log() if averaged else logits, class_map).cpu().numpy() if confidence else None
+            sure, calibration = None, self.calibration
+            if confidence or (calibration is not None and calibration.thresholds is not None):
+                scores = logits.log() if averaged else logits
+                sure = certainty(scores if calibration is None else scores.float() / calibration.temperature, class_map)
+            if sure is not None and calibration is not None and calibration.thresholds is not None:
+                unsure = sure < sure.new_tensor(calibration.thresholds)[class_map]
+                class_map = class_map.masked_fill(unsure, IGNORE)
+            shown = sure.cpu().numpy() if sure is not None and confidence else None
             figures = {
                 name: tuple(tuple(_per_source(layer[number])) for layer in layers)
                 for name, layers in output.figures.items()
             }
-            labelled.append((class_map.byte().cpu().numpy(), figures, sure, readings[number]))
+            labelled.append((class_map.byte().cpu().numpy(), figures, shown, readings[number]))
         return labelled
 
     def _prepared(self, rgb: npt.NDArray[np.uint8]) -> Float[Tensor, "3 H W"]:

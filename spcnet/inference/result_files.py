@@ -9,13 +9,13 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from spcnet.evaluation.evaluator import save_image
 from spcnet.files import check_writable, write_atomic
 from spcnet.glossary import FIGURES, Layers, words_of
 from spcnet.inference.ood import OODScore
 from spcnet.inference.results import (
-    CONFIDENCE_SUFFIX,
     FRAME_MAPS_SUFFIX,
     FRAMES_SUFFIX,
     LEGEND_SUFFIX,
@@ -89,11 +89,14 @@ class ResultWriter:
         _check_all(self._files(image, prediction))
         results, class_map = self.results, prediction.class_map
         classes_file = self.output / results.classes_name(image.name)
-        save_image(class_image(class_map, self.space, ids=results.ids), classes_file)
+        picture = class_image(class_map, self.space, ids=results.ids)
+        save_image(Image.fromarray(class_map) if results.format == "bravo" else picture, classes_file)
         overlay_file = confidence_file = mean_confidence = None
         if prediction.confidence is not None:
-            confidence_file = self.output / f"{image.name}{CONFIDENCE_SUFFIX}"
-            save_image(confidence_image(prediction.confidence), confidence_file)
+            confidence_file = self.output / results.confidence_name(image.name)
+            save_image(
+                confidence_image(prediction.confidence, bits=16 if results.format == "bravo" else 8), confidence_file
+            )
             mean_confidence = float(prediction.confidence.mean(dtype=np.float64))
         if results.overlay is not None:
             overlay_file = self.output / f"{image.name}{OVERLAY_SUFFIX}"
@@ -121,7 +124,7 @@ class ResultWriter:
     def _files(self, image: FoundImage, prediction: Prediction) -> list[Path]:
         """What is written of an image."""
         names = [self.results.classes_name(image.name)]
-        names += [f"{image.name}{CONFIDENCE_SUFFIX}"] if prediction.confidence is not None else []
+        names += [self.results.confidence_name(image.name)] if prediction.confidence is not None else []
         names += [f"{image.name}{OVERLAY_SUFFIX}"] if self.results.overlay is not None else []
         return [self.output / name for name in names]
 

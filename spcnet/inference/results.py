@@ -45,7 +45,7 @@ RESULT_SUFFIXES = (CLASSES_SUFFIX, OVERLAY_SUFFIX, CONFIDENCE_SUFFIX, VIDEO_SUFF
 """How the names of the files end that are made of an input."""
 
 
-Format = Literal["spcnet", "cityscapes"]
+Format = Literal["spcnet", "cityscapes", "bravo"]
 """How the files of predictions are called, and which there are."""
 
 
@@ -178,7 +178,8 @@ class Results:
     ids: Ids = "train"
     """What the pixels of class maps are, see `spcnet.inference.visualize.class_image`."""
     format: Format = "spcnet"
-    """`cityscapes`: nothing but `CITY_SEQUENCE_FRAME_pred_labelIds.png` for each image, with label ids, in one folder."""
+    """`cityscapes`: nothing but `CITY_SEQUENCE_FRAME_pred_labelIds.png` for each image, with label ids, in one folder; `bravo`:
+    nothing but `NAME_pred.png`, train ids, and `NAME_conf.png`, the confidence in 16 bits, as the BRAVO challenge takes them."""
     confidence: bool = False
     """Whether to write the probability of the chosen class, too."""
     frame_maps: bool = False
@@ -201,8 +202,12 @@ class Results:
                 f"every is {self.every} and limit {self.limit}: take every 1st or later frame, and 0 (all) or more of them"
             )
         check_ids(self.ids, space)
-        if self.format not in ("spcnet", "cityscapes"):
-            raise unknown_name_error(self.format, ("spcnet", "cityscapes"), "format of predictions")
+        if self.format not in ("spcnet", "cityscapes", "bravo"):
+            raise unknown_name_error(self.format, ("spcnet", "cityscapes", "bravo"), "format of predictions")
+        if self.format == "bravo" and (self.overlay is not None or not self.confidence or self.ids != "train"):
+            raise UsageError(
+                "the format bravo has train ids and the confidence alone: leave out overlays and other ids"
+            )
         if self.format == "cityscapes" and (self.overlay is not None or self.confidence or self.ids != "label"):
             raise UsageError(
                 "the format cityscapes has class maps of label ids alone, for its programs take any other picture for one, "
@@ -213,7 +218,13 @@ class Results:
         """What the class map of an image of that name is called."""
         if self.format == "spcnet":
             return f"{name}{CLASSES_SUFFIX}"
+        if self.format == "bravo":
+            return f"{name}_pred.png"
         return f"{Path(name).name.removesuffix('_leftImg8bit')}_pred_labelIds.png"
+
+    def confidence_name(self, name: str) -> str:
+        """What the confidence of an image of that name is called."""
+        return f"{name}{'_conf.png' if self.format == 'bravo' else CONFIDENCE_SUFFIX}"
 
     def check_names(self, images: "Sequence[FoundImage]") -> None:
         """Refuse inputs that this format has no names for.
@@ -221,7 +232,7 @@ class Results:
         Raises:
             UsageError: see the message.
         """
-        if self.format == "spcnet":
+        if self.format != "cityscapes":
             return
         strange = [one for one in images if is_video(one.path) or not _CITYSCAPES_NAME.match(Path(one.name).name)]
         if strange:

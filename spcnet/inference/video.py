@@ -43,7 +43,7 @@ STREAM_LENGTH = frozenset(("mov", "avi"))
 FILE_LENGTH = frozenset(("mov", "matroska", "flv"))
 """Kinds of files whose header may state the length of the longest stream. FFmpeg takes all other lengths from what is there."""
 COUNTED = 100
-"""Frames that are counted at least, so that the mean rate of the first few is no accident of their order."""
+"""Frames that are counted at least, so that the mean rate of the first few does not depend on their order."""
 
 BT709, BT601 = 1, 6
 """Numbers of colour matrices in H.273, as streams carry them. As primaries and transfer, 1 is BT.709's, too."""
@@ -204,7 +204,7 @@ class Contents(NamedTuple):
     start: float = 0.0
     """When the first frame is shown, in seconds of the file's own time."""
     video_end: float = 0.0
-    """When the last one is no longer."""
+    """When the last frame ends."""
     end: float = 0.0
     """When the last packet of any stream is over."""
     complete: bool = False
@@ -279,7 +279,7 @@ def open_video(source: Path | str, *, most: int = 0) -> Iterator[Video]:
 
     Raises:
         UsageError: there is no such file or camera, or PyAV is not installed.
-        DataError: the file is no video or has none in it.
+        DataError: the file is not a video, or has no video stream.
     """
     av = packages()
     live = is_webcam(source)
@@ -291,10 +291,10 @@ def open_video(source: Path | str, *, most: int = 0) -> Iterator[Video]:
     except _errors() as error:
         if live:
             raise UsageError(
-                f"there is no camera {source} ({_reason(error)}): check that it is plugged in and used by nobody else"
+                f"there is no camera {source} ({_reason(error)}): check that it is plugged in and not used by another program"
             ) from error
         raise DataError(
-            f"cannot read {source}: it is no video, or broken ({_reason(error)}). Check the file"
+            f"cannot read {source}: it is not a video, or broken ({_reason(error)}). Check the file"
         ) from error
     with container:
         if not container.streams.video:
@@ -448,10 +448,10 @@ def packages() -> Any:
 
 
 def _errors() -> tuple[type[BaseException], ...]:
-    # PyAV's own errors have a base each; what a decoder or the system says besides has these.
+    # PyAV's own errors have a base each; other errors of a decoder or the system have these.
     return (packages().error.FFmpegError, OSError, ValueError, EOFError)
 
 
 def _reason(error: BaseException) -> str:
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(said).split()).split(os.linesep)[0]
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(reason).split()).split(os.linesep)[0]

@@ -96,9 +96,10 @@ def label_ids(space: LabelSpace) -> npt.NDArray[np.uint8]:
     return table
 
 
-def confidence_image(confidence: npt.NDArray[np.floating]) -> Image.Image:
-    """Shares 0..1 (H×W) as a grey image: 0 black, 1 white."""
-    return Image.fromarray((confidence.clip(0, 1) * 255 + 0.5).astype(np.uint8))
+def confidence_image(confidence: npt.NDArray[np.floating], *, bits: Literal[8, 16] = 8) -> Image.Image:
+    """Fractions 0..1 (H×W) as a grey image of so many bits: 0 black, 1 white."""
+    white = 2**bits - 1
+    return Image.fromarray((confidence.clip(0, 1) * white + 0.5).astype(np.uint8 if bits == 8 else np.uint16))
 
 
 def overlay(

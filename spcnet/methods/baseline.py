@@ -82,10 +82,10 @@ class Baseline(Method):
         """Build backbone with weights, norms, decoder, classifier, style layers and auxiliary head, in this order."""
         self.check(model)
         self._check_numbers(model, num_classes, num_domains, cluster_domains)
-        decode, backbone, base = decoder_named(model.decoder, model.head), _random_backbone(model), None
+        decode, backbone, base = decoder_named(model.decoder, model.head), random_backbone(model), None
         if pretrained and model.weights is not None:
-            load_imagenet(backbone, backbone_info(model.backbone), model.weights)
-            base = None if model.adapter.save_base else base_of(backbone, model.weights)
+            fit = load_imagenet(backbone, backbone_info(model.backbone), model.weights)
+            base = None if model.adapter.save_base else base_of(backbone, model.weights, fit)
         self.make_norms(backbone, model)
         rein = adapt(backbone, model.adapter, pretrained=pretrained)
         channels = backbone.channels
@@ -116,7 +116,7 @@ class Baseline(Method):
         base, tensors = stored.card.base, stored.tensors
         if base is not None and not network.base_tensors() <= tensors.keys():
             model = from_dict(ModelConfig, stored.card.model)
-            plain = _random_backbone(model)
+            plain = random_backbone(model)
             load_base(plain, backbone_info(model.backbone), base, source)
             tensors = tensors | based(network.backbone, plain, tensors)
         fill(network, tensors, source)
@@ -205,12 +205,24 @@ class Baseline(Method):
         return terms
 
 
-def _random_backbone(model: ModelConfig) -> Backbone:
+def random_backbone(model: ModelConfig) -> Backbone:
     """The backbone that the settings name, with the pyramid that the decoder reads."""
     features, flat = model.features, backbone_info(model.backbone).flat
     if flat and features.pyramid is None and not decoder_named(model.decoder, model.head).pyramid:
         features = replace(features, pyramid="none")
     return build_backbone(model.backbone, output_stride=model.output_stride, features=features)
+
+
+def pretrained_backbone(model: ModelConfig) -> Backbone:
+    """The backbone that the settings name, as `model.weights` has it: with its own norms, and nothing adapted.
+
+    Raises:
+        CheckpointError: the weights cannot be read or do not fit.
+    """
+    assert model.weights is not None
+    backbone = random_backbone(model)
+    load_imagenet(backbone, backbone_info(model.backbone), model.weights)
+    return backbone
 
 
 def mask_terms(

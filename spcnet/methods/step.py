@@ -33,6 +33,17 @@ class Step:
     """The network in this run's precision, in evaluation mode: without taps and dropout, its buffers stay as they are."""
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext
     """Within this, other networks compute in this run's precision."""
+    everywhere: tuple[int, ...] = ()
+    """The positions of the images of this part in all processes, process by process; of one process its own."""
+
+    def __post_init__(self) -> None:
+        if not self.everywhere:
+            object.__setattr__(self, "everywhere", self.positions)
+
+    @property
+    def images(self) -> int:
+        """Number of images of the micro-batch, before a plug-in doubles it."""
+        return len(self.positions)
 
     def generators(self, key: str) -> list[np.random.Generator]:
         """A random generator for each image.

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spcnet.models.style import restyle, style_stats
+from spcnet.types import StyleStats
 
 Partner = Literal["random", "cross-domain"]
 
@@ -39,9 +40,20 @@ def mix_styles(
         strength: λ, how much of its own each image keeps, 0..1.
     """
     own = style_stats(feature)
+    return restyle(feature, own, *mixed(own, own, partner, strength))
+
+
+def mixed(own: StyleStats, others: StyleStats, partner: Int[Tensor, " B"], strength: Float[Tensor, " B"]) -> StyleStats:
+    """λ·σ + (1-λ)·σ' and λ·μ + (1-λ)·μ' (Eq. 5-6).
+
+    Args:
+        own: the style of each image.
+        others: the styles that `partner` numbers.
+        partner: of each image the one whose style σ', μ' it gets a part of.
+        strength: λ, how much of its own each image keeps, 0..1.
+    """
     keep = strength[:, None].to(own.mean.dtype)
-    mean, std = (keep * values + (1 - keep) * values[partner] for values in own)
-    return restyle(feature, own, mean, std)
+    return StyleStats(*(keep * a + (1 - keep) * b[partner] for a, b in zip(own, others, strict=True)))
 
 
 def other_domain(domain: Int[Tensor, " B"]) -> Int[Tensor, " B"]:

@@ -73,8 +73,20 @@ def restyle(
 ) -> Float[Tensor, "B C h w"]:
     """Give each image another style: σ'·(F-μ)/σ + μ' (Eq. 7), as one multiply and one add per cell."""
     scale = std / stats.std
-    shift = mean - stats.mean * scale
-    return torch.addcmul(shift[..., None, None].to(feature.dtype), feature, scale[..., None, None].to(feature.dtype))
+    return scale_and_shift(feature, scale, mean - stats.mean * scale)
+
+
+def scale_and_shift(
+    feature: Float[Tensor, "B C h w"], scale: Float[Tensor, "B C"], shift: Float[Tensor, "B C"]
+) -> Float[Tensor, "B C h w"]:
+    """A factor and an addend for each image and channel, rounded to the map's precision once, at the end.
+
+    A scale or shift that is rounded to bfloat16 moves the mean of a channel by up to 2⁻⁸ of it, which is 0.17 deviations where the
+    mean is 30.
+    """
+    kept = torch.promote_types(feature.dtype, scale.dtype) if feature.dtype.itemsize < 4 else feature.dtype
+    changed = torch.addcmul(shift[..., None, None].to(kept), feature, scale[..., None, None].to(kept))
+    return changed.to(feature.dtype)
 
 
 class Restyled(NamedTuple):

@@ -12,13 +12,34 @@ from spcnet.methods.base import Method
 from spcnet.models.network import Segmentor
 from spcnet.plugins.advstyle import AdvStyle
 from spcnet.plugins.base import Plugin
+from spcnet.plugins.content_extension import ContentExtension
+from spcnet.plugins.dsu import DSU
+from spcnet.plugins.feature_distance import FeatureDistance
 from spcnet.plugins.fourier import Fourier
 from spcnet.plugins.mixstyle import MixStyle
+from spcnet.plugins.np_plus import NPPlus
 from spcnet.plugins.pasta import Pasta
 from spcnet.plugins.randconv import RandConv
+from spcnet.plugins.shade import Shade
+from spcnet.plugins.two_view import TwoView
 from spcnet.plugins.wrapper import WithPlugins
 
-PLUGINS: dict[str, type[Plugin]] = {plugin.name: plugin for plugin in (MixStyle, Pasta, Fourier, RandConv, AdvStyle)}
+PLUGINS: dict[str, type[Plugin]] = {
+    plugin.name: plugin
+    for plugin in (
+        MixStyle,
+        DSU,
+        NPPlus,
+        Shade,
+        Pasta,
+        Fourier,
+        RandConv,
+        AdvStyle,
+        TwoView,
+        FeatureDistance,
+        ContentExtension,
+    )
+}
 """Plug-in by name."""
 
 
@@ -35,7 +56,13 @@ def make_plugins(config: RunConfig) -> tuple[Plugin, ...]:
         doubler = next(plugin.name for plugin in plugins if plugin.doubles)
         raise UsageError(
             f"plugins names {doubler}, which trains on each image as it is and altered, and nothing alters it: add a plug-in "
-            f"that does ({', '.join(name for name, one in PLUGINS.items() if one.alters)})"
+            "that does, such as mixstyle, or two_view with photometric above 0"
+        )
+    tapping = [plugin.name for plugin in plugins if type(plugin).taps is not Plugin.taps]
+    if config.training.compile and tapping:
+        raise UsageError(
+            f"training.compile is true, and the plug-in {tapping[0]} changes or reads features in ways that differ from step to "
+            "step, which compiled code does not: leave one of them out"
         )
     return plugins
 

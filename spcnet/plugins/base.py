@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spcnet.config import RunConfig
 from spcnet.distributed import Reduce
-from spcnet.errors import CheckpointError, UsageError
+from spcnet.errors import CheckpointError
 from spcnet.methods.base import NoSettings, Terms
 from spcnet.methods.step import Step
 from spcnet.models.network import Segmentor
@@ -38,11 +38,14 @@ class Plugin(ABC):
 
     Where one plug-in of a run does, all of them alter the second half alone.
     """
-    alters: ClassVar[bool] = True
-    """Whether it changes images or features, so that the two halves of a doubled batch differ."""
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+
+    @property
+    def alters(self) -> bool:
+        """Whether it changes images or features, so that the two halves of a doubled batch differ."""
+        return True
 
     def option(self, setting: str) -> str:
         """What a message calls one of its settings."""
@@ -120,23 +123,3 @@ class Plugin(ABC):
 
 
 REMEDY = "resume with the run's own plugins, or choose another --output"
-
-
-def places_of(network: Segmentor, layers: list[str] | None, option: str, backbone: str) -> list[str]:
-    """The places of the backbone that a plug-in's setting names.
-
-    Args:
-        network: has the backbone.
-        layers: the names; None for the first two that decoders read, of a CNN those after the stem.
-        option: what a message calls the setting.
-        backbone: its name, for the message.
-
-    Raises:
-        UsageError: there is no such place.
-    """
-    channels = network.backbone.channels
-    names = network.backbone.pyramid[:2] if layers is None else layers
-    unknown = [name for name in names if name not in channels]
-    if unknown:
-        raise UsageError(f"{option} names {unknown[0]}: the backbone {backbone} has {', '.join(channels)}")
-    return [place for place in channels if place in names]

@@ -37,6 +37,10 @@ class ImagePlugin(Plugin):
 
     def alter(self, network: Segmentor, batch: Batch, step: Step) -> Float[Tensor, "B 3 H W"]:
         """The batch's images, those changed whose turn it is."""
+        return self.altered(batch, step)
+
+    def altered(self, batch: Batch, step: Step) -> Float[Tensor, "B 3 H W"]:
+        """The same; no network is asked."""
         draws = step.generators(self.name)
         chosen = [place for place, rng in enumerate(draws) if rng.random() < self.settings.probability]
         if not chosen:

@@ -47,15 +47,18 @@ class Pasta(ImagePlugin):
         height, width = image.shape[2:]
         spectrum = torch.fft.rfft2(pixels_of(image))
         deviation = deviations(height, width, self.settings).to(image)
-        factor = 1 + deviation * noise_like(spectrum[0].real, draws)
+        noise = noise_like(spectrum[0].real, draws)
+        # A frequency and its mirror get the same noise, as the spectrum of a real image needs; these columns have both.
+        rows = torch.arange(height, device=image.device)
+        first = torch.minimum(rows, -rows % height)
+        for column in {0, width // 2} if width % 2 == 0 else {0}:
+            noise[..., column] = noise[..., first, column]
+        factor = 1 + deviation * noise
         return image_of(torch.fft.irfft2(spectrum * factor, s=(height, width)))
 
 
 def deviations(height: int, width: int, settings: Settings) -> Float[Tensor, "H W2"]:
-    """s(f) = (α·r/r_max)^k + β of each frequency that a real image has, r being its distance from 0.
-
-    A frequency and its mirror get the same noise, as the spectrum of a real image needs.
-    """
+    """s(f) = (α·r/r_max)^k + β of each frequency of a real image, r being its distance from 0."""
     rows, columns = torch.fft.fftfreq(height, 1 / height), torch.fft.rfftfreq(width, 1 / width)
     radius = torch.hypot(rows[:, None], columns)
     return (settings.alpha * radius / radius.max().clamp(min=1)) ** settings.k + settings.beta

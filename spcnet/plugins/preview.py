@@ -41,7 +41,7 @@ def changes(names: Sequence[str], *, seed: int) -> dict[str, Callable[[NDArray[n
                 f"the plug-in {name} has no picture: it changes features or needs a network; known are {', '.join(shown())}"
             )
         mixes = issubclass(kind, Fourier)
-        rows[f"{name}, with a street at dusk" if mixes else name] = _change(kind, seed=seed)
+        rows[f"{name} + dusk" if mixes else name] = _change(kind, seed=seed)
     return rows
 
 

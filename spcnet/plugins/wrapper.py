@@ -16,21 +16,20 @@ from spcnet.methods.base import Figures, Method, Terms
 from spcnet.methods.step import Step
 from spcnet.models.network import Segmentor
 from spcnet.plugins.base import REMEDY, Plugin
+from spcnet.plugins.features import Recorder
 from spcnet.types import Batch, SegOutput, StepResult
 
 
 class _SecondHalf(nn.Module):
-    """Layers for the second half of a doubled batch."""
+    """A layer for the second half of a doubled batch."""
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layer = layer
 
     def forward(self, feature: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         plain, altered = feature.chunk(2)
-        for layer in self.layers:
-            altered = layer(altered)
-        return torch.cat([plain, altered])
+        return torch.cat([plain, self.layer(altered)])
 
 
 @dataclass
@@ -63,10 +62,9 @@ class WithPlugins(Method):
         layers: dict[str, list[nn.Module]] = {}
         for plugin in self.plugins:
             for place, layer in plugin.taps(network, config).items():
-                layers.setdefault(place, []).append(layer)
-        network.tap_in_training(
-            {place: [_SecondHalf(some)] if self.doubles else some for place, some in layers.items()}
-        )
+                halves = self.doubles and not isinstance(layer, Recorder)
+                layers.setdefault(place, []).append(_SecondHalf(layer) if halves else layer)
+        network.tap_in_training(layers)
 
     def alter(self, network: Segmentor, batch: Batch, step: Step) -> Batch:
         """The batch with its images altered, or behind the batch as it is where a plug-in doubles."""

@@ -1,5 +1,6 @@
 """The robustness of the runs on a page, from the cards that `spcnet robustness` wrote about them."""
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ def read_cards(runs: Sequence[Run]) -> dict[Path, Card]:
     best: dict[str, tuple[tuple[int, int], Path, Card]] = {}
     for path in paths:
         card = _read(path)
-        known = sum(_model_of(card, run) is not None for run in runs)
+        known = sum(_model_of(path, card, run) is not None for run in runs)
         worth = (known, len(card.families))
         if known and (card.domain not in best or worth > best[card.domain][0]):
             best[card.domain] = (worth, path, card)
@@ -49,10 +50,23 @@ def _read(path: Path) -> Card:
         raise DataError(f"{path} is no robustness card: delete it, or write it again with spcnet robustness") from error
 
 
-def _model_of(card: Card, run: Run) -> ModelScores | None:
-    """The run's own scores on a card; networks are known there by the name of their folder."""
+def _model_of(path: Path, card: Card, run: Run) -> ModelScores | None:
+    """The run's own scores on a card in its folder or beside it; None where it has none, or several networks are as likely.
+
+    Cards name a network by its folder, with the folders above it where names are the same; runs may have been moved since.
+    """
+    if not any(folder.parent.resolve() in path.parents for folder in (run.folder.absolute(), run.folder.resolve())):
+        return None
     known = (run.folder.resolve().name, run.method, run.setting("model.backbone"))
-    return next((one for one in card.models if (Path(one.label).name, one.method, one.backbone) == known), None)
+    alike = [one for one in card.models if (Path(one.label).name, one.method, one.backbone) == known]
+    shared = [_common_end(Path(one.label).parts, run.folder.resolve().parts) for one in alike]
+    return alike[shared.index(max(shared))] if alike and shared.count(max(shared)) == 1 else None
+
+
+def _common_end(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many of their last entries are the same."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def robustness(series: Sequence[Series], cards: Mapping[Path, Card]) -> str:
@@ -61,7 +75,7 @@ def robustness(series: Sequence[Series], cards: Mapping[Path, Card]) -> str:
 
 
 def _card(series: Sequence[Series], path: Path, card: Card) -> str:
-    known = [(one, run, model) for one, run in each_run(series) if (model := _model_of(card, run)) is not None]
+    known = [(one, run, model) for one, run in each_run(series) if (model := _model_of(path, card, run)) is not None]
     families = list(card.groups)
     rows = []
     for one, run, model in known:

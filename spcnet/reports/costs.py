@@ -31,12 +31,7 @@ class NetworkCost:
 
 
 def costs(series: Sequence[Series], counted: Mapping[Path, NetworkCost]) -> str:
-    """A line for each method; what neither was counted nor recorded is left empty.
-
-    Args:
-        series: the methods.
-        counted: by the run's folder, as it stands in `Run.folder`.
-    """
+    """A line for each method, with what was counted by `Run.folder`; what neither was counted nor recorded is left empty."""
     rows = []
     sizes: set[tuple[int, int]] = set()
     for one in series:

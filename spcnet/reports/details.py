@@ -18,9 +18,9 @@ from spcnet.reports.html import (
     definitions,
     escaped,
     interval,
-    paragraphs,
     plain,
     ranged,
+    render,
     swatch,
     table,
 )
@@ -221,25 +221,4 @@ def top_confusions(
 
 def reading(table: Table) -> str:
     """What the words and figures of the page mean."""
-    texts = [
-        "<b>mIoU</b>: for each class, the pixels that are both truly and predictedly of the class, divided by those that are "
-        "either; all pixels of a domain together, at the size of its labels. The mean over classes is the domain's mIoU, and "
-        "a mean over domains weighs each domain alike.",
-        "<b>Absent classes</b>: a class that a domain neither contains nor is predicted there is left out of its mean. A class that "
-        "it does not contain but that was predicted counts as 0, as the definition has it; so with few classes present, a single wrong "
-        "pixel can cost points. The figures by class leave classes without truth pixels out.",
-        "<b>Seeds</b>: training is random. The same method with another seed easily differs by a point or more, above all with "
-        "short training and few images. A small difference between single runs is noise; compare means over at least three "
-        "seeds, and look at whether the sign of the difference is the same on each seed. ± is the spread of single runs, not the "
-        "uncertainty of their mean.",
-        "<b>95 % interval</b>: the images of a domain drawn again with replacement, many times, and scored each time; where the middle "
-        "95 % of these scores lie. It says how much depends on which images happened to be in the set, and nothing about another "
-        "training.",
-        "<b>Unseen</b> domains are used for scoring only, and the scores are those of the last evaluation of each run, not of its best.",
-    ]
-    if table.baseline is not None and len(table.rows) > 1:
-        texts.append(
-            f"<b>Gap</b>: difference of the means of the unseen domains to {escaped(table.baseline)}, in points of mIoU "
-            "(not in per cent of its score)."
-        )
-    return paragraphs(texts)
+    return render("reading_report", baseline=table.baseline if len(table.rows) > 1 else None)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from spcnet.config import RunConfig
 
@@ -180,11 +180,8 @@ def num_scored(images: int, config: RunConfig) -> int:
 
 def show(report: Rehearsal, config: RunConfig, console: Console) -> None:
     """Print what was found out."""
-    table = Table(box=SIMPLE)
-    for title in ("domain", "role"):
-        table.add_column(title)
-    for title in ("images", "first image", "read ms", "test"):
-        table.add_column(title, justify="right")
+    figures = (Column(title, justify="right") for title in ("images", "first image", "read ms", "test"))
+    table = Table("domain", "role", *figures, box=SIMPLE)
     for domain in report.domains:
         if domain.problem:
             table.add_row(domain.name, domain.role, "missing", "", "", "", style="red")
@@ -192,8 +189,8 @@ def show(report: Rehearsal, config: RunConfig, console: Console) -> None:
         height, width = domain.size or (0, 0)
         seconds = domain.test_seconds
         whole = "" if seconds is None else time_text(seconds * num_scored(domain.images, config))
-        figures = (f"{domain.images:,}", f"{width}×{height}", f"{1000 * domain.read_seconds:.0f}", whole)
-        table.add_row(domain.name, domain.role, *figures)
+        cells = (f"{domain.images:,}", f"{width}×{height}", f"{1000 * domain.read_seconds:.0f}", whole)
+        table.add_row(domain.name, domain.role, *cells)
     console.print(table)
     for line in _lines(report, config):
         console.print(line, highlight=False, markup=False)

@@ -128,15 +128,7 @@ def smooth(values: Sequence[float] | npt.NDArray[np.float64], *, window: int) ->
 
 
 def curves_svg(title: str, curves: Sequence[Curve], *, label: str, percent: bool = False, smoothed: bool = True) -> str:
-    """Lines over iterations. With `smoothed` the values are drawn faint and their running mean over them.
-
-    Args:
-        title: what is drawn.
-        curves: the lines.
-        label: the figure in words, for those who cannot see it.
-        percent: whether the values are fractions to be shown in per cent.
-        smoothed: whether there are many noisy values; else each is marked.
-    """
+    """Lines over iterations; `label` says them in words. With `smoothed`, noisy values are drawn faint and their running mean over them."""
     with _plot((4.3, 2.5), grid="y") as (figure, axes):
         drawn: list[npt.NDArray[np.float64]] = []
         for curve in curves:

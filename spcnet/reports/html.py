@@ -7,9 +7,14 @@ no script; the script (`page.js`) only adds to what is there without it.
 import base64
 import hashlib
 import html
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+import jinja2
 import numpy as np
 import numpy.typing as npt
 
@@ -27,13 +32,27 @@ def policy() -> str:
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script_hash}'"
 
 
-_THEMES = '<fieldset class="theme"><legend>Colours of the page</legend>{}</fieldset>'.format(
-    "".join(
-        f'<input type="radio" name="theme" id="theme-{name}" value="{name}"{" checked" if name == "auto" else ""}>'
-        f'<label for="theme-{name}">{name}</label>'
-        for name in ("auto", "light", "dark")
-    )
+class _Templates(jinja2.FileSystemLoader):
+    """Template files; line breaks beside tags count for nothing, others are spaces."""
+
+    def get_source(self, environment: jinja2.Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+        source, name, current = super().get_source(environment, f"{template}.html")
+        beside_tags = re.sub(r"(?<=[>}])\s*\n\s*|\s*\n\s*(?=[<{])", "", source.strip())
+        return re.sub(r"\s*\n\s*", " ", beside_tags), name, current
+
+
+_ENVIRONMENT = jinja2.Environment(
+    loader=_Templates(Path(__file__).parent / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
 )
+
+
+def render(template: str, *, filters: Mapping[str, Callable[..., Any]] = MappingProxyType({}), **values: Any) -> str:
+    """A template of `reports/templates` with these values; text is escaped, `| safe` takes HTML."""
+    environment = _ENVIRONMENT
+    if filters:
+        environment = _ENVIRONMENT.overlay()
+        environment.filters = {**_ENVIRONMENT.filters, **filters}
+    return environment.get_template(template).render(values)
 
 
 def document(
@@ -57,30 +76,17 @@ def document(
         style: besides `STYLE`.
         script: run `SCRIPT`, and no other.
     """
-    sections = [(anchor, escaped(name), body) for anchor, name, body in sections if body]
-    links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name, _ in sections)
-    bodies = "".join(
-        f'<section id="{a}" aria-labelledby="{a}-h"><h2 id="{a}-h">{n}</h2>{b}</section>' for a, n, b in sections
+    return "<!DOCTYPE html>\n" + render(
+        "document",
+        heading=heading,
+        sections=[entry for entry in sections if entry[2]],
+        lead=lead,
+        cards=cards,
+        version=version,
+        style=STYLE + style,
+        policy=policy(),
+        script=SCRIPT if script else "",
     )
-    nav = f'<nav aria-label="Sections">{links}</nav>'
-    policy_of_it = f'<meta http-equiv="Content-Security-Policy" content="{policy()}">\n' if script else ""
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{policy_of_it}'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escaped(heading)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escaped(heading)}</h1>"
-        + (f'<p class="lead">{lead}</p>' if lead else "")
-        # The switch of colours needs no script, and is of use where a page is shown for long.
-        + (f'<div class="top">{nav}{_THEMES}</div>' if script else nav)
-        + f"</header>\n<main>{cards}{bodies}</main>\n<footer>Written by spcnet{f' {escaped(version)}' if version else ''}. "
-        f"This page is one file{' and loads nothing from anywhere' if script else ': it loads nothing and runs no scripts'}."
-        f"</footer>\n{f'<script>{SCRIPT}</script>{chr(10)}' if script else ''}</body>\n</html>\n"
-    )
-
-
-def paragraphs(texts: Iterable[str]) -> str:
-    """Texts as HTML, a paragraph each."""
-    return "".join(f"<p>{text}</p>" for text in texts)
 
 
 def card(color: str, label: str, figure: str, *small: str) -> str:
@@ -154,26 +160,8 @@ def scrolling(content: str, label: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str, label: str, text: int = 1) -> str:
-    """A table that scrolls by itself.
-
-    Args:
-        heads: over each column, as HTML.
-        rows: cells as HTML, the first of each being its heading.
-        caption: what the table shows, as HTML.
-        label: the same in few words.
-        text: so many columns from the left hold words, not figures.
-    """
-    aligned = [' class="text"' if place < text else "" for place in range(len(heads))]
-    top = "".join(f'<th scope="col"{css}>{head}</th>' for css, head in zip(aligned, heads, strict=True))
-    body = ""
-    for name, *cells in rows:
-        words = "".join(f"<td{css}>{cell}</td>" for css, cell in zip(aligned[1:], cells, strict=True))
-        body += f'<tr><th scope="row">{name}</th>{words}</tr>'
-    return scrolling(
-        f'<table class="plain"><caption><span>{caption}</span></caption>'
-        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>",
-        label,
-    )
+    """A table that scrolls by itself. Heads, cells and caption are HTML; the first `text` columns hold words, the others figures."""
+    return scrolling(render("table", heads=heads, rows=rows, caption=caption, text=text), label)
 
 
 def figure(svg: str, *, css: str = "") -> str:

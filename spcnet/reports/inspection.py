@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import rich.table
-import rich.text
 from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
+from rich.text import Text
 
 from spcnet.errors import DataError, one_line
 from spcnet.files import write_text
@@ -235,12 +235,11 @@ def read_inspection(folder: Path) -> Inspection | None:
         raise DataError(f"{path} is not whole ({type(error).__name__}: {one_line(error)}). {remedy}") from error
 
 
-def render_terminal(inspections: Sequence[Inspection]) -> rich.table.Table:
+def render_terminal(inspections: Sequence[Inspection]) -> Table:
     """The figures that maps only suggest, a line for each network."""
-    shown = rich.table.Table(title="Inside", box=SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("network", overflow="fold")
-    for title in ("domain told by style", "gap of styles", "unseen pixels matched", "cosine of prototypes"):
-        shown.add_column(title, justify="right")
+    titles = ("domain told by style", "gap of styles", "unseen pixels matched", "cosine of prototypes")
+    columns = (Column("network", overflow="fold"), *(Column(title, justify="right") for title in titles))
+    shown = Table(*columns, title="Inside", box=SIMPLE_HEAD, pad_edge=False)
     for inspection in inspections:
         first, likeness = inspection.layers[0], inspection.prototypes
         values, gap = [percent(first.told_before, 0, " %")], [figure_text(first.gap_before)]
@@ -249,7 +248,7 @@ def render_terminal(inspections: Sequence[Inspection]) -> rich.table.Table:
             gap.append(figure_text(first.gap_after))
         cosine = "–" if likeness is None else f"{likeness.within:.2f} in, {likeness.between:.2f} between classes"
         matched = percent(mean_of(unseen_matched(inspection)), 0, " %")
-        shown.add_row(rich.text.Text(inspection.run), " → ".join(values), " → ".join(gap), matched, cosine)
+        shown.add_row(Text(inspection.run), " → ".join(values), " → ".join(gap), matched, cosine)
     return shown
 
 

@@ -53,7 +53,7 @@ def render_page(inspections: Sequence[Inspection]) -> str:
         (f"run-{i}", inspection.run if names[1:] else "What was seen", inspection_section(inspection))
         for i, inspection in enumerate(inspections)
     ]
-    sections.append(("reading", "How to read this", _reading()))
+    sections.append(("reading", "How to read this", html.render("reading_inspection")))
     return html.document(heading, sections, version=inspections[0].environment.get("spcnet"))
 
 
@@ -261,21 +261,6 @@ def _prototypes_part(inspection: Inspection) -> str:
     order = ", ".join(map(html.escaped, inspection.known))
     note = f"{summary}. In each class the order is {order}. A prototype whose class no training image of its domain showed stays near 0 to all others."
     return f'<p class="note">{note}</p><div class="plots large">{html.figure(svg)}<div>{table}</div></div>'
-
-
-def _reading() -> str:
-    paragraphs = [
-        "<b>t-SNE</b> keeps neighbours together and gives every cluster about the same room, so a map shows who is near whom and not "
-        "how far or how wide. Styles that projection has drawn together a hundredfold still fill their part of the map: how far apart "
-        "they are stands in the table.",
-        "<b>Style</b>: mean and standard deviation of each channel of a feature map over the image. Distances between styles are squared "
-        "2-Wasserstein distances, mean over the channels, as SPC-Net's Eq. 3 has them. After projection a style is the sum of the known "
-        "styles, weighed by λ; so with two known styles all lie on a line, however the map bends it.",
-        "<b>λ</b> is the softmax of 1/(1+distance): with two known styles it stays within 0.27 and 0.73, and is near 0.5 where both are "
-        "about equally far.",
-        "<b>Few images</b> say little: another seed, or other images, move the fractions by points.",
-    ]
-    return html.paragraphs(paragraphs)
 
 
 _SHAPES = {

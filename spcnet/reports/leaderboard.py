@@ -1,9 +1,10 @@
 """The headline: who scores what where, with published rows beside it that are never ranked, and other ways of scoring."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from spcnet.formatting import percent
-from spcnet.reports.html import breakable, card, counted, difference, escaped, interval, scrolling, sortable, swatch
+from spcnet.reports.html import breakable, card, counted, difference, escaped, interval, render, sortable, swatch
 from spcnet.reports.html import table as plain_table
 from spcnet.reports.published import CAUTIONS, PUBLISHED, SETS, Published, beside, obstacles, set_of
 from spcnet.reports.runs import OWN_PROTOCOL, Evaluation, Run
@@ -64,18 +65,11 @@ def _mean_place(table: Table) -> int | None:
 
 
 def results(table: Table, series: Sequence[Series], *, published: str = "auto") -> str:
-    """The table of methods by domains, with warnings, published rows and other ways of scoring.
-
-    Args:
-        table: what to show.
-        series: its rows as they are drawn.
-        published: one of `spcnet.reports.published.CHOICES`.
-    """
+    """The table of methods by domains, with warnings, published rows and other ways of scoring."""
     runs = [run for _, run in each_run(series)]
     hindered = obstacles(runs)
     rows = beside(runs, every=published == "all") if published != "none" and not hindered else ()
     parts = (
-        _warnings(table),
         _board(table, series, rows),
         _protocols(series, table),
         _fold(hindered, rows, wanted=published),
@@ -83,77 +77,45 @@ def results(table: Table, series: Sequence[Series], *, published: str = "auto") 
     return "".join(parts)
 
 
-def _warnings(table: Table) -> str:
-    if not table.warnings:
-        return ""
-    items = "".join(f"<li>{escaped(line)}</li>" for line in table.warnings)
-    return f'<div class="warnings" role="note"><b>Read with care</b><ul>{items}</ul></div>'
-
-
-def _board(table: Table, series: Sequence[Series], rows: Sequence[Published]) -> str:
-    spans = [(kind, sum(c.kind.startswith(kind) for c in table.columns)) for kind in ("source", "unseen", "gap")]
-    words = {"source": "sources (trained on)", "unseen": "unseen (never trained on)", "gap": ""}
-    top = "".join(
-        f'<th scope="colgroup" colspan="{num}" class="span edge">{words[kind]}</th>' for kind, num in spans if num
-    )
-    heads = "".join(
-        f'<th scope="col" data-sort="{place + 1}" class="{_column_class(table, place)}">{breakable(column_title(column))}</th>'
-        for place, column in enumerate(table.columns)
-    )
-    body = []
-    for row, one in zip(table.rows, series, strict=True):
-        cells = "".join(_result_cell(table, row, one, place) for place in range(len(table.columns)))
-        small = [counted(len(row.seeds), "seed")] + (["baseline"] if row.is_baseline and table.rows[1:] else [])
-        small += [f"{one.first.setting('model.backbone')}", f"protocol {OWN_PROTOCOL}"] if rows else []
-        label = f'{swatch(one.color)}{escaped(row.label)}<span class="below std">{escaped(" · ".join(small))}</span>'
-        body.append(f'<tr><th scope="row"{sortable(row.label)}>{label}</th>{cells}</tr>')
+def _board(table: Table, series: Sequence[Series], published: Sequence[Published]) -> str:
+    """Warnings, and the table of methods with published rows below."""
+    several = len(table.rows) > 1
     notes = ["mIoU in %"]
     if any(len(row.seeds) > 1 for row in table.rows):
         notes.append("± is the sample standard deviation over seeds")
     if any(d.interval for one in series if len(one.group.runs) == 1 for d in one.first.final.domains.values()):
         notes.append("below a score is its 95&nbsp;% interval, by bootstrap over the images")
-    if len(table.rows) > 1:
+    if several:
         notes.append("bold is the best of a column")
-    if table.baseline is not None and len(table.rows) > 1:
+    if table.baseline is not None and several:
         notes.append(f"small figures are points above or below {escaped(table.baseline)}")
-    others = ""
-    if rows:
-        band = (
-            f'<tr><th class="band" scope="rowgroup" colspan="{len(table.columns) + 1}"><span>Published, not measured here '
-            "<small>— not ranked; other protocols, heads and weights: see below how they differ</small></span></th></tr>"
-        )
-        others = f'<tbody class="published">{band}{"".join(_published_row(table, row) for row in rows)}</tbody>'
-    css = "results sortable" if len(table.rows) > 1 else "results"
-    return scrolling(
-        f'<table class="{css}"><caption><span>{"; ".join(notes)}.</span></caption><thead><tr>'
-        f'<th rowspan="2" scope="col" data-sort="0">method</th>{top}</tr><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody>{others}</table>",
-        "Results by domain",
+    words = {"source": "sources (trained on)", "unseen": "unseen (never trained on)", "gap": ""}
+
+    def small(row: Row, one: Series) -> list[str]:
+        marks = [counted(len(row.seeds), "seed")] + (["baseline"] if row.is_baseline and several else [])
+        return marks + ([f"{one.first.setting('model.backbone')}", f"protocol {OWN_PROTOCOL}"] if published else [])
+
+    def intervals(one: Series, column: Column) -> list[str]:
+        ends = [(run.seed, _interval_on(run, column)) for run in one.group.runs]
+        return [f"seed {seed}: {interval(pair)}" for seed, pair in ends if pair is not None]
+
+    filters: dict[str, Callable[..., Any]] = {
+        "small": small,
+        "intervals": intervals,
+        "scores": lambda row: _published_scores(table, row),
+        "title": column_title,
+        **{one.__name__: one for one in (breakable, difference, percent, sortable, swatch)},
+    }
+    return render(
+        "results",
+        filters=filters,
+        table=table,
+        rows=list(zip(table.rows, series, strict=True)),
+        published=published,
+        notes=notes,
+        spans=[(sum(c.kind.startswith(kind) for c in table.columns), text) for kind, text in words.items()],
+        css=[_column_class(table, place) for place in range(len(table.columns))],
     )
-
-
-def _result_cell(table: Table, row: Row, one: Series, place: int) -> str:
-    column, cell = table.columns[place], row.cells[place]
-    css = _column_class(table, place)
-    if column.kind == "gap":
-        shown = "" if row.is_baseline else difference(cell.value)
-        return f'<td class="{css} strong"{sortable(0.0 if row.is_baseline else cell.value)}>{shown}</td>'
-    text = percent(cell.value)
-    if cell.best:
-        text = f"<b>{text}</b>"
-    ends = [(run, _interval_on(run, column)) for run in one.group.runs]
-    known = [f"seed {run.seed}: {interval(evaluation)}" for run, evaluation in ends if evaluation is not None]
-    if cell.std is not None:
-        text += f'<span class="below std">± {percent(cell.std)}</span>'
-    elif len(ends) == 1 and known:
-        text += f'<span class="below std">{interval(ends[0][1])}</span>'
-    if cell.count < len(row.seeds) and cell.value is not None:
-        text += f'<span class="below std">{cell.count} of {len(row.seeds)} seeds</span>'
-    if cell.gap is not None:
-        text += difference(cell.gap, css="below")
-    tooltip = "95 % interval over images: " + "; ".join(known)
-    title = f' title="{escaped(tooltip)}"' if known else ""
-    return f'<td class="{css}"{sortable(cell.value)}{title}>{text}</td>'
 
 
 def _interval_on(run: Run, column: Column) -> tuple[float, float] | None:
@@ -167,20 +129,18 @@ def _column_class(table: Table, place: int) -> str:
     return " ".join(name for name, on in (("edge", first), ("mean", column.kind.endswith("mean"))) if on)
 
 
-def _published_row(table: Table, row: Published) -> str:
-    targets = [set_of(column.name) for column in table.columns if column.kind == "unseen"]
-    cells = []
-    for place, column in enumerate(table.columns):
-        value: float | None = None
-        if column.kind in ("source", "unseen"):
-            value = row.scores.get(set_of(column.name) or "")
-        elif column.kind == "unseen mean" and set(targets) == set(SETS[:3]):
-            value = row.mean
-        cells.append(f'<td class="{_column_class(table, place)}">{percent(value) if value is not None else ""}</td>')
-    details = f"{row.backbone} · protocol {row.protocol}" + ("" if row.verified else " · not verified")
-    label = f'{escaped(row.method)}<span class="tag">published</span><span class="below std">{escaped(details)}</span>'
-    read = escaped(f"{row.paper}; read in: {row.place}")
-    return f'<tr><th scope="row" title="{read}">{label}</th>{"".join(cells)}</tr>'
+def _published_scores(table: Table, row: Published) -> list[float | None]:
+    """A published row's score in each column."""
+    targets = {set_of(column.name) for column in table.columns if column.kind == "unseen"}
+    mean = row.mean if targets == set(SETS[:3]) else None
+    return [
+        row.scores.get(set_of(column.name) or "")
+        if column.kind in ("source", "unseen")
+        else mean
+        if column.kind == "unseen mean"
+        else None
+        for column in table.columns
+    ]
 
 
 def _fold(hindered: Sequence[str], rows: Sequence[Published], *, wanted: str) -> str:

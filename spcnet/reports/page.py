@@ -10,6 +10,7 @@ from pathlib import Path
 from spcnet.errors import DataError, UsageError, unknown_name_error
 from spcnet.files import write_text
 from spcnet.reports import html
+from spcnet.reports.calibration import confidence, unknown_objects
 from spcnet.reports.cards import read_cards, robustness
 from spcnet.reports.classes import classes
 from spcnet.reports.costs import NetworkCost, costs
@@ -93,6 +94,8 @@ def render_page(
         ("images", "Images", images(ordered, panels)),
         ("classes", "Classes", classes(ordered, base)),
         ("robustness", "Robustness", robustness(ordered, read_cards(runs))),
+        ("confidence", "Confidence", confidence(ordered)),
+        ("unknown", "Unknown objects", unknown_objects(ordered)),
         ("training", "Training", training(ordered)),
         *fractions(ordered),
         ("inside", "Inside the networks", _inside(ordered)),

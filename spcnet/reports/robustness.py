@@ -13,9 +13,9 @@ from typing import Any
 
 import rich.console
 import rich.measure
-import rich.table
-import rich.text
 from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
+from rich.text import Text
 
 from spcnet.formatting import markdown_table, percent
 from spcnet.reports.html import counted
@@ -183,16 +183,11 @@ class _Overview:
     def __init__(self, card: Card) -> None:
         header, rows = overview(card)
         labels = [_label(model) for model in card.models]
-        title = f"mIoU in % on {card.domain}"
-        self.wide, self.narrow = _grid(title), _grid(title)
-        self.wide.add_column("network", overflow="fold")
-        for head in header:
-            self.wide.add_column(head, justify="right", no_wrap=True)
+        title, figures = f"mIoU in % on {card.domain}", (Column(head, justify="right", no_wrap=True) for head in header)
+        self.wide = _grid(title, Column("network", overflow="fold"), *figures)
         for label, cells in zip(labels, rows, strict=True):
             self.wide.add_row(label, *cells)
-        self.narrow.add_column("", no_wrap=True)
-        for label in labels:
-            self.narrow.add_column(label, justify="right", overflow="fold")
+        self.narrow = _grid(title, Column("", no_wrap=True), *map(_network, card.models))
         for head, *cells in zip(header, *rows, strict=True):
             self.narrow.add_row(head, *cells)
 
@@ -201,25 +196,27 @@ class _Overview:
         yield self.wide if needed <= options.max_width else self.narrow
 
 
-def _grid(title: str) -> rich.table.Table:
+def _grid(title: str, *columns: Column) -> Table:
     # Narrow gaps: ten columns beside the names have to fit into a terminal of 80.
-    return rich.table.Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    return Table(*columns, title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
-def _label(model: ModelScores) -> rich.text.Text:
-    return rich.text.Text(folded(model.label))
+def _label(model: ModelScores) -> Text:
+    return Text(folded(model.label))
+
+
+def _network(model: ModelScores) -> Column:
+    return Column(_label(model), justify="right", overflow="fold")
 
 
 def render_terminal(card: Card) -> list[rich.console.RenderableType]:
     """Two tables for a terminal: of the networks, and with a line for each condition."""
-    detail = _grid("Mean over the severities, and its fraction of clean, in %")
-    detail.add_column("condition", no_wrap=True)
-    for model in card.models:
-        detail.add_column(_label(model), justify="right", overflow="fold")
+    title = "Mean over the severities, and its fraction of clean, in %"
+    detail = _grid(title, Column("condition", no_wrap=True), *map(_network, card.models))
     for names in card.groups.values():
         for name in names:
             cells = [_with_share(model, name) for model in card.models]
-            detail.add_row(rich.text.Text(name), *cells, end_section=name == names[-1])
+            detail.add_row(Text(name), *cells, end_section=name == names[-1])
     return [_Overview(card), detail]
 
 

@@ -2,7 +2,10 @@
 
 import itertools
 import math
+from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,23 +16,7 @@ from spcnet.formatting import percent
 from spcnet.reports import figures, html
 from spcnet.reports.robustness import STYLE, STYLES, Card, ModelScores, folded, mean, overview, ratio, summary
 
-_HEAT_STYLE = """
-:root { --heat: #d9480f; } @media (prefers-color-scheme: dark) { :root { --heat: #c2410c; } }
-.heat td, .heat th { padding: 3px 8px; border-bottom: 1px solid var(--card); }
-.heat td { text-align: center; min-width: 3.6em; background: color-mix(in srgb, var(--heat) var(--lost), var(--card)); }
-.heat thead th { text-align: center; white-space: normal; max-width: 8.5em; font-size: 0.86rem; }
-.severities { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); gap: 0 20px; align-items: start; }
-.severities td, .severities th { padding: 3px 5px !important; } .severities td { min-width: 2.6em !important; }
-.heat th[scope=row] { font-weight: 500; white-space: nowrap; }
-.heat tbody tr.first th, .heat tbody tr.first td { border-top: 9px solid var(--card); }
-.heat th.family { text-align: left; color: var(--muted); font-weight: 400; font-size: 0.82rem; }
-.heat td.known { font-style: italic; text-decoration: underline dotted; }
-.scale { white-space: nowrap; } .scale i { display: inline-block; vertical-align: -0.06em; width: 22px; height: 12px; border: 1px solid var(--line); border-width: 1px 0; background: color-mix(in srgb, var(--heat) var(--lost), var(--card)); }
-.case { margin: 18px 0 26px; } .case h3 { margin-bottom: 2px; }
-.case .panels { min-width: calc(var(--columns) * 124px); }
-@media (max-width: 640px) { .heat th[scope=row] { min-width: 0; max-width: 112px; white-space: normal; overflow-wrap: normal; font-size: 0.8rem; }
-  .heat td { min-width: 2.8em; padding: 3px 4px; } .heat thead th { font-size: 0.76rem; padding: 3px 2px; } }
-"""
+_HEAT_STYLE = "\n" + files(__package__).joinpath("robustness.css").read_text(encoding="utf-8")
 
 
 def heat_figure(card: Card) -> Figure:
@@ -87,11 +74,6 @@ def write_heat_map(card: Card, output: Path) -> None:
 def write_page(card: Card, output: Path, *, pictures: Path) -> Path:
     """Write the card as one page: no network, no scripts, light and dark, phone and paper.
 
-    Args:
-        card: what it shows.
-        output: the file.
-        pictures: folder of the worst cases' pictures.
-
     Raises:
         DataError: a picture cannot be read, or the page not be written.
     """
@@ -107,11 +89,11 @@ def render_page(card: Card, *, pictures: Path) -> str:
     """
     sections = [
         ("overview", "Overview", _overview_section(card)),
-        ("networks", "Heat map: conditions by networks", _networks_section(card)),
-        ("severities", "Heat map: severities", _severities_section(card)),
+        ("networks", "Heat map: conditions by networks", _heat_map(card, "networks")),
+        ("severities", "Heat map: severities", _heat_map(card, "severities")),
         ("worst", "Worst cases", _worst_section(card, pictures)),
         ("setting", "What was scored", _setting_section(card)),
-        ("reading", "How to read this", _reading_section(card)),
+        ("reading", "How to read this", html.render("reading_robustness")),
     ]
     heading, version = f"How robust on {card.domain}?", card.environment.get("spcnet")
     return html.document(heading, sections, lead=_lead(card), cards=_cards(card), version=version, style=_HEAT_STYLE)
@@ -172,49 +154,18 @@ def _overview_section(card: Card) -> str:
     )
 
 
-def _networks_section(card: Card) -> str:
-    heads = "".join(f'<th scope="col">{html.breakable(model.label)}</th>' for model in card.models)
-    body = '<tr><th scope="row">clean, mIoU in %</th>'
-    body += "".join(f'<td style="--lost: 0%"><b>{percent(model.clean)}</b></td>' for model in card.models) + "</tr>"
-    for family, names in card.groups.items():
-        for name in names:
-            css = ' class="first"' if name == names[0] else ""
-            cells = "".join(_cell(card, model, name, model.mean(name)) for model in card.models)
-            last = (
-                f'<th class="family" scope="rowgroup" rowspan="{len(names)}">{html.escaped(family)}</th>' if css else ""
-            )
-            body += f'<tr{css}><th scope="row">{html.breakable(name)}</th>{cells}{last}</tr>'
-    heads += '<th scope="col"><span class="hidden">family</span></th>'
-    table = f'<table class="heat"><thead><tr><th scope="col"></th>{heads}</tr></thead><tbody>{body}</tbody></table>'
+def _heat_map(card: Card, by: str) -> str:
+    """Shares of the clean score by networks or by severities."""
+    filters: dict[str, Callable[..., Any]] = {
+        "ratio": ratio,
+        "percent": percent,
+        "lost": _lost,
+        "trained": lambda name, model: _trained(model, name),
+        "breakable": html.breakable,
+        "mpc": lambda model: summary(card, model).mpc,
+    }
     known = any(_trained(model, name) for model in card.models for name in card.conditions)
-    note = f"Share of the clean mIoU that is left, in %, averaged over severities {card.severity_range}; {_scale()}"
-    if STYLES in card.groups:
-        note += " A name with + is a weather style, the others are the corruptions of ImageNet-C."
-    if known:
-        note += " Figures in italics with dots below: a style that the network was trained with."
-    return f'<p class="note">{note}</p>' + html.scrolling(table, "Share of the clean score by condition and network")
-
-
-def _severities_section(card: Card) -> str:
-    heads = "".join(f'<th scope="col">{severity}</th>' for severity in card.severities)
-    parts = []
-    for model in card.models:
-        body = ""
-        for names in card.groups.values():
-            for name in names:
-                css = ' class="first"' if name == names[0] and body else ""
-                scores = model.scores[name]
-                cells = "".join(_cell(card, model, name, scores[severity].miou) for severity in card.severities)
-                body += f'<tr{css}><th scope="row">{html.breakable(name)}</th>{cells}</tr>'
-        table = f'<table class="heat"><thead><tr><th scope="col">severity</th>{heads}</tr></thead><tbody>{body}</tbody></table>'
-        robustness = summary(card, model)
-        means = f" · mPC {percent(robustness.mpc)} %" if card.benchmark else ""
-        parts.append(
-            f"<details open><summary><b>{html.escaped(model.label)}</b> · clean {percent(model.clean)} %"
-            f"{means}</summary>{html.scrolling(table, f'Share of the clean score of {model.label} by condition and severity')}</details>"
-        )
-    note = f"Share of the clean mIoU that is left at each severity, in %; {_scale()}"
-    return f'<p class="note">{note}</p><div class="severities">{"".join(parts)}</div>'
+    return html.render(f"heat_{by}", filters=filters, card=card, known=known, styles=STYLES)
 
 
 def _worst_section(card: Card, pictures: Path) -> str:
@@ -273,35 +224,6 @@ def _setting_section(card: Card) -> str:
     return html.definitions(entries)
 
 
-def _reading_section(card: Card) -> str:
-    paragraphs = [
-        "<b>Corruptions</b>: the 19 of ImageNet-C (Hendrycks and Dietterich, 2019), with the published parameters for each "
-        "severity, put on each image at the size it has in its file, before it is brought to the network's size. On small images a "
-        "blur of so many pixels hides more than on large ones, so cards of sets of different sizes are not comparable. The frost is "
-        "drawn, and the elastic transform is the mild form for street scenes, whose labels stay: figures are near those of the "
-        "published pictures, not equal to them.",
-        "<b>mPC</b>: mIoU averaged over the severities of a corruption, then over the corruptions of the families noise, blur, weather "
-        "and digital (Michaelis et al., 2019). <b>rPC</b>: its fraction of the clean mIoU. A network that is poor on clean images can keep "
-        "a large fraction of little: read both.",
-        "<b>extra</b>: the four corruptions that the benchmark keeps for validation; they do not count in mPC.",
-        "<b>Styles</b>: weather and road styles that know of distance, ground and sky; severity s is the strength s/5. Where a style "
-        "moves pixels, the label moves along.",
-        "<b>Training with styles</b>: a network that has seen noise, blur or JPEG blocks in training is at home in the corruptions "
-        "of that kind; what each was trained with stands above.",
-        "<b>Chance</b>: training with another seed moves a network's scores by a point or more, and its loss under a corruption "
-        "often by several. A card of one seed each says little about which method is better.",
-    ]
-    return html.paragraphs(paragraphs)
-
-
-def _cell(card: Card, model: ModelScores, name: str, value: float) -> str:
-    """A cell of a heat map, with the mIoU as a tooltip."""
-    fraction = ratio(value, model.clean)
-    css = ' class="known"' if _trained(model, name) else ""
-    hint = f"{model.label}, {name}: mIoU {percent(value)} %"
-    return f'<td{css} style="--lost: {_lost(fraction)}%" title="{html.escaped(hint)}">{percent(fraction, 0)}</td>'
-
-
 def _lost(fraction: float) -> int:
     """Strength of a cell's colour in %: 0 for nothing lost, never so strong that a figure is hard to read."""
     return round(82 * min(max(1 - fraction, 0.0), 1.0)) if math.isfinite(fraction) else 0
@@ -309,11 +231,6 @@ def _lost(fraction: float) -> int:
 
 def _trained(model: ModelScores, name: str) -> bool:
     return name.removeprefix(STYLE) in model.styles and name.startswith(STYLE)
-
-
-def _scale() -> str:
-    steps = "".join(f'<i style="--lost: {_lost(1 - lost / 5)}%"></i>' for lost in range(6))
-    return f'<span class="scale">nothing lost <span aria-hidden="true">{steps}</span> all lost</span>.'
 
 
 def _finite_or_least(value: float) -> float:

@@ -205,7 +205,7 @@ def load_run(folder: Path) -> Run:
     if not (folder / "config.yaml").is_file():
         raise DataError(f"{folder} is not a run folder: it has no config.yaml. Name the --output of a training")
     config = _read_config(folder / "config.yaml")
-    environment = _read_object(folder / "environment.json")
+    environment = _read_json(folder / "environment.json", dict)
     lines = [_evaluation(*line) for line in _json_lines(folder / RESULTS_FILE)]
     manner = _own_manner(config, lines)
     same = [e for e in lines if (e.views, e.protocol) == manner]
@@ -248,16 +248,16 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     return settled(config)
 
 
-def _read_object(path: Path) -> Mapping[str, Any]:
-    """A JSON file that holds one object; empty if the file is not there."""
+def _read_json(path: Path, kind: type) -> Any:
+    """A JSON file that holds an object or a list; empty if the file is not there."""
     if not path.is_file():
-        return {}
+        return kind()
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise DataError(f"cannot read {path}: {one_line(error)}. Delete the file or restore it") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} holds no JSON object: delete the file or restore it")
+    if not isinstance(value, kind):
+        raise DataError(f"{path} holds no JSON {'object' if kind is dict else 'list'}: delete the file or restore it")
     return value
 
 
@@ -394,15 +394,9 @@ def _read_panels(folder: Path, domains: Iterable[str]) -> Mapping[str, tuple[Pan
         place = folder / panel_folder(domain)
         if not (place / "panels.json").is_file():
             continue
-        try:
-            names = json.loads((place / "panels.json").read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise DataError(f"cannot read {place / 'panels.json'}: {one_line(error)}. Delete or restore it") from error
-        if not isinstance(names, list):
-            raise DataError(f"{place / 'panels.json'} holds no list of image names: delete or restore it")
         panels = (
             Panel(str(name), *(place / f"{index}_{kind}.png" for kind in ("image", "truth", "prediction")))
-            for index, name in enumerate(names)
+            for index, name in enumerate(_read_json(place / "panels.json", list))
         )
         kept[domain] = tuple(p for p in panels if all(file.is_file() for file in (p.image, p.truth, p.prediction)))
     return kept

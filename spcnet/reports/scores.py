@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.table import Table
+from rich.table import Column, Table
 
 from spcnet.formatting import percent
 
@@ -14,10 +14,8 @@ def domain_scores(record: Mapping[str, Any]) -> Table:
 
     The interval is the bootstrap's over the domain's images; a domain of one image has none.
     """
-    table = Table(box=SIMPLE)
-    table.add_column("domain", overflow="fold")
-    for title in ("images", "mIoU", "95 %", "mean acc.", "pixel acc.", "fw IoU"):
-        table.add_column(title, justify="right", no_wrap=True)
+    titles = ("images", "mIoU", "95 %", "mean acc.", "pixel acc.", "fw IoU")
+    table = Table(Column("domain", overflow="fold"), *map(_figures, titles), box=SIMPLE)
     for name, domain in record["domains"].items():
         ends = domain.get("miou_interval")
         interval = "" if ends is None else f"{percent(ends[0])} to {percent(ends[1])}"
@@ -34,10 +32,9 @@ def protocol_scores(records: Mapping[str, Mapping[str, Any]], columns: Mapping[s
         records: records of `spcnet.evaluation.evaluator.record` by the protocol's name.
         columns: domains as they were asked for, each with what the protocols call it.
     """
-    table = Table(box=SIMPLE)
-    table.add_column("protocol", no_wrap=True)
-    for name in (*columns, "mean of sources", "mean of unseen"):
-        table.add_column(name, justify="right", overflow="fold")
+    titles = (*columns, "mean of sources", "mean of unseen")
+    figures = (Column(name, justify="right", overflow="fold") for name in titles)
+    table = Table(Column("protocol", no_wrap=True), *figures, box=SIMPLE)
     for protocol, record in records.items():
         domains: list[Mapping[str, Any]] = [
             next((record["domains"].get(name) for name in names if name in record["domains"]), {})
@@ -52,22 +49,12 @@ def protocol_scores(records: Mapping[str, Mapping[str, Any]], columns: Mapping[s
 
 
 def class_table(record: Mapping[str, Any], domain: str, *, swapped: bool = False) -> Table:
-    """A line for each class of one domain, in per cent; a class without a labelled pixel is marked.
-
-    Args:
-        record: of `spcnet.evaluation.evaluator.record`.
-        domain: which.
-        swapped: say that precision and recall stand under each other's name.
-    """
+    """A line for each class of one domain, in per cent; `swapped` says that precision and recall stand under each other's name."""
     metrics = record["domains"][domain]
-    table = Table(box=SIMPLE, title=domain, title_justify="left")
-    table.add_column("class", overflow="fold")
-    marks = ("precision", "recall") if not swapped else ("precision*", "recall*")
-    for title in ("IoU", *marks):
-        table.add_column(title, justify="right", no_wrap=True)
-    if swapped:
-        table.caption = "* each under the other's name, as this protocol prints them"
-        table.caption_justify = "left"
+    titles = ("IoU", "precision*", "recall*") if swapped else ("IoU", "precision", "recall")
+    columns = (Column("class", overflow="fold"), *map(_figures, titles))
+    caption = "* each under the other's name, as this protocol prints them" if swapped else None
+    table = Table(*columns, box=SIMPLE, title=domain, title_justify="left", caption=caption, caption_justify="left")
     absent: Sequence[str] = metrics.get("absent", ())
     for name in record["classes"]:
         table.add_row(
@@ -75,3 +62,7 @@ def class_table(record: Mapping[str, Any], domain: str, *, swapped: bool = False
             *(percent(metrics.get(key, {}).get(name)) for key in ("iou", "precision", "recall")),
         )
     return table
+
+
+def _figures(title: str) -> Column:
+    return Column(title, justify="right", no_wrap=True)

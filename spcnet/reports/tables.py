@@ -315,12 +315,7 @@ def _compared(run: Run, path: str) -> Any:
 
 
 def batch_size(settings: Mapping[str, Any], processes: int | None = None) -> int | None:
-    """Images of each source, or of all, that an optimiser step sees; None where the settings do not tell.
-
-    Args:
-        settings: by dotted path.
-        processes: how many trained together, where that is known; else as the settings say.
-    """
+    """Images of each source, or of all, that an optimiser step sees, from settings by dotted path; None where they do not tell."""
     images = settings.get(_BATCH)
     counts = [settings.get(f"training.{name}", 1) for name in ("accumulate", "devices", "nodes")]
     if processes is not None:

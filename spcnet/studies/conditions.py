@@ -1,21 +1,26 @@
 """What images go through before a network is evaluated on them: corruptions and weather styles by severity."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from spcnet.config import plain_lists
-from spcnet.data.datasets import Sample
+from spcnet.data.datasets import Sample, SegmentationSet
+from spcnet.data.transforms import evaluation_transform, normalise
 from spcnet.errors import UsageError, lookup
 from spcnet.evaluation.metrics import iou
+from spcnet.numerics import device_of
 from spcnet.reports.robustness import CLEAN, STYLE
+from spcnet.runs import OpenRun
 from spcnet.synthesis.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from spcnet.synthesis.weather import WEATHER, apply_weather_pair
+from spcnet.types import SegOutput
 
 
 class Condition(NamedTuple):
@@ -49,6 +54,41 @@ class Condition(NamedTuple):
                 sample.image, sample.label, style, seed=own_seed, strength=strength, depth=sample.depth
             )
         return corrupt(sample.image, self.name, severity=self.severity, seed=own_seed), sample.label
+
+
+def network_outputs(
+    run: OpenRun,
+    images: SegmentationSet,
+    places: Sequence[int],
+    condition: Condition,
+    *,
+    batch_size: int,
+    seed: int = 0,
+) -> Iterator[tuple[SegOutput, list[tuple[Tensor, str]]]]:
+    """What the network of a run returns for some images of a set in a condition, with the label (H×W) and name of each.
+
+    Args:
+        run: the network and its data.
+        images: the set.
+        places: indices in it.
+        condition: what the images go through before.
+        batch_size: images that the network sees together.
+        seed: random seed of the condition.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    transform = evaluation_transform(run.data)
+    device = device_of(run.network)
+    batch_size = batch_size if run.data.size else 1  # images may differ in their own size
+    for first in range(0, len(places), batch_size):
+        pixels, items = [], []
+        for place in places[first : first + batch_size]:
+            sample = images.read(place)
+            image, label = condition.apply(sample, seed)
+            pixels.append(transform(torch.from_numpy(np.array(image)).permute(2, 0, 1)))
+            items.append((torch.from_numpy(np.array(label)), sample.name))
+        yield run.network(normalise(torch.stack(pixels).to(device))), items
 
 
 @plain_lists

@@ -34,7 +34,7 @@ from spcnet.reports.scores import class_table, domain_scores, protocol_scores
 from spcnet.runs import OpenRun, plain_data
 from spcnet.studies.engines import engine_options
 from spcnet.studies.predictions import Ids, Predictions
-from spcnet.studies.subject import OWN, Record, Subject, earlier, save_evaluation
+from spcnet.studies.subject import DEFAULT_PROTOCOL, Record, Subject, earlier, save_evaluation
 
 PROTOCOLS_FILE = "protocols.jsonl"
 """In the folder of a run: its results by other protocols than `spcnet`, at other sizes, on fewer images, a line each."""
@@ -46,7 +46,7 @@ RESULTS_SUFFIX = ".results.jsonl"
 class EvaluateOptions:
     """How a model is evaluated, where that is not said by its training."""
 
-    protocol: str = OWN.name
+    protocol: str = DEFAULT_PROTOCOL.name
     """A name in `PROTOCOLS`, or `all` for every one."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `EvaluationConfig` that differ from the run's own."""
@@ -127,7 +127,7 @@ def evaluate(run: OpenRun, options: EvaluateOptions, console: Console) -> Record
     if isinstance(subject.model, Segmentor):
         accelerator = options.accelerator or run.training.accelerator
         training = replace(run.training, devices=options.devices, nodes=1, strategy="auto", accelerator=accelerator)
-    fabric = make_fabric(training)
+    fabric = make_fabric(training, trains=False)
     if not fabric.is_global_zero:
         console = Console(quiet=True)
     records = {}
@@ -192,7 +192,7 @@ def _kept(
     # Metrics of a few images must not take the place of what the run is known by.
     limit, own_limit = subject.evaluation.limit, run.evaluation.limit
     fewer = bool(limit) and (not own_limit or limit < own_limit)
-    if protocol is OWN and run.options.size is None and not fewer and options.plain:
+    if protocol is DEFAULT_PROTOCOL and run.options.size is None and not fewer and options.plain:
         return save_evaluation(subject, results, run.path, names=run.own_names, write=write), None
     record, output = subject.published(results, protocol), run.path / PROTOCOLS_FILE
     before = earlier(output, record, same=("iteration", "classes", "views", "protocol", "size", "engine"))
@@ -206,7 +206,7 @@ def _subject(run: OpenRun, options: EvaluateOptions) -> Subject:
     if path.is_dir() and not run.is_run and not any((path / name).is_file() for name in network_files):
         return _predictions(run, options)
     if options.ids != "auto":
-        raise UsageError(f"--ids {options.ids} is for a folder of predictions, and {path} is none: leave it out")
+        raise UsageError(f"--ids {options.ids} is for a folder of predictions, and {path} is not one: leave it out")
     if options.space is not None:
         raise UsageError(f"--space {options.space} is for a folder of predictions; {path} has its own: leave it out")
     file = split_part(path).file
@@ -292,7 +292,7 @@ def _predictions(run: OpenRun, options: EvaluateOptions) -> Subject:
     if run.options.size is not None or options.devices != 1 or options.accelerator not in (None, "auto", "cpu"):
         what = "size" if run.options.size is not None else "devices and accelerator"
         raise UsageError(f"{path} holds predictions, which are scored as they are, by one process: leave out {what}")
-    if options.protocol != OWN.name:
+    if options.protocol != DEFAULT_PROTOCOL.name:
         raise UsageError(
             f"{f'the protocol {options.protocol} begins' if options.protocol != ALL else 'other protocols begin'} before the "
             f"network, and {path} holds what came out of one: evaluate the network, or choose the protocol spcnet"
@@ -330,7 +330,7 @@ def _show(
 ) -> None:
     """Print the metrics of the named domains; figures of others were known before."""
     record = {**record, "domains": {name: record["domains"][name] for name in scored}}
-    if protocol is not OWN:
+    if protocol is not DEFAULT_PROTOCOL:
         print_plain(console, f"Protocol {protocol.name}: {protocol.summary}. Unlike spcnet:")
         for line in protocol.differs:
             print_plain(console, f"  - {line}")

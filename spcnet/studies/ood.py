@@ -4,14 +4,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from spcnet.config import DomainSpec
 from spcnet.data.datasets import SegmentationSet, print_remarks
-from spcnet.data.transforms import evaluation_transform, normalise
 from spcnet.engine import records
 from spcnet.engine.progress import bar
 from spcnet.errors import UsageError
@@ -19,10 +17,9 @@ from spcnet.evaluation.evaluator import evaluating
 from spcnet.evaluation.metrics import classify, confusion, outcome
 from spcnet.files import write_text
 from spcnet.inference.ood import OODDetector, OODScore, Signals, ood_file, signals
-from spcnet.numerics import device_of
 from spcnet.reports.robustness import CLEAN
 from spcnet.runs import OpenRun
-from spcnet.studies.conditions import Condition, check_at_least, image_score, spread
+from spcnet.studies.conditions import Condition, check_at_least, image_score, network_outputs, spread
 from spcnet.studies.ood_metrics import OOD, ScoredImage, groups, prediction, separation
 from spcnet.types import SegOutput
 
@@ -67,7 +64,9 @@ def fit_ood(
         def outputs() -> Iterator[tuple[SegOutput, Tensor]]:
             done = 0
             for number, (name, images) in enumerate(sets.items()):
-                for output, items in _outputs(run, images, places[name], Condition(CLEAN, 0), batch_size=batch_size):
+                for output, items in network_outputs(
+                    run, images, places[name], Condition(CLEAN, 0), batch_size=batch_size
+                ):
                     yield output, torch.full((len(items),), number)
                     done += len(items)
                     show(done, {})
@@ -126,8 +125,6 @@ def evaluate_ood(
         **_about(run, detector, images),
         "varied": varied,
         "conditions": [f"{c.name} {c.severity}" for c in conditions],
-    }
-    result |= {
         "separation": separation(scored, set(run.sources)),
         "prediction": prediction(scored),
         "groups": groups(scored),
@@ -157,7 +154,7 @@ def _score_all(
         torch.inference_mode(),
     ):
         for name, condition, places in plan:
-            for output, items in _outputs(run, tests[name], places, condition, batch_size=batch_size, seed=seed):
+            for output, items in network_outputs(run, tests[name], places, condition, batch_size=batch_size, seed=seed):
                 scored += _scored(detector, output, items, name, condition)
                 show(len(scored), {})
     return scored
@@ -173,29 +170,6 @@ def _about(run: OpenRun, detector: OODDetector, images: dict[str, int]) -> dict[
         "unseen": sorted(set(images) - set(run.sources)),
         "images": images,
     }
-
-
-def _outputs(
-    run: OpenRun,
-    images: SegmentationSet,
-    places: Sequence[int],
-    condition: Condition,
-    *,
-    batch_size: int,
-    seed: int = 0,
-) -> Iterator[tuple[SegOutput, list[tuple[Tensor, str]]]]:
-    """What the network returns for some images of a set in a condition, with the labels and names of each batch."""
-    transform = evaluation_transform(run.data)
-    device = device_of(run.network)
-    batch_size = batch_size if run.data.size else 1  # images may differ in their own size
-    for first in range(0, len(places), batch_size):
-        pixels, items = [], []
-        for place in places[first : first + batch_size]:
-            sample = images.read(place)
-            image, label = condition.apply(sample, seed)
-            pixels.append(transform(torch.from_numpy(np.array(image)).permute(2, 0, 1)))
-            items.append((torch.from_numpy(np.array(label)), sample.name))
-        yield run.network(normalise(torch.stack(pixels).to(device))), items
 
 
 def _scored(

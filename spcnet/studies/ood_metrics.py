@@ -1,7 +1,7 @@
 """What an OOD score is worth: does it separate unseen images from known ones, and does it predict the mIoU?"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -164,25 +164,23 @@ def mean_iou_of(images: Sequence[ScoredImage]) -> float:
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """The result of `spcnet.studies.ood.evaluate_ood`, for a terminal."""
-    separated = Table(title="Images of the sources against others: AUROC (FPR95) in %", box=SIMPLE_HEAD, pad_edge=False)
-    separated.add_column("score", no_wrap=True)
-    for kind in result["separation"]:
-        separated.add_column(kind, justify="right")
+    separated = _table("Images of the sources against others: AUROC (FPR95) in %", result["separation"])
     for score in next(iter(result["separation"].values()), {}):
         cells = [scores[score] for scores in result["separation"].values()]
         separated.add_row(score, *(f"{100 * cell['auroc']:.1f} ({100 * cell['fpr95']:.0f})" for cell in cells))
-    predicted = Table(
-        title="Rank correlation with minus the mIoU; mIoU in % of the images that are kept",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    predicted.add_column("score", no_wrap=True)
     titles = list(result["prediction"]["chance"])
-    for title in titles:
-        predicted.add_column(title.removeprefix("keep "), justify="right", no_wrap=True)
+    columns = [title.removeprefix("keep ") for title in titles]
+    predicted = _table("Rank correlation with minus the mIoU; mIoU in % of the images that are kept", columns)
     for score, row in result["prediction"].items():
         predicted.add_row(score, *(_cell(title, row[title]) for title in titles))
     return [separated, predicted] if result["separation"] else [predicted]
+
+
+def _table(title: str, columns: Iterable[str]) -> Table:
+    table = Table("score", title=title, box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
 
 
 def _cell(title: str, value: float | None) -> str:

@@ -25,7 +25,7 @@ from spcnet.inference.results import CLASSES_SUFFIX
 from spcnet.labels import LabelSpace, label_space
 
 Ids = Literal["auto", "train", "label", "color"]
-"""What the pixels of predictions are: train ids 0..K-1, Cityscapes' label ids, or colours; `auto` looks at the names."""
+"""What the pixels of predictions are: train ids 0..K-1, Cityscapes' label ids, or colours; `auto` goes by the names."""
 INDEX_FILE = "predictions.json"
 """In a folder that `spcnet predict` wrote: what its class maps hold."""
 
@@ -119,17 +119,12 @@ class Predictions:
                     f"{paths[0]} is {prediction.shape[1]}×{prediction.shape[0]} but the label of {name} is "
                     f"{label.shape[1]}×{label.shape[0]}: predictions must have the size of the labels"
                 )
-            of_image = confusion(
-                torch.from_numpy(prediction).long(), torch.from_numpy(label).long(), num_classes=len(self.space)
-            )
+            classes, truth = (torch.from_numpy(pixels).long() for pixels in (prediction, label))
+            of_image = confusion(classes, truth, num_classes=len(self.space))
             counts += of_image
             outcomes.append(outcome(of_image))
-        return DomainResult(
-            counts,
-            len(outcomes),
-            time.perf_counter() - start,
-            outcomes=torch.stack(outcomes) if outcomes else None,
-        )
+        stacked = torch.stack(outcomes) if outcomes else None
+        return DomainResult(counts, len(outcomes), time.perf_counter() - start, outcomes=stacked)
 
 
 def read_prediction(path: Path, *, space: LabelSpace, ids: Ids = "auto") -> npt.NDArray[np.uint8]:
@@ -206,8 +201,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _file_names(images: SegmentationSet) -> list[str]:
     """What the files of a set's images are called; of generated ones their names."""
-    files = images.stored()
-    if files is not None:
+    if (files := images.stored()) is not None:
         stems = [pair.image.name for pair in files.pairs]
         if len(set(map(_core, stems))) == len(stems):
             return stems

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -67,7 +68,7 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
         cluster_domains=any(name.startswith("clusters.") for name in kept.tensors),
         pretrained=False,
     )
-    fabric = make_fabric(training)
+    fabric = make_fabric(training, trains=False)
     trainer = Trainer(config, with_plugins(method, make_plugins(config), network, config), network, kept.card, fabric)
     fill(trainer.network, checkpoint.trained(kept.tensors), str(folder))
     give_back(trainer.method, kept.tensors, str(folder))
@@ -90,7 +91,9 @@ def replay(folder: Path, *, accelerator: str | None = None, console: Console | N
             for name, image in zip(part.name, part.image, strict=True)
             if not image.isfinite().all()
         ],
-        same=all(_equal(a, b) for a, b in [(loss, kept.loss), *((losses[k], v) for k, v in kept.losses.items())]),
+        same=np.array_equal(
+            [loss, *(losses[name] for name in kept.losses)], [kept.loss, *kept.losses.values()], equal_nan=True
+        ),
     )
     _show(kept, again, console or Console(quiet=True))
     return again
@@ -155,7 +158,3 @@ def _finiteness(bad: list[str], tensors: dict[str, Tensor]) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def _equal(one: float, other: float) -> bool:
-    return one == other or (math.isnan(one) and math.isnan(other))

@@ -44,7 +44,7 @@ def report(
         console: where the table is shown; nowhere by default.
 
     Raises:
-        UsageError, DataError: a folder is no run, or the page cannot be written.
+        UsageError, DataError: a folder is not a run, or the page cannot be written.
     """
     console = console or Console(quiet=True)
     method_named(baseline)

@@ -172,15 +172,11 @@ def robustness_card(
         seed=options.seed,
         environment=records.environment(),
     )
-    _write(card, output)
-    return card
-
-
-def _write(card: Card, output: Path) -> None:
     write_text(output / CARD_FILE, json.dumps(as_json(card), ensure_ascii=False, indent=1) + "\n")
     write_text(output / TABLE_FILE, to_markdown(card))
     write_heat_map(card, output / HEAT_FILE)
     write_page(card, output / PAGE_FILE, pictures=output / WORST_FOLDER)
+    return card
 
 
 def blocks(images: SegmentationSet, places: Sequence[int], *, limit: int) -> Iterator[Block]:
@@ -225,7 +221,9 @@ def _contenders(runs: Sequence[OpenRun], accelerator: str, options: CardOptions)
         raise UsageError("a model is named twice: name each once")
     contenders = []
     for run, label in zip(runs, labels, strict=True):
-        fabric = make_fabric(replace(TrainingConfig(), precision=run.training.precision, accelerator=accelerator))
+        fabric = make_fabric(
+            replace(TrainingConfig(), precision=run.training.precision, accelerator=accelerator), trains=False
+        )
         weights = checkpoint.fingerprint(run.network.state_dict())
         key: tuple[object, ...] = (
             weights,
@@ -251,10 +249,8 @@ def _common_space(contenders: Sequence[Contender]) -> LabelSpace:
     card = first.run.card
     for other in contenders[1:]:
         if (other.run.card.space, other.run.card.classes) != (card.space, card.classes):
-            raise UsageError(
-                f"{first.label} has the label space {card.space} and {other.label} {other.run.card.space}: networks on "
-                "one card must have the same, make a card of each"
-            )
+            what = f"{first.label} has the label space {card.space} and {other.label} {other.run.card.space}"
+            raise UsageError(f"{what}: networks on one card must have the same, make a card of each")
     return first.run.space
 
 

@@ -30,7 +30,7 @@ from spcnet.runs import resized
 from spcnet.studies.predictions import Predictions
 
 Record = dict[str, Any]
-OWN: Final = PROTOCOLS["spcnet"]
+DEFAULT_PROTOCOL: Final = PROTOCOLS["spcnet"]
 """The protocol of this package."""
 
 
@@ -73,7 +73,7 @@ class Subject:
         tests: Mapping[str, SegmentationSet],
         fabric: Fabric,
         *,
-        protocol: Protocol = OWN,
+        protocol: Protocol = DEFAULT_PROTOCOL,
         folder: Path,
         console: Console,
     ) -> dict[str, evaluator.DomainResult]:
@@ -150,7 +150,7 @@ class Subject:
 
         return evaluate
 
-    def record(self, results: Mapping[str, evaluator.DomainResult], protocol: Protocol = OWN) -> Record:
+    def record(self, results: Mapping[str, evaluator.DomainResult], protocol: Protocol = DEFAULT_PROTOCOL) -> Record:
         """An evaluation as a run notes it; see `spcnet.evaluation.evaluator.record`."""
         sources = {_read_as(name, protocol) for name in self.sources}
         return evaluator.record(

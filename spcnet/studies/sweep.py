@@ -71,7 +71,7 @@ def seeds(text: str) -> list[int]:
     """The seeds in `[0,1]` or `0,1`.
 
     Raises:
-        UsageError: one is no whole number.
+        UsageError: one is not a whole number.
     """
     values = listed(text)
     wrong = [value for value in values if not value.isdecimal()]
@@ -142,6 +142,10 @@ def plan(
                 folder = output / _folder_name(method, values, seed)
                 options = {**settings, **values, "method": method, "training.seed": str(seed), "output": str(folder)}
                 configs.append((read(options), values))
+    folders = Counter(config.output.name for config, _ in configs)
+    if shared := [name for name, count in folders.items() if count > 1]:
+        what = f"--vary {', '.join(vary)}: {folders[shared[0]]} runs would have the folder {shared[0]}"
+        raise UsageError(f"{what}, whose name leaves out special characters: give them to sweeps with other --output")
     for config, _ in configs:
         method_named(config.method).check(config.model)
         make_plugins(config)
@@ -276,7 +280,7 @@ def _reader(recipe: Path) -> Callable[[Mapping[str, str]], RunConfig]:
 
 
 def _check_paths(paths: Sequence[str], config: RunConfig) -> None:
-    """Refuse what is no option, and what the sweep sets itself."""
+    """Refuse paths that are not options, and those that the sweep sets itself."""
     fixed = {"method": "--methods", "training.seed": "--seeds", "output": "--output"}
     values = as_dict(config)
     known = list(flatten(values))

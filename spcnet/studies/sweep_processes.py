@@ -33,9 +33,9 @@ DONE_FILE = "done"
 GPU = "CUDA_VISIBLE_DEVICES"
 """In the environment of a training: the GPUs that it has."""
 LOOK_EVERY = 0.5
-"""Seconds between two looks at how far the trainings are."""
+"""Seconds between two polls of the trainings."""
 LINE_EVERY = 30.0
-"""Seconds between two lines on a run where there is no terminal to draw on."""
+"""Seconds between two lines about a run where the output is not a terminal."""
 _TAIL = 16384
 """Bytes at the end of a training log in which its last line is looked for."""
 

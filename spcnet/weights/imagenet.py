@@ -3,6 +3,7 @@
 `spcnet.weights.files` reads the files and locates networks in them.
 """
 
+import difflib
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +28,7 @@ from spcnet.weights.files import (
     readings,
     several,
 )
-from spcnet.weights.timm_names import PATCHES, timm_names
+from spcnet.weights.timm_names import PATCHES, makers, mobilenet_names, timm_names
 
 PUBLISHED = ("imagenet", "pretrained")
 """Values of model.weights for the published weights of a backbone, whatever they were trained on."""
@@ -110,30 +111,7 @@ def reference_name(key: str, *, backbone: str, stem_norm: bool = False) -> str:
     raise KeyError(key)
 
 
-_MOBILENET_STAGES = (1, 2, 3, 4, 3, 3, 1)
-"""Blocks in each stage of MobileNetV2."""
-_TIMM_BLOCK = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
-_TIMM_FIRST_BLOCK = ("conv_dw", "bn1", "conv_pw", "bn2")
-
-
-def _mobilenet_names(maker: str) -> dict[str, str]:
-    """Torchvision's name of each layer of MobileNetV2, by that of timm or mmpretrain."""
-    timm = maker == "timm"
-    ends = ("conv_stem", "bn1", "conv_head", "bn2") if timm else ("conv1.conv", "conv1.bn", "conv2.conv", "conv2.bn")
-    names = dict(zip(ends, ("features.0.0", "features.0.1", "features.18.0", "features.18.1"), strict=True))
-    blocks = [(stage, block) for stage, number in enumerate(_MOBILENET_STAGES) for block in range(number)]
-    for number, (stage, block) in enumerate(blocks, start=1):
-        ours = ("0.0", "0.1", "1.0", "1.1", "2", "3") if stage else ("0.0", "0.1", "1", "2")
-        if timm:
-            theirs = [f"blocks.{stage}.{block}.{layer}" for layer in (_TIMM_BLOCK if stage else _TIMM_FIRST_BLOCK)]
-        else:
-            layers = [f"{place // 2}.{('conv', 'bn')[place % 2]}" for place in range(len(ours))]
-            theirs = [f"layer{stage + 1}.{block}.conv.{layer}" for layer in layers]
-        names.update(zip(theirs, (f"features.{number}.conv.{place}" for place in ours), strict=True))
-    return names
-
-
-_TIMM, _MMPRETRAIN = _mobilenet_names("timm"), _mobilenet_names("mmpretrain")
+_TIMM, _MMPRETRAIN = mobilenet_names("timm"), mobilenet_names("mmpretrain")
 _CSAIL = {
     "conv1": "conv1.0",
     "bn1": "conv1.1",
@@ -202,6 +180,9 @@ class BackboneFit(NamedTuple):
     missing: list[str]
     unexpected: list[str]
     misshapen: list[str]
+    """With both shapes."""
+    whole_size: Mapping[str, Tensor]
+    """The reading by the published names, before tensors are resampled to the backbone's shapes."""
 
     @property
     def whole(self) -> bool:
@@ -219,13 +200,7 @@ class BackboneFit(NamedTuple):
 
 
 def backbone_fits(backbone: Backbone, info: BackboneInfo, candidates: Sequence[Reading]) -> list[BackboneFit]:
-    """Compare each reading of a file with a backbone, the best match first.
-
-    Args:
-        backbone: from `build_backbone`.
-        info: which backbone it is.
-        candidates: from `readings`.
-    """
+    """Compare each reading of a file with a backbone, the best match first."""
     fits = [fit for reading in candidates if (fit := _backbone_fit(reading, backbone, info)) is not None]
     # The sort is stable: of equal matches the first is kept.
     return sorted(fits, key=lambda fit: (not fit.whole, len(fit.missing) + len(fit.misshapen), len(fit.unexpected)))
@@ -243,10 +218,12 @@ def _backbone_fit(reading: Reading, backbone: Backbone, info: BackboneInfo) -> B
         kept = {
             name: renamed.pop(name) for name in PATCHES if name in renamed and renamed[name].shape == wanted.get(name)
         }
-        tensors = backbone.fitted({**info.convert(renamed), **kept})
+        whole_size = {**info.convert(renamed), **kept}
+        tensors = backbone.fitted(whole_size)
         names = {name: name for name in tensors}
     else:
         maker, names = _known_names(tensors, places, info)
+        whole_size = {name: tensors[original] for name, original in names.items()}
     fresh = info.fresh if "conv1.weight" in names else ()
     given, left_out, unexpected = {}, [], []
     for name, original in names.items():
@@ -262,11 +239,19 @@ def _backbone_fit(reading: Reading, backbone: Backbone, info: BackboneInfo) -> B
             left_out.append(original)
         else:
             unexpected.append(original)
-    misshapen = [name for name in given if given[name].shape != wanted[name]]
-    if len(misshapen) == len(given):
-        return None
+    misshapen = [
+        f"{name} ({_shape(given[name].shape)} against {_shape(wanted[name])})"
+        for name in given
+        if given[name].shape != wanted[name]
+    ]
+    if len(misshapen) == len(given) < len(wanted) // 2:
+        return None  # a few names in common; the same family in another width has most
     missing = [k for k in wanted if k not in given and not k.startswith(fresh or "\0") and "num_batches" not in k]
-    return BackboneFit(reading, maker, given, left_out, fresh, missing, unexpected, misshapen)
+    return BackboneFit(reading, maker, given, left_out, fresh, missing, unexpected, misshapen, whole_size)
+
+
+def _shape(size: Sequence[int]) -> str:
+    return "×".join(map(str, size)) or "a single number"
 
 
 def _known_names(
@@ -292,13 +277,6 @@ def choose_backbone(
     found: Sequence[Reading] | None = None,
 ) -> BackboneFit:
     """The one reading of a file that is the backbone.
-
-    Args:
-        backbone: from `build_backbone`.
-        info: which backbone it is.
-        file: from `read_weights`.
-        part: name of the reading, where the user gave one.
-        found: readings to choose from; all of the file by default.
 
     Raises:
         CheckpointError: none is, or several are and their numbers differ; says what the file holds.
@@ -327,7 +305,8 @@ def _no_backbone(
     )
     if info.convert is not None:
         model = info.weights.partition(".")[0]
-        rule = f"it must be timm's {model} with timm's key names, or those of Meta, Hugging Face or torchvision"
+        others = ", ".join(makers(info.known))
+        rule = f"it must be timm's {model} with timm's key names{f', or those of {others}' if others else ''}"
     plain = list(file.parts) == [""] and (not fits or not fits[0].reading.name)
     if fits and plain:
         return CheckpointError(f"{file.path} {fits[0].problems()}: {rule}")
@@ -336,10 +315,12 @@ def _no_backbone(
     if fits:
         name = fits[0].reading.name
         nearest = f"; the nearest, {file.path}{f'#{name}' if name else ''}, {fits[0].problems()}"
-    return CheckpointError(f"{what}; it holds {overview(file)}{nearest}: {rule}; {file.path}#NAME names a part of it")
+    of_other_size = fits and not (fits[0].missing or fits[0].unexpected)
+    name_it = "" if of_other_size else f"; {file.path}#NAME names a part of it"
+    return CheckpointError(f"{what}; it holds {overview(file)}{nearest}: {rule}{name_it}")
 
 
-def load_imagenet(backbone: Backbone, info: BackboneInfo, weights: str) -> None:
+def load_imagenet(backbone: Backbone, info: BackboneInfo, weights: str) -> BackboneFit:
     """Load ImageNet weights into a backbone.
 
     Args:
@@ -347,6 +328,9 @@ def load_imagenet(backbone: Backbone, info: BackboneInfo, weights: str) -> None:
         info: which backbone it is.
         weights: `imagenet` or `pretrained` for the published ones, or the path of a file that holds the backbone, under
             names that `torchvision_names` or timm knows, RobustNet's or this package's; `FILE#NAME` for one of several in it.
+
+    Returns:
+        What was found there.
 
     Raises:
         CheckpointError: a tensor is missing, has another shape or is not finite, several networks fit, or the file
@@ -358,15 +342,25 @@ def load_imagenet(backbone: Backbone, info: BackboneInfo, weights: str) -> None:
     else:
         path, part = split_part(weights)
         if not path.is_file():
-            raise CheckpointError(f"there is no weight file {path}: check the path given as model.weights")
+            raise _no_file(path)
         file, source = read_weights(path), weights
-    fill_backbone(backbone, info, choose_backbone(backbone, info, file, part), source)
+    fit = choose_backbone(backbone, info, file, part)
+    fill_backbone(backbone, info, fit, source)
     if info.licence:
         warnings.warn(
             f"the weights of {info.weights} come under the licence {info.licence}, which is not a permissive one: networks "
             "trained from them do, too. Read it before you use or publish them",
             stacklevel=2,
         )
+    return fit
+
+
+def _no_file(path: Path) -> CheckpointError:
+    if path.is_dir():
+        return CheckpointError(f"model.weights is {path}, which is a folder: give a weight file in it")
+    near = difflib.get_close_matches(str(path), PUBLISHED, n=1)
+    hint = f". Did you mean {near[0]}?" if near else ""
+    return CheckpointError(f"there is no weight file {path}: check the path given as model.weights{hint}")
 
 
 def fill_backbone(backbone: Backbone, info: BackboneInfo, fit: BackboneFit, source: str) -> None:
@@ -384,13 +378,13 @@ def fill_backbone(backbone: Backbone, info: BackboneInfo, fit: BackboneFit, sour
 def _download(info: BackboneInfo) -> dict[str, Tensor]:
     if info.download is None:
         raise CheckpointError(
-            "this backbone has no published ImageNet weights: give a local file as model.weights, or set it to null to "
+            "this backbone has no published weights: give a local file as model.weights, or set it to null to "
             "start from random values"
         )
     try:
         return info.download()
     except OSError as error:
         raise CheckpointError(
-            f"could not fetch the ImageNet weights for {info.weights} ({error}): go online, give a local file as "
+            f"could not fetch the published weights of {info.weights} ({error}): go online, give a local file as "
             "model.weights, or set it to null to start from random values"
         ) from error

@@ -30,6 +30,8 @@ class Layout(NamedTuple):
     rules: Rules
     convert: Callable[[Tensors], Tensors] = dict[str, Tensor]
     """Further conversion after renaming."""
+    family: str = ""
+    """A name of timm that its models of this kind have."""
 
 
 _HF_BLOCK: Rules = (
@@ -119,6 +121,29 @@ _TORCHVISION_SWIN: Rules = (
 )
 
 
+_MOBILENET_STAGES = (1, 2, 3, 4, 3, 3, 1)
+"""Blocks in each stage of MobileNetV2."""
+_TIMM_BLOCK = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+_TIMM_FIRST_BLOCK = ("conv_dw", "bn1", "conv_pw", "bn2")
+
+
+def mobilenet_names(maker: str) -> dict[str, str]:
+    """Torchvision's name of each layer of MobileNetV2, by that of timm or mmpretrain."""
+    timm = maker == "timm"
+    ends = ("conv_stem", "bn1", "conv_head", "bn2") if timm else ("conv1.conv", "conv1.bn", "conv2.conv", "conv2.bn")
+    names = dict(zip(ends, ("features.0.0", "features.0.1", "features.18.0", "features.18.1"), strict=True))
+    blocks = [(stage, block) for stage, number in enumerate(_MOBILENET_STAGES) for block in range(number)]
+    for number, (stage, block) in enumerate(blocks, start=1):
+        ours = ("0.0", "0.1", "1.0", "1.1", "2", "3") if stage else ("0.0", "0.1", "1", "2")
+        if timm:
+            theirs = [f"blocks.{stage}.{block}.{layer}" for layer in (_TIMM_BLOCK if stage else _TIMM_FIRST_BLOCK)]
+        else:
+            layers = [f"{place // 2}.{('conv', 'bn')[place % 2]}" for place in range(len(ours))]
+            theirs = [f"layer{stage + 1}.{block}.conv.{layer}" for layer in layers]
+        names.update(zip(theirs, (f"features.{number}.conv.{place}" for place in ours), strict=True))
+    return names
+
+
 def joined(tensors: Tensors) -> Tensors:
     """Fuse queries, keys (whose bias may be missing) and values into one matrix; drop the mask token of pretraining."""
     fused: Tensors = {}
@@ -196,34 +221,64 @@ def _of_torchvision(tensors: Tensors) -> Tensors:
     return converted
 
 
+_DINOV2, _DINOV3 = "blocks.0.ls1.gamma", "blocks.0.gamma_1"
+_CONVNEXT, _SWIN = "stages.0.blocks.0.conv_dw.weight", "layers.0.blocks.0.attn.relative_position_bias_table"
 LAYOUTS = (
     Layout(
         "Hugging Face's DINOv2",
         ("embeddings.cls_token", "embeddings.position_embeddings", "encoder.layer.0.layer_scale1.lambda1"),
         _HF_DINOV2,
         _of_dinov2,
+        _DINOV2,
     ),
     Layout(
-        "Hugging Face's DINOv3", ("embeddings.cls_token", "embeddings.patch_embeddings.weight"), _HF_DINOV3, _of_dinov3
+        "Hugging Face's DINOv3",
+        ("embeddings.cls_token", "embeddings.patch_embeddings.weight"),
+        _HF_DINOV3,
+        _of_dinov3,
+        _DINOV3,
     ),
-    Layout("Hugging Face's ConvNeXt of DINOv3", ("stages.0.layers.0.depthwise_conv.weight",), _HF_CONVNEXT),
-    Layout("Hugging Face's ConvNeXt of DINOv3", ("model.stages.0.layers.0.depthwise_conv.weight",), _HF_CONVNEXT),
-    Layout("Meta's DINOv3", ("storage_tokens", "cls_token"), _META_DINOV3, _of_dinov3),
-    Layout("Meta's DINOv2", ("register_tokens", "pos_embed", "cls_token"), _META_DINOV2, _of_dinov2),
-    Layout("Meta's DINOv2", ("mask_token", "pos_embed", "blocks.0.ls1.gamma"), _META_DINOV2, _of_dinov2),
-    Layout("Meta's DINOv2", ("mask_token", "pos_embed", "blocks.0.0.ls1.gamma"), _META_DINOV2, _of_dinov2),
-    Layout("Meta's ConvNeXt", ("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight"), _META_CONVNEXT),
+    Layout(
+        "Hugging Face's ConvNeXt of DINOv3",
+        ("stages.0.layers.0.depthwise_conv.weight",),
+        _HF_CONVNEXT,
+        family=_CONVNEXT,
+    ),
+    Layout(
+        "Hugging Face's ConvNeXt of DINOv3",
+        ("model.stages.0.layers.0.depthwise_conv.weight",),
+        _HF_CONVNEXT,
+        family=_CONVNEXT,
+    ),
+    Layout("Meta's DINOv3", ("storage_tokens", "cls_token"), _META_DINOV3, _of_dinov3, _DINOV3),
+    Layout("Meta's DINOv2", ("register_tokens", "pos_embed", "cls_token"), _META_DINOV2, _of_dinov2, _DINOV2),
+    Layout("Meta's DINOv2", ("mask_token", "pos_embed", "blocks.0.ls1.gamma"), _META_DINOV2, _of_dinov2, _DINOV2),
+    Layout("Meta's DINOv2", ("mask_token", "pos_embed", "blocks.0.0.ls1.gamma"), _META_DINOV2, _of_dinov2, _DINOV2),
+    Layout(
+        "Meta's ConvNeXt",
+        ("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight"),
+        _META_CONVNEXT,
+        family=_CONVNEXT,
+    ),
     Layout(
         "torchvision's ConvNeXt",
         ("features.0.0.weight", "features.1.0.block.0.weight"),
         _TORCHVISION_CONVNEXT,
         _of_torchvision,
+        _CONVNEXT,
     ),
     Layout(
         "torchvision's Swin",
         ("features.0.0.weight", "features.1.0.attn.qkv.weight"),
         _TORCHVISION_SWIN,
         _of_torchvision,
+        _SWIN,
+    ),
+    Layout(
+        "torchvision's MobileNetV2",
+        ("features.18.0.weight", "features.1.conv.0.0.weight"),
+        tuple((rf"{re.escape(theirs)}\.", f"{ours}.") for ours, theirs in mobilenet_names("timm").items()),
+        family="blocks.6.0.conv_pwl.weight",
     ),
 )
 """Known layouts; the first one with all its marks is used."""
@@ -247,6 +302,15 @@ def timm_names(tensors: Mapping[str, Tensor], known: Collection[str] = ()) -> tu
     if known:
         converted = {name: value for name, value in converted.items() if name in known or not _idle(name, value)}
     return layout.maker, converted
+
+
+def makers(known: Collection[str]) -> list[str]:
+    """The programs whose names for a model are understood beside timm's.
+
+    Args:
+        known: timm's names of the model.
+    """
+    return list(dict.fromkeys(layout.maker for layout in LAYOUTS if layout.family in known))
 
 
 def renamed_by(rules: Rules, tensors: Mapping[str, Tensor]) -> Tensors:

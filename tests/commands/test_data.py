@@ -89,10 +89,16 @@ def test_a_sheet_shows_the_styles(tmp_path: Path, capsys: pytest.CaptureFixture[
     photo, sheets = tmp_path / "photo.jpg", [tmp_path / "a.png", tmp_path / "b.png"]
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 80, 3), dtype=np.uint8)).save(photo)
     assert main(["data", "styles", str(photo), "--output", str(sheets[0]), "--width", "60"]) == 0
-    assert set(WEATHER) <= set(capsys.readouterr().out.split())
+    said = capsys.readouterr().out.split()
+    assert {*WEATHER, "pasta", "fourier", "randconv"} <= set(said)
+    assert "advstyle." in said  # left out, as it needs a network
     assert main(["data", "styles", "--styles", "[fog,rain]", "--output", str(sheets[1]), "--width", "60"]) == 0
     heights = [Image.open(sheet).size[1] for sheet in sheets]
     assert heights[0] > 5 * heights[1]
+    assert not {"pasta", "Left"} & set(capsys.readouterr().out.split())
+    assert main(["data", "styles", "--plugins", "[pasta,fourier]", "--output", str(sheets[0]), "--width", "60"]) == 0
+    assert Image.open(sheets[0]).size[1] == heights[1]
+    assert "fog" not in capsys.readouterr().out.split()
 
 
 @pytest.mark.parametrize(
@@ -107,6 +113,8 @@ def test_a_sheet_shows_the_styles(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["preview", "streets/game", "--output", "x.doc"], 1, ".png"),
         (["styles", "nothing.png"], 1, "nothing.png"),
         (["styles", "--styles", "[fogg]"], 2, "fog"),
+        (["styles", "--plugins", "[pastta]"], 2, "pasta"),
+        (["styles", "--plugins", "[advstyle]"], 2, "needs a network"),
         (["check", "gtav", ".", "--recipe", "none.yaml"], 2, "none.yaml"),
     ],
 )

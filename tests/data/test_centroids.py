@@ -17,11 +17,11 @@ from spcnet.errors import DataError
 from spcnet.labels import IGNORE, label_space
 from tests.support.pictures import STORED, turned
 
-Place = tuple[int, int, int]
+Place = tuple[int, int, int, int]
 
 
 def slowly(label: NDArray[np.uint8], tile: int, *, whole_tiles: bool) -> list[Place]:
-    """Class, row and column, tile after tile and class after class (RobustNet's `class_centroids_image`)."""
+    """Class, row, column and number of pixels, tile after tile and class after class (RobustNet's `class_centroids_image`)."""
     height, width = label.shape
     found = []
     for top in range(0, height, tile):
@@ -32,14 +32,14 @@ def slowly(label: NDArray[np.uint8], tile: int, *, whole_tiles: bool) -> list[Pl
             for kind in range(IGNORE):
                 rows, columns = np.nonzero(part == kind)
                 if len(rows):
-                    found.append((kind, top + int(rows.mean()), left + int(columns.mean())))
+                    found.append((kind, top + int(rows.mean()), left + int(columns.mean()), len(rows)))
     return found
 
 
 def quickly(label: NDArray[np.uint8], tile: int, *, whole_tiles: bool) -> list[Place]:
     if whole_tiles:
         label = np.ascontiguousarray(label[: label.shape[0] // tile * tile, : label.shape[1] // tile * tile])
-    return [(int(k), int(r), int(c)) for k, r, c in zip(*tile_centres(label, tile=tile), strict=True)]
+    return [(int(k), int(r), int(c), int(n)) for k, r, c, n in zip(*tile_centres(label, tile=tile), strict=True)]
 
 
 @settings(max_examples=40, deadline=None)
@@ -139,7 +139,10 @@ def test_the_centres_of_a_set_are_those_of_its_images_one_after_the_other(made: 
         (index, *place) for index, label in enumerate(made.labels) for place in slowly(label, 16, whole_tiles=False)
     ]
     sizes = [label.shape for label in made.labels]
-    places = [(int(i), int(k), int(r * sizes[i][0]), int(c * sizes[i][1])) for i, k, r, c in zip(*found, strict=True)]
+    places = [
+        (int(i), int(k), int(r * sizes[i][0]), int(c * sizes[i][1]), int(n))
+        for i, k, r, c, n in zip(*found, strict=True)
+    ]
     assert places == expected
     assert steps == [(done, 40) for done in range(1, 41)]
 

@@ -165,7 +165,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str, str, bool]] = {
     "a label without a photo": (lambda root: (root / PHOTO).unlink(), "no photo", LABEL, "missing", False),
     "a photo cut short": (lambda root: _truncate(root / PHOTO), "unreadable", PHOTO, "cannot read", True),
     "a label cut short": (lambda root: _truncate(root / LABEL), "unreadable", PHOTO, LABEL, True),
-    "a photo that is text": (lambda root: (root / PHOTO).write_text("404"), "unreadable", PHOTO, "none of PNG", True),
+    "a photo that is text": (lambda root: (root / PHOTO).write_text("404"), "unreadable", PHOTO, "not one of PNG", True),
     "a photo without its end": (lambda root: _break_the_end(root / PHOTO), "damaged", PHOTO, "end is missing", True),
     "a label without its end": (lambda root: _break_the_end(root / LABEL), "damaged", PHOTO, "the label 0006", True),
     "a label of colours": (lambda root: save(root / LABEL, photo(1)), "unknown colours", PHOTO, "240 of 240 pixels", True),

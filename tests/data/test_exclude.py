@@ -116,8 +116,8 @@ def test_lines_that_name_no_image_and_sets_that_nobody_knows_are_told_of(tmp_pat
     assert opened("mytown@train", data).remarks == (
         f"{tmp_path}/list lists 4 images that the data set mytown in {root} does not have, and nothing is left out for them: "
         "line 5 (photos/train/9.jpg), line 6 (masks/train/2_mask.png), line 7 (/elsewhere/photos/train/2.jpg) and 1 more",
-        f"{tmp_path}/list lists images of 'mytwon', which is no data set with files: line 10. Did you mean 'mytown'?",
-        f"{tmp_path}/list lists images of 'streets', which is no data set with files: line 11",
+        f"{tmp_path}/list lists images of 'mytwon', which is not a data set with files: line 10. Did you mean 'mytown'?",
+        f"{tmp_path}/list lists images of 'streets', which is not a data set with files: line 11",
     )
     assert len(opened("mytown@train", data)) == 1
     report = check("mytown", root, data=data)

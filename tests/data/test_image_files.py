@@ -106,10 +106,10 @@ def test_a_missing_array_and_a_pipe_are_one_line(tmp_path: Path) -> None:
 def test_what_is_no_image_file_is_said(tmp_path: Path) -> None:
     assert "does not exist" in one_line(tmp_path / "none.png")
     assert "a folder" in one_line(tmp_path)
-    assert "none of PNG" in one_line(written(tmp_path, b"", "empty.png"))
-    assert "none of PNG" in one_line(written(tmp_path, b"GIF89a" + b"\0" * 100, "a.gif"))
+    assert "not one of PNG" in one_line(written(tmp_path, b"", "empty.png"))
+    assert "not one of PNG" in one_line(written(tmp_path, b"GIF89a" + b"\0" * 100, "a.gif"))
     for label in (False, True):
-        assert "none of PNG" in one_line(written(tmp_path, b"<html>404\n</html>"), label=label)
+        assert "not one of PNG" in one_line(written(tmp_path, b"<html>404\n</html>"), label=label)
     with pytest.raises(DataError, match="cannot read"):
         read_image(Path("a\0b"))
 
@@ -117,7 +117,7 @@ def test_what_is_no_image_file_is_said(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    assert "is no file" in one_line(tmp_path / "pipe.png")
+    assert "a device and not a file" in one_line(tmp_path / "pipe.png")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="for root every file is readable")

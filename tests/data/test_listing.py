@@ -220,7 +220,7 @@ def test_training_tells_of_what_is_left_out_before_it_begins(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" in ")[0] for line in lines] == [
         "town@train",
-        f"{tmp_path / 'list'} lists images of 'twon', which is no data set with files: line 1. Did you mean 'town'?",
+        f"{tmp_path / 'list'} lists images of 'twon', which is not a data set with files: line 1. Did you mean 'town'?",
         "town@val",
     ]
 

@@ -290,6 +290,28 @@ def test_class_uniform_crops_show_the_rare_class() -> None:
     assert 18 <= shown <= 26
 
 
+def test_crops_for_a_rare_class_show_half_of_the_pixels() -> None:
+    class Striped(Pictures):
+        """Class 18 on the right edge of one image in ten, 200×12 pixels."""
+
+        def read(self, index: int, /) -> Sample:
+            label = np.zeros((200, 300), np.uint8)
+            if index % 10 == 0:
+                label[:, 288:] = 18
+            return Sample(np.zeros((200, 300, 3), np.uint8), label, f"s{index}")
+
+    data = replace(DATA, size=None, crop=(60, 60), rare_class=1.0, rare_pixels=400, images_per_domain=8)
+    data = replace(data, augmentation=replace(data.augmentation, scale=(1.0, 1.0)))
+    loader = training_batches([Striped("s", 20)], data, seed=0, iterations=range(10))
+    pixels = [int((label == 18).sum()) for batch in loader for label in batch.label]
+    # Every draw is for the rare class; a crop reaches far enough to the right with a chance of one in 24, within ten tries of a third.
+    assert sum(number > 200 for number in pixels) > 15
+    plain = training_batches(
+        [Striped("s", 20)], replace(data, rare_class=0.0, rare_pixels=3000), seed=0, iterations=range(10)
+    )
+    assert sum(int((label == 18).sum()) > 200 for batch in plain for label in batch.label) < 5
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_images_are_skipped_and_told_of(workers: int) -> None:
     data = replace(DATA, workers=workers, on_bad_image="skip", images_per_domain=4)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spcnet.data.centroids import Centres
-from spcnet.data.sampling import Draw, Shard, Stream, TrainingSampler
+from spcnet.data.sampling import RareClasses, Shard, Stream, TrainingSampler, rare_classes
 
 
 @settings(max_examples=50, deadline=None)
@@ -49,7 +49,7 @@ def centres(*places: tuple[int, int]) -> Centres:
     """Image and class of each; all in the middle."""
     image, label = np.array(places).reshape(-1, 2).T
     half = np.full(len(places), 0.5, np.float32)
-    return Centres(image.astype(np.int32), label.astype(np.uint8), half, half)
+    return Centres(image.astype(np.int32), label.astype(np.uint8), half, half, np.ones(len(places), np.int32))
 
 
 def test_a_rare_class_is_drawn_as_often_as_a_common_one() -> None:
@@ -112,3 +112,42 @@ def test_all_parts_of_all_processes_hold_what_one_process_draws_at_once(alternat
             found[number // 3] += part
     for mine, expected in zip(found, whole, strict=True):
         assert sorted(mine) == sorted(expected)
+
+
+def with_pixels(*known: tuple[int, int, int]) -> Centres:
+    """Image, class and number of pixels of each."""
+    plain = centres(*((image, label) for image, label, _ in known))
+    return plain._replace(pixels=np.array([pixels for *_, pixels in known], np.int32))
+
+
+def test_rare_classes_are_drawn_by_the_softmax_of_their_rarity() -> None:
+    # Of 1000 pixels: class 0 has 600 in two tiles of an image, 1 has 300, 2 has 90, 3 has 10 but in no image more than 8.
+    known = with_pixels((0, 0, 400), (0, 0, 200), (1, 1, 150), (2, 1, 150), (2, 2, 90), (3, 3, 8), (4, 3, 2))
+    rare = RareClasses(1.0, 0.3, 8)
+    probability, showing = rare_classes(known, 6, 5, rare)
+    weights = np.exp((1 - np.array([0.6, 0.3, 0.09])) / 0.3)
+    np.testing.assert_allclose(probability, [*weights / weights.sum(), 0, 0])
+    assert [images.tolist() for images in showing] == [[0], [1, 2], [2], [], []]
+    stream = Stream([6], seed=0, centres=[known], num_classes=5, rare=rare)
+    drawn = [stream.draw(i) for i in range(3000)]
+    counts = Counter(d.show for d in drawn)
+    for label in range(3):
+        assert abs(counts[label] / 3000 - probability[label]) < 4 * (0.25 / 3000) ** 0.5
+    assert all(d.show is not None and d.image in showing[d.show] and d.centre is None for d in drawn)
+    assert Counter(d.image for d in drawn if d.show == 1)[1] == pytest.approx(counts[1] / 2, rel=0.2)
+
+
+def test_only_a_fraction_of_the_draws_is_for_rare_classes_and_a_cold_softmax_stays_finite() -> None:
+    known = with_pixels((0, 0, 100_000), (1, 1, 5))
+    stream = Stream([10], seed=0, centres=[known], num_classes=3, rare=RareClasses(0.25, 1e-4, 1))
+    drawn = [stream.draw(i) for i in range(400)]
+    assert Counter(d.show for d in drawn) == {None: 300, 1: 100}
+    assert {d.image for d in drawn if d.show is None} == set(range(10))
+    fresh = Stream([10], seed=0, centres=[known], num_classes=3, rare=RareClasses(0.25, 1e-4, 1))
+    assert fresh.draw(277) == drawn[277]
+
+
+def test_where_no_image_shows_enough_of_a_class_images_are_drawn_as_without() -> None:
+    known = with_pixels((0, 0, 5), (1, 1, 5))
+    stream = Stream([10], seed=0, centres=[known], num_classes=3, rare=RareClasses(1.0, 0.01, 100))
+    assert sorted(stream.draw(i).image for i in range(10)) == list(range(10))

@@ -359,10 +359,12 @@ DATA = DataConfig(size=(36, 48), images_per_domain=2, workers=0, tile=16)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("sampling", ["balanced", "proportional", "alternating", "class_uniform"])
+@pytest.mark.parametrize("sampling", ["balanced", "proportional", "alternating", "class_uniform", "rare_class"])
 def test_a_restart_shows_no_image_twice_and_leaves_none_out(sampling: str, workers: int) -> None:
-    uniform = sampling == "class_uniform"
-    data = replace(DATA, class_uniform=0.5) if uniform else replace(DATA, sampling=sampling)  # type: ignore[arg-type]
+    uniform = sampling in ("class_uniform", "rare_class")
+    data = replace(DATA, **{sampling: 0.5} if uniform else {"sampling": sampling})  # type: ignore[arg-type]
+    if sampling == "rare_class":
+        data = replace(data, rare_pixels=20)
     iterations, stops = 20, (0, 3, 4, 11, 20)
     plain = list(training_batches(SETS, data, seed=5, iterations=range(iterations)))
     restarted = []

@@ -54,6 +54,11 @@ def by_name(network: Network, optimizer: torch.optim.Optimizer, what: str) -> di
     return {names[p]: group[what] for group in optimizer.param_groups for p in group["params"]}
 
 
+def test_the_rate_that_is_made_for_sgd_is_told_with_adamw() -> None:
+    with pytest.warns(UserWarning, match=r"learning_rate 0\.01, the default, which is for sgd: adamw takes about 1e-4"):
+        made(Transformer(), optimizer="adamw")
+
+
 def test_by_default_there_is_one_group_in_the_networks_order() -> None:
     network = Transformer()
     optimizer = made(network)

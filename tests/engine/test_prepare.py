@@ -44,6 +44,12 @@ def build(method: str, *, training: bool = True, backbone: str = "resnet18") -> 
     return METHODS[method].build(model, num_classes=4, num_domains=2).train(training)
 
 
+def test_batch_norms_that_do_not_exist_cannot_be_frozen() -> None:
+    network = build_model("deeplabv3plus", backbone="timm/test_vit", output_stride=None, decoder="linear")
+    with pytest.raises(UsageError, match="freeze_batchnorm is true, but the network has no batch norms: leave it out"):
+        prepare(network, TrainingConfig(freeze_batchnorm=True), device=CPU)
+
+
 @pytest.fixture(scope="module")
 def alone() -> Iterator[Executor]:
     """A process without the checks of shapes that the tests put around every function, where nothing can be traced."""
@@ -222,7 +228,7 @@ def test_recomputing_keeps_a_third_of_the_bytes() -> None:
     network = build_model("deeplabv3plus", backbone="resnet50")
     kept = []
     for network.recompute in (False, True):
-        kept.append(kept_for_backward(network, (384, 384)).each)
+        kept.append(kept_for_backward(network, (384, 384)))
     assert kept[1] < kept[0] / 3
 
 

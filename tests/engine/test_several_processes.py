@@ -108,7 +108,9 @@ def learn(case: str, folder: Path, *, rank: int = 0, world: int = 1, parts: int 
         "learning_rate": 0.05, "freeze_batchnorm": True, "accumulate": parts,
     }  # fmt: skip
     training = TrainingConfig(**common | OPTIMISATION.get(case, {}))
-    config = RunConfig(method, model, DataConfig(images_per_domain=1), training, output=output)
+    config = RunConfig(
+        method=method, model=model, data=DataConfig(images_per_domain=1), training=training, output=output
+    )
     output.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric(training)
     assert fabric.world_size == world
@@ -279,6 +281,15 @@ def test_all_score_the_network_of_the_first(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.distributed, "broadcast", lambda value, source: sent.append(value.data_ptr()))
     scorer(network, fabric)
     assert sent == [value.data_ptr() for value in (*network.parameters(), *network.buffers())]
+
+
+def test_half_precision_is_refused_on_a_processor_and_told_where_nothing_is_trained() -> None:
+    config = TrainingConfig(accelerator="cpu", precision="16-mixed")
+    with pytest.raises(UsageError, match="16-mixed, which the processor does not compute: take bf16-mixed or 32-true"):
+        make_fabric(config)
+    with pytest.warns(UserWarning, match="does not compute: bf16-mixed takes its place") as told:
+        assert make_fabric(config, trains=False).strategy.precision.precision == "bf16-mixed"
+    assert len(told) == 1
 
 
 def test_fabric_keeps_its_news_to_itself(caplog: pytest.LogCaptureFixture) -> None:

@@ -141,7 +141,8 @@ def test_a_resumed_run_keeps_the_images_of_a_batch_however_they_are_divided(tmp_
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("sampling", "proportional"), ("class_uniform", 0.5), ("train_scenes", 7)]
+    ("option", "value"),
+    [("sampling", "proportional"), ("class_uniform", 0.5), ("rare_class", 0.5), ("train_scenes", 7)],
 )
 def test_a_resumed_run_draws_its_images_in_the_same_order(option: str, value: object, tmp_path: Path) -> None:
     config = settings(tmp_path, iterations=4)

@@ -68,11 +68,11 @@ def test_a_video_filmed_lying_down_is_upright(tmp_path):
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("text.mp4", "it is no video, or broken"),
-        ("empty.mp4", "it is no video, or broken"),
+        ("text.mp4", "it is not a video, or broken"),
+        ("empty.mp4", "it is not a video, or broken"),
         ("sound.m4a", "it has no video stream"),
         ("none.mp4", "is not there"),
-        ("cut.mp4", "it is no video, or broken"),
+        ("cut.mp4", "it is not a video, or broken"),
     ],
 )
 def test_what_is_no_video_is_one_clear_line_and_leaves_nothing(tmp_path, name, problem):
@@ -658,5 +658,5 @@ def test_a_playlist_does_not_open_other_files(playlist: str, tmp_path: Path) -> 
     film = make_video(tmp_path / "film.mp4")
     path = tmp_path / "list.mp4"
     path.write_text(playlist.format(film=film.name))
-    with pytest.raises(DataError, match="it is no video, or broken"), open_video(path) as video:
+    with pytest.raises(DataError, match="it is not a video, or broken"), open_video(path) as video:
         list(video.read())

@@ -491,6 +491,7 @@ def test_tokens_cannot_be_merged() -> None:
             "model.adapter.alpha is 2.0, but the adapter rein has the settings rank, first_block",
         ),
         ({"kind": "lora", "tokens": 4}, "model.adapter.tokens is 4"),
+        ({"kind": "lora", "targets": []}, r"model.adapter.targets is \[\]: .* or choose model.adapter.kind frozen"),
         ({"kind": "full", "save_base": False}, "model.adapter.save_base is False"),
     ],
 )

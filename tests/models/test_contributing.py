@@ -107,7 +107,7 @@ def test_it_starts_from_a_file_of_its_own_names(patches: str, tmp_path: Path) ->
     torch.save(one.state_dict(), tmp_path / "w.pth")
     load_imagenet(other, BACKBONES[patches], str(tmp_path / "w.pth"))
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
-    with pytest.raises(CheckpointError, match=r"no published ImageNet weights: .*model\.weights"):
+    with pytest.raises(CheckpointError, match=r"no published weights: .*model\.weights"):
         load_imagenet(other, BACKBONES[patches], "imagenet")
 
 

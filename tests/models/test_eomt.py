@@ -260,12 +260,21 @@ def test_what_makes_no_sense_is_refused_by_name() -> None:
         EomtDecoder(plain, K, HeadConfig())
     with pytest.raises(UsageError, match=r"model\.head\.blocks is 6.*has 5 blocks"):
         EomtDecoder(backbone_of(), K, HeadConfig(blocks=6))
-    with pytest.raises(UsageError, match=r"model\.features\.pyramid is deconv"):
-        EomtDecoder(backbone_of(FeaturesConfig(pyramid="deconv")), K, HeadConfig())
     backbone = backbone_of()
     decoder = EomtDecoder(backbone, K, HeadConfig(blocks=4))
     with pytest.raises(UsageError, match=r"after block1.*from block1 on.*model\.head\.blocks"):
         Segmentor(backbone, decoder, None, taps={"embed": torch.nn.Identity(), "block1": torch.nn.Identity()})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("pyramid", "deconv"), ("pyramid", "resize"), ("norm", True), ("taps", [0, 1, 2, 4])]
+)
+def test_settings_of_maps_are_refused_where_no_map_is_read(name: str, value: Any) -> None:
+    message = (
+        rf"model\.features\.{name} is {re.escape(str(value))}, and the decoder eomt reads .* no maps: leave it out"
+    )
+    with pytest.raises(UsageError, match=message):
+        EomtDecoder(backbone_of(FeaturesConfig(**{name: value})), K, HeadConfig())
 
 
 def test_a_layer_between_the_blocks_before_the_queries_is_reached() -> None:

@@ -338,3 +338,19 @@ def test_the_gradient_takes_the_images_own_statistics_as_constants(mode: str, di
     image = feature.requires_grad_()
     (gradient,) = torch.autograd.grad(layer(image).feature.sum(), image)
     agree(gradient, (std / fixed.stats.std)[..., None, None].expand_as(gradient))
+
+
+@pytest.mark.parametrize("mean", [3.0, 30.0])
+def test_half_precision_moves_no_channel_s_mean(mean: float) -> None:
+    """A shift that is rounded to bfloat16 would move all cells the same way, by up to 2⁻⁹ of the mean."""
+    random = torch.Generator().manual_seed(0)
+    feature = (mean + torch.randn(4, 32, 64, 64, generator=random)).bfloat16()
+    own = style_stats(feature)
+    nothing = torch.zeros_like(own.mean)
+    restyled = restyle(feature, own, nothing, nothing + 1)
+    assert restyled.dtype == torch.bfloat16
+    assert float(restyled.double().mean((2, 3)).abs().max()) < 0.002
+    rounded = torch.addcmul(
+        (-own.mean / own.std)[..., None, None].bfloat16(), feature, (1 / own.std)[..., None, None].bfloat16()
+    )
+    assert float(rounded.double().mean((2, 3)).abs().max()) > 0.004 * mean

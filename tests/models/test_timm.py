@@ -237,6 +237,24 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: build_backbone("timm/vit_small_patch14_dinov2.lvd142", output_stride=None),
         r"no weights of it that are called 'lvd142'\. Did you mean 'timm/vit_small_patch14_dinov2\.lvd142m'",
     ),
+    "no prefix": (
+        lambda: build_backbone("vit_tiny_patch16_224.augreg_in21k", output_stride=None),
+        r"unknown backbone .*and timm's\. Did you mean 'timm/vit_tiny_patch16_224\.augreg_in21k'",
+    ),
+    "no prefix, like one of torchvision's": (
+        lambda: build_backbone("resnet34", output_stride=None),
+        r"Did you mean 'timm/resnet34'",
+    ),
+    "no name": (
+        lambda: build_backbone("timm/", output_stride=None),
+        "'timm/' names no backbone: a model's name stands behind",
+    ),
+    "nothing to resample": (
+        lambda: build_backbone(
+            "timm/vit_small_patch16_dinov3", output_stride=None, features=FeaturesConfig(resample="exact")
+        ),
+        r"model\.features\.resample is exact, but timm/vit_small_patch16_dinov3 learns no positions",
+    ),
     "one size": (lambda: build_backbone("timm/levit_128s", output_stride=None), "no backbone for images of any size"),
     "an option for transformers": (
         lambda: build_backbone("timm/resnet18", output_stride=None, features=FeaturesConfig(norm=True)),

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from spcnet.errors import DataError
-from spcnet.reports.cards import read_cards, robustness
+from spcnet.reports.cards import _model_of, read_cards, robustness
 from spcnet.reports.runs import Run, load_run
 from spcnet.reports.series import series_of
 from tests.support.cards import FAMILIES, write_card
@@ -29,6 +29,31 @@ def test_a_card_about_other_networks_is_none(run: Run) -> None:
     write_card(run.folder.parent / "c", ["spcnet-0"], methods=["spcnet"], backbone="resnet18")
     assert read_cards([run]) == {}
     assert robustness(series_of([run], "deeplabv3plus")[0], {}) == ""
+
+
+def test_runs_of_one_name_get_their_own_scores(tmp_path: Path) -> None:
+    runs = [
+        load_run(write_run(tmp_path / seed / "spcnet", domains=small_domains(fog=0.5), backbone="resnet50"))
+        for seed in ("seed0", "seed1")
+    ]
+    write_card(tmp_path / "seed0", ["spcnet"], methods=["spcnet"])
+    (path, card), *others = read_cards(runs).items()
+    assert not others
+    assert _model_of(path, card, runs[0]) is card.models[0]
+    assert _model_of(path, card, runs[1]) is None
+
+
+def test_a_card_of_runs_of_one_name_tells_them_apart_by_their_folders(tmp_path: Path) -> None:
+    runs = [
+        load_run(write_run(tmp_path / "all" / seed / "spcnet", domains=small_domains(fog=0.5), backbone="resnet50"))
+        for seed in ("seed0", "seed1")
+    ]
+    for run in runs:
+        path = write_card(run.folder, ["runs/seed0/spcnet", "runs/seed1/spcnet"], methods=["spcnet"] * 2)
+        card = read_cards([run])[path.resolve()]
+        assert _model_of(path.resolve(), card, run) is card.models[runs.index(run)]
+    unclear = write_card(runs[0].folder, ["a/spcnet", "b/spcnet"], methods=["spcnet"] * 2)
+    assert unclear.resolve() not in read_cards(runs[:1])
 
 
 def test_of_two_cards_of_a_set_the_fuller_one_counts(run: Run) -> None:

@@ -15,6 +15,7 @@ from spcnet.config import DataConfig
 from spcnet.errors import DataError, UsageError
 from spcnet.reports.costs import NetworkCost
 from spcnet.reports.details import top_confusions
+from spcnet.reports.html import document
 from spcnet.reports.inspection import write_inspection
 from spcnet.reports.page import render_page, write_report
 from spcnet.reports.runs import Run, load_run
@@ -348,3 +349,13 @@ def test_the_worst_confusions_come_first() -> None:
 def test_reports_load_no_torch() -> None:
     code = "import sys, spcnet.reports.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_templates_escape_text_and_keep_the_spaces_of_sentences() -> None:
+    page = document("<b>", [("a", "x & y", "<p>z</p>"), ("b", "empty", "")], version="1<2")
+    assert page.startswith('<!DOCTYPE html>\n<html lang="en"><head>')
+    assert "<h1>&lt;b&gt;</h1>" in page
+    assert '<a href="#a">x &amp; y</a></nav>' in page
+    assert '<h2 id="a-h">x &amp; y</h2><p>z</p></section></main>' in page
+    assert "Written by spcnet 1&lt;2. This page is one file: it loads nothing and runs no scripts." in page
+    assert "  " not in re.sub(r"<style>.*</style>", "", page, flags=re.DOTALL)

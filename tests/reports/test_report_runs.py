@@ -106,7 +106,7 @@ def test_panels_are_sought_where_the_evaluator_writes_them(domain: str) -> None:
         ("results.jsonl", '{"iteration": 1}\n', "line 1: classes is missing; it must be a list"),
         ("train.jsonl", '{"iteration": "x"}\n', "line 1: iteration is 'x'; it must be a whole number"),
         ("train.jsonl", '{"iteration": 1, "loss": "big"}\n', "loss is 'big'; it must be a number"),
-        ("panels/camvid/panels.json", "{}", "holds no list of image names"),
+        ("panels/camvid/panels.json", "{}", "holds no JSON list"),
     ],
 )
 def test_a_broken_run_folder_is_refused_in_one_line(tmp_path: Path, name: str, text: str | None, message: str) -> None:

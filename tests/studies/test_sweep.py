@@ -201,6 +201,12 @@ def test_what_makes_no_sense_is_refused_before_anything_is_run(
     assert "\n" not in str(wrong.value)
 
 
+def test_two_runs_never_have_one_folder(recipe: str, tmp_path: Path) -> None:
+    vary = {"model.adapter.targets": ['["*.conv"]', '["**.conv"]']}  # a folder's name has _ for any number of stars
+    with pytest.raises(UsageError, match=r"--vary model\.adapter\.targets: 2 runs would have the folder .*_\.conv-0"):
+        sweep.plan(recipe, output=tmp_path, vary=vary, settings={"model.adapter.kind": "lora"})
+
+
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.from_regex(r"[a-z]+_[a-z0-9./@+]{0,8}", fullmatch=True), min_size=1, max_size=5))
 def test_both_forms_of_a_list_are_the_same_list(values: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Pretrained weights of timm's models: from files under timm's names and those it converts, and by timm's own loading."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from safetensors.torch import load_file, save_file
 from timm.layers.patch_embed import resample_patch_embed
 from torch import Tensor
@@ -65,7 +67,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     ),
     "misshapen": (
         lambda state: state.update({"cls_token": torch.ones(1, 1, 7)}),
-        "has 1 tensors in another shape, cls_token",
+        r"has 1 tensors in another shape, cls_token \(1×1×7 against 1×1×192\)",
     ),
 }
 
@@ -79,6 +81,54 @@ def test_a_file_that_does_not_fit_is_refused_by_name(kind: str, tmp_path: Path) 
     with pytest.raises(CheckpointError, match=message) as refused:
         filled("vit_tiny_patch16_224", tmp_path / "w.safetensors")
     assert "timm's vit_tiny_patch16_224 with timm's key names" in str(refused.value)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_the_same_network_in_another_width_is_told_by_its_shapes(inner: bool, tmp_path: Path) -> None:
+    state = state_of("vit_small_patch16_224")
+    torch.save({"model": state} if inner else state, tmp_path / "w.pth")
+    with pytest.raises(
+        CheckpointError, match=r"150 tensors in another shape, .*\(1×1×384 against 1×1×192\)"
+    ) as refused:
+        filled("vit_tiny_patch16_224", tmp_path / "w.pth")
+    assert "#NAME" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"),
+    [
+        ("vit_tiny_patch16_224", "timm's key names$"),
+        ("vit_small_patch14_dinov2", "or those of Hugging Face's DINOv2, Meta's DINOv2$"),
+        ("convnext_atto", "or those of Hugging Face's ConvNeXt of DINOv3, Meta's ConvNeXt, torchvision's ConvNeXt$"),
+        ("mobilenetv2_100", "or those of torchvision's MobileNetV2$"),
+    ],
+)
+def test_the_names_that_a_family_is_read_in_are_told(name: str, accepted: str, tmp_path: Path) -> None:
+    torch.save({"model": {"odd": torch.ones(1)}, "epoch": 1}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError) as refused:
+        filled(name, tmp_path / "w.pth")
+    assert re.search(accepted, str(refused.value).rpartition("; ")[0])
+
+
+def test_torchvision_s_mobilenet_is_timm_s(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.mobilenet_v2().eval()
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    ours = filled("mobilenetv2_100", tmp_path / "w.pth").eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        deepest = ours.features(ours.prepare(image), ours.places)[ours.places[-1]]
+        torch.testing.assert_close(deepest, theirs.features[:18](image), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"), [("", "which is a folder: give"), ("imagnet", "Did you mean imagenet?")]
+)
+def test_what_is_no_weight_file_is_told(weights: str, message: str, tmp_path: Path) -> None:
+    backbone, info = build_backbone("timm/resnet18", output_stride=None), backbone_info("timm/resnet18")
+    with pytest.raises(CheckpointError) as refused:
+        load_imagenet(backbone, info, weights or str(tmp_path))
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize("resample", ["plain", "exact"])
@@ -149,7 +199,7 @@ def test_without_a_network_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -
 def test_a_model_without_published_weights_says_so() -> None:
     backbone = build_backbone("timm/resnet18", output_stride=None)
     info = backbone_info("timm/resnet18")._replace(download=None)
-    with pytest.raises(CheckpointError, match="no published ImageNet weights: give a local file"):
+    with pytest.raises(CheckpointError, match="no published weights: give a local file"):
         load_imagenet(backbone, info, "imagenet")
 
 

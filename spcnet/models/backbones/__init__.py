@@ -1,7 +1,9 @@
 """Backbones by name. To add one, write a module with a `Backbone` and add its `BackboneInfo` to the table."""
 
+import difflib
+
 from spcnet.config import FeaturesConfig
-from spcnet.errors import lookup
+from spcnet.errors import UsageError, lookup
 from spcnet.models.backbones.base import Backbone, BackboneInfo, Tap, Tapped
 from spcnet.models.backbones.torchvision import TORCHVISION
 
@@ -21,6 +23,13 @@ def backbone_info(name: str) -> BackboneInfo:
         from spcnet.models.backbones.timm_names import timm_info  # imports timm, which takes a second
 
         return timm_info(name)
+    if name not in BACKBONES:
+        from spcnet.models.backbones.timm_names import with_prefix
+
+        near = with_prefix(name)
+        if near and (near == f"timm/{name}" or not difflib.get_close_matches(name, BACKBONES, n=1)):
+            known = ", ".join(sorted(BACKBONES))
+            raise UsageError(f"unknown backbone {name!r}: known are {known} and timm's. Did you mean {near!r}?")
     return lookup(name, BACKBONES, "backbone")
 
 

@@ -63,6 +63,13 @@ def timm_info(name: str) -> BackboneInfo:
     )
 
 
+def with_prefix(name: str) -> str | None:
+    """The name here of the timm model that is called like that; None if none is."""
+    architecture, dot, tag = name.partition(".")
+    near = difflib.get_close_matches(architecture, timm.list_models(), n=1, cutoff=0.8)
+    return f"{PREFIX}{near[0]}{dot}{tag}" if near else None
+
+
 @lru_cache(maxsize=16)
 def _described(name: str) -> Any:
     """The complete classifier on the meta device, for its names and shapes. Do not change it."""
@@ -71,6 +78,8 @@ def _described(name: str) -> Any:
 
 
 def _check_name(name: str) -> None:
+    if not name:
+        raise UsageError(f"'{PREFIX}' names no backbone: a model's name stands behind it, such as {PREFIX}resnet50")
     architecture, _, tag = name.partition(".")
     tags = {one.partition(".")[2] for one in timm.list_models(f"{architecture}.*", pretrained=True)}
     if timm.is_model(architecture) and (not tag or tag in tags):
@@ -118,6 +127,11 @@ def _vision_transformer(
                 f"model.features.grid is {features.grid}, but {PREFIX}{name} learns no positions: leave it out"
             )
         rows = columns = features.grid
+    if features.resample == "exact" and patch == native and getattr(described, "pos_embed", None) is None:
+        raise UsageError(
+            f"model.features.resample is exact, but {PREFIX}{name} learns no positions and its patches stay {native}, so that "
+            "nothing is resampled: leave it out"
+        )
     if patch != native or features.grid is not None:
         # Else the positions stay as many as they are published.
         given = {**given, "patch_size": patch, "img_size": (rows * patch, columns * patch)}

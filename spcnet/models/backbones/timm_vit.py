@@ -95,7 +95,7 @@ class TimmViT(Backbone):
         self.takes_masks = not isinstance(model, VisionTransformerSAM)
         """Whether `run_block` takes further tokens and a mask of the attention; SAM's windows do not."""
         self.patch_size, self.resample, self.pyramid_kind = patch, config.resample, config.pyramid
-        self.normed, self._pyramid = config.norm, pyramid
+        self.normed, self._pyramid, self.taps = config.norm, pyramid, config.taps
         self.model = _stripped(model, taps[-1] + 1, config)
         # Nothing reads it otherwise, and processes wait for the gradients of all that is trained.
         self.norm.requires_grad_(config.norm)

@@ -130,17 +130,23 @@ def upscaling(width: int) -> nn.Sequential:
     )
 
 
-def _checked(backbone: Backbone, config: HeadConfig) -> Backbone:
+def _checked(backbone: Any, config: HeadConfig) -> Backbone:
     if not getattr(backbone, "takes_masks", False):
         raise UsageError(
             "the decoder eomt puts its queries among the tokens of a plain vision transformer, and this backbone has no such "
             "tokens: choose one of timm's ViT, DINOv2, DINOv3 or EVA02, or the decoder mask2former, which reads maps"
         )
-    depth = len(backbone.blocks)  # type: ignore[arg-type]
+    depth = len(backbone.blocks)
     if config.blocks > depth:
         raise UsageError(f"model.head.blocks is {config.blocks}, and the backbone has {depth} blocks: lower it")
-    if any(True for _ in backbone.scales.parameters()):  # type: ignore[union-attr]
-        raise UsageError(
-            "model.features.pyramid is deconv, and the decoder eomt reads no pyramid: leave it out, or choose another decoder"
-        )
+    for name, value, default in (
+        ("pyramid", backbone.pyramid_kind, (None, "none")),
+        ("norm", backbone.normed, (False,)),
+        ("taps", backbone.taps, (None,)),
+    ):
+        if value not in default:
+            raise UsageError(
+                f"model.features.{name} is {value}, and the decoder eomt reads the tokens behind the last block, no maps: leave "
+                "it out, or choose another decoder"
+            )
     return backbone

@@ -43,92 +43,43 @@ class Corruption:
 
 
 CORRUPTIONS: dict[str, Corruption] = {
-    "gaussian_noise": Corruption(
-        "normal noise, the same in light and dark",
-        "noise",
-        noise.gaussian_noise,
-        ((0.08,), (0.12,), (0.18,), (0.26,), (0.38,)),
-    ),
+    "gaussian_noise": Corruption("normal noise, the same in light and dark", "noise", noise.gaussian_noise,
+        ((0.08,), (0.12,), (0.18,), (0.26,), (0.38,))),
     "shot_noise": Corruption("noise of few photons", "noise", noise.shot_noise, ((60,), (25,), (12,), (5,), (3,))),
-    "impulse_noise": Corruption(
-        "salt and pepper", "noise", noise.impulse_noise, ((0.03,), (0.06,), (0.09,), (0.17,), (0.27,))
-    ),
-    "defocus_blur": Corruption(
-        "out of focus", "blur", blur.defocus_blur, ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))
-    ),
-    "glass_blur": Corruption(
-        "seen through frosted glass",
-        "blur",
-        blur.glass_blur,
-        ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
-    ),
-    "motion_blur": Corruption(
-        "the camera moves sideways", "blur", blur.motion_blur, ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))
-    ),
-    "zoom_blur": Corruption(
-        "the camera comes nearer",
-        "blur",
-        blur.zoom_blur,
-        ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
-    ),
-    "snow": Corruption(
-        "falling flakes and a pale picture",
-        "weather",
-        weather.snow,
-        (
-            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
-            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
-            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
-            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
-        ),
-    ),
-    "frost": Corruption(
-        "crystals of ice on the pane",
-        "weather",
-        weather.frost,
-        ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
-    ),
-    "fog": Corruption(
-        "patches of fog, near as far", "weather", weather.fog, ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))
-    ),
+    "impulse_noise": Corruption("salt and pepper", "noise", noise.impulse_noise,
+        ((0.03,), (0.06,), (0.09,), (0.17,), (0.27,))),
+    "defocus_blur": Corruption("out of focus", "blur", blur.defocus_blur,
+        ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))),
+    "glass_blur": Corruption("seen through frosted glass", "blur", blur.glass_blur,
+        ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))),
+    "motion_blur": Corruption("the camera moves sideways", "blur", blur.motion_blur,
+        ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))),
+    "zoom_blur": Corruption("the camera comes nearer", "blur", blur.zoom_blur,
+        ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))),
+    "snow": Corruption("falling flakes and a pale picture", "weather", weather.snow,
+        ((0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+         (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55))),
+    "frost": Corruption("crystals of ice on the pane", "weather", weather.frost,
+        ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))),
+    "fog": Corruption("patches of fog, near as far", "weather", weather.fog,
+        ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))),
     "brightness": Corruption("too much light", "weather", digital.brightness, ((0.1,), (0.2,), (0.3,), (0.4,), (0.5,))),
-    "contrast": Corruption(
-        "everything near the mean colour", "digital", digital.contrast, ((0.4,), (0.3,), (0.2,), (0.1,), (0.05,))
-    ),
-    "elastic_transform": Corruption(
-        "wobbling edges",
-        "digital",
-        digital.elastic_transform,
-        ((250 * 0.05,), (250 * 0.065,), (250 * 0.085,), (250 * 0.1,), (250 * 0.12,)),
-    ),
+    "contrast": Corruption("everything near the mean colour", "digital", digital.contrast,
+        ((0.4,), (0.3,), (0.2,), (0.1,), (0.05,))),
+    "elastic_transform": Corruption("wobbling edges", "digital", digital.elastic_transform,
+        ((250 * 0.05,), (250 * 0.065,), (250 * 0.085,), (250 * 0.1,), (250 * 0.12,))),
     "pixelate": Corruption("large pixels", "digital", digital.pixelate, ((0.6,), (0.5,), (0.4,), (0.3,), (0.25,))),
-    "jpeg_compression": Corruption(
-        "blocks of a strong JPEG", "digital", digital.jpeg_compression, ((25,), (18,), (15,), (10,), (7,))
-    ),
-    "speckle_noise": Corruption(
-        "noise that grows with the light",
-        "extra",
-        noise.speckle_noise,
-        ((0.15,), (0.2,), (0.35,), (0.45,), (0.6,)),
-    ),
+    "jpeg_compression": Corruption("blocks of a strong JPEG", "digital", digital.jpeg_compression,
+        ((25,), (18,), (15,), (10,), (7,))),
+    "speckle_noise": Corruption("noise that grows with the light", "extra", noise.speckle_noise,
+        ((0.15,), (0.2,), (0.35,), (0.45,), (0.6,))),
     "gaussian_blur": Corruption("plain blur", "extra", blur.gaussian_blur, ((1,), (2,), (3,), (4,), (6,))),
-    "spatter": Corruption(
-        "drops of water on the lens, then mud",
-        "extra",
-        weather.spatter,
-        (
-            (0.65, 0.3, 4, 0.69, 0.6, 0),
-            (0.65, 0.3, 3, 0.68, 0.6, 0),
-            (0.65, 0.3, 2, 0.68, 0.5, 0),
-            (0.65, 0.3, 1, 0.65, 1.5, 1),
-            (0.67, 0.4, 1, 0.65, 1.5, 1),
-        ),
-    ),
-    "saturate": Corruption(
-        "colours pale, then glaring", "extra", digital.saturate, ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2))
-    ),
-}
+    "spatter": Corruption("drops of water on the lens, then mud", "extra", weather.spatter,
+        ((0.65, 0.3, 4, 0.69, 0.6, 0), (0.65, 0.3, 3, 0.68, 0.6, 0), (0.65, 0.3, 2, 0.68, 0.5, 0),
+         (0.65, 0.3, 1, 0.65, 1.5, 1), (0.67, 0.4, 1, 0.65, 1.5, 1))),
+    "saturate": Corruption("colours pale, then glaring", "extra", digital.saturate,
+        ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2))),
+}  # fmt: skip
 """Corruption by its published name, in the published order."""
 
 

@@ -49,7 +49,7 @@ def glass_blur(photo: Photo, level: Level, rng: np.random.Generator) -> Photo:
 
     Args:
         photo: RGB.
-        level: standard deviation of the blur, how far away the other pixel is at the most, how often.
+        level: standard deviation of the blur, the largest distance of the other pixel, how often.
         rng: draws the neighbours.
     """
     sigma, reach, rounds = level[0], int(level[1]), int(level[2])

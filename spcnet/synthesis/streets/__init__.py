@@ -19,9 +19,13 @@ from spcnet.synthesis.streets.dice import Dice
 from spcnet.synthesis.streets.render import render
 from spcnet.synthesis.streets.scene import draw_scene
 from spcnet.synthesis.streets.styles import LOOKS
+from spcnet.synthesis.streets.unknown import place_unknown
 
 SMALLEST, LARGEST = 16, 4096
 """Bounds of a scene's height and width in pixels."""
+
+_UNKNOWN_STREAM = 2**32 + 1
+"""Of random numbers; above those of the styles."""
 
 STYLES: dict[str, str] = {name: look.about for name, look in LOOKS.items()}
 """One line about each style, by name."""
@@ -39,7 +43,9 @@ class Scene:
     """Distance along the camera's axis in metres, H×W; 1000 for the sky."""
 
 
-def generate(index: int, *, style: str, seed: int = 0, size: tuple[int, int] = (128, 256)) -> Scene:
+def generate(
+    index: int, *, style: str, seed: int = 0, size: tuple[int, int] = (128, 256), unknown: bool = False
+) -> Scene:
     """Draw one street scene.
 
     Args:
@@ -47,6 +53,7 @@ def generate(index: int, *, style: str, seed: int = 0, size: tuple[int, int] = (
         style: name in `STYLES`; decides colours, light and weather, never geometry.
         seed: number of the world the scenes come from, 0 or more.
         size: height and width in pixels.
+        unknown: put objects that no class names onto the road; their label is `unknown.UNKNOWN_OBJECT`.
 
     Returns:
         Image, label and depth; the same for the same arguments, whatever was drawn before.
@@ -63,7 +70,11 @@ def generate(index: int, *, style: str, seed: int = 0, size: tuple[int, int] = (
         )
     if index < 0 or seed < 0:
         raise UsageError(f"street scene {index} of seed {seed}: both must be 0 or more")
-    drawing = draw_scene(Dice(seed, index, 0), height, width)
+    add = None
+    if unknown:
+        dice = Dice(seed, index, _UNKNOWN_STREAM)
+        add = lambda stage, canvas, plan: place_unknown(stage, canvas, dice, plan)  # noqa: E731
+    drawing = draw_scene(Dice(seed, index, 0), height, width, add=add)
     return Scene(*render(drawing, style, Dice(seed, index, 1 + zlib.crc32(style.encode()))))
 
 

@@ -24,9 +24,7 @@ class Dice:
 
     def between(self, low: float, high: float) -> float:
         """A number in [low, high)."""
-        if not self._numbers:
-            self._numbers = self._rng.random(_BLOCK).tolist()
-        return low + (high - low) * self._numbers.pop()
+        return low + (high - low) * self.random()
 
     def whole(self, low: int, high: int) -> int:
         """A whole number in low..high, both included."""

@@ -149,7 +149,9 @@ def facade_cells(house: Building, length: float, dice: Dice) -> tuple[Ints, list
     framed = across(house.wall, *(house.frame,) * 5, house.wall)
     belt = np.full_like(wall, house.trim) if house.bands else wall
     ledge = across(house.wall, *(house.trim,) * 5, house.wall) if house.bands else framed
-    rail = _balcony_row(house, wall, bays) if house.balconies else wall
+    rail = wall
+    if house.balconies:
+        rail = np.where(np.repeat(np.arange(bays) % house.balconies == 0, 7), house.awning, wall).astype(np.int32)
     panes = np.array(house.windows, dtype=np.int32)[(dice.array(max(house.floors, 1), bays) * WINDOW_KINDS).astype(int)]
     for floor in range(house.floors):
         glass_row = np.where(glassy == 0, np.repeat(panes[floor], 7), glassy)
@@ -163,11 +165,6 @@ def facade_cells(house: Building, length: float, dice: Dice) -> tuple[Ints, list
         row(max(house.storey - rows_of_glass - sill - 0.13, 0.05), wall)
     row(0.5, np.full_like(wall, house.trim))
     return np.stack(cells), edges, columns.tolist()
-
-
-def _balcony_row(house: Building, wall: Ints, bays: int) -> Ints:
-    mask = np.repeat(np.arange(bays) % house.balconies == 0, 7)
-    return np.where(mask, house.awning, wall).astype(np.int32)
 
 
 def _ground_rows(house: Building, bays: int, dice: Dice) -> list[tuple[Ints, float]]:
@@ -298,7 +295,7 @@ def fence(canvas: Canvas, dice: Dice, start: Point, end: Point) -> None:
     columns = _bars(length, spacing, thick)
 
     def row(first: int, second: int) -> Ints:
-        """Two parts by turns, between the edges of the columns."""
+        """Two parts in turns, between the edges of the columns."""
         return np.resize(np.array([first, second], dtype=np.int32), len(columns) - 1)
 
     if kind == "boards":

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from spcnet.synthesis.streets.canvas import SCALE, Caster, Light, Point
+from spcnet.synthesis.streets.canvas import SCALE, Caster, Point
 from spcnet.synthesis.streets.dice import Dice
 from spcnet.synthesis.streets.materials import MATERIALS, NUMBER
 from spcnet.synthesis.streets.scene import Drawing
@@ -362,7 +362,8 @@ def _halos(image: Floats, drawing: Drawing, style: Style, haze: float) -> None:
     samples = drawing.parts
     for lamp in drawing.canvas.lights:
         u, v = int(lamp.sample[0]), int(lamp.sample[1])
-        if not (0 <= u < camera.width and 0 <= v < camera.height) or not _shines(samples, lamp, u, v):
+        around = samples[max(0, v - 1) : v + 2, max(0, u - 1) : u + 2]
+        if not (0 <= u < camera.width and 0 <= v < camera.height) or not (around == lamp.part).any():
             continue
         text, metres, strength = HALO[lamp.kind]
         radius = min(max(metres * camera.focal / SCALE / lamp.z, height / 60), height / 9)
@@ -378,10 +379,6 @@ def _halos(image: Floats, drawing: Drawing, style: Style, haze: float) -> None:
         wide = np.maximum(1 - (dy * dy)[:, None] / 9 - (dx * dx)[None, :] / 9, 0) ** 2
         bright = strength * style.lamps * math.exp(-lamp.z / max(haze, 60))
         image[y0:y1, x0:x1] += ((fall + 0.16 * wide) * np.float32(bright))[:, :, None] * rgb(text)
-
-
-def _shines(samples: npt.NDArray[np.int32], lamp: Light, u: int, v: int) -> bool:
-    return bool((samples[max(0, v - 1) : v + 2, max(0, u - 1) : u + 2] == lamp.part).any())
 
 
 def _mirror(image: Floats, parts: Parts, where: Geometry, drawing: Drawing, style: Style, dice: Dice) -> None:

@@ -218,10 +218,8 @@ def draw_ground(canvas: Canvas, dice: Dice, plan: Plan) -> Ground:
         canvas.begin()
         ground.strip(s * side.road, s * side.front, part(CLASS["sidewalk"], slab, stone))
         if side.verge:
-            kind = CLASS["terrain"] if side.grassy else CLASS["sidewalk"]
-            ground.strip(
-                s * (side.road + 0.15), s * side.walk, part(kind, soil if side.grassy else slab, dice.random())
-            )
+            kind, cover = ("terrain", soil) if side.grassy else ("sidewalk", slab)
+            ground.strip(s * (side.road + 0.15), s * side.walk, part(CLASS[kind], cover, dice.random()))
         if kerbs:
             ground.strip(s * side.road, s * (side.road + 0.16), part(CLASS["sidewalk"], "kerb", kerb_tone))
         if dice.chance(0.1) and not urban:
@@ -246,9 +244,8 @@ def draw_ground(canvas: Canvas, dice: Dice, plan: Plan) -> Ground:
     if plan.track is not None:
         rail = part(CLASS["road"], "rail", dice.random())
         if dice.chance(0.3):
-            ground.strip(
-                plan.track - 1.25, plan.track + 1.25, part(CLASS["road"], dice.pick(("cobble", "patch")), tone)
-            )
+            bed = part(CLASS["road"], dice.pick(("cobble", "patch")), tone)
+            ground.strip(plan.track - 1.25, plan.track + 1.25, bed)
         for offset in (-0.72, 0.72):
             ground.strip(plan.track + offset - 0.05, plan.track + offset + 0.05, rail)
     return ground
@@ -379,9 +376,7 @@ def line_street(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan, side: Side
     attached = dice.pick(setting.buildings)
     while z < 100:
         block = dice.weighted(setting.blocks)
-        length = (
-            dice.between(7, 18) if block == "house" else dice.between(6, 16) if block == "gap" else dice.between(12, 34)
-        )
+        length = dice.between(*{"house": (7, 18), "gap": (6, 16)}.get(block, (12, 34)))
         far = z + length
         if plan.crossing and far > plan.crossing[0] - 4 and z < plan.crossing[1] + 4:
             if z < plan.crossing[0] - 10:
@@ -424,9 +419,7 @@ def _block(
 
     key = (int(dice.random() * 2**31), 7)
     setback = dice.between(*plan.setting.setback)
-    house = attached
-    if block == "hall":
-        house = "hall"
+    house = "hall" if block == "hall" else attached
     if block in ("house", "garden", "hall"):
         if block != "house":
             setback = max(setback, dice.between(3.0, 9.0))
@@ -442,13 +435,8 @@ def _block(
         if border:
             upright(border, edge)
         for _ in range(dice.whole(1, 3)):
-            _plant(
-                stage,
-                canvas,
-                dice,
-                at(edge + dice.between(0.8, max(setback, 1.5)), dice.between(max(near, 2.5), far)),
-                bush=0.65,
-            )
+            place = at(edge + dice.between(0.8, max(setback, 1.5)), dice.between(max(near, 2.5), far))
+            _plant(stage, canvas, dice, place, bush=0.65)
     elif block == "wall":
         upright(facades.wall, edge + 0.1)
     elif block == "fence":
@@ -493,9 +481,8 @@ def _plant(stage: Stage, canvas: Canvas, dice: Dice, place: Point, *, bush: floa
     stage.add(z, lambda: draw(canvas, dice, x, z))
 
 
-POSTS: tuple[
-    tuple[Callable[[Canvas, Dice, float, float, int], None], float, tuple[float, float], tuple[float, float]], ...
-] = (
+Furniture = Callable[[Canvas, Dice, float, float, int], None]
+POSTS: tuple[tuple[Furniture, float, tuple[float, float], tuple[float, float]], ...] = (
     # what, how often on a side, distance between two, distance from the road
     (things.lamp_post, 0.8, (18, 34), (0.4, 1.1)),
     (things.utility_pole, 0.25, (22, 40), (0.5, 1.6)),
@@ -511,7 +498,7 @@ def furnish(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan, side: Side) ->
     s = side.sign
     cross = plan.crossing or (1e9, 1e9)
 
-    def put(draw: Callable[[Canvas, Dice, float, float, int], None], offset: float, z: float) -> None:
+    def put(draw: Furniture, offset: float, z: float) -> None:
         if cross[0] - 0.6 < z < cross[1] + 0.6:
             return
         x, z = plan.at(s * (side.road + offset), z)
@@ -564,10 +551,8 @@ def populate(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan) -> None:
         if not dice.chance(often * (1.6 if plan.name == "bazaar" and draw is things.motorcycle else 1)):
             continue
         side = plan.right if dice.chance(0.6) else plan.left
-        start, turn = (
-            4.5 + 20 * dice.random(),
-            dice.between(0, 6.28) if dice.chance(0.4) else RIGHT + dice.between(-0.5, 0.5),
-        )
+        start = 4.5 + 20 * dice.random()
+        turn = dice.between(0, 6.28) if dice.chance(0.4) else RIGHT + dice.between(-0.5, 0.5)
         for i in range(dice.whole(1, 4)):
             x, z = plan.at(side.sign * (side.road + dice.between(0.5, 1.2)), start + i * 0.9)
             stage.add(z, partial(draw, canvas, dice, x, z, turn + dice.between(-0.15, 0.15)))
@@ -625,13 +610,8 @@ def drive(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan) -> None:
             if dice.chance(fill) and not (plan.crossing and plan.crossing[0] - 5 < z < plan.crossing[1] + 5):
                 kind = "car" if dice.chance(0.985) else "truck"
                 turned = AWAY if dice.chance(0.85) else TOWARDS
-                put(
-                    kind,
-                    side.sign * (side.road - 1.15),
-                    z,
-                    yaw + turned + dice.between(-0.03, 0.03) + angle,
-                    parked=dice.chance(0.85),
-                )
+                heading = yaw + turned + dice.between(-0.03, 0.03) + angle
+                put(kind, side.sign * (side.road - 1.15), z, heading, parked=dice.chance(0.85))
                 z += 2 * vehicles.extent(kind) - 4.8 if kind != "car" else 0
             z += dice.between(5.0, 6.5) if not angle else dice.between(3.2, 4.5)
     if plan.crossing and dice.chance(0.55):
@@ -639,12 +619,8 @@ def drive(stage: Stage, canvas: Canvas, dice: Dice, plan: Plan) -> None:
         for _ in range(dice.whole(1, 2)):
             kind = dice.weighted({"car": 1.0, "truck": 0.1, "bus": 0.1, "train": 0.06})
             going = dice.pick((RIGHT, LEFT))
-            put(
-                kind,
-                dice.between(-9, 9),
-                near + (far - near) * (0.3 if going == RIGHT else 0.7),
-                going + dice.between(-0.1, 0.1),
-            )
+            z = near + (far - near) * (0.3 if going == RIGHT else 0.7)
+            put(kind, dice.between(-9, 9), z, going + dice.between(-0.1, 0.1))
 
 
 def draw_bonnet(canvas: Canvas, dice: Dice) -> None:
@@ -667,8 +643,10 @@ class Drawing:
     """Part seen at each sample, (height·SCALE)×(width·SCALE)."""
 
 
-def draw_scene(dice: Dice, height: int, width: int) -> Drawing:
-    """Plan a street and draw it."""
+def draw_scene(
+    dice: Dice, height: int, width: int, *, add: Callable[[Stage, Canvas, Plan], None] | None = None
+) -> Drawing:
+    """Plan a street and draw it; `add` puts more things into it, which change nothing else."""
     plan = make_plan(dice, height, width)
     canvas = Canvas(plan.camera)
     draw_ground(canvas, dice, plan)
@@ -679,6 +657,8 @@ def draw_scene(dice: Dice, height: int, width: int) -> Drawing:
         furnish(stage, canvas, dice, plan, side)
     populate(stage, canvas, dice, plan)
     drive(stage, canvas, dice, plan)
+    if add is not None:
+        add(stage, canvas, plan)
     stage.play()
     if dice.chance(0.3):
         draw_bonnet(canvas, dice)

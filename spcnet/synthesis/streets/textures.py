@@ -51,12 +51,12 @@ def _standard(noise: Floats) -> Floats:
     return standard
 
 
-def _bond(rows: int, columns: int, joint: int, rng: np.random.Generator, shift: float = 0.5) -> Floats:
+def _bond(rows: int, columns: int, joint: int, rng: np.random.Generator) -> Floats:
     """Stones in courses with dark joints between them, every other course shifted; each stone its own tone."""
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     height, width = SIZE // rows, SIZE // columns
     course = y // height
-    x = (x + ((course % 2) * shift * width).astype(int)) % SIZE
+    x = (x + ((course % 2) * 0.5 * width).astype(int)) % SIZE
     tone = rng.standard_normal((rows, columns))[course % rows, (x // width) % columns]
     joints = (y % height < joint) | (x % width < joint)
     return np.where(joints, -2.2, tone * 0.8).astype(np.float32)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from spcnet.labels import IGNORE
-from spcnet.synthesis.streets.canvas import SCALE, Canvas, Caster, Light, Point
+from spcnet.synthesis.streets.canvas import SCALE, Canvas, Caster, Light, Point, foot
 from spcnet.synthesis.streets.dice import Dice
 from spcnet.synthesis.streets.facades import CLASS
 from spcnet.synthesis.streets.textures import CROWN_SIZE, crowns
@@ -39,21 +39,12 @@ class Stand:
         """A part that faces the camera here."""
         return self.canvas.part(kind, material, pick, distance=-self.z, shade=shade)
 
-    def foot(self, half_length: float, half_width: float) -> tuple[Point, ...]:
-        """Corners on the ground of a box around the stand."""
-        sin, cos = self._sin, self._cos
-        return tuple(
-            (self.x + a * sin + r * cos, self.z + a * cos - r * sin)
-            for a, r in (
-                (half_length, half_width), (half_length, -half_width), (-half_length, -half_width), (-half_length, half_width)
-            )
-        )  # fmt: skip
-
     def casts(
         self, half_length: float, half_width: float, height: float, *, soft: bool = False, lift: float = 0
     ) -> None:
-        """Throw a shadow."""
-        self.canvas.casters.append(Caster(self.foot(half_length, half_width), height, soft, lift))
+        """Throw a shadow, that of a box with this foot on the ground."""
+        corners = foot(self.x, self.z, self.yaw, half_length, half_width)
+        self.canvas.casters.append(Caster(corners, height, soft, lift))
 
 
 # ------------------------------------------------------------------------------------------------ people
@@ -95,12 +86,8 @@ def person(canvas: Canvas, dice: Dice, x: float, z: float, yaw: float) -> None:
         return stand.at(ahead * size, right * size, up * size)
 
     cloth, trousers = dice.random(), dice.random()
-    top, sleeve, legs, back_leg = (
-        part("top", 1, cloth),
-        part("top", 0.82, cloth),
-        part("bottom", 1, trousers),
-        part("bottom", 0.8, trousers),
-    )
+    top, sleeve = part("top", 1, cloth), part("top", 0.82, cloth)
+    legs, back_leg = part("bottom", 1, trousers), part("bottom", 0.8, trousers)
     skin, hair, shoe = part("skin"), part("hair"), part("shoe")
     stride = dice.between(0.1, 0.34) * dice.sign() if dice.chance(0.7) else 0.03
     stout = dice.between(0.9, 1.2)
@@ -116,7 +103,7 @@ def person(canvas: Canvas, dice: Dice, x: float, z: float, yaw: float) -> None:
     hem = 0.52 if shapes < 0.3 else 0.8
     hips, shoulders = 0.17 * stout * (1.15 if hem < 0.6 else 1), 0.22 * stout
     spine = (at(0, 0, hem), at(0.02, 0, 1.42))
-    _limb(stand, (at(-swing_of(stride), -shoulders, 0.95), at(0, -shoulders, 1.4)), sleeve, 0.1 * size)
+    _limb(stand, (at(0.8 * stride, -shoulders, 0.95), at(0, -shoulders, 1.4)), sleeve, 0.1 * size)
     canvas.line(spine, top, 0.24 * size * stout * stand.k)
     canvas.polygon(
         [at(0, -hips, hem), at(0, -hips * 0.95, 1.1), at(0, -shoulders, 1.42), at(0, -0.08, 1.5), at(0, 0.08, 1.5),
@@ -138,11 +125,6 @@ def person(canvas: Canvas, dice: Dice, x: float, z: float, yaw: float) -> None:
         canvas.polygon([(x0 - 0.14 * stand.k, y0), (x0 + 0.14 * stand.k, y0), (x0 + 0.12 * stand.k, y0 - 0.26 * stand.k), (x0 - 0.12 * stand.k, y0 - 0.26 * stand.k)], part("bag"))  # fmt: skip
     _head(stand, at(0.03, 0, 1.64), skin, hair, size, -math.cos(yaw))
     stand.casts(0.18, 0.22, 1.7 * size)
-
-
-def swing_of(stride: float) -> float:
-    """How far the far hand swings, against the leg on its side."""
-    return -0.8 * stride
 
 
 # ------------------------------------------------------------------------------------------------ cycles
@@ -392,16 +374,13 @@ def _board(stand: Stand, dice: Dice, height: float) -> None:
     sheet = stand.part(kind, dice.pick(("sign_blue", "sign_yellow", "sign_green", "sign_white")), dice.random())
     ink = stand.part(kind, "sign_white" if dice.chance(0.7) else "sign_ink", 0.5)
     for inset, part in ((0.0, ink), (0.05, sheet)):
-        (x0, y0), (x1, y1) = (
-            stand.at(0, -half + inset, height - inset),
-            stand.at(0, half - inset, height - tall + inset),
-        )
+        x0, y0 = stand.at(0, -half + inset, height - inset)
+        x1, y1 = stand.at(0, half - inset, height - tall + inset)
         stand.canvas.draw.rectangle((min(x0, x1), y0, max(x0, x1), y1), fill=part)
     for line in range(3):
         y = height - tall * (0.25 + 0.25 * line)
-        stand.canvas.line(
-            (stand.at(0, -half * 0.75, y), stand.at(0, half * dice.between(0.0, 0.7), y)), ink, 0.1 * stand.k
-        )
+        ends = (stand.at(0, -half * 0.75, y), stand.at(0, half * dice.between(0.0, 0.7), y))
+        stand.canvas.line(ends, ink, 0.1 * stand.k)
 
 
 def _sign_face(stand: Stand, dice: Dice, middle: float, *, back: bool = False) -> None:
@@ -434,10 +413,8 @@ def _sign_face(stand: Stand, dice: Dice, middle: float, *, back: bool = False) -
     level = dice.chance(0.5)
     if k > 12:
         mark, half = stand.part(kind, ink, 0.5), 0.32 * scale
-        if level:
-            stand.canvas.line(((cx - half, cy + half * 0.2), (cx + half, cy + half * 0.2)), mark, 0.25 * scale)
-        else:
-            stand.canvas.line(((cx, cy - half), (cx, cy + half)), mark, 0.25 * scale)
+        flat = ((cx - half, cy + half * 0.2), (cx + half, cy + half * 0.2))
+        stand.canvas.line(flat if level else ((cx, cy - half), (cx, cy + half)), mark, 0.25 * scale)
 
 
 def _round(count: int, start: float) -> tuple[Point, ...]:
@@ -554,9 +531,8 @@ def bush(canvas: Canvas, dice: Dice, x: float, z: float, inward: int = 1) -> Non
     canvas.begin()
     stand = Stand(canvas, x, z)
     hedge = dice.chance(0.3)
-    height, half = (
-        (dice.between(1.0, 2.0), dice.between(1.5, 3.0)) if hedge else (dice.between(0.7, 3.0), dice.between(0.7, 2.2))
-    )
+    height = dice.between(*((1.0, 2.0) if hedge else (0.7, 3.0)))
+    half = dice.between(*((1.5, 3.0) if hedge else (0.7, 2.2)))
     _foliage(
         stand, dice, "hedge" if hedge else "bush", -0.05, height * 1.15, half, dice.random(), dice.between(0.8, 1.05)
     )

@@ -113,16 +113,7 @@ def apply_weather_pair(
     depth: Plane | None = None,
     window: Window | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A photograph and its label in another weather.
-
-    Args:
-        image: see `apply_weather`.
-        label: one byte per pixel, H×W.
-        style: see `apply_weather`.
-        seed: see `apply_weather`.
-        strength: see `apply_weather`.
-        depth: see `apply_weather`.
-        window: see `apply_weather`.
+    """A photograph and its label (one byte per pixel, H×W) in another weather; the other arguments as of `apply_weather`.
 
     Returns:
         The image, and the label: the one that was given, or where the style moves pixels, a new one that has moved
@@ -132,9 +123,8 @@ def apply_weather_pair(
         UsageError: as `apply_weather`, or image and label differ in size.
     """
     if image.shape[:2] != label.shape:
-        raise UsageError(
-            f"the image is {image.shape[0]}×{image.shape[1]} pixels and the label {label.shape}: they must be equal in size"
-        )
+        sizes = f"the image is {image.shape[0]}×{image.shape[1]} pixels and the label {label.shape}"
+        raise UsageError(f"{sizes}: they must be equal in size")
     styled = apply_weather(image, style, seed=seed, strength=strength, depth=depth, window=window)
     motion = WEATHER[style].motion
     if motion is None or strength == 0:

@@ -22,7 +22,7 @@ from spcnet.synthesis.weather.view import (
 Affine = tuple[float, float, float, float, float, float]
 """Where a pixel comes from: column = a·x + b·y + c, row = d·x + e·y + f, as Pillow counts them."""
 LARGEST_ROLL = 8.0
-"""Degrees that the camera rolls at the most."""
+"""Largest roll of the camera in degrees."""
 
 
 def speed(view: View, strength: float, rng: np.random.Generator) -> Photo:

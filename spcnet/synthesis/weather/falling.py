@@ -54,35 +54,17 @@ class Rainfall:
 
 
 DRIZZLE = Rainfall(
-    light=0.86,
-    shade=0.03,
-    colour=0.7,
-    visibility=900,
-    grey=0.68,
-    wetness=0.12,
-    slant=0.15,
+    light=0.86, shade=0.03, colour=0.7, visibility=900, grey=0.68, wetness=0.12, slant=0.15,
     streaks=(Drops(420, 4, 1, 0.20, 0.4), Drops(60, 7, 1, 0.24, 0.4)),
-)
+)  # fmt: skip
 RAIN = Rainfall(
-    light=0.74,
-    shade=0.06,
-    colour=0.45,
-    visibility=300,
-    grey=0.58,
-    wetness=0.3,
-    slant=0.25,
+    light=0.74, shade=0.06, colour=0.45, visibility=300, grey=0.58, wetness=0.3, slant=0.25,
     streaks=(Drops(240, 8, 1, 0.26, 0.4), Drops(40, 24, 1.6, 0.34, 0.6)),
-)
+)  # fmt: skip
 TORRENTIAL = Rainfall(
-    light=0.56,
-    shade=0.06,
-    colour=0.3,
-    visibility=150,
-    grey=0.54,
-    wetness=0.5,
-    slant=0.5,
+    light=0.56, shade=0.06, colour=0.3, visibility=150, grey=0.54, wetness=0.5, slant=0.5,
     streaks=(Drops(420, 16, 1, 0.26, 0.4), Drops(110, 48, 1.4, 0.34, 0.6), Drops(14, 90, 2.6, 0.30, 1.4)),
-)
+)  # fmt: skip
 FLAKES = (Drops(420, 1, 1, 0.55, 0.3), Drops(140, 2.5, 2, 0.8, 0.5), Drops(22, 7, 4.5, 0.7, 1.6))
 
 
