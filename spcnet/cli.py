@@ -51,6 +51,7 @@ OLD_OPTIONS = {
     "inspect": {"--images": "--limit"},
     "ood evaluate": {"--images": "--limit"},
     "ood fit": {"--images": "--limit"},
+    "predict": {"--speed": "--engine"},
     "robustness": {"--set": "--target"},
 }
 """Command → names of its options in version 0.1 → their names now."""

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -25,7 +26,6 @@ from spcnet.evaluation.metrics import mean_iou
 from spcnet.export.comparison import pictures
 from spcnet.export.quantisation import calibration_pictures
 from spcnet.inference.engines import PRECISIONS, Calibration, EngineName, EngineNetwork, EngineOptions, Precision
-from spcnet.inference.images import find_images
 from spcnet.runs import OpenRun
 
 CALIBRATION_IMAGES = 64
@@ -64,11 +64,12 @@ def engine_options(
     sources = _sources(run, calibration)
     size = size or run.card.size
     limit = max(1, CALIBRATION_IMAGES // len(sources))
-    names = [
-        *(str(file) for source in sources for file in _files(source)),
-        f"{size} {limit}",
-    ]
-    return EngineOptions(engine, precision, Calibration("; ".join(names), partial(_images, sources, size, limit)))
+    images = partial(_images, sources, size, limit)
+    # The pictures themselves tell one calibration from another: files change under their names.
+    digest = sha256()
+    for image in images():
+        digest.update(str(tuple(image.shape)).encode() + image.numpy().tobytes())
+    return EngineOptions(engine, precision, Calibration(digest.hexdigest(), images))
 
 
 def _sources(run: OpenRun, calibration: str | None) -> Sequence[SegmentationSet | Path]:
@@ -82,14 +83,6 @@ def _sources(run: OpenRun, calibration: str | None) -> Sequence[SegmentationSet 
             "folder of images like those to come"
         )
     return list(run.training_sets().values())
-
-
-def _files(source: SegmentationSet | Path) -> list[object]:
-    """What tells the images of a source from others."""
-    if isinstance(source, Path):
-        paths = [one.path for one in find_images([source])]
-        return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return [source.name_of(number) for number in range(len(source))]
 
 
 def _images(
