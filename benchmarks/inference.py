@@ -1,18 +1,16 @@
 """What makes labelling an image faster on a processor: each way alone, all of them together, beside the plain network.
 
-One image of 512×1024, batch 1, single precision. Every way runs in a process of its own, in turns, so that a busy machine
-slows all alike; figures are medians over all runs. `ratio` says how many times as fast as the plain network it is, by
-the clock and by computing time (summed over threads), which a busy machine changes less.
+One image of 512×1024, batch 1. Every way runs in a process of its own, in turns, so that a busy machine slows all alike;
+figures are medians over all runs. `ratio` says how many times as fast as the plain network it is, by the clock and by
+computing time (summed over threads), which a busy machine changes less.
 
 - `plain`: the network as it was trained, called in inference mode.
-- `memory`: the C library keeps freed memory (`spcnet.numerics`).
-- `channels-last`: nothing but another layout.
-- `fold`, `upsampled`, `winograd`, `packed`: one of the rewritings of `spcnet.inference.fast` alone, on top of channels-last;
-  `upsampled` needs `fold`, and has it.
-- `fused`: all of them; and `fused+memory`, what `spcnet predict` does by default.
-- `onnx`: the file of `spcnet export` in ONNX Runtime.
+- `torch bf16`: the same in bfloat16, channels last.
+- `fold`, `fused`: the rewritings of `spcnet.inference.fast`, the first alone and both.
+- `onnxruntime`, `openvino`, `openvino bf16`, `openvino int8`: engines of `spcnet.inference.engines`, int8 calibrated on
+  generated streets. An engine that is not installed, or a precision that the processor lacks, is left out with the reason.
 - `compiled`: `torch.compile` with frozen weights. Only with --compile, for it takes minutes; needs a C++ compiler.
-- `picture`, `fast picture`: bytes to class map by `Predictor(speed="plain")` and by default.
+- `picture`, `fast picture`: bytes to class map by `Predictor(engine="torch")` and by default.
 
 Scores and labels of every way are compared with the plain network's; the last column says whether a figure counts: no
 score differs by more than 1e-3, and 99.9 % of the labels are equal. The networks are trained for some steps on generated
@@ -39,11 +37,11 @@ import torch
 from _machine import describe, median
 from torch import Tensor, nn
 
-from spcnet import export, training
+from spcnet import training
 from spcnet.config import DataConfig, EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
 from spcnet.data.transforms import normalise
-from spcnet.errors import UsageError
-from spcnet.export import comparison, onnx_files
+from spcnet.export import comparison
+from spcnet.inference.engines import Calibration, EngineOptions, Running
 from spcnet.inference.fast import STEPS, Step, fused
 from spcnet.inference.predictor import Predictor
 from spcnet.labels import label_space
@@ -56,14 +54,17 @@ DIFFERENCE, EQUAL = 1e-3, 0.999
 AIM = 1.6
 """So many times as fast as the plain network the best way should be."""
 
-ALONE: dict[str, tuple[Step, ...]] = {
-    "channels-last": (),
-    **{step: ("fold", step) if step == "upsampled" else (step,) for step in STEPS},
-    "fused": STEPS,
-    "fused+memory": STEPS,
-}
+REWRITTEN: dict[str, tuple[Step, ...]] = {"fold": ("fold",), "fused": STEPS}
 """Ways that are rewritings, and which."""
-BASE = ("plain", "memory", *ALONE, "onnx")
+ENGINES = {
+    "torch bf16": ("torch", "bf16"),
+    "onnxruntime": ("onnxruntime", "f32"),
+    "openvino": ("openvino", "f32"),
+    "openvino bf16": ("openvino", "bf16"),
+    "openvino int8": ("openvino", "int8"),
+}
+"""Ways that are engines: name and precision."""
+BASE = ("plain", *REWRITTEN, *ENGINES)
 COMPILED = "compiled"
 PICTURES = ("picture", "fast picture")
 
@@ -83,9 +84,6 @@ class Scores(nn.Module):
 def way(name: str, folder: Path, picture: Tensor) -> Callable[[], Tensor]:
     """What is to be timed; it answers with scores, or with labels where it is a picture's."""
     image = normalise(picture)[None]
-    if name == "onnx":
-        program = onnx_files.onnx_program((folder / "model.onnx").read_bytes())
-        return lambda: program(image)
     run = OpenRun(folder)
     network, card = run.network, run.card
     if name in PICTURES:
@@ -94,14 +92,18 @@ def way(name: str, folder: Path, picture: Tensor) -> Callable[[], Tensor]:
             space=label_space(card.space),
             size=SIZE,
             device="cpu",
-            speed="plain" if name == "picture" else "auto",
+            engine="torch" if name == "picture" else "auto",
         )
         pixels = picture.permute(1, 2, 0).contiguous().numpy()
         return lambda: torch.from_numpy(predictor.predict(pixels).class_map)
-    if name in ("memory", "fused+memory"):
+    if name in REWRITTEN:
         keep_freed_memory()
-    if name in ALONE:
-        network = fused(network, steps=ALONE[name])
+        network = fused(network, steps=REWRITTEN[name])
+    if name in ENGINES:
+        engine, precision = ENGINES[name]
+        options = EngineOptions(engine, precision, STREETS if precision == "int8" else None)
+        running = Running(network, options, torch.device("cpu"))
+        return lambda: running(image).logits
     if name == COMPILED:
         import torch._inductor.config as inductor
 
@@ -109,6 +111,9 @@ def way(name: str, folder: Path, picture: Tensor) -> Callable[[], Tensor]:
         compiled = torch.compile(Scores(network.to(memory_format=torch.channels_last)))
         return lambda: compiled(image)
     return lambda: Scores(network)(image)
+
+
+STREETS = Calibration("streets", lambda: iter(normalise(comparison.pictures(8, *SIZE)).split(1)))
 
 
 def picture() -> Tensor:
@@ -134,12 +139,16 @@ def work(args: argparse.Namespace) -> None:
     print(json.dumps({"seconds": seconds, "busy": busy, "first": first, "machine": describe()}))
 
 
-def measured(name: str, threads: int, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measured(name: str, threads: int, args: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
     command = [sys.executable, __file__, f"--work={name}", f"--threads={threads}", f"--run={folder}"]
     command += [f"--repeats={args.repeats}", f"--into={folder / f'{name}.npy'}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+        reason = done.stderr.strip().splitlines()[-1]
+        if name in ENGINES and "UsageError" in reason:
+            print(f"{name} is not measured: {reason}")
+            return None
+        raise SystemExit(f"{name}: {reason}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -173,18 +182,20 @@ def compare(answer: np.ndarray, plain: np.ndarray) -> tuple[float, float]:
 def table(network: str, threads: int, args: argparse.Namespace, folder: Path) -> float:
     """Measure and print one table; gives the best ratio that counts."""
     names = [*BASE, *([COMPILED] if args.compile else []), *PICTURES]
-    if not (folder / "model.onnx").is_file():
-        names.remove("onnx")
     seconds: dict[str, list[float]] = {name: [] for name in names}
     busy: dict[str, list[float]] = {name: [] for name in names}
     first: dict[str, float] = {}
     for _ in range(args.rounds):
-        for name in names:
+        for name in list(names):
             found = measured(name, threads, args, folder)
+            if found is None:
+                names.remove(name)
+                continue
+            machine = found["machine"]
             seconds[name] += found["seconds"]
             busy[name] += found["busy"]
             first[name] = found["first"]
-    print(f"\n{network}, {SIZE[0]}×{SIZE[1]}, {threads} thread(s); {found['machine']}")
+    print(f"\n{network}, {SIZE[0]}×{SIZE[1]}, {threads} thread(s); {machine}")
     print("| way | ms | ratio | computing ms | ratio | first call s | scores differ | equal labels | counts |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|---|")
     plain = np.load(folder / "plain.npy")
@@ -234,12 +245,6 @@ def main() -> None:
                 shutil.copytree(args.run, folder, dirs_exist_ok=True)
             else:
                 trained(network, folder, args.steps)
-            run = OpenRun(folder)
-            model, card = run.network, run.card
-            try:
-                export.export(model, card, folder / "model.onnx", checked=[(1, 64, 96)])
-            except UsageError as error:
-                print(f"ONNX Runtime is not measured: {error}")
             reached += [(network, threads, table(network, threads, args, folder)) for threads in args.threads]
     print()
     for network, threads, best in reached:

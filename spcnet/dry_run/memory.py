@@ -18,6 +18,7 @@ from spcnet.engine.optim import memory_size
 from spcnet.engine.prepare import freeze_batchnorm
 from spcnet.methods import method_named
 from spcnet.models.network import Segmentor
+from spcnet.plugins import make_plugins
 from spcnet.types import Batch, SegOutput
 
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -70,6 +71,8 @@ def _peak(network: Segmentor, config: RunConfig, device: str, *, keep_gradients:
     size = config.data.crop or config.data.size
     assert size is not None
     training, method, images = config.training, method_named(config.method), micro_batch_size(config.data)
+    # A plug-in that compares two views puts the altered images behind the images as they are.
+    images *= 2 if any(plugin.doubles for plugin in make_plugins(config)) else 1
     mode, half = FakeTensorMode(allow_non_fake_inputs=True), HALF.get(training.precision)
     fake = _without_numbers(network, mode)
     if not keep_gradients:

@@ -98,3 +98,12 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(
         image, batch.label.to(device, non_blocking=True), batch.domain.to(device, non_blocking=True), batch.name
     )
+
+
+def find_classes(network: Network, fabric: Fabric, image: Tensor) -> Tensor:
+    """The class of each pixel (B×H×W) of normalised images (B×3×H×W); leaves the network in evaluation mode."""
+    precision = fabric.strategy.precision
+    network.eval()
+    with torch.no_grad(), precision.forward_context():
+        logits: Tensor = network(precision.convert_input(image.to(fabric.device))).logits
+    return logits.argmax(1)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from spcnet import checkpoint
 from spcnet.config import RunConfig, TrainingConfig, as_dict, from_dict
 from spcnet.engine.schedule import learning_rate
-from spcnet.errors import CheckpointError
+from spcnet.engine.state import how_to_go_on
+from spcnet.errors import CheckpointError, DataError
 from spcnet.files import write_text
 from spcnet.types import Batch
 
@@ -112,6 +113,28 @@ def keep(folder: Path, step: Kept) -> None:
         {**facts, "precision": step.precision},
     )
     write_text(folder / FACTS_FILE, json.dumps(facts, indent=2) + "\n")
+
+
+def explain(step: Kept, rank: int, *, keep_step: bool) -> str:
+    """The message of a step whose loss is not finite, which is kept in the run's folder to look at.
+
+    Args:
+        step: network and optimiser before the step, its batch and its losses.
+        rank: of the process; each keeps its own step.
+        keep_step: False where nothing is trained, and so nothing kept.
+    """
+    output = step.config.output
+    folder = output / (f"{FOLDER}_{rank}" if rank else FOLDER)
+    terms = ", ".join(f"{name} {value:.3g}" for name, value in step.losses.items())
+    message = f"the loss is {step.loss} after iteration {step.iteration + 1} ({terms}): {remedy(step.config.training)}"
+    if not keep_step:
+        return message
+    try:
+        keep(folder, step)
+        outcome = f"`spcnet debug replay {folder}` shows where it comes from"
+    except DataError as error:
+        outcome = f"the step could not be kept to look at ({error})"
+    return f"{message}; {outcome}. {how_to_go_on(output)}"
 
 
 def read(folder: Path) -> Kept:

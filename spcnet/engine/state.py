@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spcnet import checkpoint, distributed
-from spcnet.config import TrainingConfig, as_dict, kept_on_resume
+from spcnet.config import DataConfig, TrainingConfig, as_dict, kept_on_resume
 from spcnet.engine.ema import WeightAverage
 from spcnet.engine.optim import unpack
 from spcnet.errors import CheckpointError, DataError
@@ -137,6 +137,33 @@ def _check_schedule(path: Path, state: Mapping[str, Any], training: TrainingConf
                 f"{path} was trained with another training.{name} ({before}): a resumed run must keep its schedule, seed and "
                 "iterations"
             )
+
+
+def check_draws(run: Path, stored: Mapping[str, Any], batch: int, data: DataConfig) -> None:
+    """Refuse to resume where images would be seen twice or left out.
+
+    Args:
+        run: folder of the run.
+        stored: what its checkpoint says of batches and draws.
+        batch: images of a stream in the batch of an iteration now.
+        data: the settings now.
+
+    Raises:
+        CheckpointError: batch or draws were others.
+    """
+    if stored.get("batch", batch) != batch:
+        raise CheckpointError(
+            f"the run in {run} had {stored['batch']} images of a stream in a batch, this has {batch} "
+            "(data.images_per_domain times training.accumulate times processes): images would be seen twice or left "
+            "out; keep the product, for example with twice the training.accumulate on half as many devices"
+        )
+    changed = [name for name, value in stored.get("drawn", {}).items() if getattr(data, name) != value]
+    if changed:
+        raise CheckpointError(
+            f"the run in {run} drew its images with data.{changed[0]} {stored['drawn'][changed[0]]}, this has "
+            f"{getattr(data, changed[0])}: images would be seen twice or left out; resume with the run's own settings "
+            "or choose another --output"
+        )
 
 
 def set_damaged_aside(run: Path) -> None:

@@ -25,10 +25,10 @@ from spcnet.engine.ema import WeightAverage
 from spcnet.engine.membership import Images
 from spcnet.engine.observer import Observer
 from spcnet.engine.optim import make_optimizer, pack, set_schedule
-from spcnet.engine.prepare import freeze_batchnorm, prepare, set_up, to_device
+from spcnet.engine.prepare import find_classes, freeze_batchnorm, prepare, set_up, to_device
 from spcnet.engine.schedule import told
 from spcnet.engine.sharding import Replica, gathered
-from spcnet.errors import CheckpointError, DataError, Interrupted, UsageError
+from spcnet.errors import DataError, Interrupted, UsageError
 from spcnet.methods.base import Method
 from spcnet.methods.step import Step, positions_of
 from spcnet.signals import stop_on_signal
@@ -134,19 +134,7 @@ class Trainer:
             self.method,
         )
         self.card = replace(self.card, base=self.network.base)
-        if found.get("batch", self.batch) != self.batch:
-            raise CheckpointError(
-                f"the run in {self.config.output} had {found['batch']} images of a stream in a batch, this has {self.batch} "
-                "(data.images_per_domain times training.accumulate times processes): images would be seen twice or left "
-                "out; keep the product, for example with twice the training.accumulate on half as many devices"
-            )
-        changed = [name for name, value in found.get("drawn", {}).items() if getattr(self.config.data, name) != value]
-        if changed:
-            raise CheckpointError(
-                f"the run in {self.config.output} drew its images with data.{changed[0]} {found['drawn'][changed[0]]}, this has "
-                f"{getattr(self.config.data, changed[0])}: images would be seen twice or left out; resume with the run's own "
-                "settings or choose another --output"
-            )
+        state.check_draws(self.config.output, found, self.batch, self.config.data)
         membership.check(self.config.output, found.get("images", {}), self.images)
         if scaler := found.get("precision"):  # empty where the run had another precision until now
             precision.load_state_dict(scaler)
@@ -411,15 +399,8 @@ class Trainer:
         Args:
             used: whether one process will; the same in every process.
         """
-        return partial(self._classes, self.evaluated if used and self._replica is not None else self.network)
-
-    def _classes(self, network: Network, image: Tensor) -> Tensor:
-        """Changes nothing but the mode, which a step sets itself."""
-        precision = self.fabric.strategy.precision
-        network.eval()
-        with torch.no_grad(), precision.forward_context():
-            found: Tensor = network(precision.convert_input(image.to(self.fabric.device))).logits.argmax(1)
-        return found
+        network = self.evaluated if used and self._replica is not None else self.network
+        return partial(find_classes, network, self.fabric)
 
     def _seed(self, part: int) -> None:
         """Make dropout a function of iteration, part and process, and so a resumed run the same run."""
@@ -445,16 +426,8 @@ class Trainer:
             self._train_mode(self.network)
             return output
 
-        return Step(
-            config.training.seed,
-            self.iteration,
-            progress,
-            places[self.fabric.global_rank],
-            part,
-            forward,
-            precision.forward_context,
-            sum(places, ()),
-        )
+        seed, place = config.training.seed, places[self.fabric.global_rank]
+        return Step(seed, self.iteration, progress, place, part, forward, precision.forward_context, sum(places, ()))
 
     def take_statistics(self, trials: Iterable[Iterable[Batch]], stopped: Sequence[int] = ()) -> None:
         """Let the method take its statistics, before the iteration `statistics_at`.
@@ -504,33 +477,20 @@ class Trainer:
 
     def _fail(self, parts: Sequence[Batch], result: StepResult) -> NoReturn:
         """End the run before the loss that is not finite reaches the weights, and keep the step to look at."""
-        rank = self.fabric.global_rank
-        folder = self.config.output / (f"{replay.FOLDER}_{rank}" if rank else replay.FOLDER)
-        terms = ", ".join(f"{name} {float(value):.3g}" for name, value in result.parts.items())
-        said = (
-            f"the loss is {float(result.loss.detach())} after iteration {self.iteration + 1} ({terms}): "
-            f"{replay.remedy(self.config.training)}"
-        )
-        if not self.keeps_failed_steps:
-            raise DataError(said)
+        # Every process takes part in gathering what is divided among them.
         tensors, memory = (gathered(own, everywhere=True) for own in (self.network.state_dict(), pack(self.optimizer)))
-        try:
-            step = replay.Kept(
-                tensors | state.kept_by(self.method),
-                memory,
-                self.card,
-                self.config,
-                parts,
-                self.iteration,
-                self._seed_of(0),
-                dict(self.fabric.strategy.precision.state_dict()),
-                float(result.loss.detach()),
-                {name: float(value) for name, value in result.parts.items()},
-            )
-            replay.keep(folder, step)
-            kept = f"`spcnet debug replay {folder}` shows where it comes from"
-        except DataError as error:
-            kept = f"the step could not be kept to look at ({error})"
-        failure = DataError(f"{said}; {kept}. {state.how_to_go_on(self.config.output)}")
-        failure.told_elsewhere = distributed.rank() > 0
+        step = replay.Kept(
+            tensors | state.kept_by(self.method),
+            memory,
+            self.card,
+            self.config,
+            parts,
+            self.iteration,
+            self._seed_of(0),
+            dict(self.fabric.strategy.precision.state_dict()),
+            float(result.loss.detach()),
+            {name: float(value) for name, value in result.parts.items()},
+        )
+        failure = DataError(replay.explain(step, self.fabric.global_rank, keep_step=self.keeps_failed_steps))
+        failure.told_elsewhere = self.keeps_failed_steps and distributed.rank() > 0
         raise failure

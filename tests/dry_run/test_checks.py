@@ -16,10 +16,10 @@ def counted(tmp_path: Path, *, frozen: bool = False, **training: Any) -> tuple[i
     """Bytes of a step and of a checkpoint."""
     model = ModelConfig("shufflenet_v2", output_stride=32, weights=None)
     config = RunConfig(
-        "deeplabv3plus",
-        model,
-        DataConfig(size=(48, 64)),
-        TrainingConfig(accelerator="cpu", **training),
+        method="deeplabv3plus",
+        model=model,
+        data=DataConfig(size=(48, 64)),
+        training=TrainingConfig(accelerator="cpu", **training),
         output=tmp_path,
     )
     network = METHODS["deeplabv3plus"].build(model, num_classes=19, num_domains=2)

@@ -32,7 +32,8 @@ CASES: dict[str, tuple[str, ModelConfig, dict[str, Any]]] = {
 def settings(case: str, folder: Path) -> RunConfig:
     method, model, more = CASES[case]
     data = DataConfig(size=(SIDE, SIDE), images_per_domain=2)
-    return RunConfig(method, model, data, TrainingConfig(accelerator="cpu", **more), output=folder)
+    training = TrainingConfig(accelerator="cpu", **more)
+    return RunConfig(method=method, model=model, data=data, training=training, output=folder)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -108,7 +108,9 @@ def learn(case: str, folder: Path, *, rank: int = 0, world: int = 1, parts: int 
         "learning_rate": 0.05, "freeze_batchnorm": True, "accumulate": parts,
     }  # fmt: skip
     training = TrainingConfig(**common | OPTIMISATION.get(case, {}))
-    config = RunConfig(method, model, DataConfig(images_per_domain=1), training, output=output)
+    config = RunConfig(
+        method=method, model=model, data=DataConfig(images_per_domain=1), training=training, output=output
+    )
     output.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric(training)
     assert fabric.world_size == world

@@ -79,13 +79,14 @@ def test_training_images_are_named_as_such(tmp_path: Path) -> None:
 
 def test_predictions_below_the_threshold_are_void(calibrated: Path) -> None:
     run = OpenRun(calibrated)
-    predictor = Predictor(run.network, space=run.space, size=SIZE, device="cpu", speed="plain")
+    predictor = Predictor(run.network, space=run.space, size=SIZE, device="cpu", engine="torch")
     image = streets.generate(3, style="game", size=SIZE).image
     whole = predictor.predict(image, confidence=True)
     predictor.calibrate(checkpoint.Calibration(2.0, "", None))
     softer = predictor.predict(image, confidence=True)
     assert (softer.class_map == whole.class_map).all()
-    logits = predictor._forward(predictor._prepared(image)[None]).logits[0].double()
+    with torch.inference_mode():
+        logits = predictor._forward(predictor._prepared(image)[None]).logits[0].double()
     expected = (logits / 2).softmax(0).amax(0)
     np.testing.assert_allclose(softer.confidence, expected, atol=1e-5)
     limit = float(expected.median())
@@ -107,7 +108,7 @@ def test_an_exported_file_has_the_void_pixels_of_the_predictor(calibrated: Path)
     run = OpenRun(calibrated)
     image = torch.from_numpy(streets.generate(3, style="game", size=SIZE).image).permute(2, 0, 1)[None]
     deployed = Deployed(run.network, run.card, kind="labels", pixels="uint8")
-    predictor = Predictor(run.network, space=run.space, size=SIZE, device="cpu", speed="plain")
+    predictor = Predictor(run.network, space=run.space, size=SIZE, device="cpu", engine="torch")
     predictor.calibrate(run.card.calibration)
     with torch.no_grad():
         labels = deployed(image)[0].numpy()

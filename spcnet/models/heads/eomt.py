@@ -149,4 +149,5 @@ def _checked(backbone: Any, config: HeadConfig) -> Any:
                 f"model.features.{name} is {value}, and the decoder eomt reads the tokens behind the last block, no maps: leave "
                 "it out, or choose another decoder"
             )
-    return backbone
+    checked: Backbone = backbone
+    return checked
