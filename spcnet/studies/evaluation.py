@@ -5,6 +5,7 @@ another one, at another size or on fewer images into protocols.jsonl, for these 
 the same way, and the result goes into a file of its own.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -266,6 +267,12 @@ def _exported(run: OpenRun, options: EvaluateOptions) -> Subject:
     _check_named(run)
     about = onnx_metadata(content, str(path))
     space = label_space(about["space"])
+    if any(DomainSpec.parse(name).dataset == "streets" for name in run.options.targets or ()):
+        warnings.warn(
+            f"{path} does not say on how many generated scenes its run was tested (data.test_scenes): "
+            f"{DataConfig.test_scenes}, the default, are scored, or --limit",
+            stacklevel=2,
+        )
     network = FileNetwork(
         onnx_program(content, str(path)),
         kind=about["output"]["name"],

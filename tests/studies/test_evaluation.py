@@ -757,6 +757,13 @@ def test_an_onnx_file_from_elsewhere_is_one_clear_line(options: dict[str, Any], 
         evaluate(file, targets=["streets/night"], size=(80, 160), limit=4, batch_size=4)
 
 
+def test_how_many_scenes_are_scored_is_told_where_a_file_does_not_say(tmp_path: Path) -> None:
+    file = foreign_file(tmp_path / "foreign.onnx", channels=3)
+    message = r"does not say .* \(data\.test_scenes\): 100, the default, are scored, or --limit"
+    with pytest.warns(UserWarning, match=message), pytest.raises(DataError, match="not of the 7 classes"):
+        evaluate(file, targets=["streets/night"], size=(80, 160), limit=1)
+
+
 def test_labels_beyond_the_classes_of_a_file_are_refused() -> None:
     network = FileNetwork(lambda image: torch.full((1, 2, 2), 5), kind="labels", pixels=None, num_classes=5)
     with pytest.raises(DataError, match="not of the 5 classes"):

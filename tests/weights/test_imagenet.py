@@ -149,7 +149,9 @@ def test_without_a_network_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -
     asked: list[str] = []
     offline = Served(OSError("no route to host"))
     monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: asked.append(name) or offline)
-    with pytest.raises(CheckpointError, match=r"for resnet50 \(no route to host\): go online, give a local file as"):
+    with pytest.raises(
+        CheckpointError, match=r"weights of resnet50 \(no route to host\): go online, give a local file as"
+    ):
         build_model("deeplabv3plus", weights="imagenet")
     assert asked == ["resnet50"]
 

@@ -335,6 +335,7 @@ def test_a_file_of_another_size_is_refused_with_what_it_lacks(tmp_path: Path) ->
     torch.save(dinov2().float().state_dict(), tmp_path / "w.pth")
     name = "timm/vit_small_patch14_dinov2"
     with pytest.raises(
-        CheckpointError, match=r"has no vit_small_patch14_dinov2 that fits.*timm's key names, or those of Meta, Hugging"
+        CheckpointError,
+        match=r"has no vit_small_patch14_dinov2 that fits.*timm's key names, or those of Hugging Face's DINOv2, Meta's",
     ):
         load_imagenet(build_backbone(name, output_stride=None), backbone_info(name), str(tmp_path / "w.pth"))

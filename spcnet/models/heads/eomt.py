@@ -46,7 +46,7 @@ class EomtDecoder(Decoder):
 
     def __init__(self, backbone: Backbone, num_classes: int, config: HeadConfig) -> None:
         super().__init__(backbone, num_classes, config)
-        vit: Any = _checked(backbone, config)
+        vit = _checked(backbone, config)
         width = self.out_channels = int(vit.embed_dim)
         self.places: tuple[str, ...] = ()
         self.blocks, self.first_block = config.blocks, len(vit.blocks) - config.blocks
@@ -130,7 +130,7 @@ def upscaling(width: int) -> nn.Sequential:
     )
 
 
-def _checked(backbone: Any, config: HeadConfig) -> Backbone:
+def _checked(backbone: Any, config: HeadConfig) -> Any:
     if not getattr(backbone, "takes_masks", False):
         raise UsageError(
             "the decoder eomt puts its queries among the tokens of a plain vision transformer, and this backbone has no such "
