@@ -3,8 +3,10 @@
 import argparse
 import importlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -126,6 +128,13 @@ def parse(words: Sequence[str], notify: Callable[[str], None] = lambda text: Non
     raise UsageError("the command comes first: spcnet COMMAND [OPTIONS]")
 
 
+def format_warning(message: Warning | str, category: type[Warning], file: str, number: int, line: str | None) -> str:
+    """A warning as the command line shows it: this package's in a line that starts as its errors do."""
+    if Path(file).is_relative_to(Path(__file__).parent):
+        return f"spcnet: {message}\n"
+    return f"{file}:{number}: {category.__name__}: {message}\n"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code.
 
@@ -134,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     errors = Console(stderr=True, soft_wrap=True)
+    warnings.formatwarning = format_warning  # type: ignore[assignment]
     try:
         function, values = parse(
             [word for word in words if word != "--debug"],

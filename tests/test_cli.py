@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 import spcnet
-from spcnet import checkpoint
+from spcnet import checkpoint, cli
 from spcnet.cli import COMMANDS, main, parse, summary
 from spcnet.config import RunConfig, recipes_folder
 from spcnet.engine import records
@@ -444,3 +444,10 @@ def test_a_checkpoint_of_other_domains_is_refused(
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     with pytest.raises(spcnet.errors.UsageError):
         train(tmp_path / "run", "--method=spcnt", "--debug")
+
+
+def test_a_warning_of_the_package_is_a_line_like_an_error_and_others_keep_their_place() -> None:
+    own = cli.format_warning(UserWarning("mind the rate"), UserWarning, cli.__file__, 3, None)
+    other = cli.format_warning(UserWarning("mind the gap"), UserWarning, "/elsewhere/x.py", 7, None)
+    assert own == "spcnet: mind the rate\n"
+    assert other == "/elsewhere/x.py:7: UserWarning: mind the gap\n"
