@@ -45,7 +45,7 @@ def build(method: str, *, training: bool = True, backbone: str = "resnet18") -> 
 
 
 def test_batch_norms_that_do_not_exist_cannot_be_frozen() -> None:
-    network = build_model("deeplabv3plus", backbone="timm/test_vit", output_stride=None, decoder="linear")
+    network = build_model("deeplabv3plus", backbone="timm/test_vit", output_stride=None, options={"decoder": "conv4"})
     with pytest.raises(UsageError, match="freeze_batchnorm is true, but the network has no batch norms: leave it out"):
         prepare(network, TrainingConfig(freeze_batchnorm=True), device=CPU)
 
@@ -268,7 +268,13 @@ def test_the_check_for_a_compiler_is_made_for_compiled_runs_alone(monkeypatch: p
     assert asked == [CPU]
 
 
-@pytest.mark.parametrize("precision", get_args(Precision))
+def test_half_precision_with_a_loss_scale_is_for_gpus(tmp_path: Path) -> None:
+    config = replace(settings(tmp_path), training=TrainingConfig(**COMMON, precision="16-mixed"))
+    with pytest.raises(UsageError, match="precision is 16-mixed, which the processor does not compute"):
+        trainer(config)
+
+
+@pytest.mark.parametrize("precision", [one for one in get_args(Precision) if one != "16-mixed"])
 def test_every_precision_trains_and_keeps_what_it_learned_in_at_least_single(precision: str, tmp_path: Path) -> None:
     config = replace(settings(tmp_path, iterations=2), training=TrainingConfig(**COMMON, precision=precision))  # type: ignore[arg-type]
     found = trainer(config)
@@ -276,9 +282,11 @@ def test_every_precision_trains_and_keeps_what_it_learned_in_at_least_single(pre
     wanted = torch.float64 if precision == "64-true" else torch.float32
     held = (value for value in found.network.state_dict().values() if value.is_floating_point())
     assert {value.dtype for value in held} == {wanted}
+    # Of eight seeds of this untrained network, bfloat16 moves the first loss by 1.5 % on average, and 3.9 % at most.
+    bound = 0.06 if precision == "bf16-mixed" else 0.01
     plain = replace(config, output=tmp_path / "plain", training=TrainingConfig(**COMMON))
     trainer(plain).fit(batches(0, 2))
-    assert losses(tmp_path)[0] == pytest.approx(losses(plain.output)[0], rel=0.01)
+    assert losses(tmp_path)[0] == pytest.approx(losses(plain.output)[0], rel=bound)
     assert len(losses(tmp_path)) == 2  # finite, or the run had ended
 
 

@@ -480,7 +480,7 @@ def test_what_an_export_would_not_use_is_told_before_the_work(
     monkeypatch.setattr(ex, "export", lambda *_, **__: pytest.fail("exported"))
     (tmp_path / "empty").mkdir()
     for options, said in (
-        (["--calibration=streets/game"], "--calibration is for --int8: give both, or --score"),
+        (["--calibration=streets/game"], "--calibration is for --int8 and for engines in int8: give both, or --score"),
         (["--pixels=float32"], "--pixels float32 is for a file that normalises its images: give --normalise"),
         (["--int8", f"--calibration={tmp_path / 'empty'}"], "empty has no images"),
     ):

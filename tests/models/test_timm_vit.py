@@ -37,7 +37,8 @@ def test_the_maps_of_blocks_are_timm_s_intermediates(name: str, norm: bool) -> N
     if norm and name.startswith(("sam", "eva02")):
         pytest.skip("timm applies a neck there, and no norm here")
     patch = timm.create_model(name).patch_embed.patch_size[0]
-    backbone = vit(name, pyramid="none", resample="exact", patch_size=patch, norm=norm).double()
+    resample = {} if "dinov3" in name else {"resample": "exact"}  # rotary positions are computed for any size
+    backbone = vit(name, pyramid="none", patch_size=patch, norm=norm, **resample).double()
     free = {} if name.startswith("sam") else {"dynamic_img_size": True}
     theirs = timm.create_model(name, num_classes=0, **free).double().eval()
     theirs.load_state_dict({k.removeprefix("model."): v for k, v in backbone.state_dict().items()}, strict=False)
@@ -158,8 +159,8 @@ def test_sam_s_windows_take_no_queries() -> None:
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        ({"taps": [2, 5, 8, 12]}, r"features\.taps is \[2, 5, 8, 12\]: it names different blocks of 0\.\.11"),
-        ({"taps": [5, 2, 8, 11]}, "the number of which rises"),
+        ({"taps": [2, 5, 8, 12]}, r"features\.taps is \[2, 5, 8, 12\]: give distinct block indices of 0\.\.11"),
+        ({"taps": [5, 2, 8, 11]}, "in ascending order"),
         ({"taps": [5, 11]}, "names 2 blocks: the pyramid has four maps"),
         ({"taps": [11], "pyramid": "none"}, "name two blocks at least"),
     ],
