@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from spcnet.cli import main
 from spcnet.data.catalog import DATASETS, DatasetInfo, Layout
 from spcnet.distributed import Reduce
+from spcnet.plugins import PLUGINS
 from spcnet.types import IGNORE_INDEX
 from tests.support import tiny
 from tests.support.devices import mixed, near, rounded
@@ -117,3 +120,20 @@ def test_in_each_precision_the_loss_is_that_of_double(device: str, dtype: torch.
     with mixed(device, dtype):
         found = dice_loss(logits, label)
     near(found.detach(), dice_loss(same, label).detach(), dtype, within=16)
+
+
+# A plug-in
+
+
+def test_a_plug_in_is_one_module_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("noise")
+    monkeypatch.setitem(sys.modules, "noise", module)  # where dataclasses look for the names of annotations
+    exec(code_of("A plug-in"), module.__dict__)
+    monkeypatch.setitem(PLUGINS, "noise", module.Noise)
+    losses = []
+    for strength in (0, 0, 3):
+        run = tmp_path / str(len(losses))
+        plugin = f"--plugins=[{{name: noise, strength: {strength}}}]"
+        assert tiny.train(run, "--method=deeplabv3plus", plugin, iterations=1) == 0
+        losses.append(json.loads((run / "train.jsonl").read_text().splitlines()[0])["loss"])
+    assert losses[0] == losses[1] != losses[2]

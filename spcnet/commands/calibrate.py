@@ -39,8 +39,8 @@ def calibrate(
         model: Folder of a run.
         targets: Domains to measure beside the sources, instead of the run's own targets.
         fit_on: Images of the sources to fit on: every other test image, of which the rest are measured, or training images.
-        thresholds: auto:0.95 makes pixels void so that those of each class that are left have this precision on the
-            images fitted on; none by default.
+        thresholds: Precision wanted of each class, auto:0.95: pixels become void so that those that are left have it on
+            the images fitted on; none by default.
         corruptions: In which corruptions to measure, [fog,snow]; null for all; none by default.
         styles: In which weather styles at full strength, [rain,night]; null for all; none by default.
         severities: Severities of the corruptions, each 1..5.

@@ -21,9 +21,9 @@ from spcnet.checkpoint import Calibration
 from spcnet.config import plain_lists
 from spcnet.data.listing import ending_of, kind_by_content, kind_of_ending, package_for, plug_in_loaded
 from spcnet.data.transforms import normalise
-from spcnet.errors import DataError, SpcnetError, UsageError, WriteError, unknown_name_error
+from spcnet.errors import DataError, SpcnetError, UsageError, WriteError
 from spcnet.evaluation.metrics import certainty, classify
-from spcnet.evaluation.tta import TestTimeAugmentation, augmented, check_overlap
+from spcnet.evaluation.tta import TestTimeAugmentation, augmented
 from spcnet.files import write_atomic
 from spcnet.glossary import Layers
 from spcnet.inference.engines import EngineName, EngineOptions, Running
@@ -32,6 +32,7 @@ from spcnet.inference.ood import OODDetector, OODScore
 from spcnet.inference.result_files import ResultWriter, VideoRecord
 from spcnet.inference.results import Failure, FoundImage, Outcome, Prediction, Predictions, Results, WrittenVideo
 from spcnet.inference.video import Frame, VideoWriter, is_video, open_video, packages
+from spcnet.inference.views import check_views
 from spcnet.labels import IGNORE, LabelSpace
 from spcnet.models.network import MIN_SIZE
 from spcnet.numerics import find_device, is_out_of_memory
@@ -488,31 +489,6 @@ class Predictor:
 def _fits(size: tuple[int, ...], views: TestTimeAugmentation) -> bool:
     """Whether an image of that height and width is large enough for the network at each scale."""
     return round(min(size) * min(views.scales)) >= MIN_SIZE
-
-
-def check_views(views: TestTimeAugmentation, size: tuple[int, int] | None = None) -> None:
-    """Refuse test-time augmentation that makes no sense.
-
-    Args:
-        views: how images are viewed.
-        size: height and width of the images, where they are known.
-
-    Raises:
-        UsageError: see the message.
-    """
-    if views.window is not None and min(views.window) < MIN_SIZE:
-        raise UsageError(
-            f"the window is {views.window[0]}×{views.window[1]}: height and width must be at least {MIN_SIZE} pixels"
-        )
-    if not 0 <= views.overlap < 1:
-        raise UsageError(f"the overlap is {views.overlap}: a fraction of a window, 0 or more and below 1")
-    check_overlap(views.window, views.overlap, size)
-    if views.weights not in ("uniform", "hann"):
-        raise unknown_name_error(views.weights, ("uniform", "hann"), "window weights")
-    if not views.scales or min(views.scales) <= 0:
-        raise UsageError(f"the scales are {list(views.scales)}: factors above 0, at least one")
-    if views.window is None and (views.overlap, views.weights) != (WHOLE.overlap, WHOLE.weights):
-        raise UsageError("--overlap and --window_weights require --window")
 
 
 def _per_source(weights: torch.Tensor) -> list[float]:

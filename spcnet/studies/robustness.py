@@ -157,8 +157,8 @@ def robustness_card(
                 done += len(block.samples)
                 show(done, {f"{condition.name} {condition.severity}, {contenders[0].label}": latest})
         labels = [contender.label for contender in contenders]
-        cases = worst_cases(scoring.image_scores, labels, options.conditions, options.worst)
-        cases = [scoring.save_pictures(images, places, case, output / WORST_FOLDER) for case in cases]
+        worst = worst_cases(scoring.image_scores, labels, options.conditions, options.worst)
+        cases = tuple(scoring.save_pictures(images, places, case, output / WORST_FOLDER) for case in worst)
     card = Card(
         domain=target,
         images=len(places),
@@ -168,7 +168,7 @@ def robustness_card(
         families={condition.name: condition.family for condition in options.conditions},
         severities=tuple(sorted({c.severity for c in options.conditions if c.name != CLEAN})),
         models=tuple(scoring.scores(contender) for contender in contenders),
-        worst=tuple(cases),
+        worst=cases,
         seed=options.seed,
         environment=records.environment(),
     )
