@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from spcnet.errors import DataError
 from spcnet.export.deployment import Deployed, Program
+from spcnet.labels import IGNORE
 from spcnet.models.network import MIN_SIZE
 from spcnet.synthesis import streets
 
@@ -94,9 +95,10 @@ def compare(deployed: Deployed, program: Program, sizes: Iterable[tuple[int, int
         if deployed.kind == "labels":
             if answer.shape != label.shape:
                 raise _misshapen(answer, label)
-            chosen = answer.long()
-            # A tie may be broken either way: what counts is how much worse the chosen class is.
-            difference = best - expected.gather(1, chosen.clamp(max=expected.shape[1] - 1)[:, None])[:, 0]
+            chosen, label = answer.long(), deployed.classes(expected)
+            # A tie may be broken either way: what counts is how much worse the chosen class is, where there is one.
+            worse = best - expected.gather(1, chosen.clamp(max=expected.shape[1] - 1)[:, None])[:, 0]
+            difference = worse.where(chosen != IGNORE, 0)
         else:
             if answer.shape != expected.shape:
                 raise _misshapen(answer, expected)

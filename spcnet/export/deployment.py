@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from spcnet.checkpoint import ModelCard
@@ -94,13 +94,15 @@ class Deployed(nn.Module):
     def forward(self, image: Shaped[Tensor, "B 3 H W"]) -> Shaped[Tensor, "B ..."]:
         """Logits (B×K×H×W, float32) or the class of each pixel (B×H×W, uint8; 255 below the class's threshold)."""
         logits = self.logits(image)
-        if self.kind == "logits":
-            return logits
+        return logits if self.kind == "logits" else self.classes(logits).to(torch.uint8)
+
+    def classes(self, logits: Float[Tensor, "B K H W"]) -> Int[Tensor, "B H W"]:
+        """The class of each pixel; 255 where the calibrated confidence is below the class's threshold."""
         classes = logits.argmax(dim=1)
-        if self.thresholds is not None:
-            sure = (logits / self.temperature).softmax(dim=1).amax(dim=1)
-            classes = torch.where(sure < self.thresholds[classes], IGNORE, classes)
-        return classes.to(torch.uint8)
+        if self.thresholds is None:
+            return classes
+        confidence = (logits / self.temperature).softmax(dim=1).amax(dim=1)
+        return torch.where(confidence < self.thresholds[classes], IGNORE, classes)
 
     def logits(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B K H W"]:
         """Logits, whatever the file is to answer."""

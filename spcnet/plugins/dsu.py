@@ -15,7 +15,7 @@ from spcnet.methods.step import Step
 from spcnet.models.network import Segmentor
 from spcnet.models.style import VARIANCE_EPS
 from spcnet.plugins.base import Plugin
-from spcnet.plugins.features import NewStyle, Restyler, everywhere, normal, places_of
+from spcnet.plugins.features import NewStyle, Restyler, check_batch, everywhere, normal, places_of
 from spcnet.types import Batch, StyleStats
 
 
@@ -52,6 +52,10 @@ class DSU(Plugin):
     paper = "Li et al., Uncertainty Modeling for Out-of-Distribution Generalization, ICLR 2022"
     settings_type = Settings
     settings: Settings
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse a batch whose styles lie nowhere apart."""
+        check_batch(config, self.name)
 
     def taps(self, network: Segmentor, config: RunConfig) -> Mapping[str, nn.Module]:
         """A layer at each of the places."""

@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spcnet import distributed
+from spcnet.config import RunConfig
 from spcnet.errors import UsageError
 from spcnet.methods.step import Step
 from spcnet.models.network import Segmentor
@@ -89,7 +90,45 @@ def places_of(network: Segmentor, layers: list[str] | None, option: str, backbon
     unknown = [name for name in names if name not in channels]
     if unknown:
         raise UsageError(f"{option} names {unknown[0]}: the backbone {backbone} has {', '.join(channels)}")
+    if not names:
+        raise UsageError(
+            f"{option} is empty, so nothing would change: name places of {', '.join(channels)}, or leave it out"
+        )
     return [place for place in channels if place in names]
+
+
+def check_partners(config: RunConfig, option: str) -> None:
+    """Refuse to look for images of another domain where there is one domain.
+
+    Args:
+        config: the run.
+        option: what a message calls the setting that asks for them.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if len(config.data.domain_names) < 2:
+        raise UsageError(
+            f"{option} is cross-domain, and {config.data.sources[0]} is the only domain: name a second one in data.sources, "
+            "divide it by data.pseudo_domains, or mix random"
+        )
+
+
+def check_batch(config: RunConfig, name: str) -> None:
+    """Refuse a batch of one image for a plug-in that compares the images of a batch.
+
+    Args:
+        config: the run.
+        name: the plug-in's.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if config.data.images_per_domain == 1 and len(config.data.sources) == 1 and str(config.training.devices) == "1":
+        raise UsageError(
+            f"the plug-in {name} takes styles from other images of a batch, which has one image: set "
+            "data.images_per_domain to 2 or more"
+        )
 
 
 def in_order(positions: list[int], *values: Tensor) -> list[Tensor]:

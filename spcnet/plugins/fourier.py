@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spcnet.config import RunConfig, method_option
-from spcnet.errors import UsageError
+from spcnet.plugins.features import check_partners
 from spcnet.plugins.images import ImagePlugin, image_of, pixels_of
 from spcnet.types import Batch
 
@@ -44,11 +44,8 @@ class Fourier(ImagePlugin):
 
     def check(self, config: RunConfig) -> None:
         """Refuse to mix across domains where there is one."""
-        if self.settings.mix == "cross-domain" and len(config.data.domain_names) < 2:
-            raise UsageError(
-                f"{self.option('mix')} is cross-domain, and {config.data.sources[0]} is the only domain: name a second one in "
-                "data.sources, divide it by data.pseudo_domains, or mix random"
-            )
+        if self.settings.mix == "cross-domain":
+            check_partners(config, self.option("mix"))
 
     def change(
         self, image: Float[Tensor, "N 3 H W"], batch: Batch, chosen: list[int], draws: list[np.random.Generator]

@@ -16,7 +16,7 @@ from spcnet.methods.step import Step
 from spcnet.models.mixing import Partner, mixed
 from spcnet.models.network import Segmentor
 from spcnet.plugins.base import Plugin
-from spcnet.plugins.features import NewStyle, Restyler, everywhere, places_of
+from spcnet.plugins.features import NewStyle, Restyler, check_batch, check_partners, everywhere, places_of
 from spcnet.types import Batch, StyleStats
 
 
@@ -51,6 +51,12 @@ class MixStyle(Plugin):
     paper = "Zhou et al., Domain Generalization with MixStyle, ICLR 2021"
     settings_type = Settings
     settings: Settings
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse a run in which an image has no partner."""
+        check_batch(config, self.name)
+        if self.settings.mix == "cross-domain":
+            check_partners(config, self.option("mix"))
 
     def taps(self, network: Segmentor, config: RunConfig) -> Mapping[str, nn.Module]:
         """A mixer at each of the layers."""

@@ -247,3 +247,24 @@ def test_help_and_docs_name_every_plug_in() -> None:
         line for line in (root / "docs" / "options.md").read_text().splitlines() if line.startswith("| `plugins`")
     )
     assert ", ".join(PLUGINS) in line
+
+
+@pytest.mark.parametrize(
+    ("plugin", "data", "message"),
+    [
+        ({"name": "mixstyle", "layers": []}, {}, r"mixstyle\.layers is empty, so nothing would change"),
+        ({"name": "dsu", "layers": []}, {}, r"dsu\.layers is empty"),
+        ("dsu", {"sources": ["streets/game"], "images_per_domain": 1}, "dsu takes styles from other images of a batch"),
+        ("mixstyle", {"sources": ["streets/game"], "images_per_domain": 1}, "mixstyle takes styles from other images"),
+        (
+            {"name": "mixstyle", "mix": "cross-domain"},
+            {"sources": ["streets/game"], "images_per_domain": 4},
+            "mix is cross-domain, and streets/game is the only domain",
+        ),
+    ],
+)
+def test_a_plug_in_that_would_change_nothing_is_refused(plugin: Item, data: dict[str, Any], message: str) -> None:
+    config = from_dict(RunConfig, {"plugins": [plugin], "data": data, "method": "deeplabv3plus"})
+    network = METHODS["deeplabv3plus"].build(training.settings(Path("x")).model, num_classes=4, num_domains=2)
+    with pytest.raises(UsageError, match=message):
+        with_plugins(METHODS["deeplabv3plus"], make_plugins(config), network, config)

@@ -12,6 +12,7 @@ from spcnet import checkpoint
 from spcnet.cli import main
 from spcnet.commands.calibrate import calibrate
 from spcnet.errors import DataError, UsageError
+from spcnet.export.comparison import compare
 from spcnet.export.deployment import Deployed
 from spcnet.inference.predictor import Predictor
 from spcnet.labels import IGNORE
@@ -114,6 +115,10 @@ def test_an_exported_file_has_the_void_pixels_of_the_predictor(calibrated: Path)
         labels = deployed(image)[0].numpy()
     assert IGNORE in labels
     assert (labels == predictor.predict(image[0].permute(1, 2, 0).numpy()).class_map).mean() > 0.999
+    (check,) = compare(deployed, deployed, [(2, *SIZE)])  # a file of the same answers is the network
+    assert (check.difference, check.equal) == (0, 1)
+    (check,) = compare(deployed, lambda given: deployed(given).clamp(max=0), [(2, *SIZE)])
+    assert check.equal < 0.9
 
 
 def test_predict_honours_the_thresholds_unless_told_otherwise(calibrated: Path, tmp_path: Path) -> None:
