@@ -340,6 +340,7 @@ def side(**changes: Any) -> Side:
         "sources": ("a", "b"),
         "ood": None,
         "seconds": 0.05,
+        "engine": "openvino",
     }
     return Side(**given | changes)
 
@@ -355,7 +356,7 @@ def test_facts_tell_areas_shares_strangeness_and_time() -> None:
     ood = OODScore(score=7.25, percentile=1.0, times=3.0, parts={"style": 7.0})
     told = facts([side(ood=ood), side(name="theirs", figures={})])
     for words in (
-        "50 ms",
+        "50 ms by openvino",
         "7.2",
         "strange",
         "all known images",

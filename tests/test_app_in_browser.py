@@ -134,7 +134,7 @@ def test_what_is_shown_has_names_and_nothing_foreign_is_asked_for(visit: Visit) 
 def test_equal_areas_are_bars_of_equal_length(browser: Any, tmp_path: Path) -> None:
     known = label_space("idd7")
     shares = (0.5, 0.3, 0.2, 0.0, 0.0, 0.0, 0.0)
-    sides = [Side(name, "", known, shares, {}, (), None, 0.1) for name in ("a", "a_network_with_a_long_name")]
+    sides = [Side(name, "", known, shares, {}, (), None, 0.1, "torch") for name in ("a", "a_network_with_a_long_name")]
     (tmp_path / "page.html").write_text(f"<style>{STYLESHEET.read_text()}</style>{facts(sides)}")
     for width in (390, 1280):
         with Visit(browser, (tmp_path / "page.html").as_uri(), width=width) as visit:

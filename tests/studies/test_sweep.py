@@ -181,7 +181,7 @@ def test_options_of_one_name_are_told_apart_in_the_folders(recipe: str, tmp_path
         ({"methods": ["spcnt"]}, "unknown method 'spcnt'.*Did you mean 'spcnet'"),
         ({"seeds": [1, 1]}, "--seeds names 1 twice"),
         ({"vary": {"training.learning_rat": ["1"]}}, "Did you mean 'training.learning_rate'"),
-        ({"vary": {"training.learning_rate": ["fast"]}}, "training.learning_rate.*Got value: fast"),
+        ({"vary": {"training.learning_rate": ["fast"]}}, "training.learning_rate is fast: it must be a number"),
         ({"vary": {"training.learning_rate": ["-1"]}}, "training.learning_rate is -1.0: it must be above 0"),
         ({"vary": {"training.learning_rate": []}}, "has no values"),
         ({"vary": {"training.seed": ["1", "2"]}}, "use --seeds"),
