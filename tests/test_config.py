@@ -74,6 +74,7 @@ BAD: list[tuple[type, str, Any, str]] = [
     (LossConfig, "class_weights", [1.0, 2.0], "loss.class_weights is [1.0, 2.0]: it goes with loss.weighting class"),
     (LossConfig, "terms", {}, "model.loss.terms is {}: it needs one or more of ce, focal, ohem, dice, lovasz"),
     (LossConfig, "terms", {"cee": 1}, "model.loss.terms is {'cee': 1}"),
+    (LossConfig, "terms", {"dise": 1}, "each with its weight. Did you mean dice?"),
     (LossConfig, "terms", {"dice": 0.0}, "model.loss.terms.dice is 0.0: a loss weight must be a number above 0"),
     (LossConfig, "focal_gamma", 1.0, "model.loss.focal_gamma has no effect on the losses ce: leave it out"),
     (LossConfig, "ohem_least", 1.5, "model.loss.ohem_least is 1.5"),

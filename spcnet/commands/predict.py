@@ -154,7 +154,7 @@ def _show(predictions: "Predictions", output: Path, left_out: str | None, consol
     strange = {path: reading.score for path, reading in scores.items() if reading.percentile == 1}
     if strange:
         say(
-            f"{len(strange)} of {len(predictions.written)} images are stranger than every image that the network was made "
-            f"familiar with; the strangest is {max(strange, key=strange.__getitem__)}"
+            f"{len(strange)} of {len(predictions.written)} images have a higher OOD score than every image that the detector "
+            f"was fitted on; the highest has {max(strange, key=strange.__getitem__)}"
         )
     return len(reasons)

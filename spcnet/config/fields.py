@@ -4,6 +4,7 @@ The defaults are the paper's (Huang et al., CVPR 2023) and, for what the paper l
 was trained in (RobustNet, Choi et al., CVPR 2021).
 """
 
+import difflib
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -112,9 +113,11 @@ class LossConfig(Settings, group="model.loss"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        near = [match for name in self.terms for match in difflib.get_close_matches(name, PIXEL_LOSSES, n=1)]
         require(
             len(self.terms) > 0 and all(name in PIXEL_LOSSES for name in self.terms),
-            f"model.loss.terms is {self.terms}: it needs one or more of {', '.join(PIXEL_LOSSES)}, each with its weight",
+            f"model.loss.terms is {self.terms}: it needs one or more of {', '.join(PIXEL_LOSSES)}, each with its weight"
+            + (f". Did you mean {near[0]}?" if near else ""),
         )
         for name, weight in self.terms.items():
             fits = isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 < weight < float("inf")

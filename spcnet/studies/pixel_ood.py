@@ -46,6 +46,8 @@ def evaluate_pixels(
     """
     console = console or Console(quiet=True)
     check_at_least(limit=(limit, 0), batch_size=(batch_size, 1))
+    if not targets:
+        raise UsageError(f"there is no target to measure on: name one or more of {', '.join(ANOMALY_SETS)}")
     for name in targets:
         if DomainSpec.parse(name).dataset not in ANOMALY_SETS:
             raise UsageError(f"{name} has no labels of unknown objects: name one of {', '.join(ANOMALY_SETS)}")

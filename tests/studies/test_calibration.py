@@ -149,6 +149,12 @@ def test_what_makes_no_sense_is_refused_in_one_line(
     assert message in capsys.readouterr().err
 
 
+def test_pixels_are_scored_on_some_set(calibrated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ood", "pixels", str(calibrated), "--accelerator=cpu", "--targets=[]"]) == 2
+    assert "there is no target to measure on" in capsys.readouterr().err
+    assert not list(calibrated.glob("ood_pixels*"))
+
+
 def test_a_broken_file_is_named(calibrated: Path, tmp_path: Path) -> None:
     shutil.copy(calibrated / CALIBRATION_FILE, tmp_path)
     (tmp_path / CALIBRATION_FILE).write_text('{"domains": {"a": 3}}')
