@@ -41,7 +41,8 @@ CASES: dict[str, tuple[str, ModelConfig, dict[str, Any]]] = {
 def settings(case: str, folder: Path, *, strategy: str = "auto") -> RunConfig:
     """Of one process the images of two, in as many parts."""
     method, model, more = CASES[case]
-    common = {"precision": "64-true", "freeze_batchnorm": True, "strategy": strategy}
+    frozen = {"freeze_batchnorm": True} if model.decoder == "deeplabv3plus" else {}  # others have no batch norms
+    common = {"precision": "64-true", "strategy": strategy, **frozen}
     parts = more.get("accumulate", 1) * (1 if strategy == "fsdp" else 2)
     config = training.settings(folder, method=method, iterations=STEPS, **common | more | {"accumulate": parts})
     return replace(config, model=model, data=replace(config.data, images_per_domain=1))
