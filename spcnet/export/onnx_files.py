@@ -3,11 +3,8 @@
 import importlib
 import importlib.metadata
 import json
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -19,6 +16,7 @@ from torch import Tensor, nn
 from spcnet.data.transforms import denormalise
 from spcnet.errors import DataError, UsageError
 from spcnet.export.deployment import Kind, Pixels, Program
+from spcnet.inference.engines.graph import quiet
 from spcnet.labels import IGNORE
 from spcnet.types import IMAGENET_MEAN, IMAGENET_STD, SegOutput
 
@@ -204,18 +202,6 @@ def packages() -> tuple[Any, Any]:
             f"the format onnx needs a package that is not installed ({error.name}): pip install onnx onnxruntime onnxscript, or choose the "
             "format torch-export"
         ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the exporters' warnings and log lines: what matters of them is found by the comparison."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.disable(before)
 
 
 class FileNetwork(nn.Module):

@@ -22,7 +22,8 @@ from spcnet.data.loading import evaluation_batches
 from spcnet.errors import DataError
 from spcnet.evaluation import evaluator
 from spcnet.export.deployment import Deployed, Program
-from spcnet.export.onnx_files import FileNetwork, least_ir_version, packages, quiet
+from spcnet.export.onnx_files import FileNetwork, least_ir_version, packages
+from spcnet.inference.engines.graph import quiet
 from spcnet.inference.images import find_images, read_rgb
 
 BETWEEN = ("Add", "Clip", "Concat", "MaxPool", "Relu", "Resize")
