@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from spcnet.commands.evaluate import evaluate
 from spcnet.commands.export import export
@@ -61,3 +62,13 @@ def test_options_that_would_be_ignored_are_refused(run: Path, tmp_path: Path) ->
         parse_engine("openvno")
     with pytest.raises(UsageError, match="unknown precision of fused"):
         parse_engine("fused:bf16")
+
+
+def test_images_that_change_under_their_names_are_another_calibration(run: Path, tmp_path: Path) -> None:
+    names = []
+    for colour in (90, 90, 91):
+        Image.new("RGB", (96, 64), (colour, 120, 60)).save(tmp_path / "street.png")
+        options = engine_options(OpenRun(run), "openvino", "int8", str(tmp_path), size=(64, 96))
+        assert options.calibration is not None
+        names.append(options.calibration.name)
+    assert names[0] == names[1] != names[2]
